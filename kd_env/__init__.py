@@ -1,0 +1,43 @@
+"""kd-env: knowledge distillation of language models as Gymnasium environments.
+
+Importing the package registers the environments; everything heavy is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gymnasium.envs.registration import register
+
+if TYPE_CHECKING:
+    from kd_env.config import EnvConfig as EnvConfig
+    from kd_env.envs import DistillEnv as DistillEnv
+    from kd_env.envs import DistillVectorEnv as DistillVectorEnv
+    from kd_env.problem import Problem as Problem
+    from kd_env.problem import build_problem as build_problem
+
+__version__ = "0.1.0"
+_LAZY = {
+    "EnvConfig": "kd_env.config",
+    "DistillEnv": "kd_env.envs",
+    "DistillVectorEnv": "kd_env.envs",
+    "Problem": "kd_env.problem",
+    "build_problem": "kd_env.problem",
+}
+__all__ = ["DistillEnv", "DistillVectorEnv", "EnvConfig", "Problem", "__version__", "build_problem"]
+
+for _suffix, _options in (("", {}), ("Discrete", {"action_view": "discrete"}), ("Continuous", {"action_view": "box"})):
+    register(
+        id=f"kd_env/KnowledgeSelection{_suffix}-v0",
+        entry_point="kd_env.envs.base:DistillEnv",
+        vector_entry_point="kd_env.envs.vector:DistillVectorEnv",
+        kwargs=_options,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kd_env' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

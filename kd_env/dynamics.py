@@ -1,0 +1,271 @@
+"""The decision process as pure functions: initial, transition, reward, terminal (observation: ``observations.observe``).
+
+Named as in Gymnasium's ``FuncEnv``. All of them work on N replicas at once; a single environment is N = 1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_env import losses, optim, rewards, updates
+from kd_env.actions import normalize_weights
+from kd_env.models import draw_projection
+from kd_env.tables import draw, start_stream
+from kd_env.types import DistillState, Effect
+
+if TYPE_CHECKING:
+    from kd_env.problem import Problem
+
+logger = logging.getLogger("kd_env")
+
+
+class Evaluation(NamedTuple):
+    """Of N students on the evaluated feedback rows, each ``[N]`` float64."""
+
+    loss: np.ndarray
+    metric: np.ndarray
+    entropy: np.ndarray
+    agreement: np.ndarray
+
+
+def evaluate(problem: Problem, params: dict[str, Tensor]) -> Evaluation:
+    """Feedback loss, headline metric, entropy and agreement with the teacher. Reads feedback rows only."""
+    logits = updates.predict(problem, params, problem.feedback)
+    finite = np.isfinite(logits).all(axis=(1, 2))
+    safe = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
+    count = len(logits)
+    if problem.task.regression:
+        entropy, agreement = np.zeros(count), np.zeros(count)
+    else:
+        entropy = losses.entropy(safe).mean(-1)
+        agreement = (safe.argmax(-1) == problem.assets.teacher_feedback_logits.argmax(-1)).mean(-1)
+    metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
+    loss = np.where(finite, problem.loss(safe, problem.feedback), np.nan)
+    return Evaluation(loss, metric, entropy, agreement)
+
+
+def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
+    """The start of one episode per seed: fresh student, first batches drawn, first evaluation. A function of the seeds."""
+    count, config = len(seeds), problem.config
+    students = [problem.student.initial(_sub_seed(seed, 0)) for seed in seeds]
+    params = {name: torch.stack([student[name] for student in students]) for name in problem.student.trainable}
+    generators = [torch.Generator().manual_seed(_sub_seed(seed, 1)) for seed in seeds]
+    for name, shape in problem.assets.projections.items():
+        drawn = torch.stack([draw_projection(shape, generator) for generator in generators])
+        params[name] = drawn.to(problem.device, problem.dtype)
+    streams = np.empty(count, dtype=object)
+    next_rows = np.empty((count, config.updates_per_step, config.batch_size), dtype=np.int64)
+    for index, seed in enumerate(seeds):
+        stream = start_stream(problem.buckets, _sub_seed(seed, 2))
+        next_rows[index], streams[index] = draw(problem.buckets, stream, config.updates_per_step)
+    measured = evaluate(problem, params)
+    scale, _ = rewards.gap_scale(measured.loss, problem.teacher_loss)
+    table = (count, *problem.present.shape)
+    pairs = len(problem.terms) if problem.wants_cosines else 0
+    return DistillState(
+        params=params,
+        exp_avg={name: torch.zeros_like(p) for name, p in params.items()},
+        exp_avg_sq={name: torch.zeros_like(p) for name, p in params.items()},
+        optimizer_steps=np.zeros(count, np.int64),
+        term_scale=torch.zeros(table, dtype=problem.dtype, device=problem.device),
+        term_seen=torch.zeros(count, dtype=problem.dtype, device=problem.device),
+        streams=streams,
+        next_rows=next_rows,
+        seeds=np.asarray(seeds, np.int64),
+        updates=np.zeros(count, np.int64),
+        budget=np.asarray(budgets, np.int64),
+        steps=np.zeros(count, np.int64),
+        loss_reset=measured.loss,
+        gap_scale=scale,
+        loss=measured.loss,
+        metric=measured.metric,
+        entropy=measured.entropy,
+        agreement=measured.agreement,
+        returns=np.zeros(count),
+        diverged=np.zeros(count, bool),
+        raw_losses=np.zeros(table, np.float32),
+        scaled_losses=np.zeros(table, np.float32),
+        cosines=np.zeros((count, pairs, pairs), np.float32),
+        weights=np.zeros(table, np.float32),
+        update_scale=np.zeros(count, np.float32),
+        update_norm=np.zeros(count, np.float32),
+        skipped=np.zeros(count, bool),
+    )
+
+
+def transition(problem: Problem, state: DistillState, effect: Effect) -> DistillState:
+    """One step: student updates on the drawn batches, next batches, evaluation. Takes ``state`` over (tensors in place).
+
+    Rewards are not part of it: :func:`reward` compares the two states, and :func:`credit` adds them to the return.
+    """
+    config = problem.config
+    weights = normalize_weights(effect.weights, problem.present, config.weight_normalization)
+    moves = (weights != 0).any(axis=(1, 2, 3)) & (effect.update_scale > 0)
+    spend = np.minimum(config.updates_per_step, state.budget - state.updates)
+    device_weights = torch.as_tensor(weights, dtype=problem.dtype, device=problem.device)
+    before = {name: p.clone() for name, p in state.params.items()} if moves.any() else {}
+    applied = np.zeros(len(moves), np.int64)
+    raw, scaled = torch.zeros_like(state.term_scale), torch.zeros_like(state.term_scale)
+    cosines = torch.as_tensor(state.cosines, device=problem.device)
+    bad = torch.zeros(len(moves), device=problem.device)
+    bad_at: list[Tensor] = []
+    term_scale, term_seen = state.term_scale, state.term_seen
+    for place in range(int(spend.max())):
+        active = place < spend
+        apply = active & moves
+        found = updates.gradients(
+            problem,
+            state.params,
+            state.next_rows[:, place],
+            device_weights,
+            term_scale,
+            term_seen,
+            differentiate=bool(apply.any()),
+        )
+        mask = torch.as_tensor(active, device=problem.device)[:, None, None]
+        raw, scaled = raw + found.raw * mask, scaled + found.scaled * mask
+        broken = ~torch.isfinite(found.loss)
+        if apply.any():
+            norm = optim.gradient_norm(found.grads)
+            broken = broken | ~torch.isfinite(norm)
+            limit = config.optimizer_config.max_grad_norm
+            if limit is not None:
+                factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+                for grad in found.grads.values():
+                    grad.mul_(factor.view(-1, *(1,) * (grad.dim() - 1)))
+            optim.adamw_(
+                state.params,
+                found.grads,
+                state.exp_avg,
+                state.exp_avg_sq,
+                steps=state.optimizer_steps + applied,
+                learning_rates=config.optimizer_config.learning_rate
+                * optim.learning_rate_factor(state.updates + place, state.budget, config.optimizer_config.warmup)
+                * effect.update_scale,
+                apply=apply,
+                non_finite=broken.float(),
+                config=config.optimizer_config,
+            )
+            applied = applied + apply
+            # An update that is not applied leaves the running scale as it was, too: a skip changes nothing.
+            keep = torch.as_tensor(apply, device=problem.device)
+            term_scale = torch.where(keep[:, None, None], found.term_scale, term_scale)
+            term_seen = term_seen + keep.to(term_seen.dtype)
+            cosines = found.cosines
+        bad_at.append(broken & mask[:, 0, 0])
+        bad = torch.maximum(bad, bad_at[-1].float())
+    count = torch.as_tensor(np.maximum(spend, 1), device=problem.device)[:, None, None]
+    norms = _distance(before, state.params) if before else torch.zeros(len(moves), device=problem.device)
+    diverged = bad.cpu().numpy() > 0
+    state = state._replace(
+        optimizer_steps=state.optimizer_steps + applied,
+        term_scale=term_scale,
+        term_seen=term_seen,
+        updates=state.updates + spend,
+        steps=state.steps + 1,
+        raw_losses=(raw / count).float().cpu().numpy(),
+        scaled_losses=(scaled / count).float().cpu().numpy(),
+        cosines=cosines.float().cpu().numpy(),
+        weights=weights.mean(-1),
+        update_scale=effect.update_scale,
+        update_norm=norms.float().cpu().numpy(),
+        skipped=~moves,
+    )
+    for index in np.flatnonzero(diverged):
+        _report(state, int(index), [bool(flags[index]) for flags in bad_at])
+    streams, next_rows = state.streams.copy(), state.next_rows.copy()
+    for index in range(len(streams)):
+        next_rows[index], streams[index] = draw(problem.buckets, streams[index], config.updates_per_step)
+    state = state._replace(streams=streams, next_rows=next_rows, diverged=diverged)
+    return _evaluated(problem, state)
+
+
+def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple[np.ndarray, np.ndarray]:
+    """Reward of the step between two states, ``[N]`` float64 in [-2, 2], and whether it was clipped.
+
+    A divergence brings the return to ``min(return so far, 0) - 1`` whatever that takes.
+    """
+    value = problem.reward(
+        rewards.RewardInputs(
+            loss_before=before.loss,
+            loss_after=after.loss,
+            gap_scale=after.gap_scale,
+            metric_before=before.metric,
+            metric_after=after.metric,
+            ended=terminal(after) | truncated(problem, after),
+        )
+    )
+    limit = rewards.REWARD_LIMIT
+    clipped = np.abs(value) > limit
+    value = np.where(after.diverged, rewards.divergence_reward(before.returns), np.clip(value, -limit, limit))
+    return value, clipped & ~after.diverged
+
+
+def credit(state: DistillState, value: np.ndarray) -> DistillState:
+    """The state with a step's rewards added to the returns."""
+    return state._replace(returns=state.returns + value)
+
+
+def terminal(state: DistillState) -> np.ndarray:
+    """``[N]``: the budget is spent, or the student diverged."""
+    return np.asarray((state.updates >= state.budget) | state.diverged)
+
+
+def truncated(problem: Problem, state: DistillState) -> np.ndarray:
+    """``[N]``: ``max_episode_steps`` is reached; nothing else truncates."""
+    limit = problem.config.max_episode_steps
+    return np.zeros(len(state.steps), bool) if limit is None else np.asarray(state.steps >= limit)
+
+
+def _evaluated(problem: Problem, state: DistillState) -> DistillState:
+    """Evaluate the replicas that are due; the others keep what they had."""
+    every = problem.config.evaluate_every
+    due = terminal(state) | truncated(problem, state)
+    if every > 0:
+        due |= state.steps % every == 0
+    due &= ~state.diverged
+    if not due.any():
+        return state
+    rows = np.flatnonzero(due)
+    chosen = state.params
+    if not due.all():
+        index = torch.as_tensor(rows, device=problem.device)
+        chosen = {name: p[index] for name, p in state.params.items()}
+    measured = evaluate(problem, chosen)
+    finite = np.isfinite(measured.loss)
+    good = rows[finite]
+    diverged = state.diverged.copy()
+    diverged[rows[~finite]] = True
+    for index in rows[~finite]:
+        logger.warning("Replica %d: the student's feedback loss is not finite after update %d.", index, state.updates[index])
+    values = {}
+    for name, part in measured._asdict().items():
+        column = getattr(state, name).copy()
+        column[good] = part[finite]
+        values[name] = column
+    return state._replace(diverged=diverged, **values)
+
+
+def _distance(before: dict[str, Tensor], after: dict[str, Tensor]) -> Tensor:
+    return optim.gradient_norm({name: after[name] - old for name, old in before.items()})
+
+
+def _report(state: DistillState, replica: int, flags: list[bool]) -> None:
+    place = flags.index(True)
+    logger.warning(
+        "Replica %d diverged: the loss or its gradient is not finite in update %d, train rows %s.",
+        replica,
+        state.updates[replica] - len(flags) + place,
+        state.next_rows[replica, place].tolist(),
+    )
+
+
+def _sub_seed(seed: int, purpose: int) -> int:
+    """Independent streams for student, projections and data order from one episode seed."""
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))

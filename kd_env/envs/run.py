@@ -1,0 +1,254 @@
+"""What both shells share: N replicas with their generators, stepped by the pure functions of ``dynamics``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kd_env import dynamics, trees, updates
+from kd_env.config import EnvConfig
+from kd_env.export import write_student
+from kd_env.observations import observe
+from kd_env.problem import Problem, build_problem, warn_floor
+from kd_env.rewards import gap_scale
+from kd_env.tables import Table
+from kd_env.types import DistillState, FeatureSlice
+
+
+class EnvState(NamedTuple):
+    """A deep copy of an environment: the run, every replica's generator and which replicas have ended."""
+
+    spec: str
+    run: DistillState
+    generators: np.ndarray  # [N] objects, the dictionary state of each bit generator
+    ended: np.ndarray  # [N] bool
+
+
+class Transition(NamedTuple):
+    """What one step gives, each ``[N, ...]``."""
+
+    observation: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    info: dict[str, np.ndarray]
+
+
+class Run:
+    """N replicas of one problem."""
+
+    def __init__(self, problem: Problem, num_replicas: int) -> None:
+        if num_replicas > 1 and problem.config.student_config.dropout > 0:
+            raise ValueError(
+                f"student.dropout={problem.config.student_config.dropout} needs single environments: stacked students have "
+                "no generator per replica. Set student.dropout=0 or use vectorization=processes."
+            )
+        self.problem = problem
+        self.num_replicas = num_replicas
+        self.state: DistillState | None = None
+        self.generators = [np.random.Generator(np.random.PCG64()) for _ in range(num_replicas)]
+        self.ended = np.ones(num_replicas, dtype=bool)
+        self._warned = False
+
+    @classmethod
+    def make(cls, problem: Problem | None, options: Mapping[str, Any], num_replicas: int) -> Run:
+        """A run of a given problem (with other options of the decision process) or of a new one."""
+        if problem is None:
+            return cls(build_problem(EnvConfig.from_kwargs(**options)), num_replicas)
+        if not isinstance(problem, Problem):
+            raise ValueError(f"problem must come from build_problem, got {type(problem).__name__}.")
+        return cls(problem.with_options(**options) if options else problem, num_replicas)
+
+    @property
+    def spec(self) -> str:
+        """Hash of the problem: states travel between environments of the same one."""
+        problem = self.problem
+        plain = {**problem.config.to_dict(), "render_mode": None, "show_progress": False, "cache_dir": None}
+        text = json.dumps([plain, problem.fingerprint, problem.assets.teacher_identity], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def started(self) -> DistillState:
+        """The state; refuses to work before the first reset."""
+        if self.state is None:
+            raise RuntimeError("Call reset() first: there is no episode yet.")
+        return self.state
+
+    def reset(self, replicas: np.ndarray, budget: int | None) -> None:
+        """Start a new episode in the named replicas, each from its own generator."""
+        budget = self.problem.config.budget if budget is None else budget
+        if isinstance(budget, bool) or int(budget) != budget or budget < 1:
+            raise ValueError(f"options['budget']={budget!r} must be a whole number of at least 1.")
+        seeds = [int(self.generators[index].integers(2**62)) for index in replicas]
+        fresh = dynamics.initial(self.problem, seeds, [int(budget)] * len(seeds))
+        if len(replicas) == self.num_replicas:
+            self.state = fresh
+        else:
+            assert self.state is not None
+            host = trees.map_leaves(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, self.state)
+            self.state = trees.set_rows(host, replicas, fresh)
+        self.ended[replicas] = False
+        floored = gap_scale(fresh.loss_reset, self.problem.teacher_loss)[1]
+        if floored.any() and not self._warned:
+            self._warned = True
+            warn_floor(self.problem, float(fresh.loss_reset[floored][0]))
+
+    def step(self, actions: Any) -> Transition:
+        """One step of every replica."""
+        before = self.started()
+        effect = self.problem.actions.decode(actions)
+        after = dynamics.transition(self.problem, before, effect)
+        value, clipped = dynamics.reward(self.problem, before, after)
+        self.state = dynamics.credit(after, value)
+        terminated = dynamics.terminal(self.state)
+        truncated = dynamics.truncated(self.problem, self.state) & ~terminated
+        self.ended = terminated | truncated
+        info = {**self.info(), "reward_clipped": clipped}
+        return Transition(self.observation(), value, terminated, truncated, info)
+
+    def observation(self) -> np.ndarray:
+        """``[N, O]`` float32."""
+        return observe(self.problem, self.started())
+
+    def info(self) -> dict[str, np.ndarray]:
+        """Fresh host arrays ``[N, ...]`` about the last step; ``gap_closed`` is counted from reset."""
+        s, present = self.started(), self.problem.present
+        return {
+            "gap_closed": (s.loss_reset - s.loss) / s.gap_scale,
+            "gap_floored": gap_scale(s.loss_reset, self.problem.teacher_loss)[1],
+            "loss": s.loss.copy(),
+            "feedback_metric": s.metric.copy(),
+            "raw_losses": s.raw_losses[:, present],
+            "scaled_losses": s.scaled_losses[:, present],
+            "weights": s.weights[:, present],
+            "update_scale": s.update_scale.copy(),
+            "update_norm": s.update_norm.copy(),
+            "skipped": s.skipped.copy(),
+            "diverged": s.diverged.copy(),
+            "updates": s.updates.copy(),
+        }
+
+    def seed(self, replica: int, seed: int | None) -> None:
+        """Give a replica a new generator; None keeps its present one."""
+        if seed is not None:
+            self.generators[replica] = np.random.Generator(np.random.PCG64(seed))
+
+    def get_state(self) -> EnvState:
+        """A deep copy."""
+        generators = np.empty(self.num_replicas, dtype=object)
+        for index, generator in enumerate(self.generators):
+            generators[index] = generator.bit_generator.state
+        return EnvState(self.spec, trees.copy(self.started()), generators, self.ended.copy())
+
+    def set_state(self, state: EnvState) -> None:
+        """Go back to (or take over) a state; the state itself may be used again.
+
+        Raises:
+            ValueError: it is of another problem, or of another number of replicas.
+        """
+        if state.spec != self.spec:
+            raise ValueError(
+                f"The state is of another problem (spec {state.spec}, here {self.spec}); restore it into an environment "
+                "made with the same options."
+            )
+        if len(state.ended) != self.num_replicas:
+            raise ValueError(f"The state has {len(state.ended)} replicas, this environment {self.num_replicas}.")
+        self.state = trees.to_device(trees.copy(state.run), self.problem.device)
+        for index, saved in enumerate(state.generators):
+            self.generators[index] = np.random.Generator(np.random.PCG64())
+            self.generators[index].bit_generator.state = saved
+        self.ended = state.ended.copy()
+
+    def predict(self, table: Table) -> np.ndarray:
+        """Logits of every replica's present student, ``[N, R, C]``."""
+        return updates.predict(self.problem, self.started().params, table)
+
+    def save_student(self, folder: str | Path, replica: int) -> Path:
+        """Write one student in Hugging Face layout."""
+        if not 0 <= replica < self.num_replicas:
+            raise ValueError(f"replica={replica} must lie in [0, {self.num_replicas - 1}].")
+        params = {name: p[replica] for name, p in self.started().params.items()}
+        return write_student(self.problem.student, params, self.problem.assets.tokenizer, folder)
+
+    def line(self, replica: int) -> str:
+        """One readable line about the last step."""
+        s = self.started()
+        terms = self.problem.term_names
+        weights = " ".join(f"{n}={w:.2f}" for n, w in zip(terms, s.weights[replica][self.problem.present], strict=True))
+        losses = " ".join(f"{n}={v:.3g}" for n, v in zip(terms, s.raw_losses[replica][self.problem.present], strict=True))
+        gap = float((s.loss_reset[replica] - s.loss[replica]) / s.gap_scale[replica])
+        flag = " DIVERGED" if s.diverged[replica] else " skipped" if s.skipped[replica] and s.steps[replica] else ""
+        return (
+            f"step {s.steps[replica]:>4} update {s.updates[replica]}/{s.budget[replica]} | weights {weights} "
+            f"x{s.update_scale[replica]:.2f} | losses {losses} | feedback loss {s.loss[replica]:.4f} gap closed {gap:.3f} "
+            f"return {s.returns[replica]:.3f}{flag}"
+        )
+
+
+class RunView:
+    """Public attributes of both shells that only read the run."""
+
+    run: Run
+
+    @property
+    def problem(self) -> Problem:
+        """The distillation problem; share it with ``DistillVectorEnv(problem=...)``."""
+        return self.run.problem
+
+    @property
+    def observation_layout(self) -> dict[str, FeatureSlice]:
+        """Where each named feature stands in the last axis of an observation."""
+        return dict(self.run.problem.layout)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """The K knowledge terms."""
+        return self.run.problem.term_names
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the action's components, or of the choices in the discrete view."""
+        return self.run.problem.actions.action_names
+
+    @property
+    def action_view(self) -> str:
+        """``native``, ``discrete`` or ``box``."""
+        return self.run.problem.config.action_view
+
+    @property
+    def episode_steps(self) -> int:
+        """Steps of an episode with the configured budget."""
+        config = self.run.problem.config
+        steps = -(-config.budget // config.updates_per_step)
+        return steps if config.max_episode_steps is None else min(steps, config.max_episode_steps)
+
+    def encode_action(self, weights: Mapping[str, float], gate: float = 1.0) -> np.ndarray:
+        """Raw action of one replica in the present view; see ``KnowledgeSelectionActions.encode``."""
+        return self.run.problem.actions.encode(weights, gate)
+
+    def get_state(self) -> EnvState:
+        """A deep copy of everything that decides how this environment goes on."""
+        return self.run.get_state()
+
+    def set_state(self, state: EnvState) -> None:
+        """Restore a state, exactly; it may come from another environment with the same options."""
+        self.run.set_state(state)
+
+    def predict(self, table: Table) -> np.ndarray:
+        """Logits of the present students on a table (``problem.tokenize``), ``[N, R, C]``."""
+        return self.run.predict(table)
+
+
+def seed_list(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
+    """One seed per replica: int -> seed + i, a list as it is, None -> None."""
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + index for index in range(count)]
+    if len(seed) != count:
+        raise ValueError(f"seed has {len(seed)} entries for {count} replicas; give one each, or one number.")
+    return list(seed)

@@ -1,0 +1,96 @@
+"""Replicas in worker processes, and the fixed rule that says when they are faster than stacked ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
+
+from kd_env.config import EnvConfig
+from kd_env.envs.run import EnvState, Run, RunView
+from kd_env.envs.vector import DistillVectorEnv
+from kd_env.problem import Problem, build_problem
+from kd_env.registry import unknown_name
+
+VECTORIZATIONS = ("auto", "stacked", "processes")
+STACKED_BELOW_HIDDEN = 128
+
+
+def choose_vectorization(name: str, *, device: torch.device, hidden_size: int, num_envs: int) -> str:
+    """``stacked`` or ``processes``; ``auto`` is a fixed rule.
+
+    On a GPU, with one replica or below hidden size 128, replicas are stacked; on a CPU at hidden size 128 and more matrix
+    products dominate, which stacking does not speed up, while processes use the other cores.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in VECTORIZATIONS:
+        raise ValueError(unknown_name("vectorization", name, VECTORIZATIONS))
+    if name != "auto":
+        return name
+    stacked = device.type != "cpu" or num_envs == 1 or hidden_size < STACKED_BELOW_HIDDEN
+    return "stacked" if stacked else "processes"
+
+
+class DistillProcessVectorEnv(RunView, AsyncVectorEnv):
+    """N single environments, each in a spawned process with one thread; the problem is also held here, to be read.
+
+    States cannot be forked or students read across processes: use the stacked environment for that.
+    """
+
+    def __init__(self, problem: Problem, num_envs: int, options: Mapping[str, Any]) -> None:
+        self.run = Run(problem, 1)
+        super().__init__(
+            [partial(_worker_env, dict(options))] * num_envs,
+            context="spawn",
+            autoreset_mode=AutoresetMode.SAME_STEP,
+        )
+
+    def get_state(self) -> EnvState:
+        """Refused."""
+        raise ValueError("States of worker processes cannot be copied; use vectorization=stacked.")
+
+    def set_state(self, state: EnvState) -> None:
+        """Refused."""
+        raise ValueError("States of worker processes cannot be set; use vectorization=stacked.")
+
+    def predict(self, table: Any) -> np.ndarray:
+        """Refused."""
+        raise ValueError("Students in worker processes cannot be read; use vectorization=stacked.")
+
+
+def make_vector(
+    config: EnvConfig, num_envs: int, vectorization: str = "auto", problem: Problem | None = None
+) -> VectorEnv[Any, Any, Any]:
+    """A training environment with SAME_STEP autoreset.
+
+    Args:
+        problem: an already built problem of the same configuration.
+
+    Raises:
+        ValueError: an unknown vectorization, or processes without ``cache_dir`` (each would compute the teacher again).
+    """
+    problem = build_problem(config) if problem is None else problem
+    chosen = choose_vectorization(
+        vectorization, device=problem.device, hidden_size=problem.student.facts.hidden_size, num_envs=num_envs
+    )
+    if chosen == "stacked":
+        return DistillVectorEnv(num_envs, problem=problem)
+    if config.cache_dir is None:
+        raise ValueError("vectorization=processes needs cache_dir=<folder>, so that the processes share teacher outputs.")
+    options = {**config.to_dict(), "show_progress": False}
+    return DistillProcessVectorEnv(problem, num_envs, options)
+
+
+def _worker_env(options: dict[str, Any]) -> gym.Env[Any, Any]:
+    # Two processes with two threads each run several times slower than with one.
+    torch.set_num_threads(1)
+    from kd_env.envs.base import DistillEnv
+
+    return DistillEnv(**options)

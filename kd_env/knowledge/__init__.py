@@ -1,0 +1,24 @@
+"""Knowledge terms: per-example losses between student and teacher, by name.
+
+Importing the package registers the terms that come with it in :data:`TERMS`; other distributions add theirs with
+``@TERMS.register("name")`` or the entry-point group ``kd_env.terms``.
+"""
+
+from kd_env.knowledge import attentions, features, labels, relations
+from kd_env.knowledge.base import TERMS, LayerPairs, Term, TermFactory, TermInputs, TermSpec
+from kd_env.knowledge.build import build_terms, term_options
+
+__all__ = [
+    "TERMS",
+    "LayerPairs",
+    "Term",
+    "TermFactory",
+    "TermInputs",
+    "TermSpec",
+    "attentions",
+    "build_terms",
+    "features",
+    "labels",
+    "relations",
+    "term_options",
+]

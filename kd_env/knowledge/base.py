@@ -1,0 +1,80 @@
+"""What a knowledge term is: a per-example loss, the signals that it reads and the projections that it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from kd_env.registry import Registry
+from kd_env.types import Batch, EncoderFacts, ModelOutput, Signal
+
+LayerPairs = tuple[tuple[int, int], ...]
+"""The layer map: pairs (student layer, teacher layer); layer 0 is the embedding output."""
+
+
+class TermInputs(NamedTuple):
+    """Everything a term may look at. ``teacher`` is None for terms without a teacher."""
+
+    student: ModelOutput
+    teacher: ModelOutput | None
+    batch: Batch
+    projections: Mapping[str, Tensor]  # this term's own: name -> [out, in], student features x map as x @ weight.T
+
+    @property
+    def taught(self) -> ModelOutput:
+        """The teacher's output, for terms that read one.
+
+        Raises:
+            ValueError: there is no teacher output, a fault of the caller.
+        """
+        if self.teacher is None:
+            raise ValueError("This knowledge term reads a teacher, but no teacher output was given.")
+        return self.teacher
+
+
+@dataclass(frozen=True)
+class TermSpec:
+    """What a term is built for.
+
+    ``pairs`` is the layer map, ``regression`` tells the kind of task and ``label_width`` is the width of the label
+    range of a regression task (5.0 for STS-B): errors are divided by it, so that squared ones lie near [0, 1].
+    """
+
+    student: EncoderFacts
+    teacher: EncoderFacts
+    pairs: LayerPairs
+    regression: bool
+    label_width: float = 1.0
+
+
+@dataclass(frozen=True)
+class Term:
+    """One knowledge term, ready to be computed.
+
+    Attributes:
+        name: the name in tables, observations and actions.
+        loss: pure function to the per-example loss ``[B]``, not reduced; safe under ``torch.func.vmap``.
+        student_signals: what the student's forward pass must give.
+        teacher_signals: what the teacher must give; empty for a term without a teacher.
+        projections: shapes ``(out, in)`` of trainable maps from student width to teacher width, by name.
+    """
+
+    name: str
+    loss: Callable[[TermInputs], Tensor]
+    student_signals: frozenset[Signal]
+    teacher_signals: frozenset[Signal]
+    projections: Mapping[str, tuple[int, int]]
+
+    @property
+    def uses_teacher(self) -> bool:
+        """False for hard labels: such a term stands in row 0 of its column of the table."""
+        return bool(self.teacher_signals)
+
+
+TermFactory = Callable[..., Term]
+"""``factory(spec: TermSpec, **options) -> Term``; unknown options and terms without meaning raise ``ValueError``."""
+
+TERMS: Registry[TermFactory] = Registry("knowledge term", "kd_env.terms")

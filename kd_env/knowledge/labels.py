@@ -1,0 +1,198 @@
+"""Terms that read labels and logits alone: hard labels, soft labels, logits, DIST."""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from torch import Tensor
+
+from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
+from kd_env.knowledge.options import choose, number, same_labels
+from kd_env.knowledge.tensors import EPS, wide
+from kd_env.types import Signal
+
+LOGITS = frozenset({Signal("logits")})
+SOFT_KINDS = ("forward", "reverse", "jensen_shannon", "cross_entropy")
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """``-sum_c q_c log softmax(logits)_c`` with ``q = (1 - s) onehot(y) + s / C``.
+
+    Args:
+        logits: ``[B, C]``.
+        labels: ``[B]`` int64 class index.
+        label_smoothing: s in [0, 1).
+
+    Returns:
+        ``[B]``, in nats.
+    """
+    log_p = torch.log_softmax(wide(logits), dim=-1)
+    gold = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return -(1.0 - label_smoothing) * gold - label_smoothing * log_p.mean(-1)
+
+
+def scaled_squared_error(prediction: Tensor, target: Tensor, label_width: float) -> Tensor:
+    """``((prediction - target) / label_width)^2`` for ``[B]`` and ``[B]``; a whole range of error is 1."""
+    return ((wide(prediction) - wide(target)) / label_width).square()
+
+
+def soft_label_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0, kind: str = "forward") -> Tensor:
+    """Divergence between softened distributions ``p = softmax(logits / tau)``, times ``tau^2``; summed over classes.
+
+    ``forward``: ``KL(p_T || p_S)``; ``reverse``: ``KL(p_S || p_T)``; ``jensen_shannon``: mean of the KL of each to
+    ``(p_T + p_S) / 2``, at most ``log 2``; ``cross_entropy``: ``-sum_c p_T log p_S``, at least the teacher's entropy.
+
+    Args:
+        student: logits ``[B, C]``.
+        teacher: logits ``[B, C]``.
+        temperature: tau, above 0.
+        kind: one of the four names.
+
+    Returns:
+        ``[B]``.
+    """
+    log_s = torch.log_softmax(wide(student) / temperature, dim=-1)
+    log_t = torch.log_softmax(wide(teacher) / temperature, dim=-1)
+    if kind == "forward":
+        loss = log_t.exp() * (log_t - log_s)
+    elif kind == "reverse":
+        loss = log_s.exp() * (log_s - log_t)
+    elif kind == "cross_entropy":
+        loss = -log_t.exp() * log_s
+    else:
+        middle = torch.logaddexp(log_s, log_t) - log(2.0)
+        loss = 0.5 * (log_t.exp() * (log_t - middle) + log_s.exp() * (log_s - middle))
+    return temperature**2 * loss.sum(-1)
+
+
+def logit_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """``mean_c (z_S - z_T)^2`` for logits ``[B, C]``. Returns ``[B]``."""
+    return (wide(student) - wide(teacher)).square().mean(-1)
+
+
+def pearson(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson correlation along the last axis, 0 where one side is constant. ``[..., n]`` to ``[...]``."""
+    x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+    # The two norms stay apart: their product under one root underflows in float32 for nearly uniform predictions.
+    norms = torch.rsqrt(x.square().sum(-1) + EPS) * torch.rsqrt(y.square().sum(-1) + EPS)
+    return (x * y).sum(-1) * norms
+
+
+def dist_loss(
+    student: Tensor, teacher: Tensor, temperature: float = 1.0, beta: float = 1.0, gamma: float = 1.0
+) -> Tensor:
+    """DIST: ``tau^2 [beta (1 - rho_inter,b) + gamma mean_c(1 - rho_intra,c)]``, see :func:`dist`.
+
+    Args:
+        student: logits ``[B, C]``.
+        teacher: logits ``[B, C]``.
+        temperature: tau, above 0.
+        beta: weight of the inter-class part.
+        gamma: weight of the intra-class part.
+
+    Returns:
+        ``[B]``; the intra-class part, which belongs to the whole batch, stands in every example.
+    """
+    p_s = torch.softmax(wide(student) / temperature, dim=-1)
+    p_t = torch.softmax(wide(teacher) / temperature, dim=-1)
+    inter = 1.0 - pearson(p_s, p_t)
+    intra = (1.0 - pearson(p_s.transpose(-1, -2), p_t.transpose(-1, -2))).mean(-1, keepdim=True)
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+@TERMS.register("hard_label")
+def hard_label(spec: TermSpec, *, label_smoothing: float = 0.0) -> Term:
+    """Gold labels: ``-log p_S(y)``; in regression ``((z_S - y) / label_width)^2``. Reads no teacher.
+
+    ``label_smoothing`` (Szegedy et al., CVPR 2016, section 7) mixes the gold label with the uniform distribution.
+
+    Config: ``terms: [{name: hard_label, label_smoothing: 0.1}]``
+    """
+    number("hard_label", "label_smoothing", label_smoothing, 0.0, 0.999)
+    if spec.regression and label_smoothing:
+        raise ValueError(
+            f"hard_label.label_smoothing={label_smoothing} has no meaning in regression (no classes); leave it out."
+        )
+
+    def loss(inputs: TermInputs) -> Tensor:
+        if spec.regression:
+            return scaled_squared_error(inputs.student.logits.squeeze(-1), inputs.batch.labels, spec.label_width)
+        return cross_entropy(inputs.student.logits, inputs.batch.labels, label_smoothing)
+
+    return Term("hard_label", loss, LOGITS, frozenset(), {})
+
+
+@TERMS.register("soft_label")
+def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward") -> Term:
+    """Soft labels: ``tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau))``, summed over classes (Hinton et al., 2015).
+
+    The factor ``tau^2`` keeps the size of the gradient independent of the temperature (section 2 there). ``kind`` may
+    be ``reverse``, ``jensen_shannon`` or ``cross_entropy``, see :func:`soft_label_divergence`. In regression the loss
+    is ``((z_S - z_T) / label_width)^2`` and there is nothing to choose.
+
+    Config: ``terms: [{name: soft_label, temperature: 4.0, kind: reverse}]``
+    """
+    same_labels("soft_label", spec)
+    number("soft_label", "temperature", temperature, 0.0, open_low=True)
+    choose("soft_label", "kind", kind, SOFT_KINDS)
+    if spec.regression:
+        for option, value, default in (("temperature", temperature, 2.0), ("kind", kind, "forward")):
+            if value != default:
+                raise ValueError(
+                    f"soft_label.{option}={value!r} has no meaning in regression, where the loss is the squared error "
+                    "between the two scores; leave the option out."
+                )
+
+    def loss(inputs: TermInputs) -> Tensor:
+        student, teacher = inputs.student.logits, inputs.taught.logits
+        if spec.regression:
+            return scaled_squared_error(student.squeeze(-1), teacher.squeeze(-1), spec.label_width)
+        return soft_label_divergence(student, teacher, temperature, kind)
+
+    return Term("soft_label", loss, LOGITS, LOGITS, {})
+
+
+@TERMS.register("logit_mse")
+def logit_mse(spec: TermSpec) -> Term:
+    """Squared error of the logits: ``mean_c (z_S - z_T)^2`` (Ba and Caruana, NIPS 2014).
+
+    In regression it is divided by ``label_width^2``.
+
+    Config: ``terms: [logit_mse]``
+    """
+    same_labels("logit_mse", spec)
+    scale = spec.label_width**2 if spec.regression else 1.0
+
+    def loss(inputs: TermInputs) -> Tensor:
+        return logit_squared_error(inputs.student.logits, inputs.taught.logits) / scale
+
+    return Term("logit_mse", loss, LOGITS, LOGITS, {})
+
+
+@TERMS.register("dist")
+def dist(spec: TermSpec, *, temperature: float = 1.0, beta: float = 1.0, gamma: float = 1.0) -> Term:
+    """DIST: correlations instead of distances (Huang et al., NeurIPS 2022, section 3).
+
+    ``tau^2 [beta (1 - rho(p_S[b, :], p_T[b, :])) + gamma mean_c (1 - rho(p_S[:, c], p_T[:, c]))]`` with Pearson's rho:
+    inter-class over the classes of one example, intra-class over the batch. The intra-class part has no owner among the
+    examples, so every example carries it whole, and the mean over the batch is the paper's loss. With two classes the
+    inter-class correlation is 1 or -1 and gives no gradient; with one example the intra-class part is constant.
+
+    Config: ``terms: [{name: dist, beta: 2.0, gamma: 2.0}]``
+    """
+    if spec.regression:
+        raise ValueError(
+            "dist has no meaning in regression: it correlates class probabilities. Use soft_label, logit_mse or rkd."
+        )
+    same_labels("dist", spec)
+    number("dist", "temperature", temperature, 0.0, open_low=True)
+    number("dist", "beta", beta, 0.0)
+    number("dist", "gamma", gamma, 0.0)
+    if beta == gamma == 0:
+        raise ValueError("dist.beta and dist.gamma are both 0; leave the term out instead.")
+
+    def loss(inputs: TermInputs) -> Tensor:
+        return dist_loss(inputs.student.logits, inputs.taught.logits, temperature, beta, gamma)
+
+    return Term("dist", loss, LOGITS, LOGITS, {})

@@ -1,0 +1,85 @@
+"""Checks that the term factories share: option values, mapped layers, label counts and projections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_env.knowledge.base import LayerPairs, TermInputs, TermSpec
+from kd_env.knowledge.tensors import wide
+from kd_env.registry import unknown_name
+
+
+def choose(term: str, option: str, value: object, valid: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of the valid names."""
+    if value not in valid:
+        raise ValueError(unknown_name(f"value of {term}.{option}:", value, valid))
+
+
+def number(
+    term: str, option: str, value: object, low: float, high: float = float("inf"), *, open_low: bool = False
+) -> None:
+    """Refuse what is no finite number in [low, high], or in (low, high] with ``open_low``."""
+    inside = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and isfinite(value)
+        and (low < value if open_low else low <= value)
+        and value <= high
+    )
+    if not inside:
+        bounds = f"above {low}" if open_low else f"at least {low}"
+        bounds += f" and at most {high}" if isfinite(high) else ""
+        raise ValueError(f"{term}.{option}={value!r} must be a finite number {bounds}.")
+
+
+def flag(term: str, option: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{term}.{option}={value!r} must be true or false.")
+
+
+def same_labels(term: str, spec: TermSpec) -> None:
+    """Refuse a teacher with another number of labels."""
+    if spec.student.num_labels != spec.teacher.num_labels:
+        raise ValueError(
+            f"{term} compares logits, but the student has {spec.student.num_labels} labels and the teacher "
+            f"{spec.teacher.num_labels}; use a teacher that was fine-tuned on this task."
+        )
+
+
+def block_pairs(term: str, spec: TermSpec) -> LayerPairs:
+    """The mapped pairs of blocks: those in which neither side is the embedding output. Refused where there is none."""
+    pairs = tuple(pair for pair in spec.pairs if min(pair) >= 1)
+    if not pairs:
+        raise ValueError(
+            f"{term} needs a mapped pair of layers of at least 1, but the layer map holds only {list(spec.pairs)}; "
+            "use layer_map='uniform' or add a pair, or leave the term out."
+        )
+    return pairs
+
+
+class Projections(NamedTuple):
+    """Which trainable map takes a student layer to the teacher's width; no map where the widths are the same."""
+
+    shapes: Mapping[str, tuple[int, int]]  # name -> (teacher width, student width)
+    names: Mapping[int, str]  # student layer -> name; empty where the widths are the same
+
+    def apply(self, inputs: TermInputs, layer: int, features: Tensor) -> Tensor:
+        """Student features ``[..., H_S]`` of a layer in the teacher's width, ``[..., H_T]``, in at least float32."""
+        name = self.names.get(layer)
+        features = wide(features)
+        return features if name is None else F.linear(features, wide(inputs.projections[name]))
+
+
+def plan_projections(spec: TermSpec, layers: tuple[int, ...], *, shared: bool = False) -> Projections:
+    """One map for each student layer (``layer_<l>``), or a single one for all (``shared``)."""
+    width, target = spec.student.hidden_size, spec.teacher.hidden_size
+    if width == target:
+        return Projections({}, {})
+    names = {layer: "shared" if shared else f"layer_{layer}" for layer in layers}
+    return Projections({name: (target, width) for name in names.values()}, names)

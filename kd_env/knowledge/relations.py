@@ -1,0 +1,145 @@
+"""Terms on relations: between layers of one example (FSP), and between the examples of a batch (RKD)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
+from kd_env.knowledge.options import block_pairs, choose, number, plan_projections
+from kd_env.knowledge.tensors import EPS, unit, wide
+from kd_env.types import ModelOutput, Signal, SignalKind
+
+
+def fsp_matrix(lower: Tensor, upper: Tensor, mask: Tensor) -> Tensor:
+    """Flow between two layers: ``G = (1 / S_real) sum_real tokens h_lower h_upper^T``.
+
+    Args:
+        lower: ``[B, S, H]``.
+        upper: ``[B, S, H']``.
+        mask: ``[B, S]`` bool, True at real tokens.
+
+    Returns:
+        ``[B, H, H']``; 0 for a row without real tokens.
+    """
+    lower = wide(lower).masked_fill(~mask.unsqueeze(-1), 0.0)
+    return lower.transpose(-1, -2) @ wide(upper) / mask.sum(-1).clamp(min=1)[:, None, None]
+
+
+def fsp_distance(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    """``mean_(h,h') (G_S - G_T)^2`` of the flow between two layers, each ``[B, S, H]``. Returns ``[B]``."""
+    return (fsp_matrix(*student, mask) - fsp_matrix(*teacher, mask)).square().mean((-1, -2))
+
+
+def pair_distances(x: Tensor) -> Tensor:
+    """Distances between the rows of ``x [B, H]`` over the mean between different rows. ``[B, B]``, diagonal 0."""
+    size = x.shape[0]
+    apart = ~torch.eye(size, dtype=torch.bool, device=x.device)
+    # EPS under the root: equal rows would have an infinite gradient, and the diagonal NaN.
+    distances = ((x.unsqueeze(0) - x.unsqueeze(1)).square().sum(-1) + EPS).sqrt() * apart
+    return distances / (distances.sum() / max(size * (size - 1), 1) + EPS)
+
+
+def triple_angles(x: Tensor) -> Tensor:
+    """``cos`` of the angle at row j between the rows i and k of ``x [B, H]``. Returns ``[B (j), B (i), B (k)]``."""
+    edges = unit(x.unsqueeze(0) - x.unsqueeze(1))
+    return edges @ edges.transpose(-1, -2)
+
+
+def relational_distance(
+    student: Tensor, teacher: Tensor, distance_weight: float = 1.0, angle_weight: float = 2.0
+) -> Tensor:
+    """RKD: Huber losses between distances and between angles inside the batch, see :func:`rkd`.
+
+    Args:
+        student: ``[B, H_S]``.
+        teacher: ``[B, H_T]``; the widths may differ.
+        distance_weight: weight of the distance-wise part.
+        angle_weight: weight of the angle-wise part.
+
+    Returns:
+        ``[B]``: of each example the mean over its partners (distance), and over the pairs of partners that it is the
+        vertex of (angle). 0 where the batch is too small: fewer than 2, and 3, examples.
+    """
+    student, teacher = wide(student), wide(teacher)
+    size = student.shape[0]
+    distance = F.smooth_l1_loss(pair_distances(student), pair_distances(teacher), reduction="none")
+    loss = distance_weight * distance.sum(-1) / max(size - 1, 1)
+    if angle_weight:
+        other = ~torch.eye(size, dtype=torch.bool, device=student.device)
+        distinct = other.unsqueeze(2) & other.unsqueeze(1) & other.unsqueeze(0)
+        angle = F.smooth_l1_loss(triple_angles(student), triple_angles(teacher), reduction="none") * distinct
+        loss = loss + angle_weight * angle.sum((-1, -2)) / max((size - 1) * (size - 2), 1)
+    return loss
+
+
+@TERMS.register("relation")
+def relation(spec: TermSpec) -> Term:
+    """Flow between adjacent mapped layers: ``mean mean_(h,h') (G_S[h,h'] - G_T[h,h'])^2``, ``G`` of :func:`fsp_matrix`.
+
+    FSP matrices (Yim et al., CVPR 2017, eq. 1 and 2) over real tokens, the RelK of knowledge selection (Wang et al.,
+    Findings of EMNLP 2022), which does not state its layers: here each mapped pair and the next one. Where the widths
+    differ, each student layer goes through a trainable map: ``W_l G_S W_m^T``.
+
+    Config: ``terms: [relation]``
+    """
+    if len(spec.pairs) < 2:
+        raise ValueError(
+            f"relation needs at least two mapped layers, but the layer map is {list(spec.pairs)}; use "
+            "layer_map='uniform' or add a pair, or leave the term out."
+        )
+    steps = tuple(pairwise(spec.pairs))
+    maps = plan_projections(spec, tuple(layer for layer, _ in spec.pairs))
+
+    def loss(inputs: TermInputs) -> Tensor:
+        mask = inputs.batch.attention_mask
+        student = {at: maps.apply(inputs, at, inputs.student.hidden_states[at]) for at, _ in spec.pairs}
+        teacher = inputs.taught.hidden_states
+        losses = [
+            fsp_distance((student[s1], student[s2]), (teacher[t1], teacher[t2]), mask) for (s1, t1), (s2, t2) in steps
+        ]
+        return torch.stack(losses).mean(0)
+
+    return Term(
+        "relation",
+        loss,
+        frozenset(Signal("hidden_states", layer) for layer, _ in spec.pairs),
+        frozenset(Signal("hidden_states", other) for _, other in spec.pairs),
+        maps.shapes,
+    )
+
+
+@TERMS.register("rkd")
+def rkd(spec: TermSpec, *, on: str = "cls", distance_weight: float = 1.0, angle_weight: float = 2.0) -> Term:
+    """Relational distillation between the examples of a batch (Park et al., CVPR 2019, eq. 4 to 8).
+
+    ``w_D mean_j huber(psi_D^S(i,j) - psi_D^T(i,j)) + w_A mean_(j,k) huber(cos^S(j,i,k) - cos^T(j,i,k))`` for example i,
+    with distances over their batch mean, and angles at i. ``on=cls`` reads [CLS] of the last mapped pair of blocks,
+    ``on=logits`` the logits; no projection is needed. The weights have the paper's ratio (25 and 50).
+
+    Config: ``terms: [{name: rkd, on: logits, distance_weight: 1.0, angle_weight: 2.0}]``
+    """
+    choose("rkd", "on", on, ("cls", "logits"))
+    number("rkd", "distance_weight", distance_weight, 0.0)
+    number("rkd", "angle_weight", angle_weight, 0.0)
+    if distance_weight == angle_weight == 0:
+        raise ValueError("rkd.distance_weight and rkd.angle_weight are both 0; leave the term out instead.")
+    if on == "logits" and spec.regression and angle_weight:
+        raise ValueError(
+            "rkd on logits has no angles in regression (one score has no direction); set angle_weight=0, or on='cls'."
+        )
+    layer, other = max(block_pairs("rkd", spec)) if on == "cls" else (-1, -1)
+
+    kind: SignalKind = "cls" if on == "cls" else "logits"
+
+    def pick(output: ModelOutput, at: int) -> Tensor:
+        return output.cls[at] if kind == "cls" else output.logits
+
+    def loss(inputs: TermInputs) -> Tensor:
+        student, teacher = pick(inputs.student, layer), pick(inputs.taught, other)
+        return relational_distance(student, teacher, distance_weight, angle_weight)
+
+    return Term("rkd", loss, frozenset({Signal(kind, layer)}), frozenset({Signal(kind, other)}), {})

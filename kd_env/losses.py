@@ -1,0 +1,64 @@
+"""Evaluation losses on the host in float64: feedback, selection and dev use the same functions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def gold_loss(logits: np.ndarray, labels: np.ndarray, label_width: float | None) -> np.ndarray:
+    """Mean loss against gold labels, ``[..., R, C] -> [...]``.
+
+    Cross-entropy in nats; for regression (``label_width`` given) the squared error over the squared label range.
+    """
+    if label_width is not None:
+        error = (logits[..., 0].astype(np.float64) - labels) / label_width
+        return np.asarray((error**2).mean(axis=-1))
+    log_p = log_softmax(logits)
+    index = np.broadcast_to(labels.astype(np.int64)[..., None], (*log_p.shape[:-1], 1))
+    return np.asarray(-np.take_along_axis(log_p, index, axis=-1)[..., 0].mean(axis=-1))
+
+
+def divergence_loss(logits: np.ndarray, teacher: np.ndarray, label_width: float | None) -> np.ndarray:
+    """Mean KL(teacher || student) in nats, or the squared difference over the squared label range; ``[..., R, C] -> [...]``."""
+    if label_width is not None:
+        error = (logits[..., 0].astype(np.float64) - teacher[..., 0]) / label_width
+        return np.asarray((error**2).mean(axis=-1))
+    log_t = log_softmax(teacher)
+    return np.asarray((np.exp(log_t) * (log_t - log_softmax(logits))).sum(-1).mean(-1))
+
+
+def entropy(logits: np.ndarray) -> np.ndarray:
+    """Entropy of each row's distribution in units of log C, in [0, 1]; ``[..., C] -> [...]``."""
+    log_p = log_softmax(logits)
+    return np.asarray(np.clip(-(np.exp(log_p) * log_p).sum(-1) / np.log(logits.shape[-1]), 0.0, 1.0))
+
+
+def predictions(logits: np.ndarray, regression: bool) -> np.ndarray:
+    """Class indices, or scores for regression; ``[..., C] -> [...]``."""
+    return logits[..., 0] if regression else logits.argmax(axis=-1)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature in [0.05, 20] that minimises the cross-entropy (Guo et al. 2017), by golden-section search.
+
+    The loss is unimodal in the inverse temperature, hence in its logarithm.
+    """
+    low, high = np.log(0.05), np.log(20.0)
+    ratio = (np.sqrt(5.0) - 1.0) / 2.0
+
+    def loss(log_t: float) -> float:
+        return float(gold_loss(logits / np.exp(log_t), labels, None))
+
+    while high - low > 1e-4:
+        a, b = high - ratio * (high - low), low + ratio * (high - low)
+        if loss(a) < loss(b):
+            high = b
+        else:
+            low = a
+    return float(np.exp((low + high) / 2.0))

@@ -1,0 +1,82 @@
+"""AdamW on stacked students, in place, with a learning rate and a step count of its own for every replica."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_env.config import OptimizerConfig
+
+
+def learning_rate_factor(update: np.ndarray, budget: np.ndarray, warmup: float) -> np.ndarray:
+    """Linear warm-up over ``round(warmup * budget)`` updates, then linear decay; in (0, 1] inside the budget, 0 past it.
+
+    Args:
+        update: ``[N]`` number of updates already spent (0 for the first).
+        budget: ``[N]``.
+    """
+    rise = np.round(warmup * budget)
+    up = (update + 1.0) / np.maximum(rise, 1.0)
+    down = (budget - update) / np.maximum(budget - rise, 1.0)
+    return np.asarray(np.clip(np.where(update < rise, up, down), 0.0, 1.0))
+
+
+def gradient_norm(grads: Mapping[str, Tensor]) -> Tensor:
+    """Norm over all tensors of each replica, ``[N]``."""
+    norms = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+
+def adamw_(
+    params: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    exp_avg: Mapping[str, Tensor],
+    exp_avg_sq: Mapping[str, Tensor],
+    *,
+    steps: np.ndarray,
+    learning_rates: np.ndarray,
+    apply: np.ndarray,
+    non_finite: Tensor,
+    config: OptimizerConfig,
+) -> None:
+    """One AdamW update of the replicas in ``apply`` with PyTorch's fused kernel, in place.
+
+    Tensors with one axis per replica (biases, layer norms) are not decayed.
+
+    Args:
+        params: name -> ``[N, ...]``; ``grads``, ``exp_avg`` and ``exp_avg_sq`` alike.
+        steps: ``[N]`` int64, updates applied so far (the kernel uses steps + 1).
+        learning_rates: ``[N]``.
+        apply: ``[N]`` bool.
+        non_finite: ``[N]`` float32 on the device, 1 where the gradient is not finite; such replicas stay as they are,
+            without asking the device.
+    """
+    names = list(grads)
+    decayed = [name for name in names if params[name].dim() > 2]
+    plain = [name for name in names if params[name].dim() <= 2]
+    for group, decay in ((decayed, config.weight_decay), (plain, 0.0)):
+        if not group:
+            continue
+        split = [[tree[name].unbind(0) for name in group] for tree in (params, grads, exp_avg, exp_avg_sq)]
+        for replica in np.flatnonzero(apply):
+            p, g, m, v = ([views[replica] for views in part] for part in split)
+            step = torch.full((), float(steps[replica] + 1), dtype=torch.float32, device=p[0].device)
+            torch._fused_adamw_(
+                p,
+                g,
+                m,
+                v,
+                [],
+                [step] * len(group),
+                lr=float(learning_rates[replica]),
+                beta1=config.betas[0],
+                beta2=config.betas[1],
+                weight_decay=decay,
+                eps=config.eps,
+                amsgrad=False,
+                maximize=False,
+                found_inf=non_finite[replica],
+            )

@@ -1,0 +1,69 @@
+"""Names to objects: unique, with near matches in errors, and open to plug-ins through entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
+    """Message for a name that does not exist: the value, near matches and every valid name."""
+    names = sorted(valid)
+    near = get_close_matches(str(name), names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return f"Unknown {kind} {name!r}.{hint} Valid: {', '.join(names) or '(none)'}."
+
+
+class Registry(Generic[T]):
+    """A mapping from unique names to objects of one kind.
+
+    Args:
+        kind: what the names stand for, used in messages ("knowledge term").
+        group: entry-point group; distributions that declare entry points in it are imported on the first look-up, so
+            that a plug-in needs no import by the user.
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._items: dict[str, T] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that files an object under ``name``; raises ``ValueError`` if the name is taken."""
+
+        def add(item: T) -> T:
+            if name in self._items:
+                raise ValueError(f"The {self.kind} {name!r} is already registered; choose another name.")
+            self._items[name] = item
+            return item
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        self._load_plugins()
+        if name not in self._items:
+            raise ValueError(unknown_name(self.kind, name, self._items))
+        return self._items[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._load_plugins()
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        self._load_plugins()
+        return iter(sorted(self._items))
+
+    def _load_plugins(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        for point in entry_points(group=self.group):
+            item = point.load()
+            # A plug-in module may register itself by decorator; then the entry point only names the module's object.
+            if point.name not in self._items:
+                self._items[point.name] = item

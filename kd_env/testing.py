@@ -1,0 +1,137 @@
+"""A tiny task that is made in a second, and conformance checks: for our tests and for those who extend kd-env."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+WORDS = tuple(f"w{index}" for index in range(40))
+
+
+def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, seed: int = 0) -> dict[str, Any]:
+    """Write a custom task with a random teacher that is right about it, and return the environment options for it.
+
+    Rows are random words (3 to 12 of 40); the labels are what the teacher (BERT, 2 layers, hidden 16) says. A step of the
+    environment takes a few milliseconds.
+
+    Args:
+        folder: an empty or new folder; gets ``data/`` and ``teacher/``.
+        rows: train rows; the dev split has half as many.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    from kd_env.models import new_encoder
+
+    folder = Path(folder)
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    core = Tokenizer(models.WordLevel({token: i for i, token in enumerate([*specials, *WORDS])}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **names)
+    config = BertConfig(
+        vocab_size=len(specials) + len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        num_labels=1 if regression else 2,
+        problem_type="regression" if regression else "single_label_classification",
+    )
+    teacher = new_encoder(BertForSequenceClassification, config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in teacher.named_parameters():
+            if "LayerNorm" not in name and name.endswith("weight"):
+                parameter.normal_(0.0, 0.3, generator=generator)
+    rng = np.random.default_rng(seed)
+    texts: list[str] = []
+    while len(texts) < rows + rows // 2:
+        text = " ".join(rng.choice(WORDS, size=int(rng.integers(3, 13))))
+        if text not in texts:
+            texts.append(text)
+    encoded = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = teacher(**encoded).logits
+        # Halfway between the classes, so that both are there in equal numbers and the teacher is right.
+        shift = logits.mean(0) if regression else torch.stack([(logits[:, 0] - logits[:, 1]).median(), torch.tensor(0.0)])
+        factor = 1.0 / float(logits.std()) if regression else 8.0
+        teacher.classifier.bias.copy_(teacher.classifier.bias - shift)
+        for parameter in (teacher.classifier.weight, teacher.classifier.bias):
+            parameter.mul_(factor)
+        logits = teacher(**encoded).logits
+    labels = (logits[:, 0].clamp(-2, 2) if regression else logits.argmax(-1)).tolist()
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    for split, part in (("train", range(rows)), ("validation", range(rows, len(texts)))):
+        lines = [json.dumps({"text": texts[i], "label": labels[i]}) for i in part]
+        (data / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    teacher.save_pretrained(folder / "teacher")
+    tokenizer.save_pretrained(folder / "teacher")
+    columns: dict[str, Any] = {"text": ["text"], "label": "label", "kind": "regression" if regression else "classification"}
+    if regression:
+        columns["label_range"] = [-2.0, 2.0]
+    features = ["progress", "remaining_budget", "learning_rate", "term_losses", "term_losses_normalized", "gap"]
+    return {
+        "task": "custom",
+        "data_dir": str(data),
+        "columns": columns,
+        "teacher": str(folder / "teacher"),
+        "student": {"hidden_size": 8, "num_attention_heads": 2},
+        "terms": ["hard_label", "soft_label", "hidden_states"],
+        "features": [*features, "feedback_metric", "previous_action"] if regression else [*features, "student_entropy"],
+        "feedback_rows": 32,
+        "selection_rows": 32,
+        "evaluation_rows": 32,
+        "batch_size": 4,
+        "budget": 8,
+        "updates_per_step": 2,
+        "learning_rate": 0.01,
+    }
+
+
+def check_environment(env: Any, *, steps: int = 20, seed: int = 0) -> None:
+    """Gymnasium's and SB3's checkers without a warning, and the promises of kd-env on top.
+
+    Raises:
+        AssertionError: an observation outside its space or not finite, an ``info`` value that is no fresh NumPy or plain
+            value, or a step that does not repeat after ``set_state``.
+    """
+    from gymnasium.utils.env_checker import check_env
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped, skip_render_check=True)
+        try:
+            from stable_baselines3.common.env_checker import check_env as check_sb3
+        except ImportError:
+            pass
+        else:
+            check_sb3(env.unwrapped)
+    inner = env.unwrapped
+    inner.action_space.seed(seed)
+    observation, info = inner.reset(seed=seed)
+    for _ in range(steps):
+        assert inner.observation_space.contains(observation), "observation outside its space"
+        assert np.isfinite(observation).all(), "observation is not finite"
+        for name, value in info.items():
+            assert isinstance(value, bool | int | float | str | np.ndarray), f"info[{name!r}] is a {type(value).__name__}"
+        action = inner.action_space.sample()
+        saved = inner.get_state()
+        observation, reward, terminated, truncated, info = inner.step(action)
+        inner.set_state(saved)
+        again = inner.step(action)
+        assert np.array_equal(again[0], observation) and again[1] == reward, "a restored step does not repeat"
+        if terminated or truncated:
+            observation, info = inner.reset()

@@ -1,0 +1,203 @@
+"""The embedded tasks: two small languages made by grammars, so that everything runs without a network or files.
+
+``toy`` is the sentiment of one sentence, with negation, intensifiers and contrast; ``toy_pair`` is entailment between
+two sentences, with quantifiers, negation and a hierarchy of nouns. Rows are drawn from a fixed seed and never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from kd_env.glue import Rows
+from kd_env.registry import unknown_name
+
+SplitName = Literal["train", "validation", "teacher"]
+SIZES: dict[str, int] = {"train": 5200, "validation": 1200, "teacher": 12000}  # in the order in which they are drawn
+_SEED = 20240
+_DRAWS = 24  # uniform numbers that one row may use
+
+
+class _Example(NamedTuple):
+    first: str
+    second: str | None
+
+
+Draw = Callable[[], float]  # the next uniform number in [0, 1) of this row
+
+
+def teacher_folder(name: str) -> Path:
+    """Folder of the packaged teacher and tokenizer of an embedded task (Hugging Face layout)."""
+    _check(name)
+    return Path(__file__).parent / "assets" / name
+
+
+def toy_rows(name: str, split: SplitName) -> Rows:
+    """Rows of an embedded task: 5,200 ``train``, 1,200 ``validation`` and 12,000 ``teacher`` rows.
+
+    Labels are balanced, and no sentence stands in two rows of any split; the packaged teachers are trained on
+    ``teacher`` alone.
+
+    Raises:
+        ValueError: unknown task or split.
+    """
+    _check(name)
+    if split not in SIZES:
+        raise ValueError(unknown_name("split of an embedded task", split, SIZES))
+    rows = _generate(name, split)
+    return Rows(list(rows.first), None if rows.second is None else list(rows.second), rows.labels.copy())
+
+
+def vocabulary(name: str) -> tuple[str, ...]:
+    """Every word of an embedded task, sorted."""
+    _check(name)
+    return tuple(sorted(_words(_SENTIMENT_WORDS if name == "toy" else _ENTAILMENT_WORDS)))
+
+
+def _check(name: str) -> None:
+    if name not in _GRAMMARS:
+        raise ValueError(unknown_name("embedded task", name, _GRAMMARS))
+
+
+@lru_cache(maxsize=None)
+def _generate(name: str, split: str) -> Rows:
+    names = list(SIZES)
+    earlier = [_generate(name, other) for other in names[: names.index(split)]]
+    seen = {text for rows in earlier for column in (rows.first, rows.second or ()) for text in column}
+    rng = np.random.default_rng([_SEED, names.index(split)])
+    grammar = _GRAMMARS[name]
+    count = SIZES[split]
+    examples: list[_Example] = []
+    while len(examples) < count:
+        for numbers in rng.random((count, _DRAWS)).tolist():
+            example = grammar(len(examples) % 2, iter(numbers).__next__)
+            texts = {text for text in example if text is not None}
+            # Distinct sentences, not only distinct rows: a shared one would tie rows of a pair task into one group.
+            if seen.isdisjoint(texts):
+                seen |= texts
+                examples.append(example)
+                if len(examples) == count:
+                    break
+    order = rng.permutation(count)
+    shuffled = [examples[place] for place in order.tolist()]
+    second = None if shuffled[0].second is None else [str(example.second) for example in shuffled]
+    return Rows([example.first for example in shuffled], second, (order % 2).astype(np.int64))
+
+
+def _pick(draw: Draw, words: Sequence[str]) -> str:
+    return words[int(draw() * len(words))]
+
+
+def _words(phrases: Sequence[Sequence[str]]) -> set[str]:
+    return {word for group in phrases for phrase in group for word in phrase.split()}
+
+
+# -- toy: sentiment ----------------------------------------------------------------------------------------------------
+
+# Reporting clauses open every sentence and stand nowhere else, so no sentence can be contained in another.
+_WHO = ("anna", "ben", "carla", "david", "emma", "frank", "greta", "henry", "irene", "jonas", "karen", "leo", "maria",
+        "nina", "oscar", "paula", "quentin", "rosa", "simon", "tessa")  # fmt: skip
+_SAID = ("said", "felt", "thought", "wrote", "reported", "claimed", "argued", "noted")
+_THING = ("film", "plot", "music", "cast", "ending", "story", "dialogue", "pacing", "acting", "script", "scenery",
+          "humour", "opening", "camera", "lighting", "finale", "sound", "hero", "villain", "sequel")  # fmt: skip
+_GOOD = ("great", "lovely", "funny", "clever", "moving", "charming", "bright", "fresh", "rich", "warm", "brilliant",
+         "honest", "elegant", "gripping", "witty", "tender", "strong", "superb", "graceful", "lively")  # fmt: skip
+_BAD = ("awful", "dull", "boring", "stupid", "messy", "tedious", "weak", "stale", "ugly", "cold", "dreadful",
+        "clumsy", "shallow", "bland", "silly", "hollow", "noisy", "lazy", "painful", "dreary")  # fmt: skip
+_DEGREE = ("very", "really", "truly", "quite", "rather", "utterly", "fairly", "so")
+_NOT = ("not", "never", "hardly", "no longer")
+_CONTRAST = ("but", "yet", "however")
+_CONCESSION = ("although", "though", "while")
+_SENTIMENT_WORDS = (_WHO, _SAID, _THING, _GOOD, _BAD, _DEGREE, _NOT, _CONTRAST, _CONCESSION, ("that the was , .",))
+
+
+def _sentiment(label: int, draw: Draw) -> _Example:
+    opener = f"{_pick(draw, _WHO)} {_pick(draw, _SAID)} that"
+    main = _clause(label, draw)
+    form = draw()
+    if form < 0.5:
+        return _Example(f"{opener} {main} .", None)
+    # The other clause mostly disagrees, and the main one decides.
+    other = _clause(1 - label if draw() < 0.8 else label, draw)
+    if form < 0.7:
+        return _Example(f"{opener} {other} {_pick(draw, _CONTRAST)} {main} .", None)
+    if form < 0.85:
+        return _Example(f"{opener} {_pick(draw, _CONCESSION)} {other} , {main} .", None)
+    return _Example(f"{opener} {main} {_pick(draw, _CONCESSION)} {other} .", None)
+
+
+def _clause(label: int, draw: Draw) -> str:
+    negated = draw() < 0.2
+    adjective = _pick(draw, _GOOD if (label == 1) != negated else _BAD)
+    words = [f"the {_pick(draw, _THING)} was"]
+    if negated:
+        words.append(_pick(draw, _NOT))
+    if draw() < 0.4:
+        words.append(_pick(draw, _DEGREE))
+    return " ".join([*words, adjective])
+
+
+# -- toy_pair: entailment ----------------------------------------------------------------------------------------------
+
+_Nouns = dict[str, tuple[str, ...]]  # a general word and the special ones below it
+_SUBJECTS: _Nouns = {
+    "animals": ("dogs", "cats", "horses", "rabbits", "goats", "sheep"),
+    "people": ("nurses", "farmers", "pilots", "singers", "bakers", "judges"),
+    "machines": ("robots", "printers", "drones", "cranes", "pumps", "tractors"),
+}
+_OBJECTS: _Nouns = {
+    "fruits": ("apples", "pears", "plums", "cherries", "lemons", "grapes"),
+    "tools": ("hammers", "saws", "drills", "shovels", "knives", "rakes"),
+    "toys": ("balls", "kites", "dolls", "puzzles", "drums", "marbles"),
+}
+_ADJECTIVES = ("small", "old", "red", "young", "quiet", "tall", "clean", "heavy", "green", "famous", "slow", "strange")
+_VERBS = ("find", "move", "drop", "carry", "see", "hide", "push", "watch", "lose", "take", "like", "buy")
+_PLACES = ("near rivers", "in gardens", "at stations", "behind schools", "by lakes", "on hills", "under bridges",
+           "inside barns", "around markets", "beside churches", "at night", "in spring")  # fmt: skip
+_NOUNS = tuple(word for nouns in (_SUBJECTS, _OBJECTS) for group in nouns.items() for word in (group[0], *group[1]))
+_ENTAILMENT_WORDS = (_NOUNS, _ADJECTIVES, _VERBS, _PLACES, ("some all no do not .",))
+
+
+def _entailment(label: int, draw: Draw) -> _Example:
+    """One noun of the premise is replaced by a more general or a more special one; label 0 is entailment.
+
+    ``some`` entails upwards in subject and object, ``all`` downwards in the subject, ``no`` downwards in both, and
+    ``do not`` turns the object's direction round (MacCartney and Manning 2009).
+    """
+    number = draw()
+    quantifier = "some" if number < 0.65 else "all" if number < 0.85 else "no"
+    negated = quantifier != "no" and draw() < 0.1
+    on_subject = draw() < 0.5
+    upwards = quantifier == "some" if on_subject else not (negated or quantifier == "no")
+    fault = draw() if label == 1 else 1.0
+    if fault < 0.5:
+        upwards = not upwards
+    group, special = _noun(_SUBJECTS if on_subject else _OBJECTS, draw)
+    before, after = (special, group) if upwards else (group, special)
+    if 0.5 <= fault < 0.85:  # a noun of another group
+        others = [name for name in (_SUBJECTS if on_subject else _OBJECTS) if name != group]
+        group = _pick(draw, others)
+        after = group if upwards else _pick(draw, (_SUBJECTS if on_subject else _OBJECTS)[group])
+    other_group, other_special = _noun(_OBJECTS if on_subject else _SUBJECTS, draw)
+    other = other_group if draw() < 0.3 else other_special
+    adjective = f"{_pick(draw, _ADJECTIVES)} " if draw() < 0.5 else ""
+    verb, place = _pick(draw, _VERBS), _pick(draw, _PLACES)
+
+    def sentence(noun: str, negated: bool) -> str:
+        subject, thing = (noun, other) if on_subject else (other, noun)
+        return f"{quantifier} {adjective}{subject} {'do not ' if negated else ''}{verb} {thing} {place} ."
+
+    contradicts = 0.85 <= fault < 1.0
+    return _Example(sentence(before, negated), sentence(after, negated != contradicts))
+
+
+def _noun(nouns: _Nouns, draw: Draw) -> tuple[str, str]:
+    group = _pick(draw, tuple(nouns))
+    return group, _pick(draw, nouns[group])
+
+
+_GRAMMARS: dict[str, Callable[[int, Draw], _Example]] = {"toy": _sentiment, "toy_pair": _entailment}

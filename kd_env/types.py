@@ -1,0 +1,115 @@
+"""The values that flow through a distillation run.
+
+Shape letters, used in every docstring: N replicas, B examples of a batch, S tokens, C classes (1 for regression),
+H hidden size, A attention heads, D head size, T teachers, K knowledge terms, U student updates in one step.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from torch import Tensor
+
+SignalKind = Literal["logits", "cls", "hidden_states", "attention_scores", "queries", "keys", "values"]
+
+
+class Signal(NamedTuple):
+    """One output of an encoder that a knowledge term reads.
+
+    Layer 0 is the embedding output and layer ``l`` the output of the ``l``-th block. Attention scores, queries, keys and
+    values exist for the layers 1 to L only. ``logits`` has layer -1.
+    """
+
+    kind: SignalKind
+    layer: int = -1
+
+
+class Batch(NamedTuple):
+    """Tokenised examples with their labels. Row ``b`` has ``attention_mask[b].sum()`` real tokens, padded on the right."""
+
+    input_ids: Tensor  # [B, S] int64
+    attention_mask: Tensor  # [B, S] bool, True at real tokens
+    token_type_ids: Tensor  # [B, S] int64
+    labels: Tensor  # [B] int64 class index, or float32 score for regression
+
+
+class ModelOutput(NamedTuple):
+    """What one encoder says about one batch; dictionaries are keyed by layer and hold only what was asked for."""
+
+    logits: Tensor  # [B, C]
+    cls: dict[int, Tensor]  # layer -> [B, H]
+    hidden_states: dict[int, Tensor]  # layer -> [B, S, H]
+    attention_scores: dict[int, Tensor]  # layer -> [B, A, S, S], q k^T / sqrt(D) before mask and softmax
+    queries: dict[int, Tensor]  # layer -> [B, A, S, D]
+    keys: dict[int, Tensor]  # layer -> [B, A, S, D]
+    values: dict[int, Tensor]  # layer -> [B, A, S, D]
+
+
+class EncoderFacts(NamedTuple):
+    """Sizes of an encoder, known before any forward pass."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_labels: int  # C; 1 for regression
+    vocab_size: int
+
+
+class FeatureSlice(NamedTuple):
+    """Where one named feature stands in the flat observation."""
+
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+    low: float
+    high: float
+
+    @property
+    def slice(self) -> slice:
+        """Slice of the last axis of an observation."""
+        return slice(self.start, self.stop)
+
+
+class Effect(NamedTuple):
+    """What an action does to one step of N replicas. Host arrays: actions come from the host."""
+
+    weights: np.ndarray  # [N, T, K, 1 or B] float32, raw weights of the table before normalisation
+    update_scale: np.ndarray  # [N] float32 in [0, 1], multiplies the learning rate; 0 skips the update
+
+
+class DistillState(NamedTuple):
+    """One distillation run per replica: everything that decides how it goes on. Leading axis N everywhere.
+
+    Tensors live on the device of the run. ``streams`` holds immutable objects. A shell may give its state away to
+    ``transition``, which then updates the tensors in place; host arrays are always replaced, never written.
+    """
+
+    params: dict[str, Tensor]  # trainable student tensors and projections, name -> [N, ...]
+    exp_avg: dict[str, Tensor]
+    exp_avg_sq: dict[str, Tensor]
+    optimizer_steps: np.ndarray  # [N] int64, updates that were applied
+    term_scale: Tensor  # [N, T, K] running mean of each term's raw loss
+    term_seen: Tensor  # [N] number of updates in that mean
+    streams: np.ndarray  # [N] objects, BatchStream
+    next_rows: np.ndarray  # [N, U, B] int64, the batches of the next step
+    seeds: np.ndarray  # [N] int64, the episode's seed
+    updates: np.ndarray  # [N] int64, budget spent
+    budget: np.ndarray  # [N] int64
+    steps: np.ndarray  # [N] int64, elapsed steps
+    loss_reset: np.ndarray  # [N] float64, feedback loss at reset
+    gap_scale: np.ndarray  # [N] float64, D
+    loss: np.ndarray  # [N] float64, feedback loss e at the last evaluation
+    metric: np.ndarray  # [N] float64, headline metric on the feedback rows at the last evaluation
+    entropy: np.ndarray  # [N] float64, student's mean entropy there, in units of log C
+    agreement: np.ndarray  # [N] float64, share of feedback rows where student and teacher choose the same class
+    returns: np.ndarray  # [N] float64, sum of the rewards of this episode
+    diverged: np.ndarray  # [N] bool
+    raw_losses: np.ndarray  # [N, T, K] float32, mean raw loss of each term over the last step's updates
+    scaled_losses: np.ndarray  # [N, T, K] float32, the same divided by the running scale
+    cosines: np.ndarray  # [N, K, K] float32, between the terms' gradients; empty [N, 0, 0] where not asked for
+    weights: np.ndarray  # [N, T, K] float32, the last action's weights (mean over rows)
+    update_scale: np.ndarray  # [N] float32
+    update_norm: np.ndarray  # [N] float32, norm of the last step's change of the trainable tensors
+    skipped: np.ndarray  # [N] bool, whether the last step applied no update

@@ -1,0 +1,160 @@
+"""The student's forward and backward passes: one student as it is, several under ``vmap`` with stacked parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from kd_env import trees
+from kd_env.knowledge import TermInputs
+from kd_env.tables import Table
+from kd_env.teachers import autocast, cast
+from kd_env.types import Batch, ModelOutput, Signal
+
+if TYPE_CHECKING:
+    from kd_env.problem import Problem
+
+Params = Mapping[str, Tensor]
+
+
+class Gradients(NamedTuple):
+    """Of one update of N students."""
+
+    raw: Tensor  # [N, T, K] mean raw losses
+    scaled: Tensor  # [N, T, K] the same over the running scale
+    term_scale: Tensor  # [N, T, K] running scale with this batch in it
+    loss: Tensor  # [N] the weighted loss
+    grads: dict[str, Tensor]  # name -> [N, ...]; empty where no update was asked for
+    cosines: Tensor  # [N, K, K] or [N, 0, 0]
+
+
+def student_forward(
+    problem: Problem, params: Params, batch: Batch, signals: frozenset[Signal], *, shared_batch: bool = False
+) -> ModelOutput:
+    """Outputs of N students, ``params`` ``[N, ...]``, on their own batches ``[N, B, ...]`` or one shared batch."""
+    count = next(iter(params.values())).shape[0]
+    with autocast(batch.input_ids.device, problem.config.precision):
+        if count == 1:
+            single = batch if shared_batch else trees.map_leaves(lambda t: t[0], batch)
+            output = problem.student.forward({name: p[0] for name, p in params.items()}, single, signals)
+            output = trees.map_leaves(lambda t: t[None], output)
+        else:
+
+            def one(own: Params, own_batch: Batch) -> ModelOutput:
+                return problem.student.forward(own, own_batch, signals, eager=True)
+
+            output = vmap(one, in_dims=(0, None if shared_batch else 0))(dict(params), batch)
+    return cast(output, problem.dtype)
+
+
+def loss_table(
+    problem: Problem, params: Params, student: ModelOutput, teacher: ModelOutput, batch: Batch
+) -> Tensor:
+    """The table ``L[T, K, B]`` of every replica, ``[N, T, K, B]``: per-example, unreduced losses."""
+    projections = {name: p for name, p in params.items() if name.startswith("projections.")}
+
+    def one(own: Params, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> Tensor:
+        columns = []
+        for term in problem.terms:
+            prefix = f"projections.{term.name}."
+            mine = {name[len(prefix) :]: p for name, p in own.items() if name.startswith(prefix)}
+            columns.append(term.loss(TermInputs(student, teacher if term.uses_teacher else None, batch, mine)))
+        return torch.stack(columns)[None]
+
+    if batch.labels.shape[0] == 1:
+        first = {name: p[0] for name, p in projections.items()}
+        single = trees.map_leaves(lambda t: t[0], batch)
+        drop = (trees.map_leaves(lambda t: t[0], output) for output in (student, teacher))
+        return one(first, *drop, single)[None]
+    return vmap(one)(projections, student, teacher, batch)
+
+
+def gradients(
+    problem: Problem,
+    params: Params,
+    rows: np.ndarray,
+    weights: Tensor,
+    term_scale: Tensor,
+    term_seen: Tensor,
+    *,
+    differentiate: bool,
+) -> Gradients:
+    """Losses and gradients of N students on their batches.
+
+    Args:
+        rows: ``[N, B]`` rows of the train table.
+        weights: ``[N, T, K, 1 or B]``.
+        term_scale: ``[N, T, K]`` running mean so far, over ``term_seen`` ``[N]`` updates.
+        differentiate: False computes the losses only (nothing is going to be applied).
+    """
+    batch = problem.train.gather(rows)
+    teacher = problem.teacher.signals(rows, batch)
+    leaves = {name: p.detach().requires_grad_(differentiate) for name, p in params.items()}
+    with torch.set_grad_enabled(differentiate):
+        student = student_forward(problem, leaves, batch, problem.student_signals)
+        table = loss_table(problem, leaves, student, teacher, batch)
+        raw = table.detach().mean(-1)
+        if problem.config.term_scale == "running":
+            # A plain mean over the first 100 updates, an exponential one afterwards.
+            seen = (term_seen + 1).clamp(max=100.0)[:, None, None]
+            scale = term_scale + (raw - term_scale) / seen
+            divisor = scale.clamp(min=1e-8)
+        else:
+            scale, divisor = term_scale, torch.ones_like(term_scale)
+        scaled = table / divisor[..., None]
+        per_example = torch.where(weights != 0, weights * scaled, torch.zeros((), dtype=table.dtype, device=table.device))
+        loss = per_example.sum((1, 2)).mean(-1)
+        cosines = _cosines(scaled, leaves) if problem.wants_cosines and differentiate else raw.new_zeros(len(raw), 0, 0)
+        grads: dict[str, Tensor] = {}
+        if differentiate:
+            found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+            # A tensor that no term reads has no gradient and is left alone, as in an ordinary PyTorch loop.
+            grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
+    return Gradients(raw, raw / divisor, scale, loss.detach(), grads, cosines)
+
+
+def _cosines(scaled: Tensor, leaves: Params) -> Tensor:
+    """Cosines between the gradients of the K terms (summed over teachers), ``[N, K, K]``: K more backward passes."""
+    rows = []
+    for term in range(scaled.shape[2]):
+        found = torch.autograd.grad(
+            scaled[:, :, term].sum(1).mean(-1).sum(), list(leaves.values()), retain_graph=True, allow_unused=True
+        )
+        parts = [
+            (torch.zeros_like(leaf) if grad is None else grad).flatten(1)
+            for leaf, grad in zip(leaves.values(), found, strict=True)
+        ]
+        rows.append(torch.cat(parts, dim=1))
+    stacked = torch.stack(rows, dim=1)
+    unit = stacked / stacked.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return unit @ unit.transpose(1, 2)
+
+
+def predict(problem: Problem, params: Params, table: Table, rows_at_once: int | None = None) -> np.ndarray:
+    """Logits of N students on every row of a table, ``[N, R, C]`` float32 (float64 with precision=fp64)."""
+    count = next(iter(params.values())).shape[0]
+    size = rows_at_once or max(32, 4096 // count)
+    result: Tensor | None = None
+    with torch.no_grad():
+        for rows in table.chunks(size):
+            logits = student_forward(problem, params, table.gather(rows), frozenset(), shared_batch=True).logits
+            if result is None:
+                result = logits.new_empty(count, len(table), logits.shape[-1])
+            result[:, torch.as_tensor(rows, device=logits.device)] = logits
+    assert result is not None
+    return result.cpu().numpy()
+
+
+def next_cls(problem: Problem, params: Params, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean last-layer [CLS] of student and teacher over the next batch, ``[N, H_S]`` and ``[N, H_T]`` (KS's state)."""
+    batch = problem.train.gather(rows)
+    layer = problem.student.facts.num_layers
+    with torch.no_grad():
+        output = student_forward(problem, params, batch, frozenset({Signal("cls", layer)}))
+        teacher = problem.teacher.signals(rows, batch).cls[problem.teacher.facts.num_layers]
+    return output.cls[layer].mean(1).cpu().numpy(), teacher.mean(1).cpu().numpy()

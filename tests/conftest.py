@@ -1,0 +1,27 @@
+"""Shared fixtures: where the real data lies, and one thread for every test process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Two test workers with two threads each run several times slower than with one."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Folder with ``glue/`` and ``models/``; the test is skipped where there is none."""
+    root = Path(__file__).resolve().parent.parent
+    folder = Path(os.environ.get("KD_ENV_ASSETS", root / ".." / "shared")).resolve()
+    if not (folder / "glue").is_dir():
+        pytest.skip(f"no real data at {folder}; set KD_ENV_ASSETS to a folder with glue/ and models/")
+    return folder
