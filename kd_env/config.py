@@ -124,7 +124,7 @@ class EnvConfig:
     learning_rate: float | None = None
     """Short for ``optimizer={"learning_rate": ...}``."""
     precision: str = "fp32"
-    """``fp32`` or ``bf16`` (autocast of the forward passes)."""
+    """``fp32``, ``bf16`` (autocast of the forward passes) or ``fp64`` (for checks)."""
     device: str = "auto"
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
     # -- decision process
@@ -197,7 +197,7 @@ class EnvConfig:
         _one_of("cache_dtype", self.cache_dtype, ("float32", "float16"))
         _one_of("term_scale", self.term_scale, ("running", "none"))
         _one_of("weight_normalization", self.weight_normalization, ("none", "mean", "sum"))
-        _one_of("precision", self.precision, ("fp32", "bf16"))
+        _one_of("precision", self.precision, ("fp32", "bf16", "fp64"))
         _one_of("gap", self.gap, ("labels", "divergence"))
         _one_of("train_on", self.train_on, ("train", "train+feedback"))
         _one_of("action_view", self.action_view, ("native", "discrete", "box"))

@@ -300,7 +300,8 @@ class Encoder:
         states = any(signal.kind in ("hidden_states", "cls") for signal in wanted)
         _recorder.wanted, _recorder.eager, _recorder.layer, _recorder.found = wanted, eager, 0, {}
         try:
-            out = functional_call(self.module, dict(params), (), {**inputs, "output_hidden_states": states})
+            own = {name: params[name] for name in self.trainable if name in params}
+            out = functional_call(self.module, own, (), {**inputs, "output_hidden_states": states})
             found = _recorder.found
         finally:
             _recorder.wanted, _recorder.found = frozenset(), {}

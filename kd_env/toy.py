@@ -122,7 +122,7 @@ def _sentiment(label: int, draw: Draw) -> _Example:
     if form < 0.5:
         return _Example(f"{opener} {main} .", None)
     # The other clause mostly disagrees, and the main one decides.
-    other = _clause(1 - label if draw() < 0.8 else label, draw)
+    other = _clause(1 - label if draw() < 0.65 else label, draw)
     if form < 0.7:
         return _Example(f"{opener} {other} {_pick(draw, _CONTRAST)} {main} .", None)
     if form < 0.85:

@@ -113,8 +113,9 @@ def gradients(
         grads: dict[str, Tensor] = {}
         if differentiate:
             found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
-            # A tensor that no term reads has no gradient and is left alone, as in an ordinary PyTorch loop.
-            grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
+            # A tensor that no term reads has no gradient and is left alone, as in an ordinary PyTorch loop. The fused
+            # optimiser walks memory in order: a transposed gradient would update the wrong entries.
+            grads = {name: grad.contiguous() for name, grad in zip(leaves, found, strict=True) if grad is not None}
     return Gradients(raw, raw / divisor, scale, loss.detach(), grads, cosines)
 
 

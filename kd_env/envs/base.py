@@ -11,9 +11,6 @@ import numpy as np
 from kd_env.envs.run import Run, RunView
 from kd_env.problem import Problem
 
-INFO_SCALARS = (bool, int, float)
-
-
 class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
     """Distillation of one student, one step at a time.
 
@@ -53,17 +50,17 @@ class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
         self.action_space = self.run.problem.actions.space
 
     @property
-    def np_random(self) -> np.random.Generator:
-        """The generator of this environment; resets draw from it."""
+    def _np_random(self) -> np.random.Generator:
+        # Gymnasium keeps its generator in this attribute; here it is the replica's, so that a state holds it.
         return self.run.generators[0]
 
-    @np_random.setter
-    def np_random(self, value: np.random.Generator) -> None:
+    @_np_random.setter
+    def _np_random(self, value: np.random.Generator) -> None:
         self.run.generators[0] = value
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; ``options={"budget": n}`` gives it another number of updates."""
-        self.run.seed(0, seed)
+        super().reset(seed=seed)
         self.run.reset(np.array([0]), _budget(options))
         return self.run.observation()[0], self._info(self.run.info())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium.utils import seeding
 
 from kd_env import dynamics, trees, updates
 from kd_env.config import EnvConfig
@@ -51,7 +52,7 @@ class Run:
         self.problem = problem
         self.num_replicas = num_replicas
         self.state: DistillState | None = None
-        self.generators = [np.random.Generator(np.random.PCG64()) for _ in range(num_replicas)]
+        self.generators = [seeding.np_random()[0] for _ in range(num_replicas)]
         self.ended = np.ones(num_replicas, dtype=bool)
         self._warned = False
 
@@ -135,7 +136,7 @@ class Run:
     def seed(self, replica: int, seed: int | None) -> None:
         """Give a replica a new generator; None keeps its present one."""
         if seed is not None:
-            self.generators[replica] = np.random.Generator(np.random.PCG64(seed))
+            self.generators[replica] = seeding.np_random(seed)[0]
 
     def get_state(self) -> EnvState:
         """A deep copy."""

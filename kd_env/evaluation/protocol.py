@@ -1,0 +1,288 @@
+"""The evaluation that every policy goes through: fresh students, the same seeds, the official dev split at the end.
+
+This is the only place that reads dev rows. A policy is anything with ``predict``; the caller says whether it learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_env import losses
+from kd_env.envs import DistillVectorEnv
+from kd_env.evaluation import metrics
+from kd_env.glue import load_dev
+from kd_env.problem import Problem
+from kd_env.rewards import gap_scale
+from kd_env.tables import Table
+
+SELECTION = "selection"
+"""Name of the selection split among the splits of an evaluation; dev splits have their official names."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with the policy's name, the steps done and the steps of a full episode."""
+Floats = NDArray[np.float64]
+
+
+class Policy(Protocol):
+    """What an evaluation asks of a policy; SB3's algorithms have it too."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """Actions for observations ``[N, O]``, and the memory for the next call."""
+        ...
+
+
+PolicyFactory = Callable[[DistillVectorEnv], Policy]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One policy of an evaluation."""
+
+    factory: PolicyFactory
+    """Makes the policy for the vector environment that it will drive."""
+    action_view: str | None = None
+    """View it acts in; None is the problem's."""
+    learned: bool = False
+    """Whether it was trained. A rule that was not may become the comparator."""
+    problem: Problem | None = None
+    """Another problem of the same task that trains on feedback rows too. Such a policy has seen more labels, so it is
+    shown and never the comparator."""
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """N students on one split, every field ``[N]`` unless noted."""
+
+    metrics: dict[str, Floats]
+    loss: Floats
+    """Cross-entropy in nats, or squared error over the squared label range; a diverged student has ``e_reset + D``."""
+    gap_closed: Floats
+    """``(e_reset - e_end) / D`` with ``D = max(e_reset - e_T, 0.05 e_reset)``; a diverged student has -1."""
+    floored: NDArray[np.bool_]
+    """Where the floor of D is active: read the loss there, not the gap."""
+    predictions: NDArray[Any]
+    """``[N, R]`` class indices or scores."""
+
+
+@dataclass(frozen=True)
+class PolicyResult:
+    """What one policy did to the students of every seed."""
+
+    name: str
+    learned: bool
+    extra_labels: bool
+    """Whether it trained on feedback rows too."""
+    action_view: str
+    splits: dict[str, SplitScores]
+    returns: Floats  # [N]
+    diverged: NDArray[np.bool_]  # [N]
+    weights: Floats  # [steps, N, K] applied weight of each term, 0 in skipped steps, NaN after a replica's end
+    update_scale: Floats  # [steps, N] factor on the update, 0 in skipped steps, NaN after the end
+
+    @property
+    def mean_weights(self) -> Floats:
+        """Mean weight of each term over steps and seeds, ``[K]``."""
+        return np.asarray(np.nanmean(self.weights, axis=(0, 1)))
+
+    @property
+    def weights_over_time(self) -> Floats:
+        """Mean over the replicas that are still running, ``[steps, K]``."""
+        return np.asarray(np.nanmean(self.weights, axis=1))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All policies on the same seeds."""
+
+    facts: dict[str, Any]
+    seeds: tuple[int, ...]
+    term_names: tuple[str, ...]
+    metric_names: tuple[str, ...]
+    dev_splits: tuple[str, ...]
+    regression: bool
+    policies: dict[str, PolicyResult]
+    comparator: str | None
+    """The rule that is best on the selection split; None without rules."""
+    teacher: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By split: the metrics of the reference teacher and its calibrated ``loss``."""
+    labels: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def floored(self) -> bool:
+        """Whether the floor of D was active on a dev split: then losses are reported in place of gaps."""
+        return any(bool(p.splits[s].floored.any()) for p in self.policies.values() for s in self.dev_splits)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Rows that students are judged on, with what the teacher says about them."""
+
+    table: Table
+    teacher_loss: float
+    reset_loss: Floats  # [N], of the fresh students; the same for every policy, since the seeds are
+
+
+def evaluate_policies(
+    problem: Problem,
+    policies: Mapping[str, Contender],
+    seeds: Sequence[int],
+    *,
+    deterministic: bool = True,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Distil fresh students under each policy and judge them on the selection split and every official dev split.
+
+    Args:
+        problem: the problem; its dev rows are loaded here and nowhere else.
+        policies: contenders by name.
+        seeds: seeds of the students, which become the replicas of one vector environment; the same for every policy.
+        deterministic: passed to ``predict``.
+        progress: told about every step.
+
+    Raises:
+        ValueError: no policy, no seed or a repeated one, or a contender that solves another task.
+    """
+    if not policies:
+        raise ValueError("There is no policy to evaluate; name at least one rule or agent.")
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"Evaluation seeds must be at least one and all different, got {list(seeds)}.")
+    for name, contender in policies.items():
+        if contender.problem is not None and contender.problem.task != problem.task:
+            raise ValueError(f"The policy {name!r} solves {contender.problem.task.name!r}, not {problem.task.name!r}.")
+    dev = load_dev(problem.task, problem.config.data_dir)
+    tables = {SELECTION: problem.selection, **{split: problem.tokenize(rows) for split, rows in dev.items()}}
+    teacher_logits = {split: problem.teacher_logits(table) for split, table in tables.items()}
+    splits = _splits(problem, tables, teacher_logits, seeds)
+    results = {}
+    for name, contender in policies.items():
+        results[name] = _drive(name, contender, problem, splits, seeds, deterministic, progress)
+    return Evaluation(
+        facts={**problem.summary(), "label_noise": problem.config.label_noise},
+        seeds=tuple(seeds),
+        term_names=problem.term_names,
+        metric_names=problem.task.metrics,
+        dev_splits=tuple(dev),
+        regression=problem.task.regression,
+        policies=results,
+        comparator=choose_comparator(results.values()),
+        teacher={
+            split: {**_metrics(problem, teacher_logits[split], table), "loss": splits[split].teacher_loss}
+            for split, table in tables.items()
+        },
+        labels={split: table.labels for split, table in tables.items()},
+    )
+
+
+def choose_comparator(results: Iterable[PolicyResult]) -> str | None:
+    """The rule with the lowest mean loss on the selection split (equivalently the largest gap closed, on equal seeds).
+
+    Rules that trained on more labels do not count.
+    """
+    rules = [r for r in results if not r.learned and not r.extra_labels]
+    return min(rules, key=lambda r: float(r.splits[SELECTION].loss.mean())).name if rules else None
+
+
+def end_scores(
+    logits: NDArray[Any], labels: NDArray[Any], split: _Split, diverged: NDArray[np.bool_], problem: Problem
+) -> SplitScores:
+    """Scores of N students from their logits ``[N, R, C]``; diverged students count as the worst end there is."""
+    safe = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
+    scale, floored = gap_scale(split.reset_loss, split.teacher_loss)
+    broken = diverged | ~np.isfinite(logits).all(axis=(1, 2))
+    loss = losses.gold_loss(safe, labels, problem.label_width)
+    loss = np.where(broken, split.reset_loss + scale, loss)
+    guesses = losses.predictions(safe, problem.task.regression)
+    scores = [metrics.compute(problem.task.metrics, row, labels) for row in guesses]
+    return SplitScores(
+        metrics={name: np.array([score[name] for score in scores]) for name in problem.task.metrics},
+        loss=loss,
+        gap_closed=(split.reset_loss - loss) / scale,
+        floored=floored,
+        predictions=guesses,
+    )
+
+
+def _splits(
+    problem: Problem, tables: Mapping[str, Table], teacher_logits: Mapping[str, NDArray[Any]], seeds: Sequence[int]
+) -> dict[str, _Split]:
+    env = DistillVectorEnv(len(seeds), problem=problem, autoreset_mode="disabled")
+    env.reset(seed=list(seeds))
+    found = {}
+    for name, table in tables.items():
+        reset_loss = losses.gold_loss(env.predict(table), table.labels, problem.label_width)
+        teacher = losses.gold_loss(teacher_logits[name] / problem.temperature, table.labels, problem.label_width)
+        found[name] = _Split(table, float(teacher), reset_loss)
+    env.close()
+    return found
+
+
+def _metrics(problem: Problem, logits: NDArray[Any], table: Table) -> dict[str, float]:
+    guesses = losses.predictions(logits, problem.task.regression)
+    return metrics.compute(problem.task.metrics, guesses, table.labels)
+
+
+def _drive(
+    name: str,
+    contender: Contender,
+    problem: Problem,
+    splits: Mapping[str, _Split],
+    seeds: Sequence[int],
+    deterministic: bool,
+    progress: Progress | None,
+) -> PolicyResult:
+    """One episode of every seed. A replica that ends early is read at once; what it does afterwards is ignored."""
+    base = contender.problem or problem
+    view = contender.action_view or base.config.action_view
+    own = base if view == base.config.action_view else base.with_options(action_view=view)
+    count = len(seeds)
+    env = DistillVectorEnv(count, problem=own, autoreset_mode="disabled")
+    observations, _ = env.reset(seed=list(seeds))
+    policy = contender.factory(env)
+    memory: Any = None
+    starts, running = np.ones(count, dtype=bool), np.ones(count, dtype=bool)
+    returns, diverged = np.zeros(count), np.zeros(count, dtype=bool)
+    shape = {split: (count, len(part.table), problem.task.num_labels) for split, part in splits.items()}
+    logits = {split: np.zeros(size, dtype=np.float64) for split, size in shape.items()}
+    weights, scales = [], []
+    while running.any():
+        actions, memory = policy.predict(observations, state=memory, episode_start=starts, deterministic=deterministic)
+        observations, rewards, terminations, truncations, info = env.step(actions)
+        ended = terminations | truncations
+        returns += np.where(running, rewards, 0.0)
+        moved = running & ~info["skipped"]
+        weights.append(_applied(info["weights"], running[:, None], moved[:, None]))
+        scales.append(_applied(info["update_scale"], running, moved))
+        finished = ended & running
+        if finished.any():
+            diverged[finished] = info["diverged"][finished]
+            for split, part in splits.items():
+                logits[split][finished] = env.predict(part.table)[finished]
+        running &= ~ended
+        starts = ended
+        if ended.any() and running.any():
+            observations, _ = env.reset(options={"reset_mask": ended})
+        if progress is not None:
+            progress(name, len(weights), env.episode_steps)
+    env.close()
+    return PolicyResult(
+        name=name,
+        learned=contender.learned,
+        extra_labels=contender.problem is not None,
+        action_view=view,
+        splits={s: end_scores(logits[s], part.table.labels, part, diverged, problem) for s, part in splits.items()},
+        returns=returns,
+        diverged=diverged,
+        weights=np.stack(weights),
+        update_scale=np.stack(scales),
+    )
+
+
+def _applied(values: NDArray[Any], running: NDArray[np.bool_], moved: NDArray[np.bool_]) -> Floats:
+    return np.where(running, np.where(moved, values, 0.0), np.nan).astype(np.float64)

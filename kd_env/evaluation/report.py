@@ -1,0 +1,351 @@
+"""From an evaluation to what people read: a table, plain words, ``results.json`` and ``results.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_env.evaluation import metrics
+from kd_env.evaluation.protocol import SELECTION, Evaluation, PolicyResult
+from kd_env.evaluation.statistics import (
+    MIN_UNITS_FOR_CLAIM,
+    Difference,
+    Interval,
+    bootstrap_examples,
+    holm,
+    nested_difference,
+    t_interval,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy in one line. Intervals are t intervals over the evaluation seeds unless named otherwise."""
+
+    policy: str
+    learned: bool
+    extra_labels: bool
+    comparator: bool
+    metrics: dict[str, dict[str, Interval]]
+    """By split and metric."""
+    gap_closed: dict[str, Interval]
+    loss: dict[str, Interval]
+    difference: dict[str, Difference | None]
+    """By split: paired difference of the measure to the comparator; None for the comparator itself."""
+    holm_p: dict[str, float | None]
+    """By split: p-value of that difference, adjusted for all the differences shown (Holm 1979)."""
+    examples: dict[str, Interval]
+    """By dev split: this policy's students on this dev set, dev examples drawn again; of the first metric."""
+    mean_weights: dict[str, float]
+    mean_update_scale: float
+    skipped: float
+    """Share of steps without an update."""
+    diverged: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is printed or written about one evaluation."""
+
+    measure: str
+    """``gap_closed``, or ``loss`` where the floor of the gap was active."""
+    rows: tuple[Row, ...]
+    evaluation: Evaluation
+    trainings: int
+    """Independent trainings behind the learned policies here: 1."""
+
+    @property
+    def header(self) -> list[str]:
+        """Column titles of the table."""
+        e = self.evaluation
+        titles = ["policy"]
+        for split in e.dev_splits:
+            mark = "" if len(e.dev_splits) == 1 else f" ({split.removeprefix('validation_')})"
+            titles += [f"{name}{mark}" for name in e.metric_names]
+            titles += [f"{self.measure.replace('_', ' ')}{mark}", f"difference to {e.comparator or '-'}{mark}"]
+        return [*titles, *(f"w {name}" for name in e.term_names), "skipped"]
+
+    def cells(self, row: Row) -> list[str]:
+        """The row as texts, in the order of :attr:`header`."""
+        marks = ("*" if row.learned else "") + ("+" if row.extra_labels else "")
+        cells = [f"{row.policy}{' ' if marks else ''}{marks}"]
+        for split in self.evaluation.dev_splits:
+            cells += [show(row.metrics[split][name]) for name in self.evaluation.metric_names]
+            difference = row.difference[split]
+            cells += [show(getattr(row, self.measure)[split])]
+            cells += [
+                "(comparator)" if row.comparator else "-" if difference is None else show(difference.interval, True)
+            ]
+        return [*cells, *(f"{w:.2f}" for w in row.mean_weights.values()), f"{row.skipped:.0%}"]
+
+
+def show(interval: Interval, signed: bool = False) -> str:
+    """``0.812 [0.790, 0.834]``; one unit has no interval, and none is printed."""
+    sign = "+" if signed else ""
+    mean = f"{interval.mean:{sign}.3f}"
+    return mean if math.isinf(interval.low) else f"{mean} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+
+
+def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 300, seed: int = 0) -> Report:
+    """Intervals and paired differences of every policy.
+
+    Args:
+        evaluation: what :func:`kd_env.evaluation.protocol.evaluate_policies` returned; one training of each agent.
+        level: level of every interval.
+        replicates: bootstrap draws of dev examples.
+        seed: seed of those draws.
+    """
+    measure = "loss" if evaluation.floored else "gap_closed"
+    splits = (SELECTION, *evaluation.dev_splits)
+    policies = evaluation.policies
+    differences: dict[str, dict[str, Difference | None]] = {
+        split: {name: _difference(evaluation, name, split, measure, level) for name in policies} for split in splits
+    }
+    adjusted = {split: _adjust(found) for split, found in differences.items()}
+    rows = [
+        Row(
+            policy=name,
+            learned=result.learned,
+            extra_labels=result.extra_labels,
+            comparator=name == evaluation.comparator,
+            metrics={
+                s: {metric: t_interval(values, level) for metric, values in result.splits[s].metrics.items()}
+                for s in splits
+            },
+            gap_closed={s: t_interval(result.splits[s].gap_closed, level) for s in splits},
+            loss={s: t_interval(result.splits[s].loss, level) for s in splits},
+            difference={s: differences[s][name] for s in splits},
+            holm_p={s: adjusted[s][name] for s in splits},
+            examples={s: _over_examples(evaluation, result, s, replicates, seed, level) for s in evaluation.dev_splits},
+            mean_weights=dict(zip(evaluation.term_names, map(float, result.mean_weights), strict=True)),
+            mean_update_scale=float(np.nanmean(result.update_scale)),
+            skipped=float(np.mean(result.update_scale[~np.isnan(result.update_scale)] == 0.0)),
+            diverged=int(result.diverged.sum()),
+        )
+        for name, result in policies.items()
+    ]
+    return Report(measure, tuple(rows), evaluation, trainings=1)
+
+
+def print_report(report: Report) -> None:
+    """The table and the plain words, on the terminal."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console()
+    table = RichTable(title=f"{report.evaluation.facts['task']}, official dev split", title_justify="left")
+    for index, title in enumerate(report.header):
+        table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
+    for row in report.rows:
+        table.add_row(*report.cells(row), style="bold" if row.learned else None)
+    # A pipe has no width: 80 columns would fold every number in two.
+    wide = console if console.is_terminal else Console(width=max(console.width, 200))
+    wide.print(table)
+    console.print(plain_words(report), highlight=False, markup=False)
+
+
+def markdown_table(report: Report) -> str:
+    """The table for a document."""
+    lines = [report.header, ["---"] * len(report.header), *(report.cells(row) for row in report.rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def plain_words(report: Report) -> str:
+    """What the table does and does not show."""
+    e, facts = report.evaluation, report.evaluation.facts
+    count = len(e.seeds)
+    dev = ", ".join(f"{split} ({len(e.labels[split])} rows)" for split in e.dev_splits)
+    words = [
+        f"Each policy distilled {count} fresh student{'s' if count != 1 else ''} (the same seeds for all), judged on "
+        f"the official dev split: {dev}; brackets are 95% intervals over these seeds."
+    ]
+    if any(row.learned for row in report.rows):
+        words.append("* marks what was trained.")
+    better = "below 0 is better" if report.measure == "loss" else "above 0 is better"
+    if e.comparator is not None:
+        words.append(
+            f"The comparator {e.comparator!r} is the rule with the lowest loss on the selection split; differences to it "
+            f"are paired by seed ({better})."
+        )
+    words += [_verdict(report, row, split) for row in report.rows if row.learned for split in e.dev_splits]
+    if any(row.learned for row in report.rows):
+        words.append(
+            f"This is one training of the agent: it describes this policy and is no claim about the algorithm, for "
+            f"which at least {MIN_UNITS_FOR_CLAIM} independent trainings are needed."
+        )
+    words.append("The intervals do not cover another draw of dev rows; results.json has one over dev examples.")
+    if report.measure == "loss":
+        words.append(
+            "The teacher's calibrated loss is hardly below that of a fresh student (the floor of the gap is active), "
+            "so losses are shown in place of the gap closed."
+        )
+    if facts["saw_feedback"] != "no":
+        words.append(
+            "It is unknown whether the teacher saw rows of the feedback split; rewards, and what agents learned from "
+            "them, may be too good."
+        )
+    if facts.get("label_noise"):
+        words.append(
+            f"{facts['label_noise']:.0%} of the train labels were replaced by wrong ones; feedback, selection and dev "
+            "are clean, so agents see a little clean supervision that plain rules do not."
+        )
+    if any(row.extra_labels for row in report.rows):
+        words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")
+    words += [f"{row.diverged} of {count} students diverged under {row.policy}." for row in report.rows if row.diverged]
+    return " ".join(words)
+
+
+def _verdict(report: Report, row: Row, split: str) -> str:
+    difference = row.difference[split]
+    what = report.measure.replace("_", " ")
+    if difference is None:
+        return f"{row.policy}: {what} on {split} {show(getattr(row, report.measure)[split])}."
+    interval = difference.interval
+    if math.isinf(interval.low):
+        reading = "one seed says nothing about the spread"
+    elif interval.low <= 0 <= interval.high:
+        reading = "the interval contains 0: no difference is shown"
+    else:
+        reading = "the interval excludes 0 for this one policy"
+    return f"{row.policy} minus the comparator, {what} on {split}: {show(interval, True)}; {reading}."
+
+
+def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = ()) -> None:
+    """``results.json``, ``results.csv``, ``results.md``, ``weights.png``; with a history, ``learning_curve.png``."""
+    from kd_env.evaluation.plots import learning_curve, weights_over_time
+
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / "results.json", json.dumps(to_json(report), indent=2) + "\n")
+    atomic_write(folder / "results.csv", to_csv(report))
+    atomic_write(folder / "results.md", f"{markdown_table(report)}\n{plain_words(report)}\n")
+    atomic_write(folder / "weights.png", weights_over_time(report.evaluation))
+    points = list(history)
+    if any("return_mean" in point for point in points):
+        atomic_write(folder / "learning_curve.png", learning_curve(points))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The whole report as plain JSON values: intervals, and the number of every seed."""
+    e = report.evaluation
+    raw = {
+        name: {
+            "splits": {
+                split: {
+                    "metrics": {metric: values.tolist() for metric, values in scores.metrics.items()},
+                    "loss": scores.loss.tolist(),
+                    "gap_closed": scores.gap_closed.tolist(),
+                }
+                for split, scores in result.splits.items()
+            },
+            "return": result.returns.tolist(),
+            "diverged": result.diverged.tolist(),
+            "action_view": result.action_view,
+            "weights_over_time": result.weights_over_time.tolist(),
+            "update_scale_over_time": np.nanmean(result.update_scale, axis=1).tolist(),
+        }
+        for name, result in e.policies.items()
+    }
+    plain = {
+        "facts": e.facts,
+        "seeds": list(e.seeds),
+        "dev_splits": list(e.dev_splits),
+        "term_names": list(e.term_names),
+        "measure": report.measure,
+        "comparator": e.comparator,
+        "trainings": report.trainings,
+        "teacher": e.teacher,
+        "policies": [{**asdict(row), "seeds": raw[row.policy]} for row in report.rows],
+        "words": plain_words(report),
+    }
+    return _without_infinities(plain)  # type: ignore[no-any-return]
+
+
+def to_csv(report: Report) -> str:
+    """One line per policy, split and measure, with the interval."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["policy", "learned", "split", "measure", "mean", "low", "high", "units", "unit"])
+    for row in report.rows:
+        for split in (SELECTION, *report.evaluation.dev_splits):
+            found = {**row.metrics[split], "loss": row.loss[split], "gap_closed": row.gap_closed[split]}
+            for name, interval in found.items():
+                writer.writerow([row.policy, row.learned, split, name, *_numbers(interval), "evaluation seed"])
+            difference = row.difference[split]
+            if difference is not None:
+                name = f"difference_{report.measure}"
+                writer.writerow([row.policy, row.learned, split, name, *_numbers(difference.interval), difference.unit])
+            if split in row.examples:
+                name = f"{report.evaluation.metric_names[0]}_over_examples"
+                writer.writerow([row.policy, row.learned, split, name, *_numbers(row.examples[split]), "dev example"])
+    return text.getvalue()
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write to a temporary name beside ``path``, then rename: readers see the old file or the whole new one."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _difference(evaluation: Evaluation, name: str, split: str, measure: str, level: float) -> Difference | None:
+    if evaluation.comparator is None or name == evaluation.comparator:
+        return None
+    mine = getattr(evaluation.policies[name].splits[split], measure)
+    other = getattr(evaluation.policies[evaluation.comparator].splits[split], measure)
+    return nested_difference(mine[None], other, level)
+
+
+def _adjust(differences: Mapping[str, Difference | None]) -> dict[str, float | None]:
+    shown = {name: found.p_value for name, found in differences.items() if found is not None}
+    adjusted = dict(zip(shown, holm(list(shown.values())), strict=True))
+    return {name: adjusted.get(name) for name in differences}
+
+
+def _over_examples(
+    evaluation: Evaluation, result: PolicyResult, split: str, replicates: int, seed: int, level: float
+) -> Interval:
+    first = evaluation.metric_names[0]
+    predictions, labels = result.splits[split].predictions, evaluation.labels[split]
+
+    def score(rows: NDArray[np.int64]) -> float:
+        return float(np.mean([metrics.compute([first], guess[rows], labels[rows])[first] for guess in predictions]))
+
+    return bootstrap_examples(score, len(labels), seed=seed, replicates=replicates, level=level)
+
+
+def _numbers(interval: Interval) -> list[str]:
+    return [
+        *(f"{v:.6g}" if math.isfinite(v) else "" for v in (interval.mean, interval.low, interval.high)),
+        str(interval.units),
+    ]
+
+
+def _without_infinities(value: Any) -> Any:
+    """JSON has no infinity and no NaN: None stands for "unknown"."""
+    if isinstance(value, dict):
+        return {str(key): _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(item) for item in value]
+    if isinstance(value, np.generic):
+        return _without_infinities(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
