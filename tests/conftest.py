@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,3 +26,27 @@ def assets() -> Path:
     if not (folder / "glue").is_dir():
         pytest.skip(f"no real data at {folder}; set KD_ENV_ASSETS to a folder with glue/ and models/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Environment options of the tiny classification task."""
+    from kd_env.testing import tiny_task
+
+    return tiny_task(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_regression(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Environment options of the tiny regression task."""
+    from kd_env.testing import tiny_task
+
+    return tiny_task(tmp_path_factory.mktemp("tiny_regression"), regression=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_problem(tiny: dict[str, Any]) -> Any:
+    """The tiny problem in float64, shared: environments of it cost nothing to make."""
+    from kd_env import EnvConfig, build_problem
+
+    return build_problem(EnvConfig.from_kwargs(**{**tiny, "precision": "fp64"}))

@@ -1,0 +1,1 @@
+"""Metrics, statistics, the evaluation protocol and reports. Knows no agents."""

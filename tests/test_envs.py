@@ -1,0 +1,136 @@
+"""Every registered environment keeps Gymnasium's and SB3's promises, and ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import kd_env
+from kd_env import DistillEnv, DistillVectorEnv
+from kd_env.testing import check_environment
+
+IDS = sorted(name for name in gym.registry if name.startswith("kd_env/"))
+VIEWS = ("native", "discrete", "box")
+
+
+def test_three_ids_are_registered() -> None:
+    """The list of ids below is the registry itself, and not empty."""
+    assert {f"kd_env/KnowledgeSelection{suffix}-v0" for suffix in ("", "Discrete", "Continuous")} <= set(IDS)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_checkers_pass_without_warnings(name: str, tiny: dict[str, Any]) -> None:
+    """Gymnasium's and SB3's checkers, finite observations, exact restore."""
+    check_environment(gym.make(name, **tiny))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_and_cls_features(view: str, tiny: dict[str, Any]) -> None:
+    """Each view of the general id, with every optional feature."""
+    features = [*tiny["features"], "teacher_entropy", "agreement", "teacher_cls", "student_cls", "gradient_cosines"]
+    check_environment(gym.make("kd_env/KnowledgeSelection-v0", **{**tiny, "features": features}, action_view=view))
+
+
+def test_regression(tiny_regression: dict[str, Any]) -> None:
+    """A regression task has no entropies, and works."""
+    check_environment(gym.make("kd_env/KnowledgeSelection-v0", **tiny_regression))
+
+
+def test_torchrl_specs(tiny: dict[str, Any]) -> None:
+    """TorchRL's checker, where it is installed."""
+    torchrl = pytest.importorskip("torchrl.envs", reason="torchrl is not installed")
+    torchrl.check_env_specs(torchrl.GymWrapper(gym.make("kd_env/KnowledgeSelectionDiscrete-v0", **tiny)))
+
+
+def test_id_with_module_prefix_imports_the_package() -> None:
+    """A tool that knows only an id needs no import of kd_env; the embedded task needs no files."""
+    code = (
+        "import gymnasium as gym; env = gym.make('kd_env:kd_env/KnowledgeSelectionDiscrete-v0');"
+        "print(env.reset(seed=0)[0].shape, env.action_space.n)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip().endswith("6")
+
+
+def test_steps_outside_an_episode_are_refused(tiny_problem: Any) -> None:
+    """Before the first reset and after the end."""
+    env = DistillEnv(problem=tiny_problem)
+    with pytest.raises(RuntimeError, match="reset"):
+        env.step(env.action_space.sample())
+    env.reset(seed=0)
+    for _ in range(4):
+        ended = env.step(np.ones(3, np.int8))[2]
+    assert ended
+    with pytest.raises(RuntimeError, match="has ended"):
+        env.step(np.ones(3, np.int8))
+
+
+@pytest.mark.parametrize(
+    ("view", "action"),
+    [
+        ("native", [1, 1]),
+        ("native", [2, 0, 0]),
+        ("discrete", 5),
+        ("box", [0.0, 0.0, 0.0, np.nan]),
+        ("box", [0.0, 0.0, 1.5, 0.0]),
+    ],
+)
+def test_bad_actions_are_refused(view: str, action: Any, tiny_problem: Any) -> None:
+    """Wrong shape, value outside the space, NaN: an error that says so, and the episode is unharmed."""
+    env = DistillEnv(problem=tiny_problem, action_view=view)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="view"):
+        env.step(action)
+    assert env.step(env.action_space.sample())[4]["updates"] == 2
+
+
+def test_ansi_rendering_is_one_line(tiny_problem: Any) -> None:
+    """With the weights, the losses and the gap."""
+    env = DistillEnv(problem=tiny_problem, render_mode="ansi")
+    env.reset(seed=0)
+    env.step(np.array([1, 0, 1], np.int8))
+    text = env.render()
+    assert text is not None and "\n" not in text
+    assert "hard_label=1.00 soft_label=0.00" in text and "update 2/8" in text
+
+
+def test_vector_rendering(tiny_problem: Any) -> None:
+    """One line per replica."""
+    envs = DistillVectorEnv(2, problem=tiny_problem, render_mode="ansi")
+    envs.reset(seed=0)
+    lines = envs.render()
+    assert lines is not None and len(lines) == 2
+
+
+def test_saved_student_gives_the_same_logits(tiny: dict[str, Any], tmp_path: Any) -> None:
+    """Hugging Face layout, read back by transformers; an existing folder is not overwritten."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    env = DistillEnv(**tiny)
+    env.reset(seed=3)
+    env.step(np.ones(3, np.int8))
+    env.save_student(tmp_path / "student")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
+    assert tokenizer.vocab_size == model.config.vocab_size
+    table = env.problem.selection
+    batch = table.gather(np.arange(len(table)))
+    with torch.no_grad():
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long()).logits
+    np.testing.assert_allclose(env.predict(table)[0], logits.numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match="not empty"):
+        env.save_student(tmp_path / "student")
+
+
+def test_public_names_resolve() -> None:
+    """Everything in ``__all__`` is there, and a wrong name is an AttributeError."""
+    for name in kd_env.__all__:
+        assert getattr(kd_env, name) is not None
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = kd_env.nothing
