@@ -174,7 +174,7 @@ def transition(problem: Problem, state: DistillState, effect: Effect) -> Distill
         cosines=cosines.float().cpu().numpy(),
         weights=weights.mean(-1),
         update_scale=effect.update_scale,
-        update_norm=norms.float().cpu().numpy(),
+        update_norm=np.where(moves, norms.float().cpu().numpy(), 0.0).astype(np.float32),
         skipped=~moves,
     )
     for index in np.flatnonzero(diverged):

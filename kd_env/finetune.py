@@ -1,11 +1,11 @@
-"""Fine-tuning of a teacher on the rows of the train split alone, with progress, choice on the selection split and resume."""
+"""Fine-tuning of a teacher on train rows alone, with progress, choice on the selection split, and resume."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,13 @@ from torch import Tensor
 from kd_env import losses, models, splits
 from kd_env.finetune_model import load_classifier, quiet_transformers
 from kd_env.finetune_store import Checkpoints, finished, write_teacher
-from kd_env.glue import Task, get_task, load_train
+from kd_env.glue import Rows, Task, get_task, load_train
 from kd_env.knowledge.labels import cross_entropy, scaled_squared_error
 from kd_env.optim import learning_rate_factor
 from kd_env.records import read_record
 from kd_env.registry import unknown_name
+from kd_env.tables import Table, tokenize
+from kd_env.types import Batch
 
 _NOT_IDENTITY = ("output", "show_progress", "resume", "device")
 _EVALUATION_BATCH = 64
@@ -120,24 +122,21 @@ class TeacherConfig:
 
 
 class Data(NamedTuple):
-    """Tokenised rows of the official train split and their cut; tokens only where a row is used."""
+    """The two splits that fine-tuning may see, tokenised."""
 
     task: Task
     cut: splits.Splits
-    ids: dict[int, list[int]]  # row -> token ids
-    types: dict[int, list[int]]  # row -> segment ids
-    labels: np.ndarray  # [rows], with label noise in train rows
-    pad: int
-    segments: bool  # whether the model takes segment ids
+    train: Table  # rows in the order of cut.train, with label noise
+    selection: Table  # rows in the order of cut.selection
 
 
 def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]], None] | None = None) -> Path:
     """Fine-tune a sequence classifier on train rows and write it as a Hugging Face folder with its record.
 
-    AdamW with linear warm-up and decay on batches of similar length. The checkpoint with the lowest loss on the selection
-    split is kept, ties going to the better headline metric; the official dev split is never read. A finished output of
-    the same options is returned as it is. An interrupted run continues from its last evaluation to the same weights, bit
-    for bit on the CPU of one machine.
+    AdamW with linear warm-up and decay on batches of similar length. The checkpoint with the lowest loss on the
+    selection split is kept, ties going to the better headline metric; the official dev split is never read. A finished
+    output of the same options is returned as it is. An interrupted run continues from its last evaluation to the same
+    weights, bit for bit on the CPU of one machine.
 
     Args:
         config: the options.
@@ -161,18 +160,18 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     task = get_task(config.task, config.columns, config.data_dir)
     model = load_classifier(config.name_or_path, task, config.num_hidden_layers, config.seed).to(device)
     tokenizer = models.load_tokenizer(config.name_or_path)
-    data = _prepare(config, task, tokenizer, model.config)
+    data = _prepare(config, task, tokenizer, model.config, device)
     store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
-    state = _train(config, data, model, store, device, on_evaluation)
+    state = _train(config, data, model, store, on_evaluation)
     store.load_model(state["best_step"], model)
     with quiet_transformers():
-        write_teacher(output, model, tokenizer, _record(config, data, model, state, device))
+        write_teacher(output, model, tokenizer, _record(config, data, model, state))
     store.remove()
     return output
 
 
 def teacher_record(folder: str | Path) -> dict[str, Any] | None:
-    """What a teacher folder says about its own making; None for a foreign teacher, ``ValueError`` for a damaged record."""
+    """What a teacher folder says about its own making; None for a foreign teacher, an error if damaged."""
     return read_record(folder)
 
 
@@ -194,7 +193,7 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def _prepare(config: TeacherConfig, task: Task, tokenizer: Any, model_config: Any) -> Data:
+def _prepare(config: TeacherConfig, task: Task, tokenizer: Any, model_config: Any, device: torch.device) -> Data:
     rows = load_train(task, config.data_dir)
     cut = splits.cut(
         rows,
@@ -211,27 +210,25 @@ def _prepare(config: TeacherConfig, task: Task, tokenizer: Any, model_config: An
         raise ValueError(f"The tokenizer of {config.name_or_path!r} has no padding token; batches need one.")
     if len(tokenizer) > model_config.vocab_size:
         raise ValueError(
-            f"The tokenizer of {config.name_or_path!r} has {len(tokenizer)} tokens, its model {model_config.vocab_size}; "
-            "give a folder whose tokenizer and model belong together."
+            f"The tokenizer of {config.name_or_path!r} has {len(tokenizer)} tokens, its model has "
+            f"{model_config.vocab_size}; give a folder whose tokenizer and model belong together."
         )
-    used = np.concatenate([cut.train, cut.selection]).tolist()
-    texts = [[rows.first[row] for row in used]] + ([] if rows.second is None else [[rows.second[row] for row in used]])
-    encoded = tokenizer(*texts, truncation=True, max_length=config.max_length, return_token_type_ids=True)
-    longest = max(len(ids) for ids in encoded["input_ids"])
+    train, selection = (
+        tokenize(_subset(rows, labels, part), tokenizer, config.max_length, device, torch.float32)
+        for part in (cut.train, cut.selection)
+    )
+    longest = int(max(train.lengths.max(), selection.lengths.max()))
     positions = getattr(model_config, "max_position_embeddings", None)
     if positions is not None and longest > positions:
         raise ValueError(
-            f"A row has {longest} tokens, {config.name_or_path!r} {positions} positions; set max_length={positions}."
+            f"A row has {longest} tokens, {config.name_or_path!r} only {positions} positions; set max_length to them."
         )
-    return Data(
-        task,
-        cut,
-        dict(zip(used, encoded["input_ids"], strict=True)),
-        dict(zip(used, encoded["token_type_ids"], strict=True)),
-        labels,
-        int(tokenizer.pad_token_id),
-        int(getattr(model_config, "type_vocab_size", 0) or 0) > 1,
-    )
+    return Data(task, cut, train, selection)
+
+
+def _subset(rows: Rows, labels: np.ndarray, part: np.ndarray) -> Rows:
+    second = None if rows.second is None else [rows.second[row] for row in part.tolist()]
+    return Rows([rows.first[row] for row in part.tolist()], second, labels[part])
 
 
 def _train(
@@ -239,14 +236,12 @@ def _train(
     data: Data,
     model: Any,
     store: Checkpoints,
-    device: torch.device,
     on_evaluation: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
     """Train to the end, from the last checkpoint where there is one; the state of the end."""
     from tqdm import tqdm
 
-    train = data.cut.train
-    per_epoch = math.ceil(len(train) / config.batch_size)
+    per_epoch = math.ceil(len(data.train) / config.batch_size)
     total = per_epoch * config.epochs
     pauses = {
         math.ceil(part * per_epoch / config.evaluations_per_epoch)
@@ -261,12 +256,12 @@ def _train(
     with tqdm(total=total, initial=state["step"], desc=title, unit="update", disable=not config.show_progress) as bar:
         for step, rows in _schedule(config, data, state["step"]):
             factor = float(learning_rate_factor(np.array([step - 1.0]), np.array([float(total)]), config.warmup)[0])
-            loss = _update(config, data, model, optimizer, rows, step, config.learning_rate * factor, device)
+            loss = _update(config, data, model, optimizer, rows, step, config.learning_rate * factor)
             bar.update()
             bar.set_postfix_str(_postfix(loss, state), refresh=False)
             if (step - 1) % per_epoch + 1 not in pauses:
                 continue
-            entry = {"step": step, "epoch": step / per_epoch, **_evaluate(config, data, model, device)[0]}
+            entry = {"step": step, "epoch": step / per_epoch, **_evaluate(config, data, model)[0]}
             key = [entry["loss"], -entry[data.task.metrics[0]]]
             better = state["best"] is None or key < state["best"]
             state = {
@@ -284,14 +279,13 @@ def _train(
 
 def _schedule(config: TeacherConfig, data: Data, done: int) -> Iterator[tuple[int, np.ndarray]]:
     """Updates still to do, counted from 1, with their rows; the order of an epoch depends on seed and epoch alone."""
-    train = data.cut.train
-    lengths = np.array([len(data.ids[row]) for row in train.tolist()])
     step = 0
     for epoch in range(config.epochs):
-        for batch in epoch_batches(lengths, config.batch_size, np.random.default_rng([config.seed, 0, epoch])):
+        rng = np.random.default_rng([config.seed, 0, epoch])
+        for rows in epoch_batches(data.train.lengths, config.batch_size, rng):
             step += 1
             if step > done:
-                yield step, train[batch]
+                yield step, rows
 
 
 def _optimizer(config: TeacherConfig, model: Any) -> torch.optim.Optimizer:
@@ -309,25 +303,24 @@ def _update(
     rows: np.ndarray,
     step: int,
     learning_rate: float,
-    device: torch.device,
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    labels = torch.from_numpy(data.labels[rows]).to(device)
+    batch = data.train.gather(rows)
     model.train()
     # Dropout can only read the global generator: it is seeded per update, and given back as it was.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
         torch.manual_seed(int(np.random.SeedSequence([config.seed, 1, step]).generate_state(1)[0]))
-        logits = _logits(config, data, model, rows, device)
+        logits = _logits(config, model, batch)
     if data.task.regression:
-        loss = scaled_squared_error(logits[:, 0], labels, _width(data.task)).mean()
+        loss = scaled_squared_error(logits[:, 0], batch.labels, _width(data.task)).mean()
     else:
-        loss = cross_entropy(logits, labels).mean()
+        loss = cross_entropy(logits, batch.labels).mean()
     value = float(loss.detach())
     if not math.isfinite(value):
         raise FloatingPointError(
-            f"The teacher's loss is {value} at update {step} (rows {rows.tolist()} of the train split); lower "
-            f"learning_rate={config.learning_rate}, or use precision=fp32."
+            f"The teacher's loss is {value} at update {step} (rows {data.cut.train[rows].tolist()} of the official "
+            f"train split); lower learning_rate={config.learning_rate}."
         )
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -336,45 +329,29 @@ def _update(
     return value
 
 
-def _evaluate(
-    config: TeacherConfig, data: Data, model: Any, device: torch.device
-) -> tuple[dict[str, float], np.ndarray]:
+def _evaluate(config: TeacherConfig, data: Data, model: Any) -> tuple[dict[str, float], np.ndarray]:
     """Loss and metrics on the selection split, and the logits ``[R, C]``."""
     from kd_env.evaluation.metrics import compute
 
-    rows = data.cut.selection
     model.eval()
-    order = np.argsort([len(data.ids[row]) for row in rows.tolist()], kind="stable")
-    logits = np.empty((len(rows), data.task.num_labels))
+    logits = np.empty((len(data.selection), data.task.num_labels))
     with torch.no_grad():
-        for start in range(0, len(rows), _EVALUATION_BATCH):
-            part = order[start : start + _EVALUATION_BATCH]
-            logits[part] = _logits(config, data, model, rows[part], device).double().cpu().numpy()
-    labels = data.labels[rows]
+        for rows in data.selection.chunks(_EVALUATION_BATCH):
+            logits[rows] = _logits(config, model, data.selection.gather(rows)).double().cpu().numpy()
     width = _width(data.task) if data.task.regression else None
-    metrics = compute(data.task.metrics, losses.predictions(logits, data.task.regression), labels)
-    return {"loss": float(losses.gold_loss(logits, labels, width)), **metrics}, logits
+    metrics = compute(data.task.metrics, losses.predictions(logits, data.task.regression), data.selection.labels)
+    return {"loss": float(losses.gold_loss(logits, data.selection.labels, width)), **metrics}, logits
 
 
-def _logits(config: TeacherConfig, data: Data, model: Any, rows: np.ndarray, device: torch.device) -> Tensor:
+def _logits(config: TeacherConfig, model: Any, batch: Batch) -> Tensor:
     """Logits ``[B, C]`` in float32."""
-    names = rows.tolist()
-    mask = [[1] * len(data.ids[row]) for row in names]
-    inputs = {
-        "input_ids": _padded([data.ids[row] for row in names], data.pad, device),
-        "attention_mask": _padded(mask, 0, device),
-    }
-    if data.segments:
-        inputs["token_type_ids"] = _padded([data.types[row] for row in names], 0, device)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
+    if int(getattr(model.config, "type_vocab_size", 0) or 0) > 1:  # RoBERTa has one segment, DistilBERT none
+        inputs["token_type_ids"] = batch.token_type_ids
     bf16 = config.precision == "bf16"
-    with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
+    with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
         logits: Tensor = model(**inputs).logits
     return logits.float()
-
-
-def _padded(sequences: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
-    longest = max(len(sequence) for sequence in sequences)
-    return torch.tensor([[*sequence, *[value] * (longest - len(sequence))] for sequence in sequences], device=device)
 
 
 def _width(task: Task) -> float:
@@ -390,12 +367,10 @@ def _postfix(loss: float, state: Mapping[str, Any]) -> str:
     return text
 
 
-def _record(
-    config: TeacherConfig, data: Data, model: Any, state: Mapping[str, Any], device: torch.device
-) -> dict[str, Any]:
+def _record(config: TeacherConfig, data: Data, model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
     import transformers
 
-    metrics, logits = _evaluate(config, data, model, device)
+    metrics, logits = _evaluate(config, data, model)
     classes = not data.task.regression
     return {
         "task": config.task,
@@ -407,7 +382,7 @@ def _record(
         "selection_rows": len(data.cut.selection),
         "train_rows": len(data.cut.train),
         "selection": metrics,
-        "temperature": losses.fit_temperature(logits, data.labels[data.cut.selection]) if classes else None,
+        "temperature": losses.fit_temperature(logits, data.selection.labels) if classes else None,
         "best_step": state["best_step"],
         "history": state["history"],
         "config": config.identity(),

@@ -16,8 +16,8 @@ from kd_env.glue import Task
 def load_classifier(name_or_path: str, task: Task, num_hidden_layers: int | None, seed: int) -> Any:
     """A sequence classifier in float32 with the task's labels.
 
-    The prediction layers are kept only where the source was fine-tuned on the same label names; else they are drawn anew
-    from ``seed``, since a head for other classes is worse than none.
+    The prediction layers are kept only where the source was fine-tuned on the same label names; else they are drawn
+    anew from ``seed``, since a head for other classes is worse than none.
 
     Args:
         name_or_path: local folder in Hugging Face layout, or a hub name.
@@ -64,14 +64,14 @@ def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _load_config(name_or_path: str, num_hidden_layers: int | None) -> Any:
@@ -122,14 +122,14 @@ def _check_weights(name_or_path: str, model: Any, report: dict[str, Any]) -> Non
     faults = sorted(name for name in absent if name.startswith(prefix) and "pooler" not in name)
     if faults:
         raise ValueError(
-            f"The weights of {name_or_path!r} do not fit its config.json: {len(faults)} tensors of the encoder are missing "
-            f"or of another size, such as {faults[0]!r}. Give a complete folder in Hugging Face layout."
+            f"The weights of {name_or_path!r} do not fit its config.json: {len(faults)} tensors of the encoder are "
+            f"missing or of another size, such as {faults[0]!r}. Give a complete folder in Hugging Face layout."
         )
 
 
 def _not_loaded(name_or_path: str, error: Exception) -> str:
     reason = (str(error).strip().splitlines() or ["no reason given"])[0]
     return (
-        f"The model {name_or_path!r} could not be loaded ({type(error).__name__}: {reason}). Without a network give a local "
-        "folder in Hugging Face layout that holds config.json, model.safetensors and a tokenizer."
+        f"The model {name_or_path!r} could not be loaded ({type(error).__name__}: {reason}). Without a network give a "
+        "local folder in Hugging Face layout that holds config.json, model.safetensors and a tokenizer."
     )

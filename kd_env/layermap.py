@@ -59,12 +59,7 @@ def _explicit_pairs(
         raise ValueError("layer_map is empty; give at least one pair (student layer, teacher layer), or 'uniform'.")
     checked: dict[int, int] = {}
     for pair in pairs:
-        if (
-            isinstance(pair, str)
-            or not isinstance(pair, Sequence)
-            or len(pair) != 2
-            or any(isinstance(layer, bool) or not isinstance(layer, int) for layer in pair)
-        ):
+        if not _is_pair(pair):
             raise ValueError(f"layer_map pair {pair!r} must be two whole numbers (student layer, teacher layer).")
         for owner, layer, last in (("student", pair[0], student_layers), ("teacher", pair[1], teacher_layers)):
             if not 0 <= layer <= last:
@@ -79,6 +74,12 @@ def _explicit_pairs(
             )
         checked[pair[0]] = pair[1]
     return tuple(sorted(checked.items()))
+
+
+def _is_pair(value: object) -> bool:
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        return False
+    return all(isinstance(layer, int) and not isinstance(layer, bool) for layer in value)
 
 
 def layer_table(pairs: Sequence[tuple[int, int]]) -> str:

@@ -110,7 +110,7 @@ def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForSequenceClassification.from_pretrained(
-                name_or_path, dtype=torch.float32, attn_implementation=ATTENTION, **options
+                name_or_path, dtype=torch.float32, attn_implementation=ATTENTION, use_safetensors=True, **options
             )
     except OSError as error:
         raise ValueError(_no_model(name_or_path, str(error))) from error

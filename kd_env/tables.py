@@ -146,7 +146,10 @@ def _next_epoch(buckets: Buckets, stream: BatchStream) -> BatchStream:
     generator = np.random.default_rng([stream.seed, epoch])
     full, carry = [], []
     for rows, left in zip(buckets.rows, stream.carry, strict=True):
-        order = np.concatenate([left, generator.permutation(rows)])
+        shuffled = generator.permutation(rows)
+        repeated = np.isin(shuffled, left)
+        # Rows that were left over come first, and again last: no batch holds one twice.
+        order = np.concatenate([left, shuffled[~repeated], shuffled[repeated]])
         cut = len(order) // buckets.batch_size * buckets.batch_size
         full.append(order[:cut].reshape(-1, buckets.batch_size))
         carry.append(order[cut:])

@@ -17,7 +17,7 @@ from kd_env.glue import Rows
 from kd_env.registry import unknown_name
 
 SplitName = Literal["train", "validation", "teacher"]
-SIZES: dict[str, int] = {"train": 5200, "validation": 1200, "teacher": 12000}  # in the order in which they are drawn
+SIZES: dict[str, int] = {"train": 5200, "validation": 1200, "teacher": 16000}  # in the order in which they are drawn
 _SEED = 20240
 _DRAWS = 24  # uniform numbers that one row may use
 
@@ -37,7 +37,7 @@ def teacher_folder(name: str) -> Path:
 
 
 def toy_rows(name: str, split: SplitName) -> Rows:
-    """Rows of an embedded task: 5,200 ``train``, 1,200 ``validation`` and 12,000 ``teacher`` rows.
+    """Rows of an embedded task: 5,200 ``train``, 1,200 ``validation`` and 16,000 ``teacher`` rows.
 
     Labels are balanced, and no sentence stands in two rows of any split; the packaged teachers are trained on
     ``teacher`` alone.
@@ -99,19 +99,15 @@ def _words(phrases: Sequence[Sequence[str]]) -> set[str]:
 # -- toy: sentiment ----------------------------------------------------------------------------------------------------
 
 # Reporting clauses open every sentence and stand nowhere else, so no sentence can be contained in another.
-_WHO = ("anna", "ben", "carla", "david", "emma", "frank", "greta", "henry", "irene", "jonas", "karen", "leo", "maria",
-        "nina", "oscar", "paula", "quentin", "rosa", "simon", "tessa")  # fmt: skip
-_SAID = ("said", "felt", "thought", "wrote", "reported", "claimed", "argued", "noted")
-_THING = ("film", "plot", "music", "cast", "ending", "story", "dialogue", "pacing", "acting", "script", "scenery",
-          "humour", "opening", "camera", "lighting", "finale", "sound", "hero", "villain", "sequel")  # fmt: skip
-_GOOD = ("great", "lovely", "funny", "clever", "moving", "charming", "bright", "fresh", "rich", "warm", "brilliant",
-         "honest", "elegant", "gripping", "witty", "tender", "strong", "superb", "graceful", "lively")  # fmt: skip
-_BAD = ("awful", "dull", "boring", "stupid", "messy", "tedious", "weak", "stale", "ugly", "cold", "dreadful",
-        "clumsy", "shallow", "bland", "silly", "hollow", "noisy", "lazy", "painful", "dreary")  # fmt: skip
-_DEGREE = ("very", "really", "truly", "quite", "rather", "utterly", "fairly", "so")
-_NOT = ("not", "never", "hardly", "no longer")
-_CONTRAST = ("but", "yet", "however")
-_CONCESSION = ("although", "though", "while")
+_WHO = ("anna", "ben", "carla", "david", "emma", "frank", "greta", "henry", "irene", "jonas", "karen", "leo")
+_SAID = ("said", "felt", "thought", "wrote", "claimed", "noted")
+_THING = ("film", "plot", "music", "cast", "ending", "story", "acting", "script", "scenery", "humour", "camera", "hero")
+_GOOD = ("great", "lovely", "funny", "clever", "moving", "warm")
+_BAD = ("awful", "dull", "boring", "stupid", "messy", "cold")
+_DEGREE = ("very", "really", "truly", "quite", "rather", "so")
+_NOT = ("not", "never", "hardly")
+_CONTRAST = ("but", "yet")
+_CONCESSION = ("although", "though")
 _SENTIMENT_WORDS = (_WHO, _SAID, _THING, _GOOD, _BAD, _DEGREE, _NOT, _CONTRAST, _CONCESSION, ("that the was , .",))
 
 
@@ -119,19 +115,19 @@ def _sentiment(label: int, draw: Draw) -> _Example:
     opener = f"{_pick(draw, _WHO)} {_pick(draw, _SAID)} that"
     main = _clause(label, draw)
     form = draw()
-    if form < 0.5:
+    if form < 0.6:
         return _Example(f"{opener} {main} .", None)
     # The other clause mostly disagrees, and the main one decides.
-    other = _clause(1 - label if draw() < 0.65 else label, draw)
-    if form < 0.7:
+    other = _clause(1 - label if draw() < 0.6 else label, draw)
+    if form < 0.75:
         return _Example(f"{opener} {other} {_pick(draw, _CONTRAST)} {main} .", None)
-    if form < 0.85:
+    if form < 0.88:
         return _Example(f"{opener} {_pick(draw, _CONCESSION)} {other} , {main} .", None)
     return _Example(f"{opener} {main} {_pick(draw, _CONCESSION)} {other} .", None)
 
 
 def _clause(label: int, draw: Draw) -> str:
-    negated = draw() < 0.2
+    negated = draw() < 0.12
     adjective = _pick(draw, _GOOD if (label == 1) != negated else _BAD)
     words = [f"the {_pick(draw, _THING)} was"]
     if negated:
@@ -145,59 +141,64 @@ def _clause(label: int, draw: Draw) -> str:
 
 _Nouns = dict[str, tuple[str, ...]]  # a general word and the special ones below it
 _SUBJECTS: _Nouns = {
-    "animals": ("dogs", "cats", "horses", "rabbits", "goats", "sheep"),
-    "people": ("nurses", "farmers", "pilots", "singers", "bakers", "judges"),
-    "machines": ("robots", "printers", "drones", "cranes", "pumps", "tractors"),
+    "animals": ("dogs", "cats", "goats"),
+    "people": ("nurses", "farmers", "pilots"),
+    "machines": ("robots", "cranes", "tractors"),
 }
 _OBJECTS: _Nouns = {
-    "fruits": ("apples", "pears", "plums", "cherries", "lemons", "grapes"),
-    "tools": ("hammers", "saws", "drills", "shovels", "knives", "rakes"),
-    "toys": ("balls", "kites", "dolls", "puzzles", "drums", "marbles"),
+    "fruits": ("apples", "pears", "plums"),
+    "tools": ("hammers", "saws", "rakes"),
+    "toys": ("balls", "kites", "drums"),
 }
-_ADJECTIVES = ("small", "old", "red", "young", "quiet", "tall", "clean", "heavy", "green", "famous", "slow", "strange")
-_VERBS = ("find", "move", "drop", "carry", "see", "hide", "push", "watch", "lose", "take", "like", "buy")
-_PLACES = ("near rivers", "in gardens", "at stations", "behind schools", "by lakes", "on hills", "under bridges",
-           "inside barns", "around markets", "beside churches", "at night", "in spring")  # fmt: skip
+_ADJECTIVES = ("small", "old", "red", "young", "quiet", "tall", "heavy", "slow")
+_VERBS = ("find", "move", "drop", "carry", "see", "hide", "push", "lose")
+_PLACES = ("here", "there", "outside", "upstairs", "today", "abroad", "weekly", "together")
 _NOUNS = tuple(word for nouns in (_SUBJECTS, _OBJECTS) for group in nouns.items() for word in (group[0], *group[1]))
 _ENTAILMENT_WORDS = (_NOUNS, _ADJECTIVES, _VERBS, _PLACES, ("some all no do not .",))
 
 
 def _entailment(label: int, draw: Draw) -> _Example:
-    """One noun of the premise is replaced by a more general or a more special one; label 0 is entailment.
+    """In every pair one noun becomes more general or more special; label 0 is entailment.
 
-    ``some`` entails upwards in subject and object, ``all`` downwards in the subject, ``no`` downwards in both, and
-    ``do not`` turns the object's direction round (MacCartney and Manning 2009).
+    ``some`` entails upwards in subject and object, ``all`` downwards in the subject, ``no`` downwards in both, ``do
+    not`` turns the object's direction round, and ``all`` entails ``some`` (MacCartney and Manning 2009). A pair without
+    entailment has one fault: negation added, a stronger quantifier, the wrong direction, or a noun of another group.
     """
-    number = draw()
-    quantifier = "some" if number < 0.65 else "all" if number < 0.85 else "no"
-    negated = quantifier != "no" and draw() < 0.1
+    fault = draw() if label == 1 else 1.0
+    adds_negation, strengthens, turns, leaves = fault < 0.4, 0.4 <= fault < 0.7, 0.7 <= fault < 0.85, 0.85 <= fault < 1
+    number, quantifier = draw(), "some"
+    if not strengthens and number > 0.4:
+        quantifier = "all" if number < 0.75 else "no"
+    negated = quantifier != "no" and not adds_negation and draw() < 0.25
     on_subject = draw() < 0.5
     upwards = quantifier == "some" if on_subject else not (negated or quantifier == "no")
-    fault = draw() if label == 1 else 1.0
-    if fault < 0.5:
+    if turns:
         upwards = not upwards
-    group, special = _noun(_SUBJECTS if on_subject else _OBJECTS, draw)
+    nouns, others = (_SUBJECTS, _OBJECTS) if on_subject else (_OBJECTS, _SUBJECTS)
+    group = _pick(draw, tuple(nouns))
+    special = _pick(draw, nouns[group])
     before, after = (special, group) if upwards else (group, special)
-    if 0.5 <= fault < 0.85:  # a noun of another group
-        others = [name for name in (_SUBJECTS if on_subject else _OBJECTS) if name != group]
-        group = _pick(draw, others)
-        after = group if upwards else _pick(draw, (_SUBJECTS if on_subject else _OBJECTS)[group])
-    other_group, other_special = _noun(_OBJECTS if on_subject else _SUBJECTS, draw)
-    other = other_group if draw() < 0.3 else other_special
+    if leaves:
+        group = _pick(draw, [name for name in nouns if name != group])
+        after = group if upwards else _pick(draw, nouns[group])
+    other_group = _pick(draw, tuple(others))
+    other = other_group if draw() < 0.3 else _pick(draw, others[other_group])
     adjective = f"{_pick(draw, _ADJECTIVES)} " if draw() < 0.5 else ""
     verb, place = _pick(draw, _VERBS), _pick(draw, _PLACES)
 
-    def sentence(noun: str, negated: bool) -> str:
+    def sentence(quantifier: str, noun: str, negated: bool) -> str:
         subject, thing = (noun, other) if on_subject else (other, noun)
         return f"{quantifier} {adjective}{subject} {'do not ' if negated else ''}{verb} {thing} {place} ."
 
-    contradicts = 0.85 <= fault < 1.0
-    return _Example(sentence(before, negated), sentence(after, negated != contradicts))
-
-
-def _noun(nouns: _Nouns, draw: Draw) -> tuple[str, str]:
-    group = _pick(draw, tuple(nouns))
-    return group, _pick(draw, nouns[group])
+    premise = sentence(quantifier, before, negated)
+    later = quantifier
+    if strengthens:
+        later = "all"
+    elif adds_negation and quantifier == "no":
+        later, adds_negation = "some", False
+    elif quantifier == "all" and not (turns and on_subject) and draw() < 0.5:
+        later = "some"  # not where the subject's direction is the fault: some entails upwards too
+    return _Example(premise, sentence(later, after, negated or adds_negation))
 
 
 _GRAMMARS: dict[str, Callable[[int, Draw], _Example]] = {"toy": _sentiment, "toy_pair": _entailment}

@@ -1,0 +1,416 @@
+"""Fine-tuning of teachers: train rows alone, exact resume, the record, and what is refused before any work."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kd_env import finetune as module
+from kd_env import splits
+from kd_env.finetune import TeacherConfig, epoch_batches, finetune, teacher_record
+from kd_env.glue import get_task, load_train
+
+WORDS = [f"w{index}" for index in range(60)]
+COLUMNS = {"text": "sentence", "label": "label", "kind": "classification", "labels": ["bad", "good"]}
+SCORES = {"text": ["a", "b"], "label": "score", "kind": "regression", "label_range": [0.0, 5.0]}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A pre-trained encoder of 2 tiny blocks in half precision, with dropout and a masked-language-model head."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    core = Tokenizer(
+        models.WordLevel({t: i for i, t in enumerate([*specials, "good", "bad", *WORDS])}, unk_token="[UNK]")
+    )
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **names).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=100,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=24,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForMaskedLM(config).half().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """240 sentences of random words whose one word ``good`` or ``bad`` is the label; pairs with scores beside them."""
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("data")
+    (root / "classes").mkdir()
+    (root / "scores").mkdir()
+    with open(root / "classes" / "train.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sentence", "label"])
+        for _ in range(240):
+            words = rng.choice(WORDS, size=rng.integers(3, 12)).tolist()
+            label = ["bad", "good"][rng.integers(2)]
+            words.insert(rng.integers(len(words)), label)
+            writer.writerow([" ".join(words), label])
+    with open(root / "scores" / "train.jsonl", "w") as file:
+        for _ in range(120):
+            a, b = (" ".join(rng.choice(WORDS, size=5).tolist()) for _ in range(2))
+            file.write(json.dumps({"a": a, "b": b, "score": float(rng.uniform(0, 5))}) + "\n")
+    return str(root)
+
+
+Make = Callable[..., TeacherConfig]
+
+
+@pytest.fixture
+def make(encoder: str, data_dir: str, tmp_path: Path) -> Make:
+    def config(**options: Any) -> TeacherConfig:
+        defaults: dict[str, Any] = {
+            "task": "custom",
+            "name_or_path": encoder,
+            "output": str(tmp_path / "teacher"),
+            "data_dir": f"{data_dir}/classes",
+            "columns": COLUMNS,
+            "epochs": 2,
+            "batch_size": 16,
+            "learning_rate": 1e-2,
+            "evaluations_per_epoch": 2,
+            "show_progress": False,
+            "device": "cpu",
+        }
+        return TeacherConfig.from_kwargs(**{**defaults, **options})
+
+    return config
+
+
+class Interrupted(Exception):
+    pass
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(str(folder / "model.safetensors"))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# -- what comes out
+
+
+def test_a_teacher_learns_and_says_how_it_was_made(make: Make, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    config = make(epochs=6)
+    seen: list[dict[str, Any]] = []
+    before = torch.random.get_rng_state()
+    folder = finetune(config, on_evaluation=seen.append)
+    assert torch.equal(before, torch.random.get_rng_state()), "the global generator must stay as it was"
+    record = teacher_record(folder)
+    assert record is not None and record["selection"]["accuracy"] >= 0.95
+    assert (record["task"], record["labels"], record["trained_on"]) == ("custom", ["bad", "good"], "train")
+    task = get_task("custom", COLUMNS, config.data_dir)
+    rows = load_train(task, config.data_dir)
+    cut = splits.cut(rows, seed=0)
+    assert record["fingerprint"] == cut.fingerprint
+    assert record["train_rows"] == len(cut.train) and record["selection_rows"] == len(cut.selection) == 24
+    assert 0.05 <= record["temperature"] <= 20.0
+    assert len(seen) == 12 and record["history"] == seen
+    best = min(seen, key=lambda entry: (entry["loss"], -entry["accuracy"]))
+    assert record["best_step"] == best["step"]
+    assert record["selection"] == pytest.approx({key: best[key] for key in ("loss", "accuracy")})
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"], "no checkpoint is left"
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert model.config.id2label == {0: "bad", 1: "good"} and model.dtype == torch.float32
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        logits = [model(**tokenizer([rows.first[row]], return_tensors="pt")).logits[0] for row in cut.selection]
+    accuracy = np.mean([int(z.argmax()) == rows.labels[row] for z, row in zip(logits, cut.selection, strict=True)])
+    assert accuracy == pytest.approx(record["selection"]["accuracy"])
+
+
+def test_training_sees_every_train_row_once_an_epoch_and_no_other(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    update = module._update
+
+    def spy(config: Any, data: Any, model: Any, optimizer: Any, rows: np.ndarray, *rest: Any) -> float:
+        seen.extend(data.cut.train[rows].tolist())
+        texts = load_train(data.task, config.data_dir).first
+        batch = data.train.gather(rows)
+        words = [len(texts[row].split()) + 2 for row in data.cut.train[rows]]
+        assert batch.attention_mask.sum(-1).tolist() == words
+        return update(config, data, model, optimizer, rows, *rest)
+
+    monkeypatch.setattr(module, "_update", spy)
+    config = make()
+    finetune(config)
+    rows = load_train(get_task("custom", COLUMNS, config.data_dir), config.data_dir)
+    cut = splits.cut(rows, seed=0)
+    half = len(seen) // 2
+    assert sorted(seen[:half]) == sorted(seen[half:]) == cut.train.tolist()
+    assert seen[:half] != seen[half:]
+
+
+def test_label_noise_hurts_train_labels_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(
+        module, "_train", lambda config, data, *rest: found.append(data) or (_ for _ in ()).throw(Interrupted)
+    )
+    for noise in (0.0, 0.25):
+        with pytest.raises(Interrupted):
+            finetune(make(label_noise=noise, resume=False))
+    clean, noisy = found
+    changed = clean.train.labels != noisy.train.labels
+    assert changed.sum() == round(0.25 * len(changed))
+    assert np.array_equal(clean.selection.labels, noisy.selection.labels)
+
+
+def test_regression_and_the_first_layer_alone(make: Make, data_dir: str) -> None:
+    folder = finetune(make(columns=SCORES, data_dir=f"{data_dir}/scores", num_hidden_layers=1, epochs=1))
+    record = teacher_record(folder)
+    assert record is not None and set(record["selection"]) == {"loss", "pearson", "spearmanr"}
+    assert record["temperature"] is None and record["labels"] == []
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["num_hidden_layers"] == 1 and len(settings["id2label"]) == 1
+    assert not any("layer.1." in name for name in weights(folder))
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"), [(["bad", "good"], True), (["good", "bad"], False), (["x", "y", "z"], False)]
+)
+def test_a_head_is_kept_only_for_the_same_labels(make: Make, tmp_path: Path, names: list[str], kept: bool) -> None:
+    from kd_env.finetune_model import load_classifier
+
+    first = make()
+    task = get_task("custom", {**COLUMNS, "labels": names}, first.data_dir)
+    source = load_classifier(first.name_or_path, task, None, seed=3)
+    source.save_pretrained(tmp_path / "source")
+    again = load_classifier(str(tmp_path / "source"), get_task("custom", COLUMNS, first.data_dir), None, seed=4)
+    assert again.classifier.weight.shape == (2, 16)
+    assert kept == (
+        source.classifier.weight.shape == (2, 16) and torch.equal(source.classifier.weight, again.classifier.weight)
+    )
+    assert torch.equal(source.bert.pooler.dense.weight, again.bert.pooler.dense.weight)
+
+
+def test_the_checkpoint_with_the_lowest_selection_loss_is_kept(make: Make) -> None:
+    record = teacher_record(finetune(make(label_noise=0.4, epochs=8, evaluations_per_epoch=1)))
+    assert record is not None
+    history = {entry["step"]: entry["loss"] for entry in record["history"]}
+    assert record["best_step"] == min(history, key=lambda step: history[step])
+    assert record["best_step"] < max(history), "noisy labels must be overfitted for this test to mean anything"
+    assert record["selection"]["loss"] == pytest.approx(history[record["best_step"]])
+
+
+def test_bfloat16_trains_float32_weights(make: Make) -> None:
+    folder = finetune(make(precision="bf16", epochs=1))
+    assert {tensor.dtype for tensor in weights(folder).values()} == {torch.float32}
+    assert not same(weights(folder), weights(finetune(make(epochs=1, output=f"{folder}-fp32"))))
+
+
+def test_seeds_decide_head_and_order(make: Make, tmp_path: Path) -> None:
+    folders = [
+        finetune(make(seed=seed, epochs=1, output=str(tmp_path / name)))
+        for name, seed in zip("abc", (0, 0, 1), strict=True)
+    ]
+    a, b, c = map(weights, folders)
+    assert same(a, b) and not same(a, c)
+
+
+# -- resume
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_interrupted_run_ends_in_the_same_weights(make: Make, tmp_path: Path, at: int) -> None:
+    whole = finetune(make(output=str(tmp_path / "whole")))
+    config = make()
+    seen: list[int] = []
+
+    def stop(entry: dict[str, Any]) -> None:
+        seen.append(entry["step"])
+        if len(seen) == at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        finetune(config, on_evaluation=stop)
+    assert not Path(config.output).exists()
+    resumed = finetune(config, on_evaluation=stop)
+    steps = [entry["step"] for entry in (teacher_record(whole) or {})["history"]]
+    assert seen == steps, "the resumed run must not repeat what was done"
+    assert same(weights(whole), weights(resumed))
+    records = [teacher_record(folder) for folder in (whole, resumed)]
+    assert records[0] == records[1]
+
+
+def test_a_crash_between_two_checkpoints_continues_from_the_last(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = finetune(make(output=str(tmp_path / "whole")))
+    update = module._update
+    with monkeypatch.context() as patch:
+
+        def crash(config: Any, data: Any, model: Any, optimizer: Any, rows: Any, step: int, rate: float) -> float:
+            if step == 9:  # evaluations stand after updates 6, 12, 18, 24
+                raise Interrupted
+            return update(config, data, model, optimizer, rows, step, rate)
+
+        patch.setattr(module, "_update", crash)
+        with pytest.raises(Interrupted):
+            finetune(make())
+    assert same(weights(whole), weights(finetune(make())))
+
+
+def test_another_configuration_does_not_continue_a_checkpoint(make: Make) -> None:
+    def stop(entry: dict[str, Any]) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        finetune(make(), on_evaluation=stop)
+    with pytest.raises(ValueError, match=r"learning_rate \(0.01 there, 0.005 here\).*resume=false"):
+        finetune(make(learning_rate=5e-3))
+    finetune(make(learning_rate=5e-3, epochs=1, resume=False))
+
+
+def test_a_finished_teacher_is_returned_and_never_overwritten(make: Make) -> None:
+    config = make(epochs=1)
+    folder = finetune(config)
+    stamp = (folder / "model.safetensors").stat().st_mtime_ns
+
+    def never(entry: dict[str, Any]) -> None:
+        raise AssertionError("nothing is to be trained")
+
+    assert finetune(config, on_evaluation=never) == folder
+    assert finetune(dataclasses.replace(config, show_progress=True, resume=False), on_evaluation=never) == folder
+    with pytest.raises(ValueError, match=r"seed \(0 there, 1 here\); choose another output or delete it"):
+        finetune(make(epochs=1, seed=1))
+    assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_folder_of_something_else_is_not_touched(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no teacher made here"):
+        finetune(make())
+    assert (tmp_path / "teacher" / "notes.txt").read_text() == "mine"
+    assert teacher_record(tmp_path / "teacher") is None
+
+
+# -- batches
+
+
+def test_epoch_batches_hold_every_row_once_and_pad_little() -> None:
+    lengths = np.random.default_rng(0).integers(4, 60, size=1003)
+    batches = epoch_batches(lengths, 16, np.random.default_rng(1))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(1003))
+    assert sorted(len(batch) for batch in batches) == [11, *[16] * 62]
+    padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    assert padded < 1.1 * lengths.sum()
+    again = epoch_batches(lengths, 16, np.random.default_rng(1))
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+    sizes = [int(lengths[batch].max()) for batch in batches]
+    assert sizes != sorted(sizes), "short batches must not come first"
+
+
+# -- refusals before any work
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"learning_rte": 1}, ["learning_rte", "Did you mean 'learning_rate'"]),
+        ({"output": None}, ["needs output", "output=..."]),
+        ({"task": ""}, ["task=''"]),
+        ({"epochs": 0}, ["epochs=0", "at least 1"]),
+        ({"batch_size": 0}, ["batch_size=0"]),
+        ({"learning_rate": float("inf")}, ["learning_rate=inf"]),
+        ({"warmup": 1.5}, ["warmup=1.5", "[0, 1.0]"]),
+        ({"label_noise": -0.1}, ["label_noise=-0.1"]),
+        ({"precision": "fp16"}, ["fp16", "bf16"]),
+        ({"num_hidden_layers": 0}, ["num_hidden_layers=0"]),
+    ],
+)
+def test_bad_options(make: Make, options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError) as error:
+        make(**options)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"task": "mrcp", "columns": None}, ["mrcp", "Did you mean 'mrpc'"]),
+        ({"name_or_path": "./nowhere"}, ["./nowhere", "no folder"]),
+        ({"name_or_path": "someone/some-encoder"}, ["someone/some-encoder", "local folder"]),  # the hub is out of reach
+        ({"device": "cuda:77"}, ["cuda:77", "device=cpu"]),
+        ({"num_hidden_layers": 3}, ["num_hidden_layers=3", "1 to 2"]),
+        ({"feedback_rows": 500}, ["feedback_rows=500"]),
+    ],
+)
+def test_what_is_absent(make: Make, tmp_path: Path, options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError) as error:
+        finetune(make(**options))
+    assert all(word in str(error.value) for word in words), error.value
+    assert not any(tmp_path.iterdir()), "nothing is written before the checks"
+
+
+def test_folders_that_are_no_model(make: Make, encoder: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        finetune(make(name_or_path=str(empty)))
+    for name, change, message in (
+        ("no_weights", lambda path: path.unlink(), "could not be loaded"),
+        ("damaged", lambda path: path.write_bytes(b"not safetensors"), "could not be loaded"),
+        (
+            "foreign",
+            lambda path: save_file({"other.weight": torch.zeros(2)}, str(path), {"format": "pt"}),
+            "do not fit",
+        ),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in Path(encoder).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        change(folder / "model.safetensors")
+        with pytest.raises(ValueError, match=message):
+            finetune(make(name_or_path=str(folder)))
+
+
+def test_rows_longer_than_the_positions(make: Make, encoder: str, tmp_path: Path) -> None:
+    folder = tmp_path / "short"
+    folder.mkdir()
+    for path in Path(encoder).iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((folder / "config.json").read_text())
+    tensors = load_file(str(folder / "model.safetensors"))
+    name = "bert.embeddings.position_embeddings.weight"
+    save_file({**tensors, name: tensors[name][:8].clone()}, str(folder / "model.safetensors"), {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 8}))
+    with pytest.raises(ValueError, match="only 8 positions"):
+        finetune(make(name_or_path=str(folder)))
+    finetune(make(name_or_path=str(folder), max_length=8, epochs=1))
+
+
+def test_a_loss_that_is_not_finite_names_step_and_rows(make: Make) -> None:
+    with pytest.raises(FloatingPointError, match=r"update \d+ \(rows \[\d+, .*lower learning_rate"):
+        finetune(make(learning_rate=1e30, epochs=8))

@@ -1,0 +1,168 @@
+"""Bad input is refused at construction, with the value, what is allowed and the remedy; the dev split stays out of reach."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kd_env import DistillEnv, EnvConfig, build_problem
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tsak": "toy"}, "Unknown environment option 'tsak'. Did you mean 'task'"),
+        ({"student": {"hiden_size": 4}}, "Unknown student option 'hiden_size'. Did you mean 'hidden_size'"),
+        ({"optimizer": {"lr": 1}}, "Unknown optimizer option 'lr'"),
+        ({"task": "mrcp", "columns": None}, "Did you mean 'mrpc'"),
+        ({"terms": ["soft_lable"]}, "Unknown knowledge term 'soft_lable'. Did you mean 'soft_label'"),
+        ({"terms": [{"name": "soft_label", "temprature": 2}]}, "Did you mean 'temperature'"),
+        ({"terms": []}, "terms is empty"),
+        ({"terms": "hard_label"}, "must be a list"),
+        ({"features": ["progres"]}, "Unknown feature 'progres'. Did you mean 'progress'"),
+        ({"features": ["gap", "gap"]}, "named twice"),
+        ({"features": []}, "features is empty"),
+        ({"reward": "gap_close"}, "Unknown reward 'gap_close'. Did you mean 'gap_closed'"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
+        ({"batch_size": 1000}, "fewer than batch_size=1000"),
+        ({"budget": -3}, "budget=-3"),
+        ({"updates_per_step": 9}, "updates_per_step=9 is longer than budget=8"),
+        ({"label_noise": 1.5}, "label_noise=1.5"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0"),
+        ({"action_view": "soft"}, "value of action_view"),
+        ({"precision": "fp8"}, "value of precision"),
+        ({"device": "cuda:99"}, "is absent"),
+        ({"device": "tpu"}, "no device|not supported"),
+        ({"layer_map": [[0, 9]]}, "9"),
+        ({"layer_map": "uniformly"}, "Did you mean 'uniform'"),
+        ({"student": {"init": "teacher", "num_hidden_layers": 9}}, "9"),
+        ({"student": {"init": "teacher"}}, "num_hidden_layers"),
+        ({"student": {"hidden_size": 9}}, "not divisible"),
+        ({"student": {"init": "pretrained"}}, "name_or_path"),
+        ({"feedback_rows": 400}, "rows"),
+        ({"max_length": 64, "teacher": "./nowhere"}, "There is no folder './nowhere'"),
+        ({"data_dir": "./nowhere"}, "nowhere"),
+    ],
+)
+def test_refusals(options: dict[str, Any], message: str, tiny: dict[str, Any]) -> None:
+    """One bad option each."""
+    with pytest.raises(ValueError, match=message):
+        build_problem(EnvConfig.from_kwargs(**{**tiny, **options}))
+
+
+def test_features_without_meaning_are_refused_by_name(tiny_regression: dict[str, Any]) -> None:
+    """Entropy in regression."""
+    for name in ("student_entropy", "teacher_entropy", "agreement"):
+        with pytest.raises(ValueError, match=f"'{name}' has no meaning in a regression task"):
+            DistillEnv(**{**tiny_regression, "features": ["progress", name]})
+
+
+def test_a_folder_that_is_no_model(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Says what the folder holds."""
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match=r"is no model: it has no config.json \(it holds notes.txt\)"):
+        DistillEnv(**{**tiny, "teacher": str(tmp_path)})
+
+
+def test_without_a_network_the_local_option_is_named(tiny: dict[str, Any]) -> None:
+    """A hub name that is not here."""
+    with pytest.raises(ValueError, match="local folder"):
+        DistillEnv(**{**tiny, "teacher": "nobody/no-such-model"})
+
+
+def edit_config(folder: Path, **values: Any) -> None:
+    """Change keys of a model's configuration."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_label_order_and_count_are_checked(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Both lists are in the message."""
+    copy = tmp_path / "teacher"
+    shutil.copytree(tiny["teacher"], copy)
+    columns = {**tiny["columns"], "labels": ["0", "1"]}
+    edit_config(copy, id2label={"0": "1", "1": "0"}, label2id={"1": 0, "0": 1})
+    with pytest.raises(ValueError, match=r"orders its labels \['1', '0'\], the task 'custom' \['0', '1'\]"):
+        DistillEnv(**{**tiny, "teacher": str(copy), "columns": columns})
+    lines = [json.dumps({"text": f"w1 w{i % 40} w{i // 40}", "label": str(i % 3)}) for i in range(200)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"has 2 labels, the task 'custom' has 3"):
+        DistillEnv(**{**tiny, "data_dir": str(tmp_path)})
+
+
+def test_vocabularies_are_compared(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A pre-trained student with another tokenizer."""
+    copy = tmp_path / "student"
+    shutil.copytree(tiny["teacher"], copy)
+    path = copy / "tokenizer.json"
+    path.write_text(path.read_text().replace('"w7"', '"other"'))
+    with pytest.raises(ValueError, match=r"vocabulary \(45 tokens, .*\) is not the teacher's \(45 tokens\)"):
+        DistillEnv(**{**tiny, "student": str(copy)})
+    assert DistillEnv(**{**tiny, "student": tiny["teacher"]}).problem.student.facts.num_layers == 2
+
+
+def test_the_dev_split_is_out_of_reach(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted sentinel: nothing reads the dev split, and garbage in it changes no bit of a trajectory."""
+    for part in Path(tiny["data_dir"]).iterdir():
+        shutil.copy(part, tmp_path)
+    traces = []
+    for planted in (False, True):
+        if planted:
+            (tmp_path / "validation.jsonl").write_text("SENTINEL, not JSON")
+            monkeypatch.setattr("kd_env.glue.load_dev", lambda *_: pytest.fail("the dev split was read"))
+        env = DistillEnv(**{**tiny, "data_dir": str(tmp_path)})
+        observation, _ = env.reset(seed=0)
+        steps = [env.step(np.ones(3, np.int8)) for _ in range(4)]
+        traces.append(np.concatenate([observation, *(s[0] for s in steps), [s[1] for s in steps]]))
+    np.testing.assert_array_equal(traces[0], traces[1])
+
+
+def test_splits_and_noise(tiny: dict[str, Any]) -> None:
+    """Noise is in the train rows alone; ``train+feedback`` adds the clean feedback rows to them."""
+    clean, noisy, more = (
+        build_problem(EnvConfig.from_kwargs(**{**tiny, **options}))
+        for options in ({}, {"label_noise": 0.4}, {"label_noise": 0.4, "train_on": "train+feedback"})
+    )
+    wrong = (clean.train.labels != noisy.train.labels).mean()
+    assert wrong == pytest.approx(0.4, abs=0.01)
+    np.testing.assert_array_equal(clean.feedback.labels, noisy.feedback.labels)
+    np.testing.assert_array_equal(clean.selection.labels, noisy.selection.labels)
+    assert len(more.train) == len(noisy.train) + 32
+    np.testing.assert_array_equal(more.train.labels[: len(noisy.train)], noisy.train.labels)
+    assert not set(clean.splits.train) & set(clean.splits.feedback)
+
+
+def test_options_of_the_decision_process_share_the_rest(tiny_problem: Any) -> None:
+    """Another view or budget needs no new teacher pass; another teacher does."""
+    other = tiny_problem.with_options(action_view="box", budget=4)
+    assert other.assets is tiny_problem.assets and other.config.budget == 4
+    with pytest.raises(ValueError, match="'task' needs another problem"):
+        tiny_problem.with_options(task="toy")
+    with pytest.raises(ValueError, match="teacher_cls"):
+        tiny_problem.with_options(features=["teacher_cls"])
+
+
+def test_configuration_round_trip(tiny: dict[str, Any]) -> None:
+    """``to_dict`` is plain and complete."""
+    config = EnvConfig.from_kwargs(**tiny)
+    again = EnvConfig.from_kwargs(**json.loads(json.dumps(config.to_dict())))
+    assert again == config
+
+
+def test_loss_and_temperature_against_slow_versions() -> None:
+    """Cross-entropy row by row; the temperature against a grid."""
+    from kd_env.losses import fit_temperature, gold_loss
+
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 3)) * 4, rng.integers(3, size=50)
+    slow = np.mean([-np.log(np.exp(row[label]) / np.exp(row).sum()) for row, label in zip(logits, labels, strict=True)])
+    assert float(gold_loss(logits, labels, None)) == pytest.approx(slow)
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 4001))
+    best = grid[np.argmin([float(gold_loss(logits / t, labels, None)) for t in grid])]
+    assert fit_temperature(logits, labels) == pytest.approx(best, rel=2e-3)

@@ -1,0 +1,73 @@
+"""Batches and their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kd_env.tables import draw, make_buckets, start_stream
+
+
+def test_every_batch_is_full_and_of_one_bucket() -> None:
+    """Leftovers of a bucket carry over to the next epoch; none is lost or repeated early."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 40, size=1003)
+    buckets = make_buckets(lengths, 16, batches_per_bucket=8)
+    assert len(buckets.rows) > 3
+    bucket_of = np.empty(1003, np.int64)
+    for number, rows in enumerate(buckets.rows):
+        bucket_of[rows] = number
+    stream = start_stream(buckets, seed=5)
+    seen = np.zeros(1003, np.int64)
+    for _ in range(400):
+        rows, stream = draw(buckets, stream, 1)
+        assert rows.shape == (1, 16) and len(set(bucket_of[rows[0]])) == 1
+        assert len(set(rows[0])) == 16
+        seen[rows[0]] += 1
+        if stream.cursor == len(stream.order):
+            left = np.concatenate(stream.carry)
+            expected = np.full(1003, stream.epoch + 1)
+            expected[left] -= 1
+            np.testing.assert_array_equal(seen, expected)
+    assert stream.epoch >= 5
+
+
+def test_streams_are_values() -> None:
+    """Drawing from an old stream again gives the same batches; another seed gives others."""
+    buckets = make_buckets(np.full(100, 7), 8)
+    stream = start_stream(buckets, 1)
+    first, later = draw(buckets, stream, 30)
+    again, _ = draw(buckets, stream, 30)
+    np.testing.assert_array_equal(first, again)
+    assert later.epoch > stream.epoch
+    assert not np.array_equal(first, draw(buckets, start_stream(buckets, 2), 30)[0])
+    with pytest.raises(ValueError, match="read-only"):
+        later.order[0, 0] = 3
+
+
+def test_a_table_smaller_than_a_batch_is_refused() -> None:
+    """Both numbers and the remedy are named."""
+    with pytest.raises(ValueError, match=r"7 rows, fewer than batch_size=8; lower batch_size"):
+        make_buckets(np.full(7, 5), 8)
+
+
+def test_tiny_buckets_still_give_full_batches() -> None:
+    """Buckets smaller than a batch fill up over epochs."""
+    buckets = make_buckets(np.arange(20), 6, batches_per_bucket=1)
+    stream = start_stream(buckets, 0)
+    rows, _ = draw(buckets, stream, 10)
+    assert rows.shape == (10, 6)
+
+
+def test_gather_pads_to_the_longest_row_of_the_batch(tiny_problem: Any) -> None:
+    """Width, mask and content against the table."""
+    table = tiny_problem.train
+    rows = np.array([[0, 3], [5, 1]])
+    batch = table.gather(rows)
+    width = table.lengths[rows].max()
+    assert batch.input_ids.shape == (2, 2, width)
+    np.testing.assert_array_equal(batch.attention_mask.sum(-1).numpy(), table.lengths[rows])
+    assert (batch.input_ids[~batch.attention_mask] == 0).all() and (batch.input_ids[batch.attention_mask] > 0).all()
+    np.testing.assert_array_equal(batch.labels.numpy(), table.labels[rows])

@@ -1,0 +1,155 @@
+"""Teacher outputs: ragged storage, the disk cache, and where a teacher comes from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env.teachers import CachedTeacher, teacher_outputs
+from kd_env.types import Signal
+
+SIGNALS = [
+    Signal("logits"),
+    Signal("cls", 1),
+    Signal("hidden_states", 0),
+    Signal("hidden_states", 2),
+    Signal("attention_scores", 1),
+    Signal("queries", 2),
+    Signal("values", 1),
+]
+
+
+def test_padded_reading_equals_a_forward_pass(tiny_problem: Any) -> None:
+    """Every kind of signal, at real tokens; zeros elsewhere."""
+    problem = tiny_problem
+    encoder, table = problem.assets.teacher_encoder, problem.train
+    cached = CachedTeacher(
+        encoder.facts, teacher_outputs(encoder, table, SIGNALS, dtype="float64", rows_at_once=7), table, torch.float64
+    )
+    rows = np.array([[3, 9, 27], [1, 2, 0]])
+    batch = table.gather(rows)
+    read = cached.signals(rows, batch)
+    for replica in range(2):
+        one = table.gather(rows[replica])
+        width = one.input_ids.shape[1]
+        with torch.no_grad():
+            expected = encoder.forward({}, one, SIGNALS)
+        mask = one.attention_mask
+        torch.testing.assert_close(read.logits[replica], expected.logits)
+        torch.testing.assert_close(read.cls[1][replica], expected.cls[1])
+        for layer in (0, 2):
+            mine, theirs = read.hidden_states[layer][replica, :, :width], expected.hidden_states[layer]
+            torch.testing.assert_close(mine[mask], theirs[mask])
+            assert (mine[~mask] == 0).all()
+        pair = (mask[:, None, :, None] & mask[:, None, None, :]).expand_as(expected.attention_scores[1])
+        mine = read.attention_scores[1][replica, ..., :width, :width]
+        torch.testing.assert_close(mine[pair], expected.attention_scores[1][pair])
+        assert (mine[~pair] == 0).all()
+        for name, layer in (("queries", 2), ("values", 1)):
+            head_mask = mask[:, None, :].expand(-1, 2, -1)
+            mine = getattr(read, name)[layer][replica, :, :, :width][head_mask]
+            torch.testing.assert_close(mine, getattr(expected, name)[layer][head_mask])
+
+
+def test_disk_cache_is_reused_and_gives_the_same_run(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second construction runs no teacher on train rows; the trajectory is that of the memory cache."""
+    options = {**tiny, "cache_dir": str(tmp_path)}
+    traces = []
+    for round_ in range(3):
+        if round_ == 2:
+            monkeypatch.setattr("kd_env.teachers._fill", lambda *_: pytest.fail("the teacher ran again"))
+        env = DistillEnv(**(tiny if round_ == 0 else options))
+        env.reset(seed=0)
+        traces.append([env.step(np.ones(3, np.int8))[1] for _ in range(4)])
+    assert traces[0] == traces[1] == traces[2]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "temporary folders are removed"
+
+
+def test_stale_or_damaged_caches_are_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Other content under the key, a file cut short: the folder and the remedy are named."""
+    options = EnvConfig.from_kwargs(**{**tiny, "cache_dir": str(tmp_path)})
+    build_problem(options)
+    folder = max(tmp_path.iterdir(), key=lambda path: sum(f.stat().st_size for f in path.iterdir()))
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "rows": "another"}))
+    with pytest.raises(ValueError, match=r"is of other content: rows .* Delete"):
+        build_problem(options)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    data = (folder / "logits.npy").read_bytes()
+    (folder / "logits.npy").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="cut short"):
+        build_problem(options)
+
+
+def test_an_interrupted_cache_leaves_nothing_behind(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No half-written folder is ever read."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kd_env.teachers._fill", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build_problem(EnvConfig.from_kwargs(**{**tiny, "cache_dir": str(tmp_path)}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_weights_get_another_cache(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """The key is the content, not the path."""
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "teacher"
+    shutil.copytree(tiny["teacher"], copy)
+    options = {**tiny, "teacher": str(copy), "cache_dir": str(tmp_path / "cache")}
+    first = build_problem(EnvConfig.from_kwargs(**options)).teacher_train_logits
+    weights = load_file(copy / "model.safetensors")
+    weights["classifier.bias"] += 1.0
+    weights["classifier.bias"][0] += 1.0
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    second = build_problem(EnvConfig.from_kwargs(**options)).teacher_train_logits
+    np.testing.assert_allclose(second - first, [[2.0, 1.0]] * len(first), atol=1e-5)
+
+
+def test_float16_cache_is_close(tiny: dict[str, Any]) -> None:
+    """Half the memory, rounding only."""
+    exact, rounded = (build_problem(EnvConfig.from_kwargs(**tiny, cache_dtype=dtype)) for dtype in ("float32", "float16"))
+    rows = np.arange(8)
+    batch = exact.train.gather(rows)
+    first, second = exact.teacher.signals(rows, batch), rounded.teacher.signals(rows, batch)
+    torch.testing.assert_close(first.hidden_states[2], second.hidden_states[2], rtol=2e-3, atol=2e-3)
+    assert not torch.equal(first.hidden_states[2], second.hidden_states[2])
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (None, "unknown"),
+        ({"trained_on": "train", "fingerprint": "other", "task": "custom"}, "unknown"),
+        ({"trained_on": "train", "fingerprint": "{fingerprint}", "task": "custom"}, "no"),
+        ({"trained_on": "train+feedback", "fingerprint": "{fingerprint}", "task": "custom"}, None),
+    ],
+)
+def test_provenance(record: dict[str, str] | None, expected: str | None, tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A foreign teacher is marked, one of this split is trusted, one that saw feedback is refused."""
+    copy = tmp_path / "teacher"
+    shutil.copytree(tiny["teacher"], copy)
+    options = EnvConfig.from_kwargs(**{**tiny, "teacher": str(copy)})
+    if record is not None:
+        fingerprint = build_problem(options).fingerprint
+        filled = {key: value.format(fingerprint=fingerprint) for key, value in record.items()}
+        (copy / "kd_env_teacher.json").write_text(json.dumps(filled))
+    if expected is None:
+        with pytest.raises(ValueError, match="saw feedback rows"):
+            build_problem(options)
+    else:
+        assert build_problem(options).saw_feedback == expected
