@@ -24,6 +24,8 @@ def assets() -> Path:
     root = Path(__file__).resolve().parent.parent
     folder = Path(os.environ.get("KD_ENV_ASSETS", root / ".." / "shared")).resolve()
     if not (folder / "glue").is_dir():
+        if os.environ.get("KD_ENV_REQUIRE_ASSETS") == "1":
+            pytest.fail(f"KD_ENV_REQUIRE_ASSETS=1, but there is no real data at {folder}")
         pytest.skip(f"no real data at {folder}; set KD_ENV_ASSETS to a folder with glue/ and models/")
     return folder
 

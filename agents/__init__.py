@@ -1,0 +1,26 @@
+"""Agents for any environment with flat observations: two that learn, Stable-Baselines3's, and rules that do not learn.
+
+``make_agent("actor_critic", env, seed=0)``, ``make_agent("sb3/ppo", env, seed=0)``, ``make_agent("all", env, seed=0)``.
+Other distributions add agents with entry points in the groups ``kd_env.agents`` and ``kd_env.rules``.
+"""
+
+from agents.base import Agent, LearnCallback, Metrics, RewardTransform, Spaces, episode_steps
+from agents.catalog import AGENTS, agent_kind, agent_names, load_agent, make_agent
+from agents.rules import RULES, Rule, make_rule
+
+__all__ = [
+    "AGENTS",
+    "RULES",
+    "Agent",
+    "LearnCallback",
+    "Metrics",
+    "RewardTransform",
+    "Rule",
+    "Spaces",
+    "agent_kind",
+    "agent_names",
+    "episode_steps",
+    "load_agent",
+    "make_agent",
+    "make_rule",
+]

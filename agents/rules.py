@@ -1,0 +1,397 @@
+"""Policies that learn nothing, behind the same protocol as agents that do: the baselines of every claim.
+
+A rule reads the names and places of things from ``env.unwrapped``: ``term_names``, ``action_names``, ``action_view``,
+``encode_action(weights, gate)`` and, where it looks at the observation, ``observation_layout``. Its :meth:`Rule.learn`
+returns at once. A rule names the action views that can express it, in order of preference, and the features it reads.
+
+Randomness: replica ``i`` has a generator of its own, seeded by ``(seed, i)``, so that it does the same whatever the
+number of replicas. What a rule remembers of an episode goes through ``state`` and ``episode_start`` of ``predict``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from agents import storage
+from agents.base import AnyEnv, Array, add_plugins, as_path, require, unknown_name
+
+GROUP = "kd_env.rules"
+
+
+class Rule(ABC):
+    """A fixed policy.
+
+    Args:
+        env: the environment that it will act in.
+        seed: of its random choices.
+        **options: the rule's own; kept in :attr:`options` and saved.
+
+    Raises:
+        ValueError: an action view that cannot express the rule, or a term or feature that the env lacks.
+    """
+
+    name: ClassVar[str]
+    views: ClassVar[tuple[str, ...]] = ("native", "discrete", "box")
+    needs_features: ClassVar[tuple[str, ...]] = ()
+    needs_terms: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:
+        self.env, self.seed, self.options = env, seed, options
+        base: Any = env.unwrapped
+        self.base = base
+        if not hasattr(base, "encode_action"):
+            raise ValueError(f"The rule {self.name!r} needs an env with named terms (encode_action); {env} has none.")
+        self.term_names: tuple[str, ...] = tuple(base.term_names)
+        if base.action_view not in self.views:
+            raise ValueError(
+                f"The rule {self.name!r} cannot be expressed in the action view {base.action_view!r}; "
+                f"make the env with action_view={self.views[0]!r} (possible: {', '.join(self.views)})."
+            )
+        for term in self.needs_terms:
+            if term not in self.term_names:
+                raise ValueError(
+                    f"The rule {self.name!r} needs the term {term!r}, but the env has {', '.join(self.term_names)}; "
+                    f"add {term!r} to its terms."
+                )
+        for feature in self.needs_features:
+            if feature not in base.observation_layout:
+                raise ValueError(
+                    f"The rule {self.name!r} reads the feature {feature!r}, but the env has "
+                    f"{', '.join(base.observation_layout)}; add {feature!r} to its features."
+                )
+        self._generators: list[np.random.Generator] = []
+
+    @abstractmethod
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """Actions and memory for a batch.
+
+        Args:
+            observations: ``[N, O]``.
+            memory: what the last call returned, None at first.
+            starts: ``[N]``, True where an episode begins.
+        """
+
+    def predict(
+        self, observation: Array, state: Any = None, episode_start: Array | None = None, deterministic: bool = False
+    ) -> tuple[Array, Any]:
+        """Actions for ``[O]`` or ``[N, O]``. A random rule stays random where ``deterministic``: it has no mode."""
+        observation = np.asarray(observation, dtype=np.float32)
+        batch = np.atleast_2d(observation)
+        starts = np.zeros(len(batch), dtype=np.bool_) if episode_start is None else np.atleast_1d(episode_start)
+        if starts.shape != (len(batch),):
+            raise ValueError(f"episode_start has shape {starts.shape} for {len(batch)} observations.")
+        actions, state = self.act(batch, state, starts.astype(np.bool_))
+        return (actions[0] if observation.ndim == 1 else actions), state
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        *,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Nothing to learn: returns itself."""
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder with ``agent.json``: options, seed and the states of the generators."""
+        generators = [generator.bit_generator.state for generator in self._generators]
+        header = {"agent": self.name, "options": self.options, "seed": self.seed, "generators": generators}
+        with storage.new_folder(as_path(path)) as folder:
+            storage.write_header(folder, header)
+
+    @classmethod
+    def load(cls, path: str | Path, env: AnyEnv | None = None) -> Self:
+        """Read what :meth:`save` wrote; a rule needs its ``env``, whose names it reads."""
+        header = storage.read_header(as_path(path), cls.name)
+        if env is None:
+            raise ValueError(f"The rule {cls.name!r} reads names from its environment; give env to load.")
+        rule = cls(env, seed=header["seed"], **header["options"])
+        for index, state in enumerate(header["generators"]):
+            rule.generator(index).bit_generator.state = state
+        return rule
+
+    def generator(self, replica: int) -> np.random.Generator:
+        """The generator of one replica."""
+        while len(self._generators) <= replica:
+            self._generators.append(np.random.default_rng([self.seed, len(self._generators)]))
+        return self._generators[replica]
+
+    def encode(self, weights: Mapping[str, float], gate: float = 1.0) -> Array:
+        """Raw action of one replica in the env's view."""
+        return np.asarray(self.base.encode_action(weights, gate))
+
+    def everything(self) -> Array:
+        """Raw action that weighs every term with 1."""
+        return self.encode(dict.fromkeys(self.term_names, 1.0))
+
+    def feature(self, observations: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+        """A scalar feature of a batch of observations, ``[N]``."""
+        return observations[:, self.base.observation_layout[name].start]
+
+
+class Constant(Rule):
+    """Base of rules that always do the same."""
+
+    @abstractmethod
+    def action(self) -> Array:
+        """The raw action of one replica."""
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """The same action for each replica."""
+        return np.stack([self.action()] * len(observations)), None
+
+
+class All(Constant):
+    """Every term with weight 1: ordinary distillation."""
+
+    name = "all"
+
+    def action(self) -> Array:
+        """All terms."""
+        return self.everything()
+
+
+class HardLabelOnly(Constant):
+    """Training without a teacher."""
+
+    name = "hard_label_only"
+    needs_terms = ("hard_label",)
+
+    def action(self) -> Array:
+        """The gold labels alone."""
+        return self.encode({"hard_label": 1.0})
+
+
+class SoftLabelOnly(Constant):
+    """Distillation from the teacher's probabilities alone (Hinton et al. 2015 without the label term)."""
+
+    name = "soft_label_only"
+    needs_terms = ("soft_label",)
+
+    def action(self) -> Array:
+        """The teacher's probabilities alone."""
+        return self.encode({"soft_label": 1.0})
+
+
+class Fixed(Constant):
+    """Constant weights by term name, e.g. the outcome of a grid search.
+
+    Args:
+        env: the environment.
+        seed: unused.
+        weights: weight in [0, 1] by term; terms that are not named have weight 0.
+        gate: factor on the update; any but 1 needs a box view with a gate.
+    """
+
+    name = "fixed"
+    views = ("box", "native", "discrete")
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0, weights: Mapping[str, float], gate: float = 1.0) -> None:
+        super().__init__(env, seed=seed, weights=dict(weights), gate=gate)
+        self.encode(weights, gate)  # refuses what the view cannot express before any step is taken
+
+    def action(self) -> Array:
+        """The given weights."""
+        return self.encode(self.options["weights"], self.options["gate"])
+
+
+class RandomHard(Rule):
+    """Each term on or off with probability one half, in each step."""
+
+    name = "random_hard"
+    views = ("native", "box")
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """A coin a term."""
+        return np.stack([self._one(self.generator(i)) for i in range(len(observations))]), None
+
+    def _one(self, rng: np.random.Generator) -> Array:
+        coins = rng.random(len(self.term_names)) < 0.5
+        return self.encode({name: float(on) for name, on in zip(self.term_names, coins, strict=True)})
+
+
+class RandomSoft(Rule):
+    """Weights drawn uniformly from [0, 1], in each step."""
+
+    name = "random_soft"
+    views = ("box",)
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """A uniform weight a term, the gate open."""
+        return np.stack([self._one(self.generator(i)) for i in range(len(observations))]), None
+
+    def _one(self, rng: np.random.Generator) -> Array:
+        weights = rng.random(len(self.term_names))
+        return self.encode({name: float(w) for name, w in zip(self.term_names, weights, strict=True)})
+
+
+class RandomGate(Rule):
+    """Every term with weight 1, but a random step size: what an agent gains by the gate alone has to beat this."""
+
+    name = "random_gate"
+    views = ("box",)
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
+        super().__init__(env, seed=seed)
+        names = tuple(self.base.action_names)
+        if "gate" not in names:
+            raise ValueError("The rule 'random_gate' needs the gate component; make the env with gate=True.")
+        self._index = names.index("gate")
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """The raw gate is uniform over its range [-1, 1]."""
+        actions = np.stack([self.everything()] * len(observations))
+        actions[:, self._index] = [self.generator(i).uniform(-1.0, 1.0) for i in range(len(observations))]
+        return actions, None
+
+
+class Annealing(Rule):
+    """The soft label's weight falls from 1 to 0 and the hard label's rises from 0 to 1, linearly with progress.
+
+    Annealing KD (Jafari et al. 2021) first follows the teacher, softly, and then the labels; here the two stages are
+    blended as weights. Other terms have the constant ``other_weight``.
+    """
+
+    name = "annealing"
+    views = ("box",)
+    needs_features = ("progress",)
+    needs_terms = ("hard_label", "soft_label")
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0, other_weight: float = 0.0) -> None:
+        require(0.0 <= other_weight <= 1.0, "other_weight", other_weight, "in [0, 1]")
+        super().__init__(env, seed=seed, other_weight=other_weight)
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """Weights by each replica's own progress."""
+        place = self.base.observation_layout["progress"]
+        progress = np.clip((self.feature(observations, "progress") - place.low) / (place.high - place.low), 0.0, 1.0)
+        others = dict.fromkeys(self.term_names, float(self.options["other_weight"]))
+        rows = [self.encode({**others, "soft_label": 1.0 - float(p), "hard_label": float(p)}) for p in progress]
+        return np.stack(rows), None
+
+
+class GapMemory(NamedTuple):
+    """What early stopping remembers of the running episodes."""
+
+    best: NDArray[np.float32]  # [N] smallest gap so far
+    waited: NDArray[np.int64]  # [N] steps since it was reached
+    stopped: NDArray[np.bool_]  # [N]
+
+
+class EarlyStopping(Rule):
+    """Every term until the observed gap has not improved for ``patience`` steps, then no update until the episode ends.
+
+    Args:
+        env: the environment.
+        seed: unused.
+        patience: steps without improvement after which training stops.
+        min_delta: improvement that counts, in units of the ``gap`` feature.
+    """
+
+    name = "early_stopping"
+    needs_features = ("gap",)
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0, patience: int = 5, min_delta: float = 0.0) -> None:
+        require(patience >= 1, "patience", patience, "at least 1")
+        require(min_delta >= 0, "min_delta", min_delta, "at least 0")
+        super().__init__(env, seed=seed, patience=patience, min_delta=min_delta)
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """``memory`` is a :class:`GapMemory`."""
+        gap = self.feature(observations, "gap")
+        if memory is None:
+            starts = np.ones(len(gap), dtype=np.bool_)
+            memory = GapMemory(gap, np.zeros(len(gap), dtype=np.int64), starts)
+        improved = starts | (gap < memory.best - self.options["min_delta"])
+        waited = np.where(improved, 0, memory.waited + 1)
+        stopped = np.where(starts, False, memory.stopped | (waited >= self.options["patience"]))
+        on, off = self.everything(), self.encode({})
+        actions = np.stack([off if stop else on for stop in stopped])
+        return actions, GapMemory(np.where(improved, gap, memory.best), waited, stopped)
+
+
+class Greedy(Rule):
+    """One-step look-ahead: tries all terms, each term alone and none on a fork of the env, and takes the best reward.
+
+    Each replica chooses for itself; the first of equals wins, in the order above. The env is put back exactly as it
+    was, so that a look-ahead costs ``K + 2`` steps and changes nothing. It sees the reward, which no other rule does.
+    """
+
+    name = "greedy"
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
+        super().__init__(env, seed=seed)
+        if not (hasattr(self.base, "get_state") and hasattr(self.base, "set_state")):
+            raise ValueError("The rule 'greedy' forks the environment; it needs one with get_state and set_state.")
+        self.candidates = [self.everything(), *(self.encode({term: 1.0}) for term in self.term_names), self.encode({})]
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """The candidate with the highest reward, for each replica."""
+        single = not isinstance(self.env, VectorEnv)
+        count = 1 if single else self.base.num_envs
+        if len(observations) != count:
+            raise ValueError(
+                f"greedy looks ahead in its own env of {count} replicas, but got {len(observations)} rows."
+            )
+        before = self.base.get_state()
+        rewards = np.empty((len(self.candidates), count))
+        for index, action in enumerate(self.candidates):
+            try:
+                # Past the wrappers: their counters and statistics must not see steps that are taken back.
+                rewards[index] = self.base.step(action if single else np.stack([action] * count))[1]
+            finally:
+                self.base.set_state(before)
+        return np.stack([self.candidates[best] for best in rewards.argmax(axis=0)]), None
+
+
+RULES: dict[str, type[Rule]] = {
+    rule.name: rule
+    for rule in (
+        All,
+        HardLabelOnly,
+        SoftLabelOnly,
+        Fixed,
+        RandomHard,
+        RandomSoft,
+        RandomGate,
+        Annealing,
+        EarlyStopping,
+        Greedy,
+    )
+}
+
+
+def rule_class(name: str) -> type[Rule]:
+    """The class of a rule by name, plug-ins (entry points ``kd_env.rules``) among them; ``ValueError`` if unknown."""
+    add_plugins(RULES, GROUP)
+    if name not in RULES:
+        raise ValueError(unknown_name("rule", name, RULES))
+    return RULES[name]
+
+
+def make_rule(name: str, env: AnyEnv, seed: int = 0, **options: Any) -> Rule:
+    """A rule by name.
+
+    Raises:
+        ValueError: an unknown rule or option (with near matches), a missing option, or an env that does not fit.
+    """
+    chosen = rule_class(name)
+    parameters = inspect.signature(chosen.__init__).parameters
+    known = {k: p for k, p in parameters.items() if k not in ("self", "env", "seed") and p.kind is p.KEYWORD_ONLY}
+    for option in options:
+        if option not in known:
+            raise ValueError(unknown_name(f"option of the rule {name!r}", option, known))
+    missing = [k for k, p in known.items() if p.default is p.empty and k not in options]
+    if missing:
+        raise ValueError(f"The rule {name!r} needs the option {', '.join(missing)}.")
+    return chosen(env, seed=seed, **options)

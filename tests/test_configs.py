@@ -1,0 +1,165 @@
+"""Every shipped configuration is composed and checked; those that need no hub are built and run for two steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents import RULES, make_agent
+from agents.sb3 import ALGORITHMS
+from cli import probe
+from cli.compose import compose
+from cli.presets import description, groups
+from cli.settings import read_settings, teacher_config
+from kd_env import DistillVectorEnv, EnvConfig, build_problem
+from kd_env.glue import EMBEDDED, GLUE
+from kd_env.problem import Problem
+
+GROUPS = groups()
+NEEDS_MODEL = ["teacher.name_or_path=encoder"]
+TASKS = [name for name in GROUPS["task"] if name not in EMBEDDED]
+
+
+def settings_of(*overrides: str) -> Any:
+    return read_settings(compose("config", overrides))
+
+
+def test_every_group_is_there_and_described() -> None:
+    assert set(GROUPS) == {"task", "teacher", "student", "env", "agent", "experiment"}
+    assert {"sb3/ppo", "actor_critic", "rule/all"} <= set(GROUPS["agent"])
+    for group, presets in GROUPS.items():
+        if group == "experiment":
+            assert all(description(group, preset) for preset in presets)
+
+
+def test_the_defaults_are_those_of_the_environment() -> None:
+    """One set of defaults: what the main job uses is what gym.make uses, but for what depends on the agent."""
+    env = settings_of("env.action_view=native").env
+    expected = dataclasses.replace(EnvConfig.from_kwargs(), cache_dir=env.cache_dir, show_progress=True)
+    student = dataclasses.replace(expected.student_config, num_hidden_layers=1)
+    assert env == dataclasses.replace(expected, student=student)
+
+
+def test_teacher_defaults_are_those_of_the_fine_tuning() -> None:
+    from kd_env.finetune import TeacherConfig
+
+    c = compose("finetune", ["task=mrpc", *NEEDS_MODEL])
+    assert teacher_config(c, "out") == TeacherConfig(task="mrpc", name_or_path="encoder", output="out")
+
+
+@pytest.mark.parametrize("task", GROUPS["task"])
+def test_tasks(task: str, tiny: dict[str, Any]) -> None:
+    extra = [] if task in EMBEDDED else NEEDS_MODEL
+    if task == "custom":
+        extra = [*extra, f"task.data_dir={tiny['data_dir']}"]
+    found = settings_of(f"task={task}", *extra)
+    assert found.env.task == task
+    assert (found.finetune is None) == (task in EMBEDDED)
+    assert found.env.student_config.init == ("fresh" if task in EMBEDDED else "teacher")
+    assert ("student_entropy" in found.env.features) == (task != "stsb")
+
+
+def test_tasks_are_complete() -> None:
+    assert set(GROUPS["task"]) == {*GLUE, *EMBEDDED, "custom"}
+
+
+@pytest.mark.parametrize("task", sorted(EMBEDDED))
+def test_embedded_tasks_run(task: str, tmp_path: Path) -> None:
+    found = settings_of(f"task={task}", "env.budget=4", f"cache_dir={tmp_path}", "progress=false")
+    run_two_steps(build_problem(found.env))
+
+
+@pytest.mark.parametrize("teacher", GROUPS["teacher"])
+def test_teachers(teacher: str) -> None:
+    overrides = [f"teacher={teacher}", "task=rte", *([] if teacher == "bert_base" else NEEDS_MODEL)]
+    assert settings_of(*overrides).finetune.name_or_path
+    assert settings_of("teacher.path=folder", "task=rte").env.teacher == "folder"
+
+
+def tiny_overrides(tiny: dict[str, Any], cache: Path) -> list[str]:
+    return [
+        "task=custom",
+        f"task.data_dir={tiny['data_dir']}",
+        f"teacher.path={tiny['teacher']}",
+        *("task.feedback_rows=32", "task.selection_rows=32", "env.evaluation_rows=32"),
+        *("env.batch_size=4", "env.budget=8", "progress=false"),
+        f"cache_dir={cache}",
+    ]
+
+
+@pytest.mark.parametrize("student", GROUPS["student"])
+def test_students(student: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    extra = ["student.name_or_path=" + tiny["teacher"]] if student == "pretrained" else []
+    found = settings_of(*tiny_overrides(tiny, tmp_path), f"student={student}", *extra)
+    depth = found.env.student_config.num_hidden_layers
+    if found.env.student_config.init == "teacher" and depth > 2:
+        with pytest.raises(ValueError, match="layer"):  # the tiny teacher has two
+            build_problem(found.env)
+        return
+    run_two_steps(build_problem(found.env))
+
+
+@pytest.mark.parametrize("env", GROUPS["env"])
+@pytest.mark.parametrize("view", ["native", "discrete", "box"])
+def test_environments(env: str, view: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    overrides = tiny_overrides(tiny, tmp_path)
+    found = settings_of(*overrides, "student=toy_small", f"env={env}", f"env.action_view={view}")
+    run_two_steps(build_problem(found.env))
+
+
+# What libraries warn of when they are driven for two steps is not what is tested here.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("agent", GROUPS["agent"])
+def test_agents(agent: str, tiny_problem: Problem) -> None:
+    found = settings_of(f"agent={agent}", "num_envs=2")
+    probe.check(found)
+    view = found.env.action_view
+    assert view == found.resolved["agent"]["action_view"]
+    problem = tiny_problem
+    if set(getattr(RULES.get(found.agent.name), "needs_terms", ())) - set(problem.term_names):
+        pytest.fail(f"the tiny task lacks a term of {agent}")
+    envs = DistillVectorEnv(2, problem=problem, action_view=view)
+    one = make_agent(found.agent.name, envs, seed=0, **found.agent.options)
+    one.learn(4)
+    observations, _ = envs.reset(seed=0)
+    for _ in range(2):
+        actions, _ = one.predict(observations, episode_start=np.zeros(2, dtype=bool))
+        observations, rewards, *_ = envs.step(actions)
+        assert np.isfinite(rewards).all()
+
+
+def test_agents_are_complete() -> None:
+    assert {name.removeprefix("sb3/") for name in GROUPS["agent"] if name.startswith("sb3/")} == set(ALGORITHMS)
+    assert {name.removeprefix("rule/") for name in GROUPS["agent"] if name.startswith("rule/")} == set(RULES)
+
+
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_experiments(experiment: str, tmp_path: Path) -> None:
+    found = settings_of(f"experiment={experiment}", *([] if experiment == "quick" else NEEDS_MODEL))
+    assert found.run_folder.name == f"{experiment}-actor_critic-seed0"
+    if found.env.task in EMBEDDED:
+        probe.check(found)
+        small = dataclasses.replace(found.env, budget=4, cache_dir=str(tmp_path), show_progress=False)
+        run_two_steps(build_problem(small))
+
+
+@pytest.mark.parametrize("experiment", ["mrpc", "sst2", "stsb"])
+def test_experiments_fit_the_real_files(experiment: str, assets: Path) -> None:
+    encoder = assets / "models" / "minilm-l6-h384-uncased"
+    found = settings_of(
+        f"experiment={experiment}", f"task.data_dir={assets / 'glue'}", f"teacher.name_or_path={encoder}"
+    )
+    assert probe.check(found).rules
+
+
+def run_two_steps(problem: Problem) -> None:
+    envs = DistillVectorEnv(2, problem=problem)
+    envs.reset(seed=0)
+    envs.action_space.seed(0)
+    for _ in range(2):
+        observations, rewards, *_ = envs.step(envs.action_space.sample())
+        assert np.isfinite(observations).all() and np.isfinite(rewards).all()

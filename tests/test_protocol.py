@@ -1,0 +1,142 @@
+"""The evaluation protocol against one student at a time, and what happens to those that diverge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kd_env import DistillEnv
+from kd_env.evaluation import metrics
+from kd_env.evaluation.protocol import SELECTION, Contender, check_dev, evaluate_policies
+from kd_env.glue import get_task, load_dev
+
+SEEDS = (100, 103, 107)
+
+
+class Cycle:
+    """Takes the terms in turn; knows its step from the episode starts alone."""
+
+    def __init__(self, env: Any, first: int = 0, break_at: tuple[int, int] | None = None) -> None:
+        self.env, self.first, self.break_at = env, first, break_at
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> Any:
+        steps = np.where(episode_start, 0, 0 if state is None else state)
+        if self.break_at is not None and state is not None and steps.max() == self.break_at[1]:
+            broken = self.env.get_state()
+            with torch.no_grad():
+                broken.run.params["classifier.weight"][self.break_at[0]] = float("nan")
+            self.env.set_state(broken)
+        names = self.env.term_names
+        actions = [self.env.encode_action({names[(self.first + int(s)) % len(names)]: 1.0}) for s in steps]
+        return np.stack(actions), steps + 1
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """A slow, obvious version."""
+    losses = [
+        np.log(np.exp(row - row.max()).sum()) + row.max() - row[label]
+        for row, label in zip(logits, labels, strict=True)
+    ]
+    return float(np.mean(losses))
+
+
+def test_equals_students_distilled_one_by_one(tiny_problem: Any) -> None:
+    evaluation = evaluate_policies(
+        tiny_problem, {"cycle": Contender(Cycle), "other": Contender(lambda env: Cycle(env, 1))}, SEEDS
+    )
+    dev = load_dev(tiny_problem.task, tiny_problem.config.data_dir)
+    assert evaluation.dev_splits == tuple(dev) == ("validation",)
+    tables = {"validation": tiny_problem.tokenize(dev["validation"]), SELECTION: tiny_problem.selection}
+    result = evaluation.policies["cycle"]
+    for split, table in tables.items():
+        teacher = tiny_problem.teacher_logits(table) / tiny_problem.temperature
+        teacher_loss = cross_entropy(teacher, table.labels)
+        assert evaluation.teacher[split]["loss"] == pytest.approx(teacher_loss)
+        for index, seed in enumerate(SEEDS):
+            env = DistillEnv(problem=tiny_problem)
+            env.reset(seed=seed)
+            before = cross_entropy(env.predict(table)[0], table.labels)
+            ended, total, step = False, 0.0, 0
+            while not ended:
+                name = env.term_names[step % len(env.term_names)]
+                _, reward, ended, _, _ = env.step(env.encode_action({name: 1.0}))
+                total, step = total + reward, step + 1
+            logits = env.predict(table)[0]
+            after = cross_entropy(logits, table.labels)
+            scores = result.splits[split]
+            assert scores.loss[index] == pytest.approx(after, rel=1e-6)
+            gap = max(before - teacher_loss, 0.05 * before)
+            assert scores.gap_closed[index] == pytest.approx((before - after) / gap, rel=1e-5)
+            assert scores.floored[index] == (before - teacher_loss < 0.05 * before)
+            guesses = logits.argmax(-1)
+            assert scores.metrics["accuracy"][index] == pytest.approx((guesses == table.labels).mean())
+            np.testing.assert_array_equal(scores.predictions[index], guesses)
+            assert result.returns[index] == pytest.approx(total, rel=1e-6)
+    assert result.weights.shape == (4, len(SEEDS), 3)
+    np.testing.assert_array_equal(result.weights[:, 0], np.eye(3)[[0, 1, 2, 0]])
+    np.testing.assert_allclose(result.mean_weights, [0.5, 0.25, 0.25])
+    best = min(("cycle", "other"), key=lambda name: evaluation.policies[name].splits[SELECTION].loss.mean())
+    assert evaluation.comparator == best
+
+
+def test_a_diverged_student_is_the_worst_end_and_disturbs_no_other(tiny_problem: Any) -> None:
+    evaluation = evaluate_policies(
+        tiny_problem, {"whole": Contender(Cycle), "broken": Contender(lambda env: Cycle(env, break_at=(1, 2)))}, SEEDS
+    )
+    whole, broken = evaluation.policies["whole"], evaluation.policies["broken"]
+    assert broken.diverged.tolist() == [False, True, False]
+    for split in (SELECTION, "validation"):
+        assert broken.splits[split].gap_closed[1] == pytest.approx(-1.0)
+        assert np.isfinite(broken.splits[split].loss).all()
+        for index in (0, 2):
+            assert broken.splits[split].loss[index] == pytest.approx(whole.splits[split].loss[index], rel=1e-9)
+    assert broken.returns[1] <= -1.0
+    assert np.isnan(broken.weights[3, 1]).all() and not np.isnan(broken.weights[3, 0]).any()
+    assert np.isfinite(broken.weights_over_time).all()
+
+
+def test_skipped_steps_count_as_weight_zero(tiny_problem: Any) -> None:
+    class Nothing(Cycle):
+        def predict(self, observation: Any, *_: Any, **__: Any) -> Any:
+            return np.stack([self.env.encode_action({"hard_label": 1.0}, 0.0)] * len(observation)), None
+
+    evaluation = evaluate_policies(tiny_problem, {"nothing": Contender(Nothing, "box")}, SEEDS)
+    result = evaluation.policies["nothing"]
+    assert result.action_view == "box"
+    assert result.mean_weights.tolist() == [0.0, 0.0, 0.0]
+    np.testing.assert_allclose(result.splits["validation"].gap_closed, 0.0, atol=1e-12)
+
+
+def test_the_comparator_is_a_rule_without_extra_labels(tiny_problem: Any) -> None:
+    only = {"agent": Contender(Cycle, learned=True)}
+    assert evaluate_policies(tiny_problem, only, SEEDS[:1]).comparator is None
+    contenders = {**only, "wide": Contender(Cycle, problem=tiny_problem), "rule": Contender(Cycle)}
+    assert evaluate_policies(tiny_problem, contenders, SEEDS[:1]).comparator == "rule"
+
+
+def test_regression_uses_the_squared_error_over_the_range(tiny_regression: dict[str, Any]) -> None:
+    from kd_env import EnvConfig, build_problem
+
+    problem = build_problem(EnvConfig.from_kwargs(**tiny_regression))
+    evaluation = evaluate_policies(problem, {"cycle": Contender(Cycle)}, SEEDS)
+    scores = evaluation.policies["cycle"].splits["validation"]
+    labels = evaluation.labels["validation"]
+    expected = ((scores.predictions - labels) ** 2).mean(-1) / 4.0**2
+    np.testing.assert_allclose(scores.loss, expected, rtol=1e-5)
+    want = metrics.compute(["pearson"], scores.predictions[0], labels)["pearson"]
+    assert scores.metrics["pearson"][0] == pytest.approx(want)
+
+
+def test_bad_input(tiny_problem: Any, tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="no policy"):
+        evaluate_policies(tiny_problem, {}, SEEDS)
+    with pytest.raises(ValueError, match="all different"):
+        evaluate_policies(tiny_problem, {"cycle": Contender(Cycle)}, (1, 1))
+    (tmp_path / "mrpc").mkdir()
+    with pytest.raises(ValueError, match="validation"):
+        check_dev(get_task("mrpc"), str(tmp_path))

@@ -1,0 +1,171 @@
+"""What a report says, for evaluations whose numbers are chosen by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kd_env.evaluation import report as r
+from kd_env.evaluation import statistics as s
+from kd_env.evaluation.protocol import SELECTION, Evaluation, PolicyResult, SplitScores, choose_comparator
+
+LABELS = np.arange(40) % 2
+
+
+def result(
+    name: str, gaps: list[float], *, learned: bool = False, extra: bool = False, floored: bool = False
+) -> PolicyResult:
+    count = len(gaps)
+    wrong = [round(10 * (1 - gap)) for gap in gaps]
+    guesses = np.stack([np.where(np.arange(40) < n, 1 - LABELS, LABELS) for n in wrong])
+    scores = SplitScores(
+        metrics={"accuracy": np.array([(row == LABELS).mean() for row in guesses])},
+        loss=1.0 - np.array(gaps),
+        gap_closed=np.array(gaps),
+        floored=np.full(count, floored),
+        predictions=guesses,
+    )
+    weights = np.tile(np.array([1.0, 0.25]), (4, count, 1))
+    weights[3] = 0.0
+    scale = np.array([1.0, 1.0, 1.0, 0.0])[:, None].repeat(count, axis=1)
+    splits = {SELECTION: scores, "validation": scores}
+    none = np.zeros(count, dtype=bool)
+    return PolicyResult(name, learned, extra, "box", splits, np.array(gaps), none, weights, scale)
+
+
+def evaluation(*results: PolicyResult, **facts: Any) -> Evaluation:
+    return Evaluation(
+        facts={"task": "toy", "saw_feedback": "no", "label_noise": 0.0, **facts},
+        seeds=tuple(range(len(results[0].returns))),
+        term_names=("hard_label", "soft_label"),
+        metric_names=("accuracy",),
+        dev_splits=("validation",),
+        regression=False,
+        policies={one.name: one for one in results},
+        comparator=choose_comparator(results),
+        teacher={"validation": {"accuracy": 0.97, "loss": 0.1}},
+        labels={SELECTION: LABELS, "validation": LABELS},
+    )
+
+
+@pytest.fixture
+def three() -> r.Report:
+    agent = result("agent", [0.6, 0.5, 0.7, 0.6], learned=True)
+    return r.summarize(evaluation(agent, result("all", [0.3, 0.2, 0.4, 0.2]), result("fixed", [0.4, 0.2, 0.4, 0.3])))
+
+
+def test_rows_hold_the_statistics(three: r.Report) -> None:
+    assert three.measure == "gap_closed" and three.evaluation.comparator == "fixed"
+    agent, other, comparator = three.rows
+    gaps, reference = [0.6, 0.5, 0.7, 0.6], [0.4, 0.2, 0.4, 0.3]
+    assert agent.gap_closed["validation"] == s.t_interval(gaps)
+    difference = agent.difference["validation"]
+    assert difference is not None
+    assert difference.interval == s.t_interval(np.subtract(gaps, reference))
+    assert difference.unit == "evaluation seed" and not difference.claim
+    raw = [row.difference["validation"].p_value for row in (agent, other) if row.difference["validation"]]
+    assert [agent.holm_p["validation"], other.holm_p["validation"]] == pytest.approx(s.holm(raw))
+    assert comparator.comparator and comparator.difference["validation"] is None
+    assert agent.mean_weights == pytest.approx({"hard_label": 0.75, "soft_label": 0.1875})
+    assert agent.skipped == 0.25
+    examples = agent.examples["validation"]
+    assert examples.mean == pytest.approx(agent.metrics["validation"]["accuracy"].mean)
+    assert examples.low < examples.mean < examples.high and examples.units == 40
+
+
+def test_table_and_markdown_show_every_policy(three: r.Report, capsys: pytest.CaptureFixture[str]) -> None:
+    r.print_report(three)
+    printed = capsys.readouterr().out
+    for word in ("agent *", "fixed", "(comparator)", "0.600 [0.470, 0.730]", "w soft_label", "no claim"):
+        assert word in printed
+    lines = r.markdown_table(three).splitlines()
+    assert len(lines) == 5
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_words_say_what_is_not_shown(three: r.Report) -> None:
+    words = r.plain_words(three)
+    assert "one training of the agent" in words and "at least 5 independent trainings" in words
+    assert "the interval excludes 0 for this one policy" in words
+    assert "unknown" not in words and "replaced" not in words and "diverged" not in words
+    noisy = evaluation(
+        result("agent", [0.2, 0.4], learned=True),
+        result("all", [0.3, 0.3]),
+        result("all (train+feedback)", [0.9, 0.9], extra=True),
+        saw_feedback="unknown",
+        label_noise=0.4,
+    )
+    words = r.plain_words(r.summarize(noisy))
+    assert "It is unknown whether the teacher saw" in words
+    assert "40% of the train labels" in words and "train and feedback rows" in words
+    assert "no difference is shown" in words
+    assert "'all'" in words
+    rules = r.plain_words(r.summarize(evaluation(result("all", [0.3, 0.2]))))
+    assert "one training" not in rules
+
+
+def test_one_seed_gets_no_interval() -> None:
+    report = r.summarize(evaluation(result("agent", [0.5], learned=True), result("all", [0.3])))
+    assert report.cells(report.rows[0])[2] == "0.500"
+    assert "one seed says nothing" in r.plain_words(report)
+    assert r.to_json(report)["policies"][0]["gap_closed"]["validation"]["low"] is None
+
+
+def test_losses_are_shown_where_the_floor_is_active() -> None:
+    report = r.summarize(evaluation(result("agent", [0.5, 0.4], learned=True, floored=True), result("all", [0.3, 0.2])))
+    assert report.measure == "loss"
+    assert report.cells(report.rows[0])[2].startswith("0.550")
+    assert "below 0 is better" in r.plain_words(report) and "floor" in r.plain_words(report)
+
+
+def test_files(three: r.Report, tmp_path: Path) -> None:
+    history = [{"timesteps": 16.0, "loss": 1.0}, {"timesteps": 32.0, "return_mean": 0.1, "gap_closed": 0.1}]
+    r.write_report(tmp_path, three, history)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    data = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    assert data["comparator"] == "fixed" and data["trainings"] == 1
+    assert data["policies"][0]["seeds"]["splits"]["validation"]["gap_closed"] == [0.6, 0.5, 0.7, 0.6]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text())))
+    found = [row for row in rows if row["policy"] == "agent" and row["split"] == "validation"]
+    assert {row["measure"] for row in found} == {
+        *("accuracy", "loss", "gap_closed", "difference_gap_closed", "accuracy_over_examples")
+    }
+    assert float(next(row for row in found if row["measure"] == "gap_closed")["mean"]) == pytest.approx(0.6)
+    for name in ("weights.png", "learning_curve.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("learning_curve.png", "results.csv", "results.json", "results.md", "weights.png")
+    ]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "results.json"
+    r.atomic_write(target, "old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(r.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        r.atomic_write(target, "new")
+    assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_two_dev_splits_have_columns_of_their_own(three: r.Report) -> None:
+    e = three.evaluation
+    for one in e.policies.values():
+        one.splits["validation_matched"] = one.splits["validation_mismatched"] = one.splits["validation"]
+    e.labels["validation_matched"] = e.labels["validation_mismatched"] = LABELS
+    mnli = Evaluation(**{**e.__dict__, "dev_splits": ("validation_matched", "validation_mismatched")})
+    report = r.summarize(mnli)
+    assert "accuracy (matched)" in report.header and "accuracy (mismatched)" in report.header
+    assert len(report.cells(report.rows[0])) == len(report.header)
