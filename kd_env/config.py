@@ -31,7 +31,7 @@ DEFAULT_FEATURES = (
 class OptimizerConfig:
     """AdamW of the student (decoupled weight decay; biases and layer norms are not decayed)."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 7e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.01

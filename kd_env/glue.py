@@ -1,4 +1,4 @@
-"""The nine GLUE tasks (Wang et al. 2019, table 1), the embedded ones and a user's own: columns, labels, metrics, rows."""
+"""The nine GLUE tasks (Wang et al. 2019, table 1), the embedded ones and a user's own: columns, labels, rows."""
 
 from __future__ import annotations
 
@@ -179,18 +179,20 @@ def _hub_table(task: Task, split: str) -> Table:
 
 def rows_from_table(task: Task, table: Table) -> Rows:
     """Checked rows of ``table``; see :func:`load_train` for the errors. Row numbers in messages count from 0."""
-    for column in (*task.text_columns, task.label_column):
-        if column not in table.columns:
-            raise ValueError(
-                f"{table.source} has no column {column!r}, which task {task.name!r} needs. Its columns: "
-                f"{', '.join(table.columns) or '(none)'}."
-            )
+    _check_columns(table, (*task.text_columns, task.label_column))
     raw = table.columns[task.label_column]
     if not raw:
         raise ValueError(f"{table.source} holds no rows.")
     texts = [_texts(table, column) for column in task.text_columns]
     labels = _scores(task, table.source, raw) if task.regression else _classes(task, table.source, raw)
     return Rows(texts[0], texts[1] if len(texts) == 2 else None, labels)
+
+
+def _check_columns(table: Table, needed: Sequence[str]) -> None:
+    for column in needed:
+        if column not in table.columns:
+            found = ", ".join(table.columns) or "(none)"
+            raise ValueError(f"{table.source} has no column {column!r}, which the task needs. Its columns: {found}.")
 
 
 def _texts(table: Table, column: str) -> list[str]:
@@ -208,6 +210,8 @@ def _classes(task: Task, source: str, values: list[Any]) -> np.ndarray:
     found: dict[Any, int] = {}  # value -> class: few distinct values, many rows
     labels = np.empty(len(values), dtype=np.int64)
     for row, value in enumerate(values):
+        if isinstance(value, (list, dict)):  # jsonl can hold them; they are no names
+            raise ValueError(_bad_class(task, source, value, row))
         index = found.get(value)
         if index is None:
             index = by_name.get(value if isinstance(value, str) else label_name(value))
@@ -305,8 +309,7 @@ def _custom_metrics(given: Any, regression: bool) -> tuple[str, ...]:
 def _train_labels(text: tuple[str, ...], label: str, data_dir: str | None) -> list[Any]:
     probe = Task("custom", text, label, (), ())
     table = _local_table(probe, "train", data_dir) if data_dir is not None else _hub_table(probe, "train")
-    if label not in table.columns:
-        raise ValueError(f"{table.source} has no column {label!r}. Its columns: {', '.join(table.columns)}.")
+    _check_columns(table, (label,))
     return table.columns[label]
 
 

@@ -27,11 +27,11 @@ def learning_curve(history: Sequence[Mapping[str, float]]) -> bytes:
     steps = np.array([point["timesteps"] for point in points])
     means = np.array([point["return_mean"] for point in points])
     spread = np.array([point.get("return_std", 0.0) for point in points])
-    axes.plot(steps, means, label="return")
+    axes.plot(steps, means, marker=".", label="return")
     axes.fill_between(steps, means - spread, means + spread, alpha=0.2)
     gaps = [(point["timesteps"], point["gap_closed"]) for point in points if "gap_closed" in point]
     if gaps:
-        axes.plot(*zip(*gaps, strict=True), "--", label="gap closed (feedback split)")
+        axes.plot(*zip(*gaps, strict=True), "--", marker=".", label="gap closed (feedback split)")
     axes.set_xlabel("environment steps (all replicas)")
     axes.set_ylabel("per episode")
     axes.set_title("Training of the agent; band: one standard deviation over episodes")
@@ -55,7 +55,9 @@ def weights_over_time(evaluation: Evaluation) -> bytes:
     for axes, result in zip(grid.flat, results, strict=False):
         over_time = result.weights_over_time
         for index, term in enumerate(evaluation.term_names):
-            axes.plot(over_time[:, index], color=f"C{index}", label=term)
+            # Equal weights lie on one another: the first lines are the widest, so that all of them are seen.
+            width = 1.5 + 1.5 * (len(evaluation.term_names) - 1 - index)
+            axes.plot(over_time[:, index], color=f"C{index % 10}", linewidth=width, label=term)
         scale = np.nanmean(result.update_scale, axis=1)
         if not np.allclose(scale, 1.0):
             axes.plot(scale, ":", color="black", label="update scale")

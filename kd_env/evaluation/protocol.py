@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kd_env import losses
 from kd_env.envs import DistillVectorEnv
 from kd_env.evaluation import metrics
-from kd_env.glue import load_dev
+from kd_env.glue import Task, load_dev
 from kd_env.problem import Problem
 from kd_env.rewards import gap_scale
 from kd_env.tables import Table
@@ -178,6 +178,15 @@ def evaluate_policies(
         },
         labels={split: table.labels for split, table in tables.items()},
     )
+
+
+def check_dev(task: Task, data_dir: str | None) -> dict[str, int]:
+    """Rows of each official dev split. Called before any work, so that a missing split is not found at the end of it.
+
+    Raises:
+        ValueError: a dev split that is missing or cannot be read.
+    """
+    return {split: len(rows.labels) for split, rows in load_dev(task, data_dir).items()}
 
 
 def choose_comparator(results: Iterable[PolicyResult]) -> str | None:

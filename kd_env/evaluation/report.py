@@ -175,8 +175,8 @@ def plain_words(report: Report) -> str:
     better = "below 0 is better" if report.measure == "loss" else "above 0 is better"
     if e.comparator is not None:
         words.append(
-            f"The comparator {e.comparator!r} is the rule with the lowest loss on the selection split; differences to it "
-            f"are paired by seed ({better})."
+            f"The comparator {e.comparator!r} is the rule with the lowest loss on the selection split; differences "
+            f"to it are paired by seed ({better})."
         )
     words += [_verdict(report, row, split) for row in report.rows if row.learned for split in e.dev_splits]
     if any(row.learned for row in report.rows):
