@@ -14,7 +14,7 @@ def test_every_batch_is_full_and_of_one_bucket() -> None:
     """Leftovers of a bucket carry over to the next epoch; none is lost or repeated early."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(3, 40, size=1003)
-    buckets = make_buckets(lengths, 16, batches_per_bucket=8)
+    buckets = make_buckets(lengths, 16, tokens_per_bucket=8, batches_per_bucket=8)
     assert len(buckets.rows) > 3
     bucket_of = np.empty(1003, np.int64)
     for number, rows in enumerate(buckets.rows):
@@ -53,12 +53,14 @@ def test_a_table_smaller_than_a_batch_is_refused() -> None:
         make_buckets(np.full(7, 5), 8)
 
 
-def test_tiny_buckets_still_give_full_batches() -> None:
-    """Buckets smaller than a batch fill up over epochs."""
-    buckets = make_buckets(np.arange(20), 6, batches_per_bucket=1)
-    stream = start_stream(buckets, 0)
-    rows, _ = draw(buckets, stream, 10)
-    assert rows.shape == (10, 6)
+def test_buckets_only_where_padding_is_worth_it() -> None:
+    """One for lengths that hardly differ; several for a wide table; none is smaller than a batch."""
+    rng = np.random.default_rng(0)
+    assert len(make_buckets(rng.integers(10, 20, size=4000), 16).rows) == 1
+    wide = make_buckets(rng.integers(5, 128, size=4000), 16)
+    assert len(wide.rows) == 8
+    assert all(len(rows) >= 16 * 16 for rows in wide.rows)
+    assert len(make_buckets(rng.integers(5, 128, size=20), 16).rows) == 1
 
 
 def test_gather_pads_to_the_longest_row_of_the_batch(tiny_problem: Any) -> None:
