@@ -38,7 +38,7 @@ def mlp(
     layers: list[nn.Module] = []
     for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         # nn.Linear alone would draw from the global generator and change what a user's own code draws.
-        linear: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
+        linear: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
         last = i == len(sizes) - 2
         nn.init.orthogonal_(linear.weight, gain=output_gain if last else math.sqrt(2.0), generator=generator)
         nn.init.zeros_(linear.bias)

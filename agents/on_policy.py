@@ -252,7 +252,7 @@ class OnPolicyAgent(ABC):
         loss = -(self.policy.head.log_prob(outputs, actions) * advantages).mean()
         entropy = self.policy.head.entropy(outputs).mean()
         self.policy_optimizer.zero_grad()
-        (loss - self.config.ent_coef * entropy).backward()  # type: ignore[no-untyped-call]
+        (loss - self.config.ent_coef * entropy).backward()
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         self.policy_optimizer.step()
         return {"policy_loss": loss.item(), "entropy": entropy.item(), "policy_grad_norm": norm.item()}

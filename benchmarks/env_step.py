@@ -2,9 +2,12 @@
 
     python benchmarks/env_step.py [--layers 2 --hidden 128 --vocab 30522 --batch 32 --length 64 --steps 20]
 
-Both train the same student from the same start on the same batches with cached teacher outputs (hard and soft labels, hidden
-states, FSP relations; AdamW fused, clipping, linear schedule). The losses are asserted to agree before anything is timed;
-the rounds are interleaved, and the ratio is that of the medians. Costs of feedback evaluation and of the next-batch features
+Both train the same student from the same start on the same batches with cached teacher outputs (hard and soft labels,
+hidden
+states, FSP relations; AdamW fused, clipping, linear schedule). The losses are asserted to agree before anything is
+timed;
+the rounds are interleaved, and the ratio is that of the medians. Costs of feedback evaluation and of the next-batch
+features
 are stated apart.
 """
 
@@ -16,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +51,13 @@ def write_task(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **names)
     config = BertConfig(
         vocab_size=args.vocab,
@@ -64,7 +74,8 @@ def write_task(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     for split in ("train", "validation"):
         rows = rng.integers(5, args.vocab, size=(600, args.length))
         lines = [
-            json.dumps({"text": " ".join(f"w{token}" for token in row), "label": index % 2}) for index, row in enumerate(rows)
+            json.dumps({"text": " ".join(f"w{token}" for token in row), "label": index % 2})
+            for index, row in enumerate(rows)
         ]
         (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return {
@@ -93,7 +104,7 @@ def write_task(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def bare_loop(problem: Problem, env: DistillEnv, args: argparse.Namespace) -> Callable[[np.ndarray], list[float]]:
-    """The same update with an ordinary module and optimiser; a call trains on ``rows [U, B]`` and returns the losses."""
+    """The same update with an ordinary module and optimiser, for ``rows [U, B]``; returns the losses."""
     from transformers import BertForSequenceClassification
 
     config = problem.config.optimizer_config
@@ -133,15 +144,21 @@ def bare_loop(problem: Problem, env: DistillEnv, args: argparse.Namespace) -> Ca
             mask = batch.attention_mask[..., None].float()
             hard = F.cross_entropy(out.logits, batch.labels)
             soft = 4.0 * F.kl_div(
-                F.log_softmax(out.logits / 2, -1), F.log_softmax(teacher.logits / 2, -1), log_target=True, reduction="batchmean"
+                F.log_softmax(out.logits / 2, -1),
+                F.log_softmax(teacher.logits / 2, -1),
+                log_target=True,
+                reduction="batchmean",
             )
             hidden, relation = [], []
             pairs = problem.assets.pairs
             for s, t in pairs:
                 error = (project("hidden_states", s, out.hidden_states[s]) - teacher.hidden_states[t]) ** 2
                 hidden.append(((error.mean(-1) * mask[..., 0]).sum(1) / mask[..., 0].sum(1)).mean())
-            for (s1, t1), (s2, t2) in zip(pairs[:-1], pairs[1:], strict=True):
-                left, right = project("relation", s1, out.hidden_states[s1]), project("relation", s2, out.hidden_states[s2])
+            for (s1, t1), (s2, t2) in pairwise(pairs):
+                left, right = (
+                    project("relation", s1, out.hidden_states[s1]),
+                    project("relation", s2, out.hidden_states[s2]),
+                )
                 mine = fsp(left, right, mask)
                 relation.append(((mine - fsp(teacher.hidden_states[t1], teacher.hidden_states[t2], mask)) ** 2).mean())
             loss = hard + soft + torch.stack(hidden).mean() + torch.stack(relation).mean()

@@ -87,6 +87,7 @@ class KnowledgeSelectionActions:
         """Raw action of one replica for weights in [0, 1] by term name (missing: 0).
 
         Args:
+            weights: term name -> weight.
             gate: factor on the update, 0 (skip) or in [0.25, 1]; any but 1 needs the box view with its gate.
 
         Raises:
@@ -106,7 +107,9 @@ class KnowledgeSelectionActions:
             tail = [2.0 * gate - 1.0] if self.gated else []
             return np.concatenate([2.0 * values - 1.0, tail]).astype(np.float32)
         if not np.isin(values, (0.0, 1.0)).all():
-            raise ValueError(f"The {self.view} view has weights 0 and 1 only, got {dict(weights)}; use action_view='box'.")
+            raise ValueError(
+                f"The {self.view} view has weights 0 and 1 only, got {dict(weights)}; use action_view='box'."
+            )
         if self.view == "native":
             return values.astype(np.int8)
         chosen = int(values.sum())
@@ -131,6 +134,7 @@ def normalize_weights(weights: np.ndarray, present: np.ndarray, how: str) -> np.
     Args:
         weights: ``[N, T, K, 1 or B]``.
         present: ``[T, K]`` bool, which entries of the table exist.
+        how: ``none``, ``mean`` or ``sum``.
     """
     weights = np.where(present[None, :, :, None], weights, 0.0).astype(np.float32)
     if how == "none":

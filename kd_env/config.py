@@ -52,7 +52,7 @@ class StudentConfig:
     layers: str | tuple[int, ...] = "first"
     """With ``init=teacher`` or ``pretrained``: ``first``, ``last``, ``skip`` or explicit layer numbers from 1."""
     num_hidden_layers: int | None = None
-    """Number of layers. None: 1 for ``fresh``, all for ``pretrained``; needed for ``teacher`` unless layers are explicit."""
+    """Number of layers. None: 1 if ``fresh``, all if ``pretrained``; ``teacher`` needs it or explicit layers."""
     hidden_size: int = 32
     """Only ``fresh``."""
     num_attention_heads: int = 2
@@ -78,7 +78,7 @@ class EnvConfig:
     """For ``task=custom``: ``text`` (one or two column names), ``label``, ``kind`` (classification, regression), and
     optionally ``labels`` (their order), ``label_range`` and ``metrics``."""
     split_seed: int = 0
-    """Seed of the cut into train, feedback and selection, of label noise and of the feedback rows that are evaluated."""
+    """Seed of the cut into train, feedback and selection, of label noise and of the evaluated feedback rows."""
     feedback_rows: int | None = None
     """Rows of the feedback split; None: min(512, 10% of the official train split)."""
     selection_rows: int | None = None
@@ -167,7 +167,9 @@ class EnvConfig:
         for name in ("terms", "features"):
             if name in values:
                 if isinstance(values[name], str):
-                    raise ValueError(f"{name} must be a list, got the string {values[name]!r}; write [{values[name]!r}].")
+                    raise ValueError(
+                        f"{name} must be a list, got the string {values[name]!r}; write [{values[name]!r}]."
+                    )
                 values[name] = tuple(values[name])
         if "layer_map" in values and not isinstance(values["layer_map"], str):
             values["layer_map"] = tuple(tuple(int(layer) for layer in pair) for pair in values["layer_map"])
@@ -213,8 +215,8 @@ class EnvConfig:
         _within("label_noise", self.label_noise, 0.0, 1.0)
         if self.updates_per_step > self.budget:
             raise ValueError(
-                f"updates_per_step={self.updates_per_step} is longer than budget={self.budget}; a step (phase) must fit "
-                "into the budget: raise budget or lower updates_per_step."
+                f"updates_per_step={self.updates_per_step} is longer than budget={self.budget}; a step (phase) must "
+                "fit into the budget: raise budget or lower updates_per_step."
             )
         optimizer, student = self.optimizer_config, self.student_config
         if not optimizer.learning_rate > 0:

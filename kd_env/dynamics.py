@@ -1,4 +1,5 @@
-"""The decision process as pure functions: initial, transition, reward, terminal (observation: ``observations.observe``).
+"""The decision process as pure functions: initial, transition, reward, terminal (observation:
+``observations.observe``).
 
 Named as in Gymnasium's ``FuncEnv``. All of them work on N replicas at once; a single environment is N = 1.
 """
@@ -51,7 +52,7 @@ def evaluate(problem: Problem, params: dict[str, Tensor]) -> Evaluation:
 
 
 def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
-    """The start of one episode per seed: fresh student, first batches drawn, first evaluation. A function of the seeds."""
+    """The start of one episode per seed, a function of it: fresh student, first batches, first evaluation."""
     count, config = len(seeds), problem.config
     students = [problem.student.initial(_sub_seed(seed, 0)) for seed in seeds]
     params = {name: torch.stack([student[name] for student in students]) for name in problem.student.trainable}
@@ -100,7 +101,8 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
 
 
 def transition(problem: Problem, state: DistillState, effect: Effect) -> DistillState:
-    """One step: student updates on the drawn batches, next batches, evaluation. Takes ``state`` over (tensors in place).
+    """One step: student updates on the drawn batches, next batches, evaluation. Takes ``state`` over (tensors in
+    place).
 
     Rewards are not part of it: :func:`reward` compares the two states, and :func:`credit` adds them to the return.
     """
@@ -178,10 +180,10 @@ def transition(problem: Problem, state: DistillState, effect: Effect) -> Distill
         skipped=~moves,
     )
     for index in np.flatnonzero(diverged):
-        _report(state, int(index), [bool(flags[index]) for flags in bad_at])
+        _report(state, int(index), int(spend[index]), [bool(flags[index]) for flags in bad_at])
     streams, next_rows = state.streams.copy(), state.next_rows.copy()
-    for index in range(len(streams)):
-        next_rows[index], streams[index] = draw(problem.buckets, streams[index], config.updates_per_step)
+    for place, stream in enumerate(state.streams):
+        next_rows[place], streams[place] = draw(problem.buckets, stream, config.updates_per_step)
     state = state._replace(streams=streams, next_rows=next_rows, diverged=diverged)
     return _evaluated(problem, state)
 
@@ -242,8 +244,8 @@ def _evaluated(problem: Problem, state: DistillState) -> DistillState:
     good = rows[finite]
     diverged = state.diverged.copy()
     diverged[rows[~finite]] = True
-    for index in rows[~finite]:
-        logger.warning("Replica %d: the student's feedback loss is not finite after update %d.", index, state.updates[index])
+    for bad in rows[~finite]:
+        logger.warning("Replica %d: the feedback loss is not finite after update %d.", bad, state.updates[bad])
     values = {}
     for name, part in measured._asdict().items():
         column = getattr(state, name).copy()
@@ -256,12 +258,12 @@ def _distance(before: dict[str, Tensor], after: dict[str, Tensor]) -> Tensor:
     return optim.gradient_norm({name: after[name] - old for name, old in before.items()})
 
 
-def _report(state: DistillState, replica: int, flags: list[bool]) -> None:
+def _report(state: DistillState, replica: int, spent: int, flags: list[bool]) -> None:
     place = flags.index(True)
     logger.warning(
         "Replica %d diverged: the loss or its gradient is not finite in update %d, train rows %s.",
         replica,
-        state.updates[replica] - len(flags) + place,
+        state.updates[replica] - spent + place,
         state.next_rows[replica, place].tolist(),
     )
 

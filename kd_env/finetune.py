@@ -153,7 +153,7 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     output = Path(config.output)
     if finished(output, config.identity()):
         return output
-    from kd_env.problem import resolve_device
+    from kd_env.build import resolve_device
 
     device = resolve_device(config.device)
     models.check_source(config.name_or_path)
@@ -323,7 +323,7 @@ def _update(
             f"train split); lower learning_rate={config.learning_rate}."
         )
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()
     return value

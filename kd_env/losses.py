@@ -25,7 +25,7 @@ def gold_loss(logits: np.ndarray, labels: np.ndarray, label_width: float | None)
 
 
 def divergence_loss(logits: np.ndarray, teacher: np.ndarray, label_width: float | None) -> np.ndarray:
-    """Mean KL(teacher || student) in nats, or the squared difference over the squared label range; ``[..., R, C] -> [...]``."""
+    """Mean KL(teacher || student) in nats, or the scaled squared difference; ``[..., R, C] -> [...]``."""
     if label_width is not None:
         error = (logits[..., 0].astype(np.float64) - teacher[..., 0]) / label_width
         return np.asarray((error**2).mean(axis=-1))

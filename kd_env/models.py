@@ -90,8 +90,8 @@ def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int 
 
     Args:
         name_or_path: local folder in Hugging Face layout, or a hub name.
-        num_labels: size of the classifier head; None keeps what the folder says. A head that the folder lacks is drawn
-            from ``seed``.
+        num_labels: size of the classifier head; None keeps what the folder says.
+        seed: of a head that the folder lacks.
 
     Raises:
         ValueError: the folder is no model, or there is no network (with the local option).
@@ -150,18 +150,20 @@ def check_source(name_or_path: str) -> None:
     if path.is_dir() and not (path / "config.json").is_file():
         held = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
         raise ValueError(
-            f"The folder {name_or_path!r} is no model: it has no config.json (it holds {held}). Give a folder in Hugging "
-            "Face layout, such as one that `kd-env teacher` writes."
+            f"The folder {name_or_path!r} is no model: it has no config.json (it holds {held}). Give a folder in "
+            "Hugging Face layout, such as one that `kd-env teacher` writes."
         )
     if not path.exists() and (path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1):
-        raise ValueError(f"There is no folder {name_or_path!r}; check the path, or give a hub name such as 'org/model'.")
+        raise ValueError(
+            f"There is no folder {name_or_path!r}; check the path, or give a hub name such as 'org/model'."
+        )
 
 
 def _no_model(name_or_path: str, reason: str) -> str:
     first = reason.strip().splitlines()[0] if reason.strip() else "unknown reason"
     return (
-        f"The model {name_or_path!r} could not be loaded ({first}). Without a network give a local folder in Hugging Face "
-        "layout that holds config.json and model.safetensors."
+        f"The model {name_or_path!r} could not be loaded ({first}). Without a network give a local folder in "
+        "Hugging Face layout that holds config.json and model.safetensors."
     )
 
 
@@ -172,15 +174,17 @@ def layer_list(model: nn.Module, num_layers: int) -> str:
         ValueError: there is none, or more than one, of that length.
     """
     found = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers
     ]
     outer = [name for name in found if not any(name != other and name.startswith(other + ".") for other in found)]
     if len(outer) != 1:
         raise ValueError(
-            f"{type(model).__name__} does not have one list of {num_layers} blocks (found {outer or 'none'}); cut students "
-            "need such an encoder: use a fresh or a pre-trained student instead."
+            f"{type(model).__name__} does not have one list of {num_layers} blocks (found {outer or 'none'}); cut "
+            "students need such an encoder: use a fresh or a pre-trained student instead."
         )
-    return outer[0]
+    return str(outer[0])
 
 
 def cut_encoder(source: Any, layers: tuple[int, ...], *, num_labels: int, dropout: float) -> Any:
@@ -309,7 +313,7 @@ class Encoder:
             logits=out.logits,
             cls={s.layer: out.hidden_states[s.layer][:, 0] for s in wanted if s.kind == "cls"},
             hidden_states={s.layer: out.hidden_states[s.layer] for s in wanted if s.kind == "hidden_states"},
-            **{kind: {s.layer: found[s] for s in wanted if s.kind == kind} for kind in _ATTENTION_KINDS},  # type: ignore[arg-type]
+            **{kind: {s.layer: found[s] for s in wanted if s.kind == kind} for kind in _ATTENTION_KINDS},
         )
 
 
@@ -352,6 +356,6 @@ def _check_initialisable(module: nn.Module, names: set[str]) -> None:
         known = isinstance(owner, nn.Linear | nn.Embedding | nn.LayerNorm) or "Norm" in type(owner).__name__
         if not known and names.intersection(mine):
             raise ValueError(
-                f"{type(owner).__name__} parameters ({mine[0]}) cannot be drawn by seed; use a student cut from a teacher "
-                "or a pre-trained one."
+                f"{type(owner).__name__} parameters ({mine[0]}) cannot be drawn by seed; use a student cut from a "
+                "teacher or a pre-trained one."
             )

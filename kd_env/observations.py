@@ -136,7 +136,8 @@ def resolve(names: Sequence[str], regression: bool, num_terms: int) -> dict[str,
         if regression and feature.classification_only:
             allowed = [other for other in FEATURES if not FEATURES[other].classification_only]
             raise ValueError(
-                f"The feature {name!r} has no meaning in a regression task; leave it out. Valid there: {', '.join(allowed)}."
+                f"The feature {name!r} has no meaning in a regression task; leave it out. Valid there: "
+                f"{', '.join(allowed)}."
             )
         if name == "gradient_cosines" and num_terms < 2:
             raise ValueError("The feature 'gradient_cosines' needs at least two terms; leave it out.")

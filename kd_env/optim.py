@@ -12,11 +12,12 @@ from kd_env.config import OptimizerConfig
 
 
 def learning_rate_factor(update: np.ndarray, budget: np.ndarray, warmup: float) -> np.ndarray:
-    """Linear warm-up over ``round(warmup * budget)`` updates, then linear decay; in (0, 1] inside the budget, 0 past it.
+    """Linear warm-up over ``round(warmup * budget)`` updates, then linear decay; in (0, 1] inside the budget, then 0.
 
     Args:
         update: ``[N]`` number of updates already spent (0 for the first).
         budget: ``[N]``.
+        warmup: share of the budget, in [0, 1].
     """
     rise = np.round(warmup * budget)
     up = (update + 1.0) / np.maximum(rise, 1.0)
@@ -27,7 +28,8 @@ def learning_rate_factor(update: np.ndarray, budget: np.ndarray, warmup: float) 
 def gradient_norm(grads: Mapping[str, Tensor]) -> Tensor:
     """Norm over all tensors of each replica, ``[N]``."""
     norms = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
-    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    return total
 
 
 def adamw_(
@@ -47,12 +49,16 @@ def adamw_(
     Tensors with one axis per replica (biases, layer norms) are not decayed.
 
     Args:
-        params: name -> ``[N, ...]``; ``grads``, ``exp_avg`` and ``exp_avg_sq`` alike.
+        params: name -> ``[N, ...]``, contiguous.
+        grads: alike; names that are missing are left alone.
+        exp_avg: first moments, alike.
+        exp_avg_sq: second moments, alike.
         steps: ``[N]`` int64, updates applied so far (the kernel uses steps + 1).
         learning_rates: ``[N]``.
         apply: ``[N]`` bool.
         non_finite: ``[N]`` float32 on the device, 1 where the gradient is not finite; such replicas stay as they are,
             without asking the device.
+        config: betas, eps and weight decay.
     """
     names = list(grads)
     decayed = [name for name in names if params[name].dim() > 2]

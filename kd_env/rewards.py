@@ -34,19 +34,19 @@ def gap_closed(x: RewardInputs) -> np.ndarray:
 
     ``D = max(e_reset - e_T, 0.05 e_reset)``: without the floor an over-confident teacher would turn the reward round.
     """
-    return (x.loss_before - x.loss_after) / x.gap_scale
+    return np.asarray((x.loss_before - x.loss_after) / x.gap_scale)
 
 
 @REWARDS.register("loss_drop")
 def loss_drop(x: RewardInputs) -> np.ndarray:
     """``e_before - e_after``, the reward of KS (Wang et al. 2022)."""
-    return x.loss_before - x.loss_after
+    return np.asarray(x.loss_before - x.loss_after)
 
 
 @REWARDS.register("metric_gain")
 def metric_gain(x: RewardInputs) -> np.ndarray:
     """Change of the task's headline metric on the feedback rows."""
-    return x.metric_after - x.metric_before
+    return np.asarray(x.metric_after - x.metric_before)
 
 
 @REWARDS.register("final_metric")
@@ -63,4 +63,4 @@ def gap_scale(loss_reset: np.ndarray, teacher_loss: float) -> tuple[np.ndarray, 
 
 def divergence_reward(returns: np.ndarray) -> np.ndarray:
     """The reward that brings the return to ``min(return so far, 0) - 1``."""
-    return np.minimum(returns, 0.0) - 1.0 - returns
+    return np.asarray(np.minimum(returns, 0.0) - 1.0 - returns)

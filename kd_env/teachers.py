@@ -1,6 +1,7 @@
 """What a frozen teacher says about rows: computed once and kept (in memory or memory-mapped on disk), or online.
 
-Ragged storage: token-level signals are kept for real tokens only, attention scores for pairs of real tokens only, and are
+Ragged storage: token-level signals are kept for real tokens only, attention scores for pairs of real tokens only, and
+are
 padded with zeros to a batch's own width when they are read.
 """
 
@@ -159,9 +160,15 @@ def teacher_outputs(
     """Everything the teacher says about the rows of one table, computed once.
 
     Args:
+        encoder: the teacher.
+        table: the rows.
+        signals: what to keep beside the logits.
+        precision: ``bf16`` runs the teacher under autocast.
         dtype: type of the stored values, ``float32`` or ``float16``.
         cache_dir: folder of the disk cache (read memory-mapped afterwards); None keeps the arrays in memory.
         identity: hash of the teacher's weights (:func:`weights_hash`); part of the cache's key.
+        rows_at_once: rows of one forward pass.
+        progress: whether to show a progress bar.
 
     Raises:
         ValueError: the cache folder holds something else under the key of this content.
@@ -186,12 +193,12 @@ def teacher_outputs(
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_dir))
         try:
-            arrays = {
+            files: dict[Signal, np.memmap[Any, Any]] = {
                 signal: np.lib.format.open_memmap(temporary / _file(signal), mode="w+", dtype=dtype, shape=shape)
                 for signal, shape in shapes.items()
             }
-            _fill(arrays, encoder, table, rows_at_once, precision, progress)
-            for array in arrays.values():
+            _fill(files, encoder, table, rows_at_once, precision, progress)
+            for array in files.values():
                 array.flush()
             (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
             try:
@@ -223,8 +230,8 @@ def _check_cache(folder: Path, meta: Mapping[str, Any]) -> None:
     for name, value in meta.items():
         if found.get(name) != value:
             raise ValueError(
-                f"The teacher cache {folder} is of other content: {name} is {found.get(name)!r} there and {value!r} here. "
-                f"{remedy}"
+                f"The teacher cache {folder} is of other content: {name} is {found.get(name)!r} there and {value!r} "
+                f"here. {remedy}"
             )
     for file, shape in meta["signals"].items():
         try:

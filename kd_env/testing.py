@@ -16,12 +16,15 @@ WORDS = tuple(f"w{index}" for index in range(40))
 def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, seed: int = 0) -> dict[str, Any]:
     """Write a custom task with a random teacher that is right about it, and return the environment options for it.
 
-    Rows are random words (3 to 12 of 40); the labels are what the teacher (BERT, 2 layers, hidden 16) says. A step of the
+    Rows are random words (3 to 12 of 40); the labels are what the teacher (BERT, 2 layers, hidden 16) says. A step of
+    the
     environment takes a few milliseconds.
 
     Args:
         folder: an empty or new folder; gets ``data/`` and ``teacher/``.
         rows: train rows; the dev split has half as many.
+        regression: labels are the teacher's scores, cut to [-2, 2].
+        seed: of the rows and of the teacher.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -35,7 +38,13 @@ def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, 
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **names)
     config = BertConfig(
         vocab_size=len(specials) + len(WORDS),
@@ -46,9 +55,9 @@ def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, 
         max_position_embeddings=32,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        num_labels=1 if regression else 2,
-        problem_type="regression" if regression else "single_label_classification",
     )
+    config.num_labels = 1 if regression else 2
+    config.problem_type = "regression" if regression else "single_label_classification"
     teacher = new_encoder(BertForSequenceClassification, config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -65,7 +74,9 @@ def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, 
     with torch.no_grad():
         logits = teacher(**encoded).logits
         # Halfway between the classes, so that both are there in equal numbers and the teacher is right.
-        shift = logits.mean(0) if regression else torch.stack([(logits[:, 0] - logits[:, 1]).median(), torch.tensor(0.0)])
+        shift = (
+            logits.mean(0) if regression else torch.stack([(logits[:, 0] - logits[:, 1]).median(), torch.tensor(0.0)])
+        )
         factor = 1.0 / float(logits.std()) if regression else 8.0
         teacher.classifier.bias.copy_(teacher.classifier.bias - shift)
         for parameter in (teacher.classifier.weight, teacher.classifier.bias):
@@ -79,7 +90,11 @@ def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, 
         (data / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     teacher.save_pretrained(folder / "teacher")
     tokenizer.save_pretrained(folder / "teacher")
-    columns: dict[str, Any] = {"text": ["text"], "label": "label", "kind": "regression" if regression else "classification"}
+    columns: dict[str, Any] = {
+        "text": ["text"],
+        "label": "label",
+        "kind": "regression" if regression else "classification",
+    }
     if regression:
         columns["label_range"] = [-2.0, 2.0]
     features = ["progress", "remaining_budget", "learning_rate", "term_losses", "term_losses_normalized", "gap"]
@@ -105,7 +120,8 @@ def check_environment(env: Any, *, steps: int = 20, seed: int = 0) -> None:
     """Gymnasium's and SB3's checkers without a warning, and the promises of kd-env on top.
 
     Raises:
-        AssertionError: an observation outside its space or not finite, an ``info`` value that is no fresh NumPy or plain
+        AssertionError: an observation outside its space or not finite, an ``info`` value that is no fresh NumPy or
+        plain
             value, or a step that does not repeat after ``set_state``.
     """
     from gymnasium.utils.env_checker import check_env
@@ -126,7 +142,9 @@ def check_environment(env: Any, *, steps: int = 20, seed: int = 0) -> None:
         assert inner.observation_space.contains(observation), "observation outside its space"
         assert np.isfinite(observation).all(), "observation is not finite"
         for name, value in info.items():
-            assert isinstance(value, bool | int | float | str | np.ndarray), f"info[{name!r}] is a {type(value).__name__}"
+            assert isinstance(value, bool | int | float | str | np.ndarray), (
+                f"info[{name!r}] is a {type(value).__name__}"
+            )
         action = inner.action_space.sample()
         saved = inner.get_state()
         observation, reward, terminated, truncated, info = inner.step(action)

@@ -24,7 +24,7 @@ def map_leaves(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     if isinstance(tree, dict):
         result = {key: map_leaves(fn, value, *(other[key] for other in others)) for key, value in tree.items()}  # type: ignore[index]
     elif isinstance(tree, tuple):
-        values = [map_leaves(fn, *parts) for parts in zip(tree, *others, strict=True)]  # type: ignore[call-overload]
+        values = [map_leaves(fn, *parts) for parts in zip(tree, *others, strict=True)]
         result = type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
     else:
         result = tree

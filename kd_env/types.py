@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-
 from torch import Tensor
 
 SignalKind = Literal["logits", "cls", "hidden_states", "attention_scores", "queries", "keys", "values"]
@@ -18,7 +17,8 @@ SignalKind = Literal["logits", "cls", "hidden_states", "attention_scores", "quer
 class Signal(NamedTuple):
     """One output of an encoder that a knowledge term reads.
 
-    Layer 0 is the embedding output and layer ``l`` the output of the ``l``-th block. Attention scores, queries, keys and
+    Layer 0 is the embedding output and layer ``l`` the output of the ``l``-th block. Attention scores, queries, keys
+    and
     values exist for the layers 1 to L only. ``logits`` has layer -1.
     """
 
@@ -27,7 +27,7 @@ class Signal(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Tokenised examples with their labels. Row ``b`` has ``attention_mask[b].sum()`` real tokens, padded on the right."""
+    """Tokenised examples with their labels; rows are padded on the right."""
 
     input_ids: Tensor  # [B, S] int64
     attention_mask: Tensor  # [B, S] bool, True at real tokens

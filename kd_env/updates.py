@@ -52,9 +52,7 @@ def student_forward(
     return cast(output, problem.dtype)
 
 
-def loss_table(
-    problem: Problem, params: Params, student: ModelOutput, teacher: ModelOutput, batch: Batch
-) -> Tensor:
+def loss_table(problem: Problem, params: Params, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> Tensor:
     """The table ``L[T, K, B]`` of every replica, ``[N, T, K, B]``: per-example, unreduced losses."""
     projections = {name: p for name, p in params.items() if name.startswith("projections.")}
 
@@ -69,8 +67,8 @@ def loss_table(
     if batch.labels.shape[0] == 1:
         first = {name: p[0] for name, p in projections.items()}
         single = trees.map_leaves(lambda t: t[0], batch)
-        drop = (trees.map_leaves(lambda t: t[0], output) for output in (student, teacher))
-        return one(first, *drop, single)[None]
+        own_student, own_teacher = (trees.map_leaves(lambda t: t[0], output) for output in (student, teacher))
+        return one(first, own_student, own_teacher, single)[None]
     return vmap(one)(projections, student, teacher, batch)
 
 
@@ -87,9 +85,12 @@ def gradients(
     """Losses and gradients of N students on their batches.
 
     Args:
+        problem: the problem.
+        params: name -> ``[N, ...]``.
         rows: ``[N, B]`` rows of the train table.
         weights: ``[N, T, K, 1 or B]``.
-        term_scale: ``[N, T, K]`` running mean so far, over ``term_seen`` ``[N]`` updates.
+        term_scale: ``[N, T, K]`` running mean so far.
+        term_seen: ``[N]`` updates in that mean.
         differentiate: False computes the losses only (nothing is going to be applied).
     """
     batch = problem.train.gather(rows)
@@ -107,7 +108,9 @@ def gradients(
         else:
             scale, divisor = term_scale, torch.ones_like(term_scale)
         scaled = table / divisor[..., None]
-        per_example = torch.where(weights != 0, weights * scaled, torch.zeros((), dtype=table.dtype, device=table.device))
+        per_example = torch.where(
+            weights != 0, weights * scaled, torch.zeros((), dtype=table.dtype, device=table.device)
+        )
         loss = per_example.sum((1, 2)).mean(-1)
         cosines = _cosines(scaled, leaves) if problem.wants_cosines and differentiate else raw.new_zeros(len(raw), 0, 0)
         grads: dict[str, Tensor] = {}
@@ -133,7 +136,8 @@ def _cosines(scaled: Tensor, leaves: Params) -> Tensor:
         rows.append(torch.cat(parts, dim=1))
     stacked = torch.stack(rows, dim=1)
     unit = stacked / stacked.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    return unit @ unit.transpose(1, 2)
+    cosines: Tensor = unit @ unit.transpose(1, 2)
+    return cosines
 
 
 def predict(problem: Problem, params: Params, table: Table, rows_at_once: int | None = None) -> np.ndarray:

@@ -41,7 +41,9 @@ def test_all_ones_equals_a_plain_adamw_loop(tiny: dict[str, Any]) -> None:
             batch = problem.train.gather(rows)
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long()).logits
             teacher = problem.teacher.signals(rows, batch).logits
-            soft = F.kl_div(F.log_softmax(logits / 2, -1), F.log_softmax(teacher / 2, -1), log_target=True, reduction="batchmean")
+            soft = F.kl_div(
+                F.log_softmax(logits / 2, -1), F.log_softmax(teacher / 2, -1), log_target=True, reduction="batchmean"
+            )
             loss = F.cross_entropy(logits, batch.labels) + 4 * soft
             optimizer.zero_grad()
             loss.backward()
@@ -144,7 +146,7 @@ def test_the_reward_sees_the_update_that_the_action_caused(tiny_problem: Any) ->
 
 
 def test_divergence_ends_the_episode_with_its_reward(tiny_problem: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Return min(return so far, 0) - 1, terminated, observation finite, update and rows named; the next episode is fine."""
+    """Return min(return so far, 0) - 1, terminated, update and rows named; the next episode is fine."""
     env = DistillEnv(problem=tiny_problem)
     env.reset(seed=0)
     total = env.step(np.ones(3, np.int8))[1]

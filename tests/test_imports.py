@@ -23,6 +23,7 @@ LAYERS = (
             "export",
             "updates",
             "problem",
+                "build",
             "finetune",
             "finetune_model",
             "finetune_store",

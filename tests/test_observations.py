@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_cls_describes_the_batch_that_the_next_action_is_applied_to(tiny: dict[s
     seen = [observation]
     for _ in range(3):
         seen.append(envs.step(np.zeros((2, 3), np.int8))[0])
-    for first, second in zip(seen[:-1], seen[1:], strict=True):
+    for first, second in pairwise(seen):
         assert (np.abs(first - second) > 1e-6).any(axis=1).all()
     assert not np.array_equal(seen[0][0], seen[0][1]), "replicas have batches of their own"
 
@@ -92,11 +93,10 @@ def test_gradient_cosines_against_separate_backward_passes(tiny: dict[str, Any])
     soft = torch.nn.functional.kl_div(
         torch.log_softmax(logits / 2, -1), torch.log_softmax(teacher / 2, -1), log_target=True, reduction="batchmean"
     )
-    gradients = [
-        torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
-                   if g is not None])
-        for loss in (hard, soft)
-    ]  # fmt: skip
+    gradients = []
+    for loss in (hard, soft):
+        found = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
+        gradients.append(torch.cat([g.flatten() for g in found if g is not None]))
     expected = float(torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0))
     observation = env.step(np.ones(3, np.int8))[0]
     np.testing.assert_allclose(observation, [1.0, expected, expected], rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Bad input is refused at construction, with the value, what is allowed and the remedy; the dev split stays out of reach."""
+"""Bad input is refused at construction, with value and remedy; the dev split stays out of reach."""
 
 from __future__ import annotations
 

@@ -122,7 +122,9 @@ def test_other_weights_get_another_cache(tiny: dict[str, Any], tmp_path: Path) -
 
 def test_float16_cache_is_close(tiny: dict[str, Any]) -> None:
     """Half the memory, rounding only."""
-    exact, rounded = (build_problem(EnvConfig.from_kwargs(**tiny, cache_dtype=dtype)) for dtype in ("float32", "float16"))
+    exact, rounded = (
+        build_problem(EnvConfig.from_kwargs(**tiny, cache_dtype=dtype)) for dtype in ("float32", "float16")
+    )
     rows = np.arange(8)
     batch = exact.train.gather(rows)
     first, second = exact.teacher.signals(rows, batch), rounded.teacher.signals(rows, batch)

@@ -11,12 +11,14 @@ import numpy as np
 from kd_env.envs.run import Run, RunView
 from kd_env.problem import Problem
 
+
 class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
     """Distillation of one student, one step at a time.
 
     ## Description
     A teacher is distilled into a fresh student with a fixed budget of updates. At every step the agent says how the
-    knowledge terms of the next updates count; the student is updated, and the change of its loss on held-out feedback rows
+    knowledge terms of the next updates count; the student is updated, and the change of its loss on held-out feedback
+    rows
     is the reward.
 
     ## Action Space
@@ -58,7 +60,9 @@ class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
     def _np_random(self, value: np.random.Generator) -> None:
         self.run.generators[0] = value
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; ``options={"budget": n}`` gives it another number of updates."""
         super().reset(seed=seed)
         self.run.reset(np.array([0]), _budget(options))

@@ -12,10 +12,11 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from kd_env import dynamics, trees, updates
+from kd_env.build import build_problem
 from kd_env.config import EnvConfig
 from kd_env.export import write_student
 from kd_env.observations import observe
-from kd_env.problem import Problem, build_problem, warn_floor
+from kd_env.problem import Problem, warn_floor
 from kd_env.rewards import gap_scale
 from kd_env.tables import Table
 from kd_env.types import DistillState, FeatureSlice
@@ -46,8 +47,8 @@ class Run:
     def __init__(self, problem: Problem, num_replicas: int) -> None:
         if num_replicas > 1 and problem.config.student_config.dropout > 0:
             raise ValueError(
-                f"student.dropout={problem.config.student_config.dropout} needs single environments: stacked students have "
-                "no generator per replica. Set student.dropout=0 or use vectorization=processes."
+                f"student.dropout={problem.config.student_config.dropout} needs single environments: stacked "
+                "students have no generator per replica. Set student.dropout=0 or use vectorization=processes."
             )
         self.problem = problem
         self.num_replicas = num_replicas
@@ -153,8 +154,8 @@ class Run:
         """
         if state.spec != self.spec:
             raise ValueError(
-                f"The state is of another problem (spec {state.spec}, here {self.spec}); restore it into an environment "
-                "made with the same options."
+                f"The state is of another problem (spec {state.spec}, here {self.spec}); restore it into an "
+                "environment made with the same options."
             )
         if len(state.ended) != self.num_replicas:
             raise ValueError(f"The state has {len(state.ended)} replicas, this environment {self.num_replicas}.")
@@ -180,12 +181,15 @@ class Run:
         s = self.started()
         terms = self.problem.term_names
         weights = " ".join(f"{n}={w:.2f}" for n, w in zip(terms, s.weights[replica][self.problem.present], strict=True))
-        losses = " ".join(f"{n}={v:.3g}" for n, v in zip(terms, s.raw_losses[replica][self.problem.present], strict=True))
+        losses = " ".join(
+            f"{n}={v:.3g}" for n, v in zip(terms, s.raw_losses[replica][self.problem.present], strict=True)
+        )
         gap = float((s.loss_reset[replica] - s.loss[replica]) / s.gap_scale[replica])
         flag = " DIVERGED" if s.diverged[replica] else " skipped" if s.skipped[replica] and s.steps[replica] else ""
         return (
             f"step {s.steps[replica]:>4} update {s.updates[replica]}/{s.budget[replica]} | weights {weights} "
-            f"x{s.update_scale[replica]:.2f} | losses {losses} | feedback loss {s.loss[replica]:.4f} gap closed {gap:.3f} "
+            f"x{s.update_scale[replica]:.2f} | losses {losses} | feedback loss {s.loss[replica]:.4f} gap closed "
+            f"{gap:.3f} "
             f"return {s.returns[replica]:.3f}{flag}"
         )
 

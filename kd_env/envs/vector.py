@@ -60,7 +60,7 @@ class DistillVectorEnv(RunView, VectorEnv[np.ndarray, Any, np.ndarray]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start episodes: all of them, or those of ``options["reset_mask"]``; ``options["budget"]`` as in ``DistillEnv``."""
+        """Start all episodes, or those of ``options["reset_mask"]``; ``options["budget"]`` as in ``DistillEnv``."""
         mask = np.ones(self.num_envs, dtype=bool)
         if options is not None and options.get("reset_mask") is not None:
             mask = np.asarray(options["reset_mask"])

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
+from kd_env.build import build_problem
 from kd_env.config import EnvConfig
 from kd_env.envs.run import EnvState, Run, RunView
 from kd_env.envs.vector import DistillVectorEnv
-from kd_env.problem import Problem, build_problem
+from kd_env.problem import Problem
 from kd_env.registry import unknown_name
 
 VECTORIZATIONS = ("auto", "stacked", "processes")
@@ -24,7 +25,8 @@ STACKED_BELOW_HIDDEN = 128
 def choose_vectorization(name: str, *, device: torch.device, hidden_size: int, num_envs: int) -> str:
     """``stacked`` or ``processes``; ``auto`` is a fixed rule.
 
-    On a GPU, with one replica or below hidden size 128, replicas are stacked; on a CPU at hidden size 128 and more matrix
+    On a GPU, with one replica or below hidden size 128, replicas are stacked; on a CPU at hidden size 128 and more
+    matrix
     products dominate, which stacking does not speed up, while processes use the other cores.
 
     Raises:
@@ -71,6 +73,9 @@ def make_vector(
     """A training environment with SAME_STEP autoreset.
 
     Args:
+        config: options of the environment.
+        num_envs: replicas N.
+        vectorization: ``auto``, ``stacked`` or ``processes``; see :func:`choose_vectorization`.
         problem: an already built problem of the same configuration.
 
     Raises:
@@ -83,7 +88,9 @@ def make_vector(
     if chosen == "stacked":
         return DistillVectorEnv(num_envs, problem=problem)
     if config.cache_dir is None:
-        raise ValueError("vectorization=processes needs cache_dir=<folder>, so that the processes share teacher outputs.")
+        raise ValueError(
+            "vectorization=processes needs cache_dir=<folder>, so that the processes share teacher outputs."
+        )
     options = {**config.to_dict(), "show_progress": False}
     return DistillProcessVectorEnv(problem, num_envs, options)
 

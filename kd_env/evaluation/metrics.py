@@ -59,7 +59,9 @@ def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.shape != labels.shape or predictions.ndim != 1 or not len(labels):
-        raise ValueError(f"Predictions {predictions.shape} and labels {labels.shape} must be equally long, [R] with R > 0.")
+        raise ValueError(
+            f"Predictions {predictions.shape} and labels {labels.shape} must be equally long, [R] with R > 0."
+        )
     for name in names:
         if name not in METRICS:
             raise ValueError(unknown_name("metric", name, METRICS))

@@ -1,0 +1,154 @@
+"""The evaluation of a policy against the rules, at the end of the main job or again from its run folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli import probe, runs
+from cli.compose import compose
+from cli.settings import PolicySpec, Settings, read_settings, with_feedback
+
+if TYPE_CHECKING:
+    from kd_env.envs import DistillVectorEnv
+    from kd_env.evaluation.protocol import Contender, Policy
+    from kd_env.evaluation.report import Report
+    from kd_env.problem import Problem
+
+EXTRA = " (train+feedback)"
+
+
+def evaluate(settings: Settings, problem: Problem, agent: Any) -> Report:
+    """Judge the agent (None where the run's agent is a rule) and every rule on the same fresh students."""
+    from kd_env.build import build_problem
+    from kd_env.evaluation.protocol import Contender, evaluate_policies
+    from kd_env.evaluation.report import summarize
+
+    contenders: dict[str, Contender] = {}
+    spec, view = settings.agent, settings.env.action_view
+    if agent is None:
+        contenders[spec.label] = _rule(settings, spec, view)
+    else:
+        contenders[spec.label] = Contender(lambda env: agent, view, learned=True)
+    rules = [rule for rule in settings.rules or () if rule.label not in contenders]
+    for rule in rules:
+        contenders[rule.label] = _rule(settings, rule, probe.rule_view(rule, settings.env))
+    if settings.env.label_noise > 0:
+        # The feedback labels are clean: what they give without any agent has to stand beside what the agent gives.
+        wider = build_problem(with_feedback(problem.config))
+        for rule in rules:
+            contenders[rule.label + EXTRA] = _rule(settings, rule, probe.rule_view(rule, settings.env), wider)
+    evaluation = evaluate_policies(
+        problem,
+        contenders,
+        settings.evaluation_seeds,
+        deterministic=settings.resolved["evaluation"]["deterministic"],
+        progress=_progress() if settings.resolved["progress"] else None,
+    )
+    return summarize(evaluation)
+
+
+def write_results(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = ()) -> None:
+    """Print the report and write its files."""
+    from kd_env.evaluation.report import print_report, write_report
+
+    print_report(report)
+    write_report(folder, report, history)
+    print(f"Written to {folder}", flush=True)
+
+
+def evaluate_run(overrides: Sequence[str], command: str) -> Path:
+    """``kd-env evaluate run=<folder> [overrides]``: the evaluation again, also on another task or student.
+
+    Results go to ``<run>/evaluations/<name>``, by default ``1``, ``2``, ...
+
+    Raises:
+        ValueError: no run, or a policy whose observations or actions differ from those of the environment.
+    """
+    probe.require_own_agents()
+    run, given = split_run(overrides)
+    before, first_overrides = runs.read_run(run)
+    composed = compose("config", merge_overrides(first_overrides, given))
+    task, other = composed["task"]["name"], before["task"]["name"]
+    if task != other and composed["teacher"]["path"] and not _names(given, "teacher.path"):
+        raise ValueError(
+            f"The run's teacher is one for {other}; give teacher.path=<teacher for {task}>, or teacher.path=null "
+            "teacher.name_or_path=<encoder to fine-tune>."
+        )
+    folder = run / "evaluations" / (str(composed["name"]) if _names(given, "name") else _next_name(run / "evaluations"))
+    if folder.exists():
+        raise ValueError(f"{folder} exists; choose another name with name=...")
+    settings = probe.check(read_settings(composed))
+    return _evaluate_into(folder, run, settings, given, command)
+
+
+def _evaluate_into(folder: Path, run: Path, settings: Settings, given: Sequence[str], command: str) -> Path:
+    from agents import agent_kind, load_agent
+    from cli.train import describe, set_threads, with_teacher
+    from kd_env.build import build_problem
+    from kd_env.envs import DistillVectorEnv
+
+    set_threads(settings.resolved["threads"])
+    problem = build_problem(with_teacher(settings))
+    describe(problem)
+    rule = agent_kind(settings.agent.name) == "rule"
+    # With the env, sizes and spaces are compared; without it agents could be driven by observations of another meaning.
+    agent = None if rule else load_agent(run / runs.POLICY, DistillVectorEnv(1, problem=problem))
+    report = evaluate(settings, problem, agent)
+    runs.open_run(folder, settings.resolved, given, command)
+    write_results(folder, report)
+    return folder
+
+
+def split_run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
+    """The folder named by ``run=...`` (or by the first word) and the other overrides."""
+    words = list(overrides)
+    if words and "=" not in words[0]:
+        words[0] = f"run={words[0]}"
+    named = [text for text in words if text.startswith("run=")]
+    if len(named) != 1:
+        raise ValueError("Name one run folder: kd-env evaluate run=<folder> [key=value ...].")
+    return Path(named[0].removeprefix("run=")).expanduser(), [text for text in words if text not in named]
+
+
+def merge_overrides(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """Both in order; a key of the second list replaces the same key of the first."""
+    replaced = {text.split("=", 1)[0].lstrip("+") for text in second}
+    return [*(text for text in first if text.split("=", 1)[0].lstrip("+") not in replaced), *second]
+
+
+def _rule(settings: Settings, spec: PolicySpec, view: str, problem: Problem | None = None) -> Contender:
+    from agents import make_rule
+    from kd_env.evaluation.protocol import Contender
+
+    def factory(env: DistillVectorEnv) -> Policy:
+        return make_rule(spec.name, env, seed=settings.evaluation_seeds[0], **spec.options)
+
+    return Contender(factory, view, problem=problem)
+
+
+def _names(overrides: Sequence[str], key: str) -> bool:
+    return any(text.split("=", 1)[0] == key for text in overrides)
+
+
+def _next_name(folder: Path) -> str:
+    number = 1
+    while (folder / str(number)).exists():
+        number += 1
+    return str(number)
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    """A line that is overwritten on a terminal; else one line a policy."""
+    live = sys.stderr.isatty()
+
+    def show(name: str, step: int, steps: int) -> None:
+        if live:
+            end = "\n" if step == steps else ""
+            print(f"\r\033[Kevaluating {name} {step}/{steps}", end=end, file=sys.stderr, flush=True)
+        elif step == 1:
+            print(f"evaluating {name}", file=sys.stderr, flush=True)
+
+    return show

@@ -1,0 +1,71 @@
+"""Help texts, made from the configuration files themselves."""
+
+from __future__ import annotations
+
+import textwrap
+
+from cli.main import COMMANDS
+from cli.presets import description, groups, option_comments
+
+EXAMPLES = {
+    "train": (
+        "kd-env train",
+        "kd-env train agent=sb3/ppo env.budget=40 seed=1",
+        "kd-env train experiment=mrpc task.data_dir=<glue folder> teacher.name_or_path=<encoder>",
+        "python train_agent.py -m seed=0,1,2,3,4   (sweeps: only there)",
+    ),
+    "teacher": (
+        "kd-env teacher task=mrpc task.data_dir=<glue folder> teacher.name_or_path=<encoder> output=<folder>",
+        "kd-env teacher task=rte teacher=bert_base teacher.epochs=5",
+    ),
+    "evaluate": (
+        "kd-env evaluate run=runs/toy-actor_critic-seed0 evaluation.seeds=20",
+        "kd-env evaluate run=runs/toy-actor_critic-seed0 student.hidden_size=64",
+    ),
+}
+
+
+def overview() -> str:
+    """``kd-env --help``."""
+    lines = ["kd-env: knowledge distillation as a Gymnasium environment", "", "kd-env <command> [key=value ...]", ""]
+    lines += [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "kd-env <command> --help lists its options; `python train_agent.py` is the same as `kd-env train`."]
+    return "\n".join(lines)
+
+
+def command_help(name: str) -> str:
+    """``kd-env <command> --help``: presets of every group, options with defaults, examples."""
+    command = COMMANDS[name]
+    lines = [f"kd-env {name}: {command.summary}", ""]
+    if name == "evaluate":
+        lines += ["run=<folder> names the run; its options hold unless they are given again.", ""]
+    lines.append("Presets (group=preset):")
+    for group, presets in groups(command.config).items():
+        lines += _wrap(f"  {group + '=':<12}", ", ".join(presets))
+    lines += ["", "Options (key=value), with defaults:"]
+    for key, value, comment in option_comments(command.config):
+        lines += _wrap(f"  {key}={value}  ", comment, 40)
+    for group, preset in _shown(command.config):
+        for key, value, comment in option_comments(f"{group}/{preset}"):
+            lines += _wrap(f"  {group}.{key}={value}  ", comment, 40)
+    lines += ["", "Flags: --help, --cfg job (print the resolved configuration), --debug (tracebacks)", "", "Examples:"]
+    lines += [f"  {example}" for example in EXAMPLES[name]]
+    if command.config == "config":
+        lines += ["", "Experiments:"]
+        for preset in groups()["experiment"]:
+            lines += _wrap(f"  {preset:<12}", description("experiment", preset), 14)
+    return "\n".join(lines)
+
+
+def _shown(config: str) -> list[tuple[str, str]]:
+    shown = [("task", "_base"), ("teacher", "_base")]
+    more = [("student", "_base"), ("env", "knowledge_selection"), ("agent", "actor_critic")]
+    return [*shown, *more] if config == "config" else shown
+
+
+def _wrap(head: str, text: str, indent: int | None = None) -> list[str]:
+    width = len(head) if indent is None else indent
+    if len(head) > width:
+        return [head.rstrip(), *textwrap.wrap(text, 118, initial_indent=" " * width, subsequent_indent=" " * width)]
+    filled = textwrap.wrap(text, 118, initial_indent=head.ljust(width), subsequent_indent=" " * width)
+    return filled or [head.rstrip()]

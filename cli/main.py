@@ -1,0 +1,98 @@
+"""``kd-env <command> [key=value ...]``: every job behind one command. Imports nothing heavy before a job starts."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from cli.errors import guarded
+
+Job = Callable[[Sequence[str], str], object]
+
+
+class Command(NamedTuple):
+    """One subcommand."""
+
+    summary: str
+    config: str
+    """Primary configuration file that its overrides are for."""
+    load: Callable[[], Job]
+
+
+def _train() -> Job:
+    from cli.train import train
+
+    return train
+
+
+def _teacher() -> Job:
+    from cli.teacher import make_teacher
+
+    return make_teacher
+
+
+def _evaluate() -> Job:
+    from cli.evaluate import evaluate_run
+
+    return evaluate_run
+
+
+COMMANDS = {
+    "train": Command("train an agent, judge it against the rules, write a report (the main job)", "config", _train),
+    "teacher": Command("fine-tune a teacher on the train rows of a task", "finetune", _teacher),
+    "evaluate": Command("judge the policy of a run folder again, also on another task or student", "config", _evaluate),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script; the exit status (0, or 2 after an error of the user)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        from cli.help import overview
+
+        print(overview())
+        return 0 if words else 2
+    name, rest = words[0], words[1:]
+    if name == "--version":
+        import kd_env
+
+        print(f"kd-env {kd_env.__version__}")
+        return 0
+    if name not in COMMANDS:
+        from kd_env.registry import unknown_name
+
+        print(f"kd-env: error: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
+        return 2
+    return run(name, rest, f"kd-env {name}")
+
+
+def run(name: str, words: Sequence[str], program: str) -> int:
+    """One command with its words; the exit status.
+
+    ``--help`` lists options, ``--cfg job`` prints the resolved configuration, ``--debug`` shows tracebacks.
+    """
+    overrides = [word for word in words if word != "--debug"]
+    if "-h" in overrides or "--help" in overrides:
+        from cli.help import command_help
+
+        print(command_help(name))
+        return 0
+    if "--cfg" in overrides:
+        place = overrides.index("--cfg")
+        del overrides[place : place + 2]
+        return guarded(lambda: _print_config(name, overrides), program, debug="--debug" in words)
+    command = shlex.join([*program.split(), *overrides])
+    return guarded(lambda: COMMANDS[name].load()(overrides, command), program, debug="--debug" in words)
+
+
+def _print_config(name: str, overrides: Sequence[str]) -> None:
+    from cli.compose import compose
+    from cli.runs import to_yaml
+
+    print(to_yaml(compose(COMMANDS[name].config, overrides)), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Checks that need no data and no model: an environment that has only names and spaces, for agents to be made on."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from cli.settings import PolicySpec, Settings
+from kd_env.actions import KnowledgeSelectionActions
+from kd_env.config import EnvConfig
+from kd_env.glue import get_task
+from kd_env.registry import unknown_name
+from kd_env.types import FeatureSlice
+
+
+class ProbeEnv(VectorEnv[Any, Any, Any]):
+    """Action space, names and episode length of an environment that is not built yet. It is never stepped.
+
+    Every observation feature has one entry, so that sizes of networks mean nothing.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own attribute
+
+    def __init__(self, config: EnvConfig, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.term_names = tuple(t if isinstance(t, str) else str(t.get("as", t["name"])) for t in config.terms)
+        self.actions = KnowledgeSelectionActions(self.term_names, config.action_view, config.gate)
+        self.action_names, self.action_view = self.actions.action_names, config.action_view
+        self.observation_layout = {
+            name: FeatureSlice(i, i + 1, (1,), 0.0, 1.0) for i, name in enumerate(config.features)
+        }
+        self.episode_steps = -(-config.budget // config.updates_per_step)
+        self.single_observation_space = spaces.Box(0.0, 1.0, (len(self.observation_layout),), np.float32)
+        self.single_action_space = self.actions.space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def encode_action(self, weights: Mapping[str, float], gate: float = 1.0) -> Any:
+        """As in the real environment."""
+        return self.actions.encode(weights, gate)
+
+    def get_state(self) -> Any:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no state.")
+
+    def set_state(self, state: Any) -> None:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no state.")
+
+
+def require_own_agents() -> None:
+    """Refuse another distribution's top-level package of the same name.
+
+    Raises:
+        ValueError: with where the foreign package lies.
+    """
+    found = importlib.util.find_spec("agents")
+    if found is not None:
+        import agents
+
+        if hasattr(agents, "make_agent") and hasattr(agents, "RULES"):
+            return
+    place = "not installed" if found is None else f"the one at {found.origin}, of another distribution"
+    raise ValueError(
+        f"The package 'agents' of kd-env is needed, but it is {place}. Install kd-env in a virtual environment of its "
+        "own."
+    )
+
+
+def check(settings: Settings) -> Settings:
+    """Check names, options and pairs of algorithm and action view; fills in ``evaluation.rules=auto``.
+
+    Raises:
+        ValueError: what does not exist or does not fit, with the remedy.
+    """
+    from agents import agent_kind, make_agent
+    from kd_env import observations, rewards
+    from kd_env.build import resolve_device
+    from kd_env.envs.workers import VECTORIZATIONS
+    from kd_env.evaluation.protocol import check_dev
+    from kd_env.knowledge import TERMS, term_options
+
+    config, resolved = settings.env, settings.resolved
+    resolve_device(config.device)
+    if resolved["vectorization"] not in VECTORIZATIONS:
+        raise ValueError(unknown_name("vectorization", resolved["vectorization"], VECTORIZATIONS))
+    for entry in config.terms:
+        options = {"name": entry} if isinstance(entry, str) else dict(entry)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise ValueError(f"env.terms holds {entry!r}; write a name, or {{name: soft_label, temperature: 4.0}}.")
+        valid, open_ended = term_options(TERMS[name])
+        for key in options:
+            if key not in (*valid, "as") and not open_ended:
+                raise ValueError(unknown_name(f"option of the knowledge term {name!r}", key, (*valid, "as")))
+    rewards.REWARDS[config.reward]
+    task = get_task(config.task, config.columns, config.data_dir)
+    observations.resolve(config.features, task.regression, len(config.terms))
+    check_dev(task, config.data_dir)
+    kind = agent_kind(settings.agent.name)
+    probe = ProbeEnv(config, int(resolved["num_envs"]))
+    if kind == "rule":
+        make_agent(settings.agent.name, probe, seed=0, **settings.agent.options)
+    else:
+        make_agent(settings.agent.name, probe, seed=0, device="cpu", **settings.agent.options)
+    return dataclasses.replace(settings, rules=_rules(settings))
+
+
+def rule_view(spec: PolicySpec, env: EnvConfig) -> str:
+    """The action view in which a rule acts: the agent's where it can, else the first that it can be expressed in.
+
+    Raises:
+        ValueError: no view can express it; the message is that of the first that was tried.
+    """
+    from agents import make_rule
+    from agents.rules import rule_class
+
+    views = rule_class(spec.name).views
+    errors = []
+    for view in dict.fromkeys([*(v for v in views if v == env.action_view), *views]):
+        try:
+            make_rule(spec.name, ProbeEnv(dataclasses.replace(env, action_view=view), 1), **spec.options)
+        except ValueError as error:
+            errors.append(error)
+        else:
+            return view
+    raise errors[0]
+
+
+def _rules(settings: Settings) -> tuple[PolicySpec, ...]:
+    from agents import RULES
+
+    if settings.rules is not None:
+        for spec in settings.rules:
+            try:
+                rule_view(spec, settings.env)
+            except ValueError as error:
+                raise ValueError(f"evaluation.rules: {error}") from error
+        return settings.rules
+    fitting = []
+    for name in RULES:
+        spec = PolicySpec(name, {}, name)
+        try:
+            rule_view(spec, settings.env)
+        except ValueError:
+            continue  # auto means those that fit
+        fitting.append(spec)
+    return tuple(fitting)

@@ -1,0 +1,231 @@
+"""The resolved configuration as checked options of the parts: environment, teacher, agent, evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd_env.config import DEFAULT_FEATURES, EnvConfig
+from kd_env.glue import EMBEDDED, get_task
+
+_TASK_KEYS = ("data_dir", "columns", "split_seed", "feedback_rows", "selection_rows", "max_train_rows", "max_length")
+_FINETUNE_KEYS = (
+    "num_hidden_layers",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "warmup",
+    "max_grad_norm",
+    "seed",
+    "precision",
+    "evaluations_per_epoch",
+)
+ENVIRONMENTS = ("kd_env/KnowledgeSelection-v0",)
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """An agent or a rule by name, with its options."""
+
+    name: str
+    options: dict[str, Any]
+    label: str
+    """Its name in tables; differs from ``name`` where one rule stands twice."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the main job needs, checked."""
+
+    resolved: dict[str, Any]
+    """The configuration as it is written to ``config.yaml``."""
+    env: EnvConfig
+    """Of training; ``teacher`` is None where :attr:`finetune` makes one or the packaged one is used."""
+    finetune: Any
+    """``kd_env.finetune.TeacherConfig`` of a teacher that is made first, or None."""
+    agent: PolicySpec
+    rules: tuple[PolicySpec, ...] | None
+    """None until :func:`cli.probe.check` has found those that fit (``auto``)."""
+    run_folder: Path
+    evaluation_seeds: tuple[int, ...]
+
+
+def read_settings(resolved: Mapping[str, Any]) -> Settings:
+    """Check a composed configuration.
+
+    Raises:
+        ValueError: the first value that is out of range or does not fit, with the remedy.
+    """
+    c = dict(resolved)
+    _check_numbers(c)
+    agent = _agent(c["agent"])
+    finetune, teacher = _teacher(c)
+    env = _env(c, teacher)
+    evaluation = c["evaluation"]
+    first = evaluation["first_seed"]
+    seeds = tuple(range(first, first + evaluation["seeds"]))
+    if c["seed"] in seeds:
+        raise ValueError(f"seed={c['seed']} is one of the evaluation seeds {seeds[0]} to {seeds[-1]}; choose another.")
+    name = c["name"] or default_name(c)
+    if not isinstance(name, str) or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
+    return Settings(
+        resolved={**c, "name": name, "env": {**c["env"], "features": list(env.features)}},
+        env=env,
+        finetune=finetune,
+        agent=agent,
+        rules=_rules(evaluation["rules"]),
+        run_folder=Path(c["runs_dir"]).expanduser() / name,
+        evaluation_seeds=seeds,
+    )
+
+
+def cache_folder(configured: str | None) -> Path:
+    """The cache folder: ``cache_dir``, else ``$XDG_CACHE_HOME/kd_env``, else ``~/.cache/kd_env``."""
+    if configured:
+        return Path(configured).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "kd_env"
+
+
+def teacher_config(c: Mapping[str, Any], output: str | None) -> Any:
+    """Options of the fine-tuning that ``task`` and ``teacher`` describe; ``output`` None: a folder in the cache."""
+    from kd_env.finetune import TeacherConfig
+
+    task, teacher = c["task"], c["teacher"]
+    if not teacher["name_or_path"]:
+        raise ValueError(
+            f"The task {task['name']!r} needs a teacher: give teacher.name_or_path=<folder or hub name of an encoder> "
+            "to fine-tune one, or teacher.path=<folder of a fine-tuned one>."
+        )
+    options = {
+        "task": task["name"],
+        "name_or_path": str(teacher["name_or_path"]),
+        "output": output or "cache",
+        "device": c["device"],
+        "show_progress": bool(c["progress"]),
+        "resume": bool(c.get("resume", True)),
+        "label_noise": float(task["label_noise"]),
+        **{key: task[key] for key in _TASK_KEYS},
+        **{key: teacher[key] for key in _FINETUNE_KEYS},
+    }
+    config = TeacherConfig.from_kwargs(**options)
+    if output is not None:
+        return config
+    identity = json.dumps(config.identity(), sort_keys=True, default=str)
+    folder = (
+        f"{task['name']}-{Path(str(teacher['name_or_path'])).name}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
+    )
+    return dataclasses.replace(config, output=str(cache_folder(c["cache_dir"]) / "teachers" / folder))
+
+
+def with_feedback(env: EnvConfig) -> EnvConfig:
+    """The problem of the rules that are trained on train and feedback rows."""
+    return dataclasses.replace(env, train_on="train+feedback")
+
+
+def _teacher(c: Mapping[str, Any]) -> tuple[Any, str | None]:
+    """What to fine-tune first, or the teacher that is there; neither for the packaged one."""
+    teacher, task = c["teacher"], c["task"]["name"]
+    if teacher["path"] and teacher["name_or_path"]:
+        raise ValueError(
+            "teacher.path (fine-tuned already) and teacher.name_or_path (to be fine-tuned) are both given; set one of "
+            "them to null."
+        )
+    if teacher["path"]:
+        return None, str(teacher["path"])
+    if task in EMBEDDED and not teacher["name_or_path"]:
+        return None, None
+    # resume=true|false of the main job is about the agent; a half-made teacher is always finished.
+    return teacher_config({**c, "resume": True}, None), None
+
+
+def _env(c: Mapping[str, Any], teacher: str | None) -> EnvConfig:
+    task, env = c["task"], dict(c["env"])
+    if env.pop("id") not in ENVIRONMENTS:
+        raise ValueError(f"env.id={c['env']['id']!r} is not known to the main job; valid: {', '.join(ENVIRONMENTS)}.")
+    if env["features"] == "auto":
+        env["features"] = list(default_features(task))
+    options = {
+        **env,
+        "task": task["name"],
+        **{key: task[key] for key in _TASK_KEYS},
+        "label_noise": task["label_noise"],
+        "student": c["student"],
+        "teacher": teacher,
+        "teacher_source": c["teacher"]["source"],
+        "cache_dtype": c["teacher"]["cache_dtype"],
+        "cache_dir": str(cache_folder(c["cache_dir"]) / "teacher_outputs"),
+        "device": str(c["device"]),
+        "show_progress": bool(c["progress"]),
+    }
+    return EnvConfig.from_kwargs(**options)
+
+
+def default_features(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """The default features that have a meaning for the task: entropy and agreement have none in regression."""
+    from kd_env.observations import FEATURES
+
+    if not get_task(task["name"], task["columns"], task["data_dir"]).regression:
+        return DEFAULT_FEATURES
+    return tuple(name for name in DEFAULT_FEATURES if not FEATURES[name].classification_only)
+
+
+def _agent(c: Mapping[str, Any]) -> PolicySpec:
+    if not isinstance(c["options"], Mapping):
+        raise ValueError(
+            f"agent.options={c['options']!r} must hold options by name, as agent.options.learning_rate=0.001."
+        )
+    return PolicySpec(str(c["name"]), dict(c["options"]), str(c["name"]))
+
+
+def _rules(given: Any) -> tuple[PolicySpec, ...] | None:
+    if given == "auto":
+        return None
+    if not isinstance(given, list):
+        raise ValueError(f"evaluation.rules={given!r} must be auto or a list, for example [all,soft_label_only].")
+    found: list[PolicySpec] = []
+    for item in given:
+        options = dict(item) if isinstance(item, Mapping) else {"name": item}
+        if not isinstance(options.get("name"), str):
+            raise ValueError(f"evaluation.rules holds {item!r}; write a name, or {{name: fixed, weights: {{...}}}}.")
+        name = str(options.pop("name"))
+        same = sum(rule.name == name for rule in found)
+        found.append(PolicySpec(name, options, f"{name}_{same + 1}" if same else name))
+    return tuple(found)
+
+
+def default_name(c: Mapping[str, Any]) -> str:
+    """Name of the run folder where none is given: <experiment or task>-<agent>-seed<seed>."""
+    what = c["presets"].get("experiment") or c["task"]["name"]
+    return f"{what}-{c['agent']['name']}-seed{c['seed']}".replace("/", "-")
+
+
+def _check_numbers(c: Mapping[str, Any]) -> None:
+    evaluation = c["evaluation"]
+    lows = {
+        "seed": (c["seed"], 0),
+        "num_envs": (c["num_envs"], 1),
+        "total_timesteps": (c["total_timesteps"], 1),
+        "checkpoint_every": (c["checkpoint_every"], 0),
+        "evaluation.seeds": (evaluation["seeds"], 1),
+        "evaluation.first_seed": (evaluation["first_seed"], 0),
+        **({} if c["threads"] is None else {"threads": (c["threads"], 1)}),
+    }
+    for name, (value, low) in lows.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least {low}.")
+    for name, value in (
+        ("resume", c["resume"]),
+        ("progress", c["progress"]),
+        ("evaluation.deterministic", evaluation["deterministic"]),
+    ):
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}={value!r} must be true or false.")

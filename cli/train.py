@@ -1,0 +1,115 @@
+"""The main job: a teacher where one is missing, the training of the agent, the evaluation, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli import probe, runs
+from cli.compose import compose
+from cli.evaluate import evaluate, write_results
+from cli.settings import Settings, read_settings
+from cli.watch import GapRecorder, Watch, read_history
+
+if TYPE_CHECKING:
+    from kd_env.config import EnvConfig
+    from kd_env.problem import Problem
+
+
+def train(overrides: Sequence[str], command: str) -> Path:
+    """Run the main job; the run folder.
+
+    Args:
+        overrides: of the configuration, ``key=value``.
+        command: how the job was called, written to ``command.txt``.
+
+    Raises:
+        ValueError: anything that does not fit, before any work starts.
+    """
+    probe.require_own_agents()
+    settings = probe.check(read_settings(compose("config", overrides)))
+    set_threads(settings.resolved["threads"])
+    folder = settings.run_folder
+    runs.open_run(folder, settings.resolved, overrides, command)
+    from kd_env.build import build_problem
+
+    problem = build_problem(with_teacher(settings))
+    describe(problem)
+    agent, history = learn(settings, problem)
+    report = evaluate(settings, problem, agent)
+    write_results(folder, report, history)
+    return folder
+
+
+def set_threads(count: int | None) -> None:
+    """Threads of torch in this process; None leaves torch's own choice."""
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def with_teacher(settings: Settings) -> EnvConfig:
+    """The environment's options with a teacher that exists; a missing one is fine-tuned once, into the cache."""
+    if settings.finetune is None:
+        return settings.env
+    from kd_env.finetune import finetune
+
+    config = settings.finetune
+    print(f"Teacher: {config.output} (made from {config.name_or_path} where it is missing)", flush=True)
+    return dataclasses.replace(settings.env, teacher=str(finetune(config)))
+
+
+def describe(problem: Problem) -> None:
+    """Print what the problem consists of."""
+    facts = problem.summary()
+    rows = ", ".join(f"{name} {count}" for name, count in facts["rows"].items())
+    print(
+        f"Task {facts['task']}: {rows} rows ({facts['dropped_rows']} train rows dropped, content shared with feedback)."
+    )
+    print(f"Teacher {facts['teacher']}: saw feedback rows: {facts['saw_feedback']}.")
+    print(problem.layer_table(), flush=True)
+
+
+def learn(settings: Settings, problem: Problem) -> tuple[Any, list[dict[str, float]]]:
+    """Train the agent, from the last checkpoint where one is resumed; the agent and its log. Rules learn nothing."""
+    from agents import agent_kind, load_agent, make_agent
+    from kd_env.envs import make_vector
+
+    folder, c = settings.run_folder, settings.resolved
+    logs, checkpoint, policy = folder / runs.LOGS, folder / runs.CHECKPOINT, folder / runs.POLICY
+    if agent_kind(settings.agent.name) == "rule":
+        from kd_env.envs import DistillVectorEnv
+
+        rule = make_agent(settings.agent.name, DistillVectorEnv(1, problem=problem), seed=0, **settings.agent.options)
+        rule.save(policy)
+        return None, []
+    if policy.is_dir():
+        print(f"The policy in {policy} is trained already.", flush=True)
+        return load_agent(policy), read_history(logs)
+    env = GapRecorder(make_vector(problem.config, c["num_envs"], c["vectorization"], problem=problem))
+    try:
+        agent: Any
+        if checkpoint.is_dir():
+            agent = load_agent(checkpoint, env)
+        else:
+            agent = make_agent(settings.agent.name, env, seed=c["seed"], device="cpu", **settings.agent.options)
+        done, total = int(agent.num_timesteps), c["total_timesteps"]
+        watch = Watch(
+            logs,
+            env,
+            total=total,
+            done=done,
+            checkpoint_every=c["checkpoint_every"],
+            checkpoint=lambda: agent.save(checkpoint),
+            shown=c["progress"],
+        )
+        with watch:
+            if done < total:
+                agent.learn(total - done, watch, reset_num_timesteps=done == 0)
+        agent.save(policy)
+    finally:
+        env.close()
+    return agent, watch.history

@@ -1,0 +1,162 @@
+"""What happens while an agent learns: a live progress bar, TensorBoard and JSONL logs, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from gymnasium.vector import VectorEnv, VectorWrapper
+
+METRICS = "metrics.jsonl"
+
+
+class GapRecorder(VectorWrapper[Any, Any, Any, Any]):
+    """Remembers the gap closed of the episodes that ended since it was last asked."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        self._ended: list[float] = []
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """A step of the env; ``final_info`` tells which episodes ended."""
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        if "final_info" in infos:
+            ended = np.asarray(infos["_final_info"], dtype=bool)
+            self._ended += [float(gap) for gap in np.asarray(infos["final_info"]["gap_closed"])[ended]]
+        return observations, rewards, terminations, truncations, infos
+
+    def take(self) -> float | None:
+        """Mean gap closed since the last call, None where no episode ended."""
+        mean = float(np.mean(self._ended)) if self._ended else None
+        self._ended = []
+        return mean
+
+
+class Watch:
+    """The learn-callback of the main job; a context manager.
+
+    Args:
+        folder: gets ``metrics.jsonl`` and TensorBoard's event files.
+        gaps: the wrapper of the training environment.
+        total: environment steps of the whole training.
+        done: steps that were taken before (resume); later lines of an old log are dropped.
+        checkpoint_every: environment steps between two checkpoints, 0 for none.
+        checkpoint: writes one.
+        shown: whether progress is shown.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        gaps: GapRecorder,
+        *,
+        total: int,
+        done: int,
+        checkpoint_every: int,
+        checkpoint: Callable[[], None],
+        shown: bool,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._gaps, self._total, self._start = folder / METRICS, gaps, total, done
+        self._every, self._checkpoint, self._last_checkpoint = checkpoint_every, checkpoint, done
+        self.history = [point for point in read_history(folder) if point["timesteps"] <= done]
+        self._bar = _Bar(total, done) if shown else None
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder), purge_step=done or None)
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("w", encoding="utf-8")
+        for point in self.history:
+            self._file.write(json.dumps(point) + "\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._writer.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        """Log one rollout."""
+        gap = self._gaps.take()
+        point = {**metrics, **({} if gap is None else {"gap_closed": gap})}
+        self.history.append(point)
+        self._file.write(json.dumps(point) + "\n")
+        self._file.flush()
+        steps = int(point["timesteps"])
+        for name, value in point.items():
+            if name != "timesteps":
+                self._writer.add_scalar(f"train/{name}", value, steps)
+        if self._bar is not None:
+            self._bar.update(point)
+        if self._every and steps - self._last_checkpoint >= self._every:
+            self._checkpoint()
+            self._last_checkpoint = steps
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The logged rollouts of a training, in order; a last line cut off by a crash is dropped."""
+    path = folder / METRICS
+    points = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            points.append({str(key): float(value) for key, value in json.loads(line).items()})
+        except json.JSONDecodeError:
+            break
+    return points
+
+
+class _Bar:
+    """Steps, return, gap closed and the time left; without a terminal a line at every tenth."""
+
+    def __init__(self, total: int, done: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._total, self._start, self._begin, self._told = total, done, time.perf_counter(), 0
+        self._live = sys.stderr.isatty()
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+        )
+        if self._live:
+            from rich.console import Console
+
+            self._progress = Progress(*columns, console=Console(stderr=True))
+            self._task = self._progress.add_task("training", total=total, completed=done, text="")
+            self._progress.start()
+
+    def update(self, point: dict[str, float]) -> None:
+        steps = min(int(point["timesteps"]), self._total)
+        shown = {"return": point.get("return_mean"), "gap closed": point.get("gap_closed")}
+        text = "  ".join(f"{name} {value:+.3f}" for name, value in shown.items() if value is not None)
+        if self._live:
+            self._progress.update(self._task, completed=steps, text=text)
+            return
+        tenth = 10 * steps // self._total
+        if tenth > self._told:
+            self._told = tenth
+            seconds = time.perf_counter() - self._begin
+            left = seconds / max(steps - self._start, 1) * (self._total - steps)
+            print(f"training {steps}/{self._total}  {text}  ETA {left:.0f} s", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._live:
+            self._progress.stop()

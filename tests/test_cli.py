@@ -1,0 +1,285 @@
+"""The command line as a user meets it: jobs on a tiny task, resuming, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cli.main import main, run
+from cli.presets import groups
+from cli.watch import read_history
+
+ROOT = Path(__file__).resolve().parent.parent
+Run = Any
+
+
+@pytest.fixture(scope="module")
+def base(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides of a main job that takes a second: 4 steps an episode, 4 replicas, 3 rollouts."""
+    return [
+        "task=custom",
+        f"task.data_dir={tiny['data_dir']}",
+        f"teacher.path={tiny['teacher']}",
+        *("student=toy_small", "student.hidden_size=8", "task.feedback_rows=32", "task.selection_rows=32"),
+        *("env.evaluation_rows=32", "env.batch_size=4", "env.budget=8", "env.optimizer.learning_rate=0.01"),
+        *("num_envs=4", "total_timesteps=64", "checkpoint_every=32", "agent.options.n_steps=4"),
+        *("evaluation.seeds=2", "evaluation.rules=[all,soft_label_only]", "progress=false"),
+        f"cache_dir={tmp_path_factory.mktemp('cache')}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(base: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert run("train", [*base, f"runs_dir={runs}"], "kd-env train") == 0
+    return runs / "custom-actor_critic-seed0"
+
+
+def fails(capsys: pytest.CaptureFixture[str], words: list[str], *expected: str) -> None:
+    """Exit status 2 and one line on stderr that holds every expected word."""
+    assert main(words) == 2
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1, message
+    assert message.startswith("kd-env")
+    for word in expected:
+        assert word in message
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
+
+
+def gaps(folder: Path, index: int = 0) -> list[float]:
+    return results(folder)["policies"][index]["seeds"]["splits"]["validation"]["gap_closed"]  # type: ignore[no-any-return]
+
+
+def test_a_run_folder_holds_everything(finished: Path, base: list[str]) -> None:
+    for name in ("config.yaml", "overrides.json", "command.txt", "versions.json", "results.json", "results.csv"):
+        assert (finished / name).is_file()
+    for name in (
+        "weights.png",
+        "learning_curve.png",
+        "results.md",
+        "policy/agent.json",
+        "policy/normalizer.safetensors",
+    ):
+        assert (finished / name).is_file()
+    assert list((finished / "logs").glob("events.out.tfevents.*"))
+    assert [point["timesteps"] for point in read_history(finished / "logs")] == [16, 32, 48, 64]
+    assert (finished / "command.txt").read_text().startswith("kd-env train task=custom")
+    assert "${" not in (finished / "config.yaml").read_text()
+    data = results(finished)
+    assert [row["policy"] for row in data["policies"]] == ["actor_critic", "all", "soft_label_only"]
+    assert data["seeds"] == [10000, 10001]
+    assert data["comparator"] in ("all", "soft_label_only")
+    assert data["facts"]["saw_feedback"] == "unknown"
+
+
+def test_an_existing_run_is_not_overwritten(
+    finished: Path, base: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "results.json").read_bytes()
+    words = ["train", *base, f"runs_dir={finished.parent}"]
+    fails(capsys, words, "exists", "resume=true", "name=")
+    fails(capsys, [*words, "resume=true", "env.budget=6"], "env.budget", "resume")
+    assert (finished / "results.json").read_bytes() == before
+
+
+def test_resume_goes_on_from_the_checkpoint(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agents.actor_critic import ActorCritic
+
+    original = ActorCritic._update
+
+    def interrupted(self: Any, rollout: Any) -> Any:
+        if self.num_timesteps >= 64:
+            raise KeyboardInterrupt
+        return original(self, rollout)
+
+    words = [*base, f"runs_dir={tmp_path}", "name=cut"]
+    monkeypatch.setattr(ActorCritic, "_update", interrupted)
+    assert run("train", words, "kd-env train") == 130
+    monkeypatch.undo()
+    folder = tmp_path / "cut"
+    assert not (folder / "policy").exists() and (folder / "checkpoint").is_dir()
+    assert [point["timesteps"] for point in read_history(folder / "logs")] == [16, 32, 48]
+    assert run("train", [*words, "resume=true"], "kd-env train") == 0
+    # The checkpoint is that of step 32: what was logged after it happened again.
+    assert [point["timesteps"] for point in read_history(folder / "logs")] == [16, 32, 48, 64]
+    assert (folder / "results.json").is_file()
+    # A finished run that is resumed is only judged again, with the same outcome.
+    first = gaps(folder)
+    assert run("train", [*words, "resume=true"], "kd-env train") == 0
+    assert gaps(folder) == first
+
+
+def test_evaluate_repeats_a_run_and_goes_elsewhere(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", f"run={finished}"]) == 0
+    again = finished / "evaluations" / "1"
+    for index in range(3):
+        np.testing.assert_allclose(gaps(again, index), gaps(finished, index), rtol=1e-6)
+    assert main(["evaluate", str(finished), "student.hidden_size=16", "evaluation.seeds=3", "name=wider"]) == 0
+    assert len(gaps(finished / "evaluations" / "wider")) == 3
+    capsys.readouterr()
+    fails(capsys, ["evaluate", f"run={finished}", "env.features=[progress,gap]"], "observation", "(2,)")
+    fails(capsys, ["evaluate", f"run={finished}", "env.action_view=discrete"], "action space")
+    fails(capsys, ["evaluate", f"run={finished}", "task=toy", "task.data_dir=null"], "teacher.path")
+    fails(capsys, ["evaluate", f"run={finished.parent}"], "no run folder", "config.yaml")
+    fails(capsys, ["evaluate"], "run=<folder>")
+
+
+def test_a_rule_in_place_of_an_agent(base: list[str], tmp_path: Path) -> None:
+    words = [word for word in base if not word.startswith("agent.options")]
+    assert run("train", [*words, f"runs_dir={tmp_path}", "agent=rule/all"], "kd-env train") == 0
+    folder = tmp_path / "custom-all-seed0"
+    rows = results(folder)["policies"]
+    assert [row["policy"] for row in rows] == ["all", "soft_label_only"]
+    assert not any(row["learned"] for row in rows)
+    assert main(["evaluate", f"run={folder}"]) == 0
+    assert gaps(folder / "evaluations" / "1") == pytest.approx(gaps(folder))
+
+
+def test_label_noise_shows_rules_with_the_clean_feedback_rows(base: list[str], tmp_path: Path) -> None:
+    words = [*base, f"runs_dir={tmp_path}", "task.label_noise=0.4", "name=noisy"]
+    assert run("train", words, "kd-env train") == 0
+    data = results(tmp_path / "noisy")
+    names = [row["policy"] for row in data["policies"]]
+    assert names[1:] == ["all", "soft_label_only", "all (train+feedback)", "soft_label_only (train+feedback)"]
+    assert data["comparator"] in ("all", "soft_label_only")
+    assert "40% of the train labels" in data["words"]
+    # More labels, other batches: the students are not the same.
+    assert gaps(tmp_path / "noisy", 1) != gaps(tmp_path / "noisy", 3)
+
+
+# Libraries that load and save models announce what they do as warnings.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_missing_teacher_is_made_once(base: list[str], tiny: dict[str, Any], tmp_path: Path) -> None:
+    encoder = [f"teacher.name_or_path={tiny['teacher']}", "teacher.path=null", "teacher.epochs=1"]
+    words = [*(w for w in base if not w.startswith(("teacher.path", "cache_dir"))), *encoder, f"cache_dir={tmp_path}"]
+    words += [f"runs_dir={tmp_path / 'runs'}", "agent=rule/all", "evaluation.rules=[all]"]
+    words = [word for word in words if not word.startswith("agent.options")]
+    assert run("train", [*words, "name=a"], "kd-env train") == 0
+    (teacher,) = (tmp_path / "teachers").iterdir()
+    written = (teacher / "model.safetensors").stat().st_mtime_ns
+    assert run("train", [*words, "name=b"], "kd-env train") == 0
+    assert (teacher / "model.safetensors").stat().st_mtime_ns == written
+    assert results(tmp_path / "runs" / "b")["facts"]["saw_feedback"] == "no"
+    # The teacher command writes the same teacher where it is told to, on the same split.
+    task = [w for w in base if w.startswith("task")]
+    assert (
+        main(["teacher", *task, *encoder, f"output={tmp_path / 'own'}", f"cache_dir={tmp_path}", "progress=false"]) == 0
+    )
+    records = [json.loads((folder / "kd_env_teacher.json").read_text()) for folder in (tmp_path / "own", teacher)]
+    assert records[0]["fingerprint"] == records[1]["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["task=mrcp"], ["Unknown task preset 'mrcp'", "'mrpc'", "toy_pair"]),
+        (["agent=ppo"], ["'sb3/ppo'", "rule/all"]),
+        (["agent=sb3/pppo"], ["'sb3/ppo'"]),
+        (["env.budgt=3"], ["'env.budget'", "env.batch_size"]),
+        (["budget=3"], ["Did you mean 'env.budget'", "total_timesteps"]),
+        (["agent.options.learning_rat=1"], ["'learning_rate'", "gae_lambda"]),
+        (["agent=sb3/ppo", "agent.options.nsteps=1"], ["'n_steps'"]),
+        (["agent=sb3/dqn", "env.action_view=box"], ["dqn", "discrete"]),
+        (["agent=sb3/sac", "env.action_view=native"], ["sac", "box"]),
+        (["env.terms=[hard_label,soft_labels]"], ["soft_label", "hidden_states"]),
+        (["env.terms=[{name: soft_label, temprature: 2}]"], ["'temperature'"]),
+        (["env.features=[progres]"], ["'progress'"]),
+        (["env.reward=gap"], ["gap_closed"]),
+        (["env.action_view=boxes"], ["'box'"]),
+        (["env.batch_size=0"], ["batch_size=0", "at least 1"]),
+        (["env.budget=-4"], ["budget=-4"]),
+        (["env.budget=abc"], ["budget='abc'"]),
+        (["env.optimizer=3"], ["env.optimizer.learning_rate"]),
+        (["total_timesteps=0"], ["total_timesteps=0", "at least 1"]),
+        (["num_envs=1.5"], ["num_envs=1.5"]),
+        (["resume=perhaps"], ["true or false"]),
+        (["evaluation.rules=[alll]"], ["'all'", "greedy"]),
+        (["evaluation.rules=[random_gate]", "env.gate=false"], ["gate"]),
+        (["evaluation.rules=all"], ["auto or a list"]),
+        (["seed=10003"], ["evaluation seeds"]),
+        (["device=cuda:7"], ["device='cuda:7'", "device=cpu"]),
+        (["vectorization=stack"], ["'stacked'"]),
+        (["task=rte"], ["teacher.name_or_path", "teacher.path"]),
+        (["task=custom", "teacher.path=x"], ["data_dir"]),
+        (["task=mrpc", "teacher.path=x", "task.data_dir=nowhere"], ["nowhere"]),
+        (["teacher.path=a", "teacher.name_or_path=b"], ["teacher.path", "teacher.name_or_path"]),
+        (["teacher=/some/folder"], ["teacher.path=..."]),
+        (["name=a/b"], ["plain folder name"]),
+        (["seed=1,2"], ["python train_agent.py -m"]),
+        (["--fast"], ["--fast", "--help"]),
+        (["verbose"], ["key=value"]),
+        (["+new=1"], ["agent.options"]),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    overrides: list[str], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(capsys, ["train", *overrides, f"runs_dir={tmp_path}"], *expected)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_commands_and_teacher_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, ["trian"], "'train'", "evaluate")
+    fails(capsys, ["teacher", "task=mrpc"], "teacher.name_or_path")
+    fails(capsys, ["teacher", "task=mrpc", "teacher.name_or_path=x", "teacher.epochs=0"], "epochs=0")
+    fails(capsys, ["teacher", "agent=reinforce"], "Unknown option 'agent'")
+    assert main([]) == 2
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(ValueError, match="mrcp"):
+        main(["train", "task=mrcp", "--debug"])
+
+
+def test_another_package_called_agents_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = ModuleType("agents")
+    foreign.__spec__ = type(sys.__spec__)("agents", None, origin="elsewhere/agents.py")  # type: ignore[union-attr]
+    monkeypatch.setitem(sys.modules, "agents", foreign)
+    fails(capsys, ["train"], "'agents'", "elsewhere/agents.py", "virtual environment")
+
+
+def test_help_lists_every_preset_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    assert all(name in overview for name in ("train", "teacher", "evaluate"))
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for group, presets in groups().items():
+        assert f"{group}=" in text
+        assert all(preset in text for preset in presets)
+    for option in ("total_timesteps=", "env.budget=80", "student.hidden_size=32", "evaluation.seeds=10"):
+        assert option in text
+    assert main(["teacher", "--help"]) == 0
+    assert "output=null" in capsys.readouterr().out
+
+
+def test_the_resolved_configuration_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--cfg", "job", "agent=sb3/dqn", "seed=3"]) == 0
+    text = capsys.readouterr().out
+    assert "action_view: discrete" in text and "seed: 3" in text and "${" not in text
+
+
+def test_a_sweep_makes_a_run_for_every_value(base: list[str], tmp_path: Path) -> None:
+    words = [word for word in base if not word.startswith("agent.options")]
+    command = [sys.executable, str(ROOT / "train_agent.py"), "-m", *words, f"runs_dir={tmp_path}", "agent=rule/all"]
+    done = subprocess.run([*command, "seed=0,1"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert runs == ["custom-all-seed0", "custom-all-seed1"]
+    assert all((tmp_path / name / "results.json").is_file() for name in runs)
+    assert "seed=1" in (tmp_path / runs[1] / "command.txt").read_text()
+    wrong = subprocess.run([*command, "agent=rule/all,rule/non"], cwd=tmp_path, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "rule/non" in wrong.stderr and "Traceback" not in wrong.stderr
