@@ -21,7 +21,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from agents import storage
-from agents.base import AnyEnv, Array, add_plugins, as_path, require, unknown_name
+from agents.base import AnyEnv, Array, add_plugins, as_path, episode_steps, require, unknown_name
 
 GROUP = "kd_env.rules"
 
@@ -294,14 +294,17 @@ class EarlyStopping(Rule):
     Args:
         env: the environment.
         seed: unused.
-        patience: steps without improvement after which training stops.
+        patience: steps without improvement after which training stops; None is a third of an episode, at least 5 (a
+            fresh student may stand on a plateau first).
         min_delta: improvement that counts, in units of the ``gap`` feature.
     """
 
     name = "early_stopping"
     needs_features = ("gap",)
 
-    def __init__(self, env: AnyEnv, *, seed: int = 0, patience: int = 5, min_delta: float = 0.0) -> None:
+    def __init__(self, env: AnyEnv, *, seed: int = 0, patience: int | None = None, min_delta: float = 0.0) -> None:
+        if patience is None:
+            patience = max(5, (episode_steps(env) or 0) // 3)
         require(patience >= 1, "patience", patience, "at least 1")
         require(min_delta >= 0, "min_delta", min_delta, "at least 0")
         super().__init__(env, seed=seed, patience=patience, min_delta=min_delta)

@@ -47,7 +47,7 @@ def evaluate(problem: Problem, params: dict[str, Tensor]) -> Evaluation:
         entropy = losses.entropy(safe).mean(-1)
         agreement = (safe.argmax(-1) == problem.assets.teacher_feedback_logits.argmax(-1)).mean(-1)
     metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
-    loss = np.where(finite, problem.loss(safe, problem.feedback), np.nan)
+    loss = np.where(finite, problem.loss(safe, problem.feedback, problem.assets.teacher_feedback_logits), np.nan)
     return Evaluation(loss, metric, entropy, agreement)
 
 

@@ -135,11 +135,10 @@ class Problem:
         )
         return np.asarray(outputs[teachers.LOGITS])
 
-    def loss(self, logits: np.ndarray, table: Table, teacher_logits: np.ndarray | None = None) -> np.ndarray:
+    def loss(self, logits: np.ndarray, table: Table, teacher_logits: np.ndarray) -> np.ndarray:
         """``e`` of logits ``[..., R, C]``: against gold labels, or KL from the teacher (``gap=divergence``)."""
         if self.config.gap == "divergence":
-            reference = self.assets.teacher_feedback_logits if teacher_logits is None else teacher_logits
-            return losses.divergence_loss(logits, reference, self.label_width)
+            return losses.divergence_loss(logits, teacher_logits, self.label_width)
         return losses.gold_loss(logits, table.labels, self.label_width)
 
     def reference_loss(self, teacher_logits: np.ndarray, table: Table) -> float:

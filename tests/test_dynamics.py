@@ -137,9 +137,10 @@ def test_the_reward_sees_the_update_that_the_action_caused(tiny_problem: Any) ->
     env = DistillEnv(problem=tiny_problem)
     env.reset(seed=1)
     table = env.problem.feedback
-    before = env.problem.loss(env.predict(table), table)[0]
+    teacher = env.problem.assets.teacher_feedback_logits
+    before = env.problem.loss(env.predict(table), table, teacher)[0]
     _, reward, _, _, info = env.step(np.array([1, 0, 0], np.int8))
-    after = env.problem.loss(env.predict(table), table)[0]
+    after = env.problem.loss(env.predict(table), table, teacher)[0]
     scale = env.run.started().gap_scale[0]
     assert reward == pytest.approx((before - after) / scale, rel=1e-9)
     assert info["loss"] == pytest.approx(after, rel=1e-12)

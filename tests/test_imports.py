@@ -23,7 +23,7 @@ LAYERS = (
             "export",
             "updates",
             "problem",
-                "build",
+            "build",
             "finetune",
             "finetune_model",
             "finetune_store",

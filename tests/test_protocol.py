@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_env import DistillEnv
+from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
 from kd_env.evaluation import metrics
 from kd_env.evaluation.protocol import SELECTION, Contender, check_dev, evaluate_policies
 from kd_env.glue import get_task, load_dev
@@ -140,3 +140,21 @@ def test_bad_input(tiny_problem: Any, tmp_path: Any) -> None:
     (tmp_path / "mrpc").mkdir()
     with pytest.raises(ValueError, match="validation"):
         check_dev(get_task("mrpc"), str(tmp_path))
+
+
+def test_reports_compute_what_the_reward_is_about(tiny: dict[str, Any]) -> None:
+    """With ``gap=divergence`` the loss on dev is the KL from the teacher there, and the reference is 0."""
+    config = EnvConfig.from_kwargs(**{**tiny, "terms": ["soft_label"]}, gap="divergence")
+    problem = build_problem(config)
+    result = evaluate_policies(problem, {"all": Contender(Cycle)}, SEEDS)
+    assert result.teacher["validation"]["loss"] == 0.0
+    envs = DistillVectorEnv(len(SEEDS), problem=problem, autoreset_mode="disabled")
+    envs.reset(seed=list(SEEDS))
+    ended = np.zeros(len(SEEDS), dtype=bool)
+    while not ended.any():
+        ended = envs.step(np.ones((len(SEEDS), 1), np.int8))[2]
+    table = problem.tokenize(load_dev(problem.task, config.data_dir)["validation"])
+    p = torch.softmax(torch.as_tensor(problem.teacher_logits(table)).double(), -1)
+    log_q = torch.log_softmax(torch.as_tensor(envs.predict(table)).double(), -1)
+    expected = (p * (p.log() - log_q)).sum(-1).mean(-1)
+    np.testing.assert_allclose(result.policies["all"].splits["validation"].loss, expected, rtol=1e-5)

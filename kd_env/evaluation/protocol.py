@@ -62,7 +62,8 @@ class SplitScores:
 
     metrics: dict[str, Floats]
     loss: Floats
-    """Cross-entropy in nats, or squared error over the squared label range; a diverged student has ``e_reset + D``."""
+    """``e`` of the problem: cross-entropy in nats, squared error over the squared label range, or with
+    ``gap=divergence`` the KL from the teacher; a diverged student has ``e_reset + D``."""
     gap_closed: Floats
     """``(e_reset - e_end) / D`` with ``D = max(e_reset - e_T, 0.05 e_reset)``; a diverged student has -1."""
     floored: NDArray[np.bool_]
@@ -125,6 +126,7 @@ class _Split:
     """Rows that students are judged on, with what the teacher says about them."""
 
     table: Table
+    teacher_logits: NDArray[Any]  # [R, C]
     teacher_loss: float
     reset_loss: Floats  # [N], of the fresh students; the same for every policy, since the seeds are
 
@@ -198,14 +200,12 @@ def choose_comparator(results: Iterable[PolicyResult]) -> str | None:
     return min(rules, key=lambda r: float(r.splits[SELECTION].loss.mean())).name if rules else None
 
 
-def end_scores(
-    logits: NDArray[Any], labels: NDArray[Any], split: _Split, diverged: NDArray[np.bool_], problem: Problem
-) -> SplitScores:
+def end_scores(logits: NDArray[Any], split: _Split, diverged: NDArray[np.bool_], problem: Problem) -> SplitScores:
     """Scores of N students from their logits ``[N, R, C]``; diverged students count as the worst end there is."""
-    safe = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
+    safe, labels = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0), split.table.labels
     scale, floored = gap_scale(split.reset_loss, split.teacher_loss)
     broken = diverged | ~np.isfinite(logits).all(axis=(1, 2))
-    loss = losses.gold_loss(safe, labels, problem.label_width)
+    loss = problem.loss(safe, split.table, split.teacher_logits)
     loss = np.where(broken, split.reset_loss + scale, loss)
     guesses = losses.predictions(safe, problem.task.regression)
     scores = [metrics.compute(problem.task.metrics, row, labels) for row in guesses]
@@ -225,9 +225,9 @@ def _splits(
     env.reset(seed=list(seeds))
     found = {}
     for name, table in tables.items():
-        reset_loss = losses.gold_loss(env.predict(table), table.labels, problem.label_width)
-        teacher = losses.gold_loss(teacher_logits[name] / problem.temperature, table.labels, problem.label_width)
-        found[name] = _Split(table, float(teacher), reset_loss)
+        reset_loss = problem.loss(env.predict(table), table, teacher_logits[name])
+        reference = problem.reference_loss(teacher_logits[name], table)
+        found[name] = _Split(table, teacher_logits[name], reference, reset_loss)
     env.close()
     return found
 
@@ -285,7 +285,7 @@ def _drive(
         learned=contender.learned,
         extra_labels=contender.problem is not None,
         action_view=view,
-        splits={s: end_scores(logits[s], part.table.labels, part, diverged, problem) for s, part in splits.items()},
+        splits={s: end_scores(logits[s], part, diverged, problem) for s, part in splits.items()},
         returns=returns,
         diverged=diverged,
         weights=np.stack(weights),
