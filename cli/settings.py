@@ -71,8 +71,12 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings:
     evaluation = c["evaluation"]
     first = evaluation["first_seed"]
     seeds = tuple(range(first, first + evaluation["seeds"]))
-    if c["seed"] in seeds:
-        raise ValueError(f"seed={c['seed']} is one of the evaluation seeds {seeds[0]} to {seeds[-1]}; choose another.")
+    # Replica i is trained from seed + i.
+    if set(range(c["seed"], c["seed"] + c["num_envs"])) & set(seeds):
+        raise ValueError(
+            f"seed={c['seed']} with num_envs={c['num_envs']} trains on evaluation seeds ({seeds[0]} to {seeds[-1]}); "
+            "choose another seed or evaluation.first_seed."
+        )
     name = c["name"] or default_name(c)
     if not isinstance(name, str) or name != Path(name).name or name.startswith("."):
         raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")

@@ -129,6 +129,7 @@ def transition(problem: Problem, state: DistillState, effect: Effect) -> Distill
             term_scale,
             term_seen,
             differentiate=bool(apply.any()),
+            dropout_seed=_sub_seed(int(state.seeds[0]), 3 + int(state.updates[0]) + place),
         )
         mask = torch.as_tensor(active, device=problem.device)[:, None, None]
         raw, scaled = raw + found.raw * mask, scaled + found.scaled * mask

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -81,6 +82,7 @@ def gradients(
     term_seen: Tensor,
     *,
     differentiate: bool,
+    dropout_seed: int = 0,
 ) -> Gradients:
     """Losses and gradients of N students on their batches.
 
@@ -92,11 +94,12 @@ def gradients(
         term_scale: ``[N, T, K]`` running mean so far.
         term_seen: ``[N]`` updates in that mean.
         differentiate: False computes the losses only (nothing is going to be applied).
+        dropout_seed: of the student's dropout; single students only.
     """
     batch = problem.train.gather(rows)
     teacher = problem.teacher.signals(rows, batch)
     leaves = {name: p.detach().requires_grad_(differentiate) for name, p in params.items()}
-    with torch.set_grad_enabled(differentiate):
+    with torch.set_grad_enabled(differentiate), _dropout(problem, dropout_seed):
         student = student_forward(problem, leaves, batch, problem.student_signals)
         table = loss_table(problem, leaves, student, teacher, batch)
         raw = table.detach().mean(-1)
@@ -120,6 +123,22 @@ def gradients(
             # optimiser walks memory in order: a transposed gradient would update the wrong entries.
             grads = {name: grad.contiguous() for name, grad in zip(leaves, found, strict=True) if grad is not None}
     return Gradients(raw, raw / divisor, scale, loss.detach(), grads, cosines)
+
+
+@contextmanager
+def _dropout(problem: Problem, seed: int) -> Iterator[None]:
+    """The student in training mode, with a generator of its own: dropout draws from torch's global one."""
+    if problem.config.student_config.dropout == 0:
+        yield
+        return
+    devices = [problem.device] if problem.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        problem.student.module.train()
+        try:
+            yield
+        finally:
+            problem.student.module.eval()
 
 
 def _cosines(scaled: Tensor, leaves: Params) -> Tensor:

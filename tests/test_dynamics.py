@@ -296,3 +296,19 @@ def test_divergence_gap_needs_no_labels(tiny: dict[str, Any]) -> None:
     expected = float((p * (p.log() - q)).sum(-1).mean())
     assert env.run.started().loss[0] == pytest.approx(expected, rel=1e-5)
     assert problem.teacher_loss == 0.0
+
+
+def test_dropout_trains_and_repeats(tiny: dict[str, Any]) -> None:
+    """It changes the losses of training, not the evaluation, and a fork repeats it without the global generator."""
+    options = {**tiny, "student": {**tiny["student"], "dropout": 0.5}}
+    plain, env = DistillEnv(**tiny), DistillEnv(**options)
+    _, first = plain.reset(seed=0)
+    _, second = env.reset(seed=0)
+    assert first["loss"] == second["loss"], "evaluation is without dropout"
+    state = env.get_state()
+    one = env.step(np.ones(3, np.int8))[4]
+    torch.rand(7)
+    env.set_state(state)
+    two = env.step(np.ones(3, np.int8))[4]
+    np.testing.assert_array_equal(one["raw_losses"], two["raw_losses"])
+    assert not np.allclose(one["raw_losses"], plain.step(np.ones(3, np.int8))[4]["raw_losses"], rtol=1e-4)
