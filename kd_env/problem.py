@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,6 +117,8 @@ class Problem:
                     f"The option {name!r} needs another problem: build one with build_problem. Changeable here: "
                     f"{', '.join(sorted(PROCESS_OPTIONS))}."
                 )
+        if isinstance(options.get("optimizer"), Mapping):  # the options that are not named stay as they are
+            options["optimizer"] = {**dataclasses.asdict(self.config.optimizer_config), **options["optimizer"]}
         return Problem(self.assets, EnvConfig.from_kwargs(**{**_shallow(self.config), **options}))
 
     def tokenize(self, rows: Rows) -> Table:

@@ -142,6 +142,8 @@ def test_options_of_the_decision_process_share_the_rest(tiny_problem: Any) -> No
     """Another view or budget needs no new teacher pass; another teacher does."""
     other = tiny_problem.with_options(action_view="box", budget=4)
     assert other.assets is tiny_problem.assets and other.config.budget == 4
+    unclipped = tiny_problem.with_options(optimizer={"max_grad_norm": None}).config.optimizer_config
+    assert unclipped.max_grad_norm is None and unclipped.learning_rate == 0.01
     with pytest.raises(ValueError, match="'task' needs another problem"):
         tiny_problem.with_options(task="toy")
     with pytest.raises(ValueError, match="teacher_cls"):
