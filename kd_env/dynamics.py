@@ -256,7 +256,8 @@ def _evaluated(problem: Problem, state: DistillState) -> DistillState:
 
 
 def _distance(before: dict[str, Tensor], after: dict[str, Tensor]) -> Tensor:
-    return optim.gradient_norm({name: after[name] - old for name, old in before.items()})
+    """Norm of the change of each replica, ``[N]``; overwrites ``before``."""
+    return optim.gradient_norm({name: old.sub_(after[name]) for name, old in before.items()})
 
 
 def _report(state: DistillState, replica: int, spent: int, flags: list[bool]) -> None:

@@ -41,8 +41,8 @@ def student_forward(
     count = next(iter(params.values())).shape[0]
     with autocast(batch.input_ids.device, problem.config.precision):
         if count == 1:
-            single = batch if shared_batch else trees.map_leaves(lambda t: t[0], batch)
-            output = problem.student.forward({name: p[0] for name, p in params.items()}, single, signals)
+            single = batch if shared_batch else trees.map_leaves(lambda t: t.squeeze(0), batch)
+            output = problem.student.forward({name: p.squeeze(0) for name, p in params.items()}, single, signals)
             output = trees.map_leaves(lambda t: t[None], output)
         else:
 
@@ -65,10 +65,10 @@ def loss_table(problem: Problem, params: Params, student: ModelOutput, teacher: 
             columns.append(term.loss(TermInputs(student, teacher if term.uses_teacher else None, batch, mine)))
         return torch.stack(columns)[None]
 
-    if batch.labels.shape[0] == 1:
-        first = {name: p[0] for name, p in projections.items()}
-        single = trees.map_leaves(lambda t: t[0], batch)
-        own_student, own_teacher = (trees.map_leaves(lambda t: t[0], output) for output in (student, teacher))
+    if batch.labels.shape[0] == 1:  # squeeze, since the gradient of an index would be a copy of every parameter
+        first = {name: p.squeeze(0) for name, p in projections.items()}
+        single = trees.map_leaves(lambda t: t.squeeze(0), batch)
+        own_student, own_teacher = (trees.map_leaves(lambda t: t.squeeze(0), output) for output in (student, teacher))
         return one(first, own_student, own_teacher, single)[None]
     return vmap(one)(projections, student, teacher, batch)
 
