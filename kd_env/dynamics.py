@@ -114,7 +114,7 @@ def transition(problem: Problem, state: DistillState, effect: Effect) -> Distill
     before = {name: p.clone() for name, p in state.params.items()} if moves.any() else {}
     applied = np.zeros(len(moves), np.int64)
     raw, scaled = torch.zeros_like(state.term_scale), torch.zeros_like(state.term_scale)
-    cosines = torch.as_tensor(state.cosines, device=problem.device)
+    cosines = torch.as_tensor(state.cosines, device=problem.device, dtype=problem.dtype)
     bad = torch.zeros(len(moves), device=problem.device)
     bad_at: list[Tensor] = []
     term_scale, term_seen = state.term_scale, state.term_seen
@@ -136,7 +136,8 @@ def transition(problem: Problem, state: DistillState, effect: Effect) -> Distill
         broken = ~torch.isfinite(found.loss)
         if apply.any():
             norm = optim.gradient_norm(found.grads)
-            broken = broken | ~torch.isfinite(norm)
+            keep = torch.as_tensor(apply, device=problem.device)
+            broken = broken | (~torch.isfinite(norm) & keep)
             limit = config.optimizer_config.max_grad_norm
             if limit is not None:
                 factor = (limit / (norm + 1e-6)).clamp(max=1.0)
@@ -157,10 +158,9 @@ def transition(problem: Problem, state: DistillState, effect: Effect) -> Distill
             )
             applied = applied + apply
             # An update that is not applied leaves the running scale as it was, too: a skip changes nothing.
-            keep = torch.as_tensor(apply, device=problem.device)
             term_scale = torch.where(keep[:, None, None], found.term_scale, term_scale)
             term_seen = term_seen + keep.to(term_seen.dtype)
-            cosines = found.cosines
+            cosines = torch.where(keep[:, None, None], found.cosines, cosines)
         bad_at.append(broken & mask[:, 0, 0])
         bad = torch.maximum(bad, bad_at[-1].float())
     count = torch.as_tensor(np.maximum(spend, 1), device=problem.device)[:, None, None]

@@ -117,11 +117,10 @@ def make_buckets(
 ) -> Buckets:
     """Split rows into length buckets, as many as padding is worth.
 
-    A bucket spans about ``tokens_per_bucket`` tokens of length and holds at least ``batches_per_bucket`` batches;
-    there are
-    at most 8. Rows of similar length have similar content too, so that batches from one bucket are less like the whole
-    table: where lengths differ by a few tokens only, as in the embedded tasks, one bucket trains better (measured: gap
-    closed by soft labels 0.25 with one bucket, 0.16 with eight).
+    A bucket spans about ``tokens_per_bucket`` tokens of length and holds at least ``batches_per_bucket`` batches; there
+    are at most 8. Rows of similar length have similar content too, so that batches from one bucket are less like the
+    whole table: where lengths differ by a few tokens only, as in the embedded tasks, one bucket trains better
+    (measured: gap closed by soft labels 0.25 with one bucket, 0.16 with eight).
 
     Raises:
         ValueError: the table has fewer rows than one batch.

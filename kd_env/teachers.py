@@ -1,8 +1,7 @@
 """What a frozen teacher says about rows: computed once and kept (in memory or memory-mapped on disk), or online.
 
 Ragged storage: token-level signals are kept for real tokens only, attention scores for pairs of real tokens only, and
-are
-padded with zeros to a batch's own width when they are read.
+are padded with zeros to a batch's own width when they are read.
 """
 
 from __future__ import annotations
@@ -200,7 +199,8 @@ def teacher_outputs(
             _fill(files, encoder, table, rows_at_once, precision, progress)
             for array in files.values():
                 array.flush()
-            (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+            digests = {_file(signal): _digest(temporary / _file(signal)) for signal in wanted}
+            (temporary / "meta.json").write_text(json.dumps({**meta, "sha256": digests}, indent=1), encoding="utf-8")
             try:
                 os.rename(temporary, folder)
             except OSError:  # another process finished the same content first: its files are as good
@@ -233,13 +233,15 @@ def _check_cache(folder: Path, meta: Mapping[str, Any]) -> None:
                 f"The teacher cache {folder} is of other content: {name} is {found.get(name)!r} there and {value!r} "
                 f"here. {remedy}"
             )
-    for file, shape in meta["signals"].items():
-        try:
-            array = np.load(folder / file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"The teacher cache file {folder / file} is missing or cut short. {remedy}") from error
-        if list(array.shape) != shape:
-            raise ValueError(f"{folder / file} has shape {array.shape}, not {tuple(shape)}. {remedy}")
+    for file in meta["signals"]:
+        path = folder / file
+        if not path.is_file() or _digest(path) != found.get("sha256", {}).get(file):
+            raise ValueError(f"The teacher cache file {path} is missing, cut short or of other content. {remedy}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file(signal: Signal) -> str:
@@ -276,7 +278,7 @@ def _fill(
                 output = encoder.forward({}, batch, arrays)
             for signal, target in arrays.items():
                 value = output.logits if signal.kind == "logits" else getattr(output, signal.kind)[signal.layer]
-                host = value.float().cpu().numpy()
+                host = value.to(torch.float64 if target.dtype == np.float64 else torch.float32).cpu().numpy()
                 if signal.kind in ("logits", "cls"):
                     target[rows] = host
                     continue

@@ -17,8 +17,7 @@ def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, 
     """Write a custom task with a random teacher that is right about it, and return the environment options for it.
 
     Rows are random words (3 to 12 of 40); the labels are what the teacher (BERT, 2 layers, hidden 16) says. A step of
-    the
-    environment takes a few milliseconds.
+    the environment takes a few milliseconds.
 
     Args:
         folder: an empty or new folder; gets ``data/`` and ``teacher/``.

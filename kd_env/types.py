@@ -18,8 +18,7 @@ class Signal(NamedTuple):
     """One output of an encoder that a knowledge term reads.
 
     Layer 0 is the embedding output and layer ``l`` the output of the ``l``-th block. Attention scores, queries, keys
-    and
-    values exist for the layers 1 to L only. ``logits`` has layer -1.
+    and values exist for the layers 1 to L only. ``logits`` has layer -1.
     """
 
     kind: SignalKind

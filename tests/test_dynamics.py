@@ -192,17 +192,19 @@ def test_running_scale_makes_terms_comparable(tiny_problem: Any) -> None:
     np.testing.assert_allclose(env.run.started().term_scale[0, 0].numpy(), np.mean(raws, axis=0), rtol=1e-6)
 
 
-def test_cached_equals_online(tiny: dict[str, Any]) -> None:
-    """Teacher outputs from the cache, in memory or on disk, and from the teacher itself."""
+def test_cached_equals_online(tiny: dict[str, Any], tmp_path: Any) -> None:
+    """Teacher outputs from the cache, in memory and on disk, and from the teacher itself."""
     features = [*tiny["features"], "teacher_cls", "student_cls"]
     terms = [*tiny["terms"], "attention", "minilm", "relation", "cls"]
+    options = {**tiny, "features": features, "terms": terms, "precision": "fp64"}
     losses = []
-    for source in ("cached", "online"):
-        env = DistillEnv(**{**tiny, "features": features, "terms": terms}, precision="fp64", teacher_source=source)
-        first, _ = env.reset(seed=0)
+    for source in ({"teacher_source": "online"}, {}, {"cache_dir": str(tmp_path)}):
+        env = DistillEnv(**options, **source)
+        env.reset(seed=0)
         steps = [env.step(np.ones(len(terms), np.int8)) for _ in range(4)]
-        losses.append(np.concatenate([first, *(s[0] for s in steps), *(s[4]["raw_losses"] for s in steps)]))
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+        losses.append(np.concatenate([[s[4]["loss"], s[1]] for s in steps]))
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(losses[1], losses[2])
 
 
 def test_same_seed_in_a_fresh_process_gives_the_same_bits(tiny: dict[str, Any]) -> None:

@@ -134,3 +134,30 @@ def test_public_names_resolve() -> None:
         assert getattr(kd_env, name) is not None
     with pytest.raises(AttributeError, match="no attribute"):
         _ = kd_env.nothing
+
+
+@pytest.mark.parametrize("options", [{"reward": "final_metric"}, {"evaluate_every": 0}])
+def test_a_step_limit_inside_is_evaluated(options: dict[str, Any], tiny_problem: Any) -> None:
+    """The last step before the environment's own truncation has its reward, single and stacked."""
+    env = DistillEnv(problem=tiny_problem, **options, max_episode_steps=2)
+    envs = DistillVectorEnv(1, problem=tiny_problem, **options, max_episode_steps=2)
+    assert env.episode_steps == envs.episode_steps == 2
+    env.reset(seed=0)
+    envs.reset(seed=0)
+    for step in range(2):
+        _, reward, terminated, truncated, _ = env.step(np.ones(3, np.int8))
+        assert envs.step(np.ones((1, 3), np.int8))[1][0] == pytest.approx(reward)
+        assert (truncated, reward != 0.0, terminated) == (step == 1, step == 1, False)
+
+
+def test_reading_the_seed_does_not_replace_the_generator(tiny_problem: Any) -> None:
+    """Also after a state was restored, and with a generator of another kind."""
+    env = DistillEnv(problem=tiny_problem)
+    env.np_random = np.random.Generator(np.random.Philox(3))
+    env.reset()
+    state = env.get_state()
+    expected = env.reset()[0]
+    other = DistillEnv(problem=tiny_problem)
+    other.set_state(state)
+    assert other.np_random_seed == -1
+    np.testing.assert_array_equal(other.reset()[0], expected)

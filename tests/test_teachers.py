@@ -88,6 +88,11 @@ def test_stale_or_damaged_caches_are_refused(tiny: dict[str, Any], tmp_path: Pat
     (folder / "logits.npy").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match="cut short"):
         build_problem(options)
+    (folder / "logits.npy").write_bytes(data[:-8] + bytes(8))
+    with pytest.raises(ValueError, match="other content"):
+        build_problem(options)
+    (folder / "logits.npy").write_bytes(data)
+    build_problem(options)
 
 
 def test_an_interrupted_cache_leaves_nothing_behind(

@@ -184,3 +184,26 @@ def test_stacked_dropout_is_refused(tiny: dict[str, Any]) -> None:
     """There is no generator per replica."""
     with pytest.raises(ValueError, match=r"dropout=0\.1"):
         DistillVectorEnv(2, **{**tiny, "student": {**tiny["student"], "dropout": 0.1}})
+
+
+@pytest.mark.parametrize("actions", [[[1, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 0, 0]]])
+def test_gradient_cosines_equal_those_of_singles(actions: list[list[int]], tiny: dict[str, Any]) -> None:
+    """Also where one replica skips, or has fewer updates left in the step than the other."""
+    options = {**tiny, "features": ["gradient_cosines", "gap"], "precision": "fp64"}
+    envs = DistillVectorEnv(2, **options)
+    singles = [DistillEnv(problem=envs.problem) for _ in range(2)]
+    envs.reset(seed=0)
+    envs.reset(options={"reset_mask": np.array([True, False]), "budget": 3})
+    for index, env in enumerate(singles):
+        env.reset(seed=index)
+    singles[0].reset(options={"budget": 3})
+    for step in range(2):
+        observation, _, _, _, info = envs.step(np.array(actions, np.int8))
+        for index, env in enumerate(singles):
+            if step == 0 or index == 1:
+                np.testing.assert_allclose(
+                    env.step(np.array(actions[index], np.int8))[0], observation[index], atol=1e-6
+                )
+            else:
+                final = info["final_obs"][0]
+                np.testing.assert_allclose(env.step(np.array(actions[0], np.int8))[0], final, atol=1e-6)

@@ -18,8 +18,7 @@ class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
     ## Description
     A teacher is distilled into a fresh student with a fixed budget of updates. At every step the agent says how the
     knowledge terms of the next updates count; the student is updated, and the change of its loss on held-out feedback
-    rows
-    is the reward.
+    rows is the reward.
 
     ## Action Space
     See :class:`kd_env.actions.KnowledgeSelectionActions`: ``native`` (MultiBinary), ``discrete`` or ``box``.
@@ -34,7 +33,10 @@ class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
     ``gap_closed`` by default: ``(e_before - e_after) / D``, measured after the updates that the action caused.
 
     ## Episode End
-    ``terminated``: the budget is spent, or the student diverged. ``truncated``: ``max_episode_steps`` only.
+    ``terminated``: the budget is spent, or the student diverged. ``truncated``: ``max_episode_steps`` only. Beware:
+    ``gymnasium.make(..., max_episode_steps=n)`` keeps that keyword for its own TimeLimit wrapper, of which an environment
+    is not told: a reward at the end only (``final_metric``, ``evaluate_every=0``) needs ``DistillEnv(max_episode_steps=n)``
+    or ``gymnasium.make_vec``, which truncate inside.
 
     ## Arguments
     The fields of :class:`kd_env.config.EnvConfig`, or ``problem`` (shared) with options of the decision process.
@@ -50,6 +52,7 @@ class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
         self.render_mode = self.run.problem.config.render_mode
         self.observation_space = self.run.problem.observation_space
         self.action_space = self.run.problem.actions.space
+        self._np_random_seed = -1  # Gymnasium would draw another generator where there is no seed
 
     @property
     def _np_random(self) -> np.random.Generator:

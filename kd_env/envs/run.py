@@ -161,7 +161,7 @@ class Run:
             raise ValueError(f"The state has {len(state.ended)} replicas, this environment {self.num_replicas}.")
         self.state = trees.to_device(trees.copy(state.run), self.problem.device)
         for index, saved in enumerate(state.generators):
-            self.generators[index] = np.random.Generator(np.random.PCG64())
+            self.generators[index] = np.random.Generator(getattr(np.random, saved["bit_generator"])())
             self.generators[index].bit_generator.state = saved
         self.ended = state.ended.copy()
 
@@ -240,7 +240,10 @@ class RunView:
         return self.run.get_state()
 
     def set_state(self, state: EnvState) -> None:
-        """Restore a state, exactly; it may come from another environment with the same options."""
+        """Restore a state, exactly; it may come from another environment with the same options.
+
+        Counters of wrappers around the environment (Gymnasium's TimeLimit) are not part of the state.
+        """
         self.run.set_state(state)
 
     def predict(self, table: Table) -> np.ndarray:

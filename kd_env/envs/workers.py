@@ -26,8 +26,7 @@ def choose_vectorization(name: str, *, device: torch.device, hidden_size: int, n
     """``stacked`` or ``processes``; ``auto`` is a fixed rule.
 
     On a GPU, with one replica or below hidden size 128, replicas are stacked; on a CPU at hidden size 128 and more
-    matrix
-    products dominate, which stacking does not speed up, while processes use the other cores.
+    matrix products dominate, which stacking does not speed up, while processes use the other cores.
 
     Raises:
         ValueError: an unknown name.
