@@ -294,8 +294,8 @@ class EarlyStopping(Rule):
     Args:
         env: the environment.
         seed: unused.
-        patience: steps (not evaluations) since the best gap after which training stops; None is a third of an episode, at least 5 (a
-            fresh student may stand on a plateau first).
+        patience: steps (not evaluations) since the best gap after which training stops; None is a third of an episode,
+            at least 5 (a fresh student may stand on a plateau first).
         min_delta: improvement that counts, in units of the ``gap`` feature.
     """
 

@@ -4,8 +4,8 @@
 
 Both train the same student from the same start on the same batches with cached teacher outputs (hard and soft labels,
 hidden states, FSP relations; AdamW fused, clipping, linear schedule). The losses are asserted to agree before
-anything is timed; the rounds are interleaved, and the ratio is that of the medians. Costs of feedback evaluation and of the
-next-batch features are stated apart.
+anything is timed; the rounds are interleaved, and the ratio is that of the medians. Costs of feedback evaluation and
+of the next-batch features are stated apart.
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
 
     ## Episode End
     ``terminated``: the budget is spent, or the student diverged. ``truncated``: ``max_episode_steps`` only. Beware:
-    ``gymnasium.make(..., max_episode_steps=n)`` keeps that keyword for its own TimeLimit wrapper, of which an environment
-    is not told: a reward at the end only (``final_metric``, ``evaluate_every=0``) needs ``DistillEnv(max_episode_steps=n)``
-    or ``gymnasium.make_vec``, which truncate inside.
+    ``gymnasium.make(..., max_episode_steps=n)`` keeps that keyword for its own TimeLimit wrapper, of which an
+    environment is not told: a reward at the end only (``final_metric``, ``evaluate_every=0``) needs
+    ``DistillEnv(max_episode_steps=n)`` or ``gymnasium.make_vec``, which truncate inside.
 
     ## Arguments
     The fields of :class:`kd_env.config.EnvConfig`, or ``problem`` (shared) with options of the decision process.
