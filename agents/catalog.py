@@ -8,6 +8,7 @@ from typing import Any, Literal
 from agents import storage
 from agents.actor_critic import ActorCritic
 from agents.base import Agent, AnyEnv, add_plugins, as_path, unknown_name
+from agents.knowledge_selector import KnowledgeSelector
 from agents.reinforce import Reinforce
 from agents.rules import GROUP as RULES_GROUP
 from agents.rules import RULES, make_rule, rule_class
@@ -16,7 +17,11 @@ from agents.sb3 import ALGORITHMS, SB3Agent, algorithm, make_sb3
 GROUP = "kd_env.agents"
 PREFIX = "sb3/"
 
-AGENTS: dict[str, type[Any]] = {"reinforce": Reinforce, "actor_critic": ActorCritic}
+AGENTS: dict[str, type[Any]] = {
+    "reinforce": Reinforce,
+    "actor_critic": ActorCritic,
+    "knowledge_selector": KnowledgeSelector,
+}
 """Agents that learn, without SB3's: classes called as ``cls(env, seed=..., device=..., **options)``, with ``load``."""
 
 Kind = Literal["agent", "sb3", "rule"]

@@ -19,7 +19,7 @@ from agents.rollout import Bools, Floats, Ints, Rollout
 
 Singles = NDArray[np.float32]
 
-REWARD_NORMALIZATIONS = ("running", "per_step", "none")
+REWARD_NORMALIZATIONS = ("per_step", "running", "none")
 MIN_GROUP = 4
 
 

@@ -1,25 +1,23 @@
-"""The parts of the knowledge selector (KS; Wang et al. 2022, Findings of EMNLP): what it reads and acts on, its networks,
-the targets it learns from and its exploration rewards. The algorithm itself is in :mod:`agents.knowledge_selector`.
+"""What the knowledge selector reads and acts on, and its exploration rewards (KS; Wang et al. 2022, Findings of EMNLP).
 
-Shapes: N replicas or M transitions, O observation components, K knowledge terms, A action components (K, or K + 1 where
-the agent acts on the gate). Actions of the agent are weights in [0, 1] (soft) or {0, 1} (hard).
+The algorithm itself is in :mod:`agents.knowledge_selector`. Shapes: T steps, N replicas, K knowledge terms, A action
+components (K, or K + 1 where the agent acts on the gate). Actions of the agent are weights in [0, 1] (soft) or {0, 1}
+(hard).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from agents.base import AnyEnv, Array, Spaces, spaces_of
-from agents.networks import mlp
+from agents.base import AnyEnv, Array, Spaces, check_same_spaces, spaces_of
 
 TEACHER, STUDENT = "teacher_cls", "student_cls"
 EPSILON = 1e-8
@@ -31,6 +29,22 @@ class Interface(NamedTuple):
     spaces: Spaces
     layout: dict[str, tuple[int, int]]  # feature -> its first component and the one behind its last
     gated: bool  # whether the last component of a Box action scales the student's update
+
+
+def check_same_interface(saved: Interface, env: AnyEnv) -> None:
+    """Raise ``ValueError`` where a saved selector does not fit an environment: spaces, or places of the features."""
+    check_same_spaces(saved.spaces, env)
+    present = read_interface(env)
+    if (saved.layout, saved.gated) != (present.layout, present.gated):
+        raise ValueError(
+            f"The agent was trained with the features {_describe(saved)}, the env has {_describe(present)}; make the "
+            "env with the same features in the same order, and the same gate."
+        )
+
+
+def _describe(interface: Interface) -> str:
+    parts = ", ".join(f"{name} [{start}:{stop}]" for name, (start, stop) in interface.layout.items())
+    return f"{parts} and {'a' if interface.gated else 'no'} gate"
 
 
 def read_interface(env: AnyEnv) -> Interface:
@@ -99,119 +113,6 @@ class ActionMap:
         return weights.astype(self._space.dtype)
 
 
-class StateEncoder(nn.Module):
-    """The state: teacher's and student's [CLS], each through its own 2-layer MLP, and the other features as they are."""
-
-    def __init__(
-        self, layout: Mapping[str, tuple[int, int]], size: int, use_other_features: bool, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        self._parts = [slice(*layout[TEACHER]), slice(*layout[STUDENT])]
-        sizes = [part.stop - part.start for part in self._parts]
-        self.teacher, self.student = (mlp(n, [size], size, output_gain=1.0, generator=generator) for n in sizes)
-        others = [i for k, v in layout.items() if k not in (TEACHER, STUDENT) for i in range(*v)]
-        self._others = others if use_other_features else []
-        self.num_outputs = 2 * size + len(self._others)
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """States ``[..., S]`` of observations ``[..., O]``."""
-        teacher, student = (observations[..., part] for part in self._parts)
-        parts = [torch.tanh(self.teacher(teacher)), torch.tanh(self.student(student))]
-        if self._others:
-            parts.append(observations[..., self._others])
-        return torch.cat(parts, dim=-1)
-
-
-class Selector(nn.Module):
-    """Actor and critic with their encoders; the target networks are a second one.
-
-    Args:
-        layout: of the observation.
-        actions: components A.
-        hidden: sizes of the two hidden layers of the actor and of the critic, which have three layers each.
-        encoder_size: outputs of each [CLS] encoder.
-        use_other_features: whether features beside the two [CLS] vectors are part of the state.
-        share_encoders: one pair of encoders, trained by the critic alone; else each network trains its own.
-        generator: source of the initial weights (on the CPU).
-    """
-
-    def __init__(
-        self,
-        layout: Mapping[str, tuple[int, int]],
-        actions: int,
-        *,
-        hidden: Sequence[int],
-        encoder_size: int,
-        use_other_features: bool,
-        share_encoders: bool,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__()
-        self.shared = share_encoders
-        self.critic_encoder = StateEncoder(layout, encoder_size, use_other_features, generator)
-        size = self.critic_encoder.num_outputs
-        self.critic = mlp(size + actions, hidden, 1, output_gain=1.0, generator=generator)
-        self.actor_encoder = (
-            self.critic_encoder
-            if share_encoders
-            else StateEncoder(layout, encoder_size, use_other_features, generator)
-        )
-        self.actor = mlp(size, hidden, actions, output_gain=0.01, generator=generator)
-
-    def actor_parameters(self) -> list[nn.Parameter]:
-        """What the actor's loss trains."""
-        return [*self.actor.parameters(), *(() if self.shared else self.actor_encoder.parameters())]
-
-    def critic_parameters(self) -> list[nn.Parameter]:
-        """What the critic's loss trains."""
-        return [*self.critic.parameters(), *self.critic_encoder.parameters()]
-
-    def logits(self, observations: Tensor) -> Tensor:
-        """The actor before its sigmoid, ``[..., A]``."""
-        state = self.actor_encoder(observations)
-        outputs: Tensor = self.actor(state.detach() if self.shared else state)
-        return outputs
-
-    def q(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Q(s, a), ``[...]``."""
-        values: Tensor = self.critic(torch.cat([self.critic_encoder(observations), actions], dim=-1))
-        return values.squeeze(-1)
-
-
-def select(logits: Tensor, hard: bool) -> Tensor:
-    """The deterministic policy mu: ``sigmoid(logits)``, thresholded at 0.5 where ``hard``."""
-    return (logits > 0).to(logits.dtype) if hard else torch.sigmoid(logits)
-
-
-def critic_target(rewards: Tensor, terminated: Tensor, next_values: Tensor, gamma: float) -> Tensor:
-    """TD target ``r + gamma * Q'(s', mu'(s'))``, ``[M]``; nothing follows a terminated step."""
-    return rewards + gamma * torch.where(terminated, torch.zeros_like(next_values), next_values)
-
-
-def critic_loss(selector: Selector, observations: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared TD error."""
-    return F.mse_loss(selector.q(observations, actions), targets)
-
-
-def actor_loss(selector: Selector, observations: Tensor, hard: bool, hard_gradient: str, logit_penalty: float) -> Tensor:
-    """``-mean Q(s, mu(s)) + logit_penalty * mean logit^2``; its gradient counts for the actor's parameters alone.
-
-    Args:
-        selector: both networks.
-        observations: ``[M, O]``.
-        hard: whether actions are thresholded.
-        hard_gradient: ``straight_through``: the critic sees the thresholded action, whose gradient is handed to the
-            sigmoid as if there were no threshold (Bengio et al. 2013); ``soft``: the critic sees the sigmoid.
-        logit_penalty: see :class:`agents.knowledge_selector.KnowledgeSelectorConfig`.
-    """
-    logits = selector.logits(observations)
-    actions = torch.sigmoid(logits)
-    if hard and hard_gradient == "straight_through":
-        actions = select(logits, hard=True) + actions - actions.detach()
-    # The state is a constant of the actor's loss: with shared encoders only the critic's loss may train them.
-    return -selector.q(observations, actions).mean() + logit_penalty * logits.square().mean()
-
-
 def cosine_similarity(first: Array, second: Array) -> Array:
     """Cosine similarity of weights ``[..., A]``, ``[...]``; 0 where one of the two is all zero."""
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
@@ -236,6 +137,10 @@ class SoftExploration:
         before = np.concatenate([earlier, actions[:-1]], axis=0)
         self.previous = actions[-1].copy()
         return np.where(steps > 0, -self.coefficient * cosine_similarity(actions, before), 0.0)
+
+    def begin(self) -> None:
+        """Forget the previous actions: every replica starts a new episode."""
+        self.previous = None
 
     def state(self) -> dict[str, Tensor]:
         """The previous actions as tensors."""
@@ -264,6 +169,9 @@ class HardExploration:
             self.counts[key] = self.counts.get(key, 0) + 1
             bonuses[place] = self.coefficient / math.sqrt(self.counts[key])
         return bonuses
+
+    def begin(self) -> None:
+        """Nothing to forget: the counts run over all episodes."""
 
     def state(self) -> dict[str, Tensor]:
         """Actions and their counts as tensors."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cli import probe, runs
 from cli.compose import compose
 from cli.settings import PolicySpec, Settings, read_settings, with_feedback
+from kd_env.glue import EMBEDDED
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
@@ -65,17 +66,21 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     Results go to ``<run>/evaluations/<name>``, by default ``1``, ``2``, ...
 
     Raises:
-        ValueError: no run, or a policy whose observations or actions differ from those of the environment.
+        ValueError: no run, another agent than the run's, or a policy whose observations or actions differ from those of
+            the environment.
     """
     probe.require_own_agents()
     run, given = split_run(overrides)
     before, first_overrides = runs.read_run(run)
+    _refuse_agent(run, before, any(_key(text).split(".")[0] == "agent" for text in given))
     composed = compose("config", merge_overrides(first_overrides, given))
+    _refuse_agent(run, before, composed["agent"]["name"] != before["agent"]["name"])  # an experiment may name one too
     task, other = composed["task"]["name"], before["task"]["name"]
     if task != other and composed["teacher"]["path"] and not _names(given, "teacher.path"):
+        packaged = f"teacher.path=null for the one that comes with {task}, or " if task in EMBEDDED else ""
         raise ValueError(
-            f"The run's teacher is one for {other}; give teacher.path=<teacher for {task}>, or teacher.path=null "
-            "teacher.name_or_path=<encoder to fine-tune>."
+            f"The run's teacher is one for {other}; give {packaged}teacher.path=<teacher for {task}>, or "
+            "teacher.path=null teacher.name_or_path=<encoder to fine-tune>."
         )
     folder = run / "evaluations" / (str(composed["name"]) if _names(given, "name") else _next_name(run / "evaluations"))
     if folder.exists():
@@ -86,20 +91,29 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
 
 def _evaluate_into(folder: Path, run: Path, settings: Settings, given: Sequence[str], command: str) -> Path:
     from agents import agent_kind, load_agent
-    from cli.train import describe, set_threads, with_teacher
-    from kd_env.build import build_problem
+    from cli.train import load_problem, set_threads
     from kd_env.envs import DistillVectorEnv
 
     set_threads(settings.resolved["threads"])
-    problem = build_problem(with_teacher(settings))
-    describe(problem)
-    rule = agent_kind(settings.agent.name) == "rule"
-    # With the env, sizes and spaces are compared; without it agents could be driven by observations of another meaning.
-    agent = None if rule else load_agent(run / runs.POLICY, DistillVectorEnv(1, problem=problem))
+    problem = load_problem(settings)
+    agent = None
+    if agent_kind(settings.agent.name) != "rule":  # a rule is made anew, from the names that it finds
+        env = DistillVectorEnv(1, problem=problem)
+        # Names are compared here and spaces by the agent: equal sizes alone do not make two observations the same.
+        runs.check_spaces(run, env)
+        agent = load_agent(run / runs.POLICY, env)
     report = evaluate(settings, problem, agent)
     runs.open_run(folder, settings.resolved, given, command)
     write_results(folder, report)
     return folder
+
+
+def _refuse_agent(run: Path, before: Mapping[str, Any], refused: bool) -> None:
+    if refused:
+        raise ValueError(
+            f"The policy of {run} is {before['agent']['name']!r}, and evaluate judges it as it is; run `kd-env train "
+            "agent=...` for another agent or other options of one, and evaluation.rules=[...] adds rules beside it."
+        )
 
 
 def split_run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
@@ -115,8 +129,8 @@ def split_run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
 
 def merge_overrides(first: Sequence[str], second: Sequence[str]) -> list[str]:
     """Both in order; a key of the second list replaces the same key of the first."""
-    replaced = {text.split("=", 1)[0].lstrip("+") for text in second}
-    return [*(text for text in first if text.split("=", 1)[0].lstrip("+") not in replaced), *second]
+    replaced = {_key(text) for text in second}
+    return [*(text for text in first if _key(text) not in replaced), *second]
 
 
 def _rule(settings: Settings, spec: PolicySpec, view: str, problem: Problem | None = None) -> Contender:
@@ -130,7 +144,11 @@ def _rule(settings: Settings, spec: PolicySpec, view: str, problem: Problem | No
 
 
 def _names(overrides: Sequence[str], key: str) -> bool:
-    return any(text.split("=", 1)[0] == key for text in overrides)
+    return any(_key(text) == key for text in overrides)
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+")
 
 
 def _next_name(folder: Path) -> str:

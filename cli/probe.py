@@ -16,6 +16,7 @@ from cli.settings import PolicySpec, Settings
 from kd_env.actions import KnowledgeSelectionActions
 from kd_env.config import EnvConfig
 from kd_env.glue import get_task
+from kd_env.knowledge import term_entries
 from kd_env.registry import unknown_name
 from kd_env.types import FeatureSlice
 
@@ -30,7 +31,7 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
 
     def __init__(self, config: EnvConfig, num_envs: int) -> None:
         self.num_envs = num_envs
-        self.term_names = tuple(t if isinstance(t, str) else str(t.get("as", t["name"])) for t in config.terms)
+        self.term_names = tuple(entry.name for entry in term_entries(config.terms))
         self.actions = KnowledgeSelectionActions(self.term_names, config.action_view, config.gate)
         self.action_names, self.action_view = self.actions.action_names, config.action_view
         self.observation_layout = {
@@ -85,26 +86,19 @@ def check(settings: Settings) -> Settings:
     from kd_env.build import resolve_device
     from kd_env.envs.workers import VECTORIZATIONS
     from kd_env.evaluation.protocol import check_dev
-    from kd_env.knowledge import TERMS, term_options
 
     config, resolved = settings.env, settings.resolved
     resolve_device(config.device)
     if resolved["vectorization"] not in VECTORIZATIONS:
         raise ValueError(unknown_name("vectorization", resolved["vectorization"], VECTORIZATIONS))
-    for entry in config.terms:
-        options = {"name": entry} if isinstance(entry, str) else dict(entry)
-        name = options.pop("name", None)
-        if not isinstance(name, str):
-            raise ValueError(f"env.terms holds {entry!r}; write a name, or {{name: soft_label, temperature: 4.0}}.")
-        valid, open_ended = term_options(TERMS[name])
-        for key in options:
-            if key not in (*valid, "as") and not open_ended:
-                raise ValueError(unknown_name(f"option of the knowledge term {name!r}", key, (*valid, "as")))
+    _check_dropout(settings)
+    term_entries(config.terms)
     rewards.REWARDS[config.reward]
     task = get_task(config.task, config.columns, config.data_dir)
     observations.resolve(config.features, task.regression, len(config.terms))
     check_dev(task, config.data_dir)
     kind = agent_kind(settings.agent.name)
+    _check_sees_reward(settings.agent.name, config)
     probe = ProbeEnv(config, int(resolved["num_envs"]))
     if kind == "rule":
         make_agent(settings.agent.name, probe, seed=0, **settings.agent.options)
@@ -113,15 +107,36 @@ def check(settings: Settings) -> Settings:
     return dataclasses.replace(settings, rules=_rules(settings))
 
 
+def _check_dropout(settings: Settings) -> None:
+    """Refuse a training of students with dropout that would stack them, before a teacher is made."""
+    from agents import agent_kind
+    from kd_env.build import resolve_device
+    from kd_env.envs import choose_vectorization
+
+    config, count = settings.env, settings.resolved["num_envs"]
+    student, name = config.student_config, settings.resolved["vectorization"]
+    if student.dropout == 0 or count == 1 or agent_kind(settings.agent.name) == "rule":
+        return
+    # The width of a student with weights of its own is not known yet; auto might stack it.
+    width = student.hidden_size if student.init == "fresh" else 0
+    if choose_vectorization(name, device=resolve_device(config.device), hidden_size=width, num_envs=count) == "stacked":
+        raise ValueError(
+            f"student.dropout={student.dropout} needs a process for each of the num_envs={count} students, since "
+            "stacked ones have no generator per replica: set vectorization=processes (or student.dropout=0)."
+        )
+
+
 def rule_view(spec: PolicySpec, env: EnvConfig) -> str:
     """The action view in which a rule acts: the agent's where it can, else the first that it can be expressed in.
 
     Raises:
-        ValueError: no view can express it; the message is that of the first that was tried.
+        ValueError: no view can express it (the message is that of the first that was tried), or it has no reward to
+            look at.
     """
     from agents import make_rule
     from agents.rules import rule_class
 
+    _check_sees_reward(spec.name, env)
     views = rule_class(spec.name).views
     errors = []
     for view in dict.fromkeys([*(v for v in views if v == env.action_view), *views]):
@@ -132,6 +147,15 @@ def rule_view(spec: PolicySpec, env: EnvConfig) -> str:
         else:
             return view
     raise errors[0]
+
+
+def _check_sees_reward(name: str, env: EnvConfig) -> None:
+    """Refuse the rule that looks at the reward of single steps where not every step is evaluated."""
+    if name == "greedy" and env.evaluate_every != 1:
+        raise ValueError(
+            f"The rule 'greedy' takes the action with the best reward of one step, but env.evaluate_every="
+            f"{env.evaluate_every} leaves steps without any; set env.evaluate_every=1 or leave 'greedy' out."
+        )
 
 
 def _rules(settings: Settings) -> tuple[PolicySpec, ...]:

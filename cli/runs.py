@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +13,7 @@ from typing import Any
 from kd_env.evaluation.report import atomic_write
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
-POLICY, CHECKPOINT, LOGS = "policy", "checkpoint", "logs"
+POLICY, CHECKPOINT, LOGS, RESULTS, SPACES = "policy", "checkpoint", "logs", "results.json", "spaces.json"
 _MAY_CHANGE = ("resume", "progress", "threads", "checkpoint_every", "evaluation", "runs_dir", "cache_dir")
 _PACKAGES = (
     "torch",
@@ -26,19 +27,36 @@ _PACKAGES = (
 )
 
 
-def open_run(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str], command: str) -> None:
-    """Make the run folder and write what describes the run, or check that an existing one may be resumed.
+def check_folder(folder: Path, resolved: Mapping[str, Any]) -> None:
+    """Check that the run may use its folder, and make the folder above it; called before any work.
+
+    A folder in which nothing but the description of a run lies does not count: that run failed before its training.
 
     Raises:
-        ValueError: the folder exists and ``resume`` was not asked for, or the options differ from those it began with.
+        ValueError: the folder exists and ``resume`` was not asked for, the options differ from those it began with, or
+            no folder can be made there.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not resolved["resume"]:
-            raise ValueError(
-                f"The run folder {folder} exists: go on with resume=true, or choose another name with name=..."
-            )
-        _check_same(folder, resolved)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_runs_dir(folder.parent)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    began = any((folder / name).exists() for name in (POLICY, CHECKPOINT, LOGS, RESULTS))
+    if (folder / CONFIG).is_file() and not began:
+        return
+    if not resolved["resume"]:
+        raise ValueError(
+            f"The run folder {folder} exists: go on with resume=true, or choose another name with name=..."
+        )
+    _check_same(folder, resolved)
+
+
+def open_run(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str], command: str) -> None:
+    """Make the run folder and write what describes the run.
+
+    Raises:
+        ValueError: as :func:`check_folder`, which is asked again: other work may have come first.
+    """
+    check_folder(folder, resolved)
+    folder.mkdir(exist_ok=True)
     atomic_write(folder / CONFIG, to_yaml(resolved))
     atomic_write(folder / OVERRIDES, json.dumps(list(overrides)) + "\n")
     atomic_write(folder / COMMAND, command + "\n")
@@ -58,10 +76,61 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
     return from_yaml((folder / CONFIG).read_text()), list(json.loads((folder / OVERRIDES).read_text()))
 
 
+def write_spaces(folder: Path, env: Any) -> None:
+    """Write what the observations and actions of a training meant."""
+    atomic_write(folder / SPACES, json.dumps(_meaning(env), indent=2) + "\n")
+
+
+def check_spaces(folder: Path, env: Any) -> None:
+    """Refuse to drive a policy by observations or actions of another meaning than those it was trained with.
+
+    Args:
+        folder: of the run.
+        env: with ``term_names``, ``action_names`` and ``observation_layout``.
+
+    Raises:
+        ValueError: with both lists; or the run does not say what it was trained with.
+    """
+    path = folder / SPACES
+    if not path.is_file():
+        raise ValueError(
+            f"The run {folder} does not say what its policy was trained with ({SPACES} is missing); train it again."
+        )
+    before, now = json.loads(path.read_text(encoding="utf-8")), _meaning(env)
+    for what, found in now.items():
+        trained = before.get(what)
+        if trained != found:
+            raise ValueError(
+                f"The policy of {folder} was trained with other {what}: {_words(trained)}; here they are "
+                f"{_words(found)}. Evaluate it with the same, or train another."
+            )
+
+
+def _meaning(env: Any) -> dict[str, list[Any]]:
+    layout = [[name, list(part.shape)] for name, part in env.observation_layout.items()]
+    return {
+        "knowledge terms": list(env.term_names),
+        "action components": list(env.action_names),
+        "observation features": layout,
+    }
+
+
+def _words(items: Any) -> str:
+    return f"[{', '.join(item if isinstance(item, str) else f'{item[0]} {tuple(item[1])}' for item in items or ())}]"
+
+
+def _make_runs_dir(folder: Path) -> None:
+    remedy = "choose another place with runs_dir=... (or the variable KD_ENV_RUNS)"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"The folder {folder} cannot be made ({error.strerror}); {remedy}.") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"The folder {folder} cannot be written to; {remedy}.")
+
+
 def versions() -> dict[str, Any]:
     """Versions of what the results depend on, and the hardware."""
-    import os
-
     import torch
 
     import kd_env

@@ -32,11 +32,10 @@ def train(overrides: Sequence[str], command: str) -> Path:
     settings = probe.check(read_settings(compose("config", overrides)))
     set_threads(settings.resolved["threads"])
     folder = settings.run_folder
+    runs.check_folder(folder, settings.resolved)
+    problem = load_problem(settings)
+    # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
     runs.open_run(folder, settings.resolved, overrides, command)
-    from kd_env.build import build_problem
-
-    problem = build_problem(with_teacher(settings))
-    describe(problem)
     agent, history = learn(settings, problem)
     report = evaluate(settings, problem, agent)
     write_results(folder, report, history)
@@ -60,6 +59,17 @@ def with_teacher(settings: Settings) -> EnvConfig:
     config = settings.finetune
     print(f"Teacher: {config.output} (made from {config.name_or_path} where it is missing)", flush=True)
     return dataclasses.replace(settings.env, teacher=str(finetune(config)))
+
+
+def load_problem(settings: Settings) -> Problem:
+    """Teacher, data and student, checked down to the dev rows, and a word about them."""
+    from kd_env.build import build_problem
+    from kd_env.evaluation.protocol import check_dev_lengths
+
+    problem = build_problem(with_teacher(settings))
+    check_dev_lengths(problem)
+    describe(problem)
+    return problem
 
 
 def describe(problem: Problem) -> None:
@@ -109,6 +119,7 @@ def learn(settings: Settings, problem: Problem) -> tuple[Any, list[dict[str, flo
         with watch:
             if done < total:
                 agent.learn(total - done, watch, reset_num_timesteps=done == 0)
+        runs.write_spaces(folder, env.unwrapped)  # before the policy, so that no policy is without
         agent.save(policy)
     finally:
         env.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 
 from kd_env import losses, models, observations, rewards, splits, teachers
 from kd_env.config import EnvConfig
+from kd_env.encoder_check import check_encoder, probe_batch
 from kd_env.glue import Rows, Task, get_task, load_train
 from kd_env.knowledge import TermSpec, build_terms
 from kd_env.layermap import cut_layers, layer_pairs, layer_table
 from kd_env.problem import Assets, Problem, label_width
 from kd_env.records import read_record
+from kd_env.students import cut_encoder, fresh_encoder
 from kd_env.tables import Table, make_buckets, tokenize
 from kd_env.types import Signal
 
@@ -83,11 +86,9 @@ def build_problem(config: EnvConfig) -> Problem:
     signals = {s for term in terms for s in term.teacher_signals}
     if any(observations.FEATURES[name].next_batch for name in config.features):
         signals.add(Signal("cls", facts.num_layers))
-    probe = train.gather(np.arange(min(2, len(train))))
-    models.check_encoder(teacher_encoder, probe, signals, "teacher")
-    models.check_encoder(
-        student, probe, {s for term in terms for s in term.student_signals if s.kind != "logits"}, "student"
-    )
+    probe = probe_batch(train, config.max_length, (teacher_encoder, student))
+    check_encoder(teacher_encoder, probe, signals, "teacher")
+    check_encoder(student, probe, {s for term in terms for s in term.student_signals if s.kind != "logits"}, "student")
 
     identity = teachers.weights_hash(teacher_encoder)
     exact = "float64" if dtype == torch.float64 else None
@@ -189,23 +190,27 @@ def teacher_folder(config: EnvConfig, task: Task) -> str:
 def provenance(teacher: str, task: Task, fingerprint: str) -> str:
     """Whether the teacher saw feedback rows: ``no`` or ``unknown``.
 
+    A teacher is trusted as far as its record reaches: what it was fine-tuned from must be clean as well.
+
     Raises:
-        ValueError: its own record says that it did.
+        ValueError: its own record, or that of an encoder that it was made from, says that it did.
     """
-    record = read_record(teacher)
-    if record is None:
-        return "unknown"
-    trained_on = str(record.get("trained_on"))
-    if trained_on == "rows apart from every split" and record.get("task") == task.name:
-        return "no"
-    if record.get("fingerprint") != fingerprint:
-        return "unknown"
-    if trained_on != "train":
-        raise ValueError(
-            f"The teacher {teacher!r} was trained on {trained_on!r} of this very split, so it saw feedback rows. "
-            f"Fine-tune one on train rows: `kd-env teacher task={task.name} teacher.name_or_path=...`."
-        )
-    return "no"
+    record: Any = read_record(teacher)
+    clean = record is not None
+    while record is not None:
+        # A record that is no mapping, or one without these keys, tells nothing.
+        known: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
+        trained_on, same_split = known.get("trained_on"), known.get("fingerprint") == fingerprint
+        apart = trained_on == "rows apart from every split" and known.get("task") == task.name
+        if same_split and trained_on != "train" and not apart:
+            raise ValueError(
+                f"The teacher {teacher!r}, or an encoder that it was made from, was trained on {trained_on!r} of this "
+                "very split, so it saw feedback rows. Fine-tune one on train rows: "
+                f"`kd-env teacher task={task.name} teacher.name_or_path=...`."
+            )
+        clean = clean and (apart or (same_split and trained_on == "train"))
+        record = known.get("source")
+    return "no" if clean else "unknown"
 
 
 def check_teacher(encoder: models.Encoder, name: str, task: Task) -> None:
@@ -227,7 +232,7 @@ def check_teacher(encoder: models.Encoder, name: str, task: Task) -> None:
 
 def check_positions(encoder: models.Encoder, longest: int, what: str) -> None:
     """Refuse rows longer than the encoder's positions."""
-    positions = getattr(encoder.module.config, "max_position_embeddings", None)
+    positions = models.usable_positions(encoder.module)
     if positions is not None and longest > positions:
         raise ValueError(f"A row has {longest} tokens, the {what} {positions} positions; set max_length={positions}.")
 
@@ -243,12 +248,12 @@ def build_student(
     """The student's template.
 
     Raises:
-        ValueError: a vocabulary other than the teacher's, or layers that do not exist.
+        ValueError: a vocabulary other than the teacher's, sizes that the architecture does not take, or layers that do
+            not exist.
     """
     options = config.student_config
     trains = options.train_embeddings
     if options.init == "fresh":
-        source = teacher.module.config
         sizes = {
             "num_hidden_layers": options.num_hidden_layers or 1,
             "hidden_size": options.hidden_size,
@@ -260,10 +265,9 @@ def build_student(
                 f"student.hidden_size={options.hidden_size} is not divisible by "
                 f"student.num_attention_heads={options.num_attention_heads}."
             )
-        fresh_config = type(source).from_dict({**source.to_dict(), **sizes})
-        fresh_config.num_labels = task.num_labels
-        models.set_dropout(fresh_config, options.dropout)
-        module = models.new_encoder(type(teacher.module), fresh_config)
+        module = fresh_encoder(
+            type(teacher.module), teacher.module.config, sizes, num_labels=task.num_labels, dropout=options.dropout
+        )
         trains = True if trains is None else trains
         fresh = "all"
     else:
@@ -286,7 +290,7 @@ def build_student(
                 raise ValueError("student.init='teacher' needs student.num_hidden_layers, or explicit student.layers.")
             count = depth
         kept = cut_layers(options.layers, count, depth)
-        module = models.cut_encoder(source_module, kept, num_labels=task.num_labels, dropout=options.dropout)
+        module = cut_encoder(source_module, kept, num_labels=task.num_labels, dropout=options.dropout)
         trains, fresh = bool(trains), "head"
     module.config.problem_type = "regression" if task.regression else "single_label_classification"
     if task.labels:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kd_env import checks
 from kd_env.registry import unknown_name
 
 Plain = Mapping[str, Any]
@@ -151,28 +153,15 @@ class EnvConfig:
             ValueError: an unknown key (with near matches) or a value outside its range (with the range).
         """
         _refuse_unknown("environment option", options, cls)
-        values = dict(options)
-        student = values.get("student")
+        values = {name: _plain(value) for name, value in options.items()}
+        student = values.get("student", StudentConfig())
         if isinstance(student, str):
-            values["student"] = StudentConfig(init="pretrained", name_or_path=student)
-        elif isinstance(student, Mapping):
-            values["student"] = _build("student option", student, StudentConfig)
-        optimizer = values.get("optimizer")
-        if isinstance(optimizer, Mapping):
-            values["optimizer"] = _build("optimizer option", optimizer, OptimizerConfig)
-        if values.get("learning_rate") is not None:
-            base = values.get("optimizer", OptimizerConfig())
-            values["optimizer"] = dataclasses.replace(base, learning_rate=values["learning_rate"])
-        values.pop("learning_rate", None)
-        for name in ("terms", "features"):
-            if name in values:
-                if isinstance(values[name], str):
-                    raise ValueError(
-                        f"{name} must be a list, got the string {values[name]!r}; write [{values[name]!r}]."
-                    )
-                values[name] = tuple(values[name])
-        if "layer_map" in values and not isinstance(values["layer_map"], str):
-            values["layer_map"] = tuple(tuple(int(layer) for layer in pair) for pair in values["layer_map"])
+            student = StudentConfig(init="pretrained", name_or_path=student)
+        values["student"] = _build("student", student, StudentConfig, "a folder, a hub name or a mapping of options")
+        optimizer = values.get("optimizer", OptimizerConfig())
+        optimizer = _build("optimizer", optimizer, OptimizerConfig, "a mapping of options")
+        rate = values.pop("learning_rate", None)
+        values["optimizer"] = optimizer if rate is None else dataclasses.replace(optimizer, learning_rate=rate)
         config = cls(**values)
         config.validate()
         return config
@@ -194,55 +183,110 @@ class EnvConfig:
         return dataclasses.asdict(self)
 
     def validate(self) -> None:
-        """Raise ``ValueError`` for the first value outside its range."""
-        _one_of("teacher_source", self.teacher_source, ("cached", "online"))
-        _one_of("cache_dtype", self.cache_dtype, ("float32", "float16"))
-        _one_of("term_scale", self.term_scale, ("running", "none"))
-        _one_of("weight_normalization", self.weight_normalization, ("none", "mean", "sum"))
-        _one_of("precision", self.precision, ("fp32", "bf16", "fp64"))
-        _one_of("gap", self.gap, ("labels", "divergence"))
-        _one_of("train_on", self.train_on, ("train", "train+feedback"))
-        _one_of("action_view", self.action_view, ("native", "discrete", "box"))
-        if self.render_mode is not None:
-            _one_of("render_mode", self.render_mode, ("ansi",))
-        for name in ("batch_size", "budget", "updates_per_step", "evaluation_rows"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("feedback_rows", "selection_rows", "max_train_rows", "max_episode_steps"):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        _at_least("evaluate_every", self.evaluate_every, 0)
-        _at_least("max_length", self.max_length, 3)
-        _within("label_noise", self.label_noise, 0.0, 1.0)
+        """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
+        checks.check_fields("", self, _ENVIRONMENT)
+        checks.check_fields("optimizer.", self.optimizer_config, _OPTIMIZER)
         if self.updates_per_step > self.budget:
             raise ValueError(
                 f"updates_per_step={self.updates_per_step} is longer than budget={self.budget}; a step (phase) must "
                 "fit into the budget: raise budget or lower updates_per_step."
             )
-        optimizer, student = self.optimizer_config, self.student_config
-        if not optimizer.learning_rate > 0:
-            raise ValueError(f"learning_rate={optimizer.learning_rate!r} must be above 0.")
-        _within("optimizer.warmup", optimizer.warmup, 0.0, 1.0)
-        _within("optimizer.weight_decay", optimizer.weight_decay, 0.0, float("inf"))
-        if len(tuple(optimizer.betas)) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
-            raise ValueError(f"optimizer.betas={optimizer.betas!r} must be two numbers in [0, 1).")
-        if optimizer.max_grad_norm is not None and not optimizer.max_grad_norm > 0:
-            raise ValueError(f"optimizer.max_grad_norm={optimizer.max_grad_norm!r} must be above 0, or None.")
-        _one_of("student.init", student.init, ("fresh", "teacher", "pretrained"))
+        student = self.student_config
+        checks.check_fields("student.", student, _STUDENT)
         if student.init == "pretrained" and not student.name_or_path:
             raise ValueError("student.init='pretrained' needs student.name_or_path (a folder or a hub name).")
-        if student.init != "pretrained" and student.name_or_path:
-            raise ValueError(f"student.name_or_path is only for init='pretrained', but init={student.init!r}.")
-        _within("student.dropout", student.dropout, 0.0, 0.9)
-        if not self.terms:
-            raise ValueError("terms is empty; name at least one knowledge term, for example ['hard_label'].")
-        if not self.features:
-            raise ValueError("features is empty; name at least one, for example ['progress'].")
+        defaults = StudentConfig()
+        for name, inits in _STUDENT_ONLY.items():
+            value = getattr(student, name)
+            if student.init not in inits and value != getattr(defaults, name):
+                raise ValueError(
+                    f"student.{name}={value!r} is only for student.init={' or '.join(inits)}, but "
+                    f"student.init={student.init!r} would ignore it; leave it out or change student.init."
+                )
 
 
-def _build(kind: str, options: Plain, target: type[Any]) -> Any:
-    _refuse_unknown(kind, options, target)
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    return target(**values)
+_ROWS = checks.optional(checks.whole(1))
+_ENVIRONMENT: dict[str, checks.Check] = {
+    "task": checks.text,
+    "data_dir": checks.optional(checks.text),
+    "columns": checks.optional(checks.mapping),
+    "split_seed": checks.whole(0),
+    "feedback_rows": _ROWS,
+    "selection_rows": _ROWS,
+    "evaluation_rows": checks.whole(1),
+    "evaluate_every": checks.whole(0),
+    "max_train_rows": _ROWS,
+    "max_length": checks.whole(3),
+    "label_noise": checks.within(0.0, 1.0),
+    "train_on": checks.one_of("train", "train+feedback"),
+    "teacher": checks.optional(checks.text),
+    "teacher_source": checks.one_of("cached", "online"),
+    "cache_dir": checks.optional(checks.text),
+    "cache_dtype": checks.one_of("float32", "float16"),
+    "layer_map": checks.layer_numbers(0, length=2),
+    "terms": checks.names("hard_label", mappings=True),
+    "term_scale": checks.one_of("running", "none"),
+    "weight_normalization": checks.one_of("none", "mean", "sum"),
+    "updates_per_step": checks.whole(1),
+    "budget": checks.whole(1),
+    "batch_size": checks.whole(1),
+    "learning_rate": checks.optional(checks.positive),
+    "precision": checks.one_of("fp32", "bf16", "fp64"),
+    "device": checks.text,
+    "features": checks.names("progress"),
+    "reward": checks.text,
+    "gap": checks.one_of("labels", "divergence"),
+    "action_view": checks.one_of("native", "discrete", "box"),
+    "gate": checks.boolean,
+    "max_episode_steps": _ROWS,
+    "render_mode": checks.optional(checks.one_of("ansi")),
+    "show_progress": checks.boolean,
+}
+_OPTIMIZER: dict[str, checks.Check] = {
+    "learning_rate": checks.positive,
+    "betas": checks.pair_of_rates,
+    "eps": checks.positive,
+    "weight_decay": checks.within(0.0),
+    "max_grad_norm": checks.optional(checks.positive),
+    "warmup": checks.within(0.0, 1.0),
+}
+_STUDENT: dict[str, checks.Check] = {
+    "init": checks.one_of("fresh", "teacher", "pretrained"),
+    "name_or_path": checks.optional(checks.text),
+    "layers": checks.layer_numbers(1),
+    "num_hidden_layers": checks.optional(checks.whole(1)),
+    "hidden_size": checks.whole(1),
+    "num_attention_heads": checks.whole(1),
+    "intermediate_size": checks.optional(checks.whole(1)),
+    "train_embeddings": checks.optional(checks.boolean),
+    "dropout": checks.within(0.0, 0.9),
+}
+_STUDENT_ONLY = {
+    "name_or_path": ("pretrained",),
+    "layers": ("teacher", "pretrained"),
+    "hidden_size": ("fresh",),
+    "num_attention_heads": ("fresh",),
+    "intermediate_size": ("fresh",),
+}
+
+
+def _build(name: str, given: Any, target: type[Any], allowed: str) -> Any:
+    """``given`` if it is built already, else built from a mapping."""
+    if isinstance(given, target):
+        return given
+    if not isinstance(given, Mapping):
+        checks.refuse(name, given, allowed)
+    _refuse_unknown(f"{name} option", given, target)
+    return target(**{key: _plain(value) for key, value in given.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Paths as texts, and lists (of lists) as tuples, so that configurations compare and hash by value."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(_plain(entry) for entry in value)
+    return value
 
 
 def _refuse_unknown(kind: str, options: Plain, target: type[Any]) -> None:
@@ -250,18 +294,3 @@ def _refuse_unknown(kind: str, options: Plain, target: type[Any]) -> None:
     for key in options:
         if key not in valid:
             raise ValueError(unknown_name(kind, key, valid))
-
-
-def _one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise ValueError(unknown_name(f"value of {name}:", value, valid))
-
-
-def _at_least(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {low}.")
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name}={value!r} must lie in [{low}, {high}].")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kd_env import losses, models, splits
 from kd_env.finetune_model import load_classifier, quiet_transformers
-from kd_env.finetune_store import Checkpoints, finished, write_teacher
+from kd_env.finetune_store import Checkpoints, finished, source_record, write_teacher
 from kd_env.glue import Rows, Task, get_task, load_train
 from kd_env.knowledge.labels import cross_entropy, scaled_squared_error
 from kd_env.optim import learning_rate_factor
@@ -158,14 +158,15 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     device = resolve_device(config.device)
     models.check_source(config.name_or_path)
     task = get_task(config.task, config.columns, config.data_dir)
-    model = load_classifier(config.name_or_path, task, config.num_hidden_layers, config.seed).to(device)
+    model, had_head = load_classifier(config.name_or_path, task, config.num_hidden_layers, config.seed)
+    model, source = model.to(device), source_record(config.name_or_path, had_head)
     tokenizer = models.load_tokenizer(config.name_or_path)
     data = _prepare(config, task, tokenizer, model.config, device)
     store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
     state = _train(config, data, model, store, on_evaluation)
     store.load_model(state["best_step"], model)
     with quiet_transformers():
-        write_teacher(output, model, tokenizer, _record(config, data, model, state))
+        write_teacher(output, model, tokenizer, _record(config, data, model, state, source))
     store.remove()
     return output
 
@@ -367,7 +368,9 @@ def _postfix(loss: float, state: Mapping[str, Any]) -> str:
     return text
 
 
-def _record(config: TeacherConfig, data: Data, model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+def _record(
+    config: TeacherConfig, data: Data, model: Any, state: Mapping[str, Any], source: Mapping[str, Any] | None
+) -> dict[str, Any]:
     import transformers
 
     metrics, logits = _evaluate(config, data, model)
@@ -377,6 +380,7 @@ def _record(config: TeacherConfig, data: Data, model: Any, state: Mapping[str, A
         "labels": list(data.task.labels),
         "trained_on": "train",
         "fingerprint": data.cut.fingerprint,
+        "source": source,
         "split_seed": config.split_seed,
         "feedback_rows": len(data.cut.feedback),
         "selection_rows": len(data.cut.selection),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +13,15 @@ from kd_env import models
 from kd_env.glue import Task
 
 
-def load_classifier(name_or_path: str, task: Task, num_hidden_layers: int | None, seed: int) -> Any:
+class Classifier(NamedTuple):
+    """A model ready for fine-tuning."""
+
+    model: Any
+    had_head: bool
+    """Whether the source holds prediction layers, kept or not: it was fine-tuned on some task before."""
+
+
+def load_classifier(name_or_path: str, task: Task, num_hidden_layers: int | None, seed: int) -> Classifier:
     """A sequence classifier in float32 with the task's labels.
 
     The prediction layers are kept only where the source was fine-tuned on the same label names; else they are drawn
@@ -42,7 +50,9 @@ def load_classifier(name_or_path: str, task: Task, num_hidden_layers: int | None
     _check_weights(name_or_path, model, report)
     if not keep_head:
         draw_head(model, seed)
-    return model
+    prefix = model.base_model_prefix + "."
+    head = {name for name in model.state_dict() if not name.startswith(prefix)}
+    return Classifier(model, bool(head - set(report["missing_keys"])))
 
 
 def draw_head(model: Any, seed: int) -> None:

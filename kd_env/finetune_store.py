@@ -43,6 +43,20 @@ def write_teacher(output: Path, model: Any, tokenizer: Any, record: Mapping[str,
     temporary.rename(output)
 
 
+def source_record(name_or_path: str, had_head: bool) -> dict[str, Any] | None:
+    """What the rows were that the encoder had seen before; None for one that was only pre-trained.
+
+    Args:
+        name_or_path: of the encoder.
+        had_head: whether it comes with prediction layers of some task; without a record of its own nobody knows on
+            which rows they were trained.
+    """
+    record = read_record(name_or_path)
+    if record is None:
+        return {"trained_on": "unknown"} if had_head else None
+    return {key: record[key] for key in ("task", "trained_on", "fingerprint", "source") if key in record}
+
+
 class Checkpoints:
     """The folder ``<output>.partial``: one sub-folder for each evaluation that is still needed.
 

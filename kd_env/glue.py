@@ -181,14 +181,14 @@ def rows_from_table(task: Task, table: Table) -> Rows:
     """Checked rows of ``table``; see :func:`load_train` for the errors. Row numbers in messages count from 0."""
     _check_columns(table, (*task.text_columns, task.label_column))
     raw = table.columns[task.label_column]
-    if not raw:
-        raise ValueError(f"{table.source} holds no rows.")
     texts = [_texts(table, column) for column in task.text_columns]
     labels = _scores(task, table.source, raw) if task.regression else _classes(task, table.source, raw)
     return Rows(texts[0], texts[1] if len(texts) == 2 else None, labels)
 
 
 def _check_columns(table: Table, needed: Sequence[str]) -> None:
+    if not any(table.columns.values()):  # first: an empty file has no columns either, but they are not what it lacks
+        raise ValueError(f"{table.source} holds no rows.")
     for column in needed:
         if column not in table.columns:
             found = ", ".join(table.columns) or "(none)"

@@ -85,17 +85,35 @@ def encoder_facts(config: Any) -> EncoderFacts:
     )
 
 
+def usable_positions(module: Any) -> int | None:
+    """Tokens that a row may have in this encoder; None where positions set no limit.
+
+    RoBERTa and its kin count positions from ``padding_idx + 1``, so that 514 positions take 512 tokens.
+    """
+    positions = getattr(module.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:  # XLNet writes -1
+        return None
+    for name, table in module.named_modules():
+        if name.split(".")[-1] == "position_embeddings" and getattr(table, "padding_idx", None) is not None:
+            return positions - int(table.padding_idx) - 1
+    return positions
+
+
 def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int = 0) -> Any:
     """A sequence classifier in float32, with our attention.
 
     Args:
         name_or_path: local folder in Hugging Face layout, or a hub name.
-        num_labels: size of the classifier head; None keeps what the folder says.
-        seed: of a head that the folder lacks.
+        num_labels: size of the classifier head, which is drawn anew where the folder has none of that size; None keeps
+            the folder's head and needs one.
+        seed: of such a head.
 
     Raises:
-        ValueError: the folder is no model, or there is no network (with the local option).
+        ValueError: the folder is no model, its weights are damaged or do not fit its configuration, or there is no
+            network (with the local option).
     """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging as hf_logging
 
@@ -109,12 +127,23 @@ def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int 
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                name_or_path, dtype=torch.float32, attn_implementation=ATTENTION, use_safetensors=True, **options
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                name_or_path,
+                dtype=torch.float32,
+                attn_implementation=ATTENTION,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # judged below, by name
+                output_loading_info=True,
+                **options,
             )
+    except SafetensorError as error:
+        raise ValueError(
+            f"The weights of {name_or_path!r} are damaged ({_first_line(error)}); model.safetensors must be a complete "
+            "safetensors file: copy or download it again."
+        ) from error
     except OSError as error:
         raise ValueError(_no_model(name_or_path, str(error))) from error
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise ValueError(
             f"{name_or_path!r} cannot be used as an encoder: {error} Name an encoder that "
             "AutoModelForSequenceClassification knows and that lets its attention function be set."
@@ -123,7 +152,29 @@ def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int 
         hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
+    _check_loaded(model, name_or_path, report, new_head=num_labels is not None)
     return model.eval()
+
+
+def _check_loaded(model: Any, name_or_path: str, report: Mapping[str, Any], *, new_head: bool) -> None:
+    """Refuse weights that were drawn anew in silence; ``new_head`` allows it outside of the encoder itself."""
+    inner = {id(tensor) for tensor in model.base_model.state_dict(keep_vars=True).values()}
+    tensors = model.state_dict(keep_vars=True)
+    mismatched = {
+        entry[0]: f"{entry[0]} {tuple(entry[1])} instead of {tuple(entry[2])}" for entry in report["mismatched_keys"]
+    }
+    wrong = [
+        mismatched.get(name, f"no {name}")
+        for name in sorted({*report["missing_keys"], *mismatched})
+        # A pooler may be missing, not misshapen: checkpoints of masked language models have none.
+        if not (new_head and (id(tensors[name]) not in inner or (".pooler." in name and name not in mismatched)))
+    ]
+    if wrong:
+        raise ValueError(
+            f"The weights of {name_or_path!r} are not those of a {type(model).__name__} as config.json describes it "
+            f"({', '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''}). Give a folder whose config.json and "
+            f"model.safetensors belong together{'' if new_head else ' and that has a classifier head'}."
+        )
 
 
 def load_tokenizer(name_or_path: str) -> Any:
@@ -160,62 +211,32 @@ def check_source(name_or_path: str) -> None:
 
 
 def _no_model(name_or_path: str, reason: str) -> str:
-    first = reason.strip().splitlines()[0] if reason.strip() else "unknown reason"
     return (
-        f"The model {name_or_path!r} could not be loaded ({first}). Without a network give a local folder in "
-        "Hugging Face layout that holds config.json and model.safetensors."
+        f"The model {name_or_path!r} could not be loaded ({_first_line(reason)}). Without a network give a local "
+        "folder in Hugging Face layout that holds config.json and model.safetensors."
     )
 
 
-def layer_list(model: nn.Module, num_layers: int) -> str:
-    """Dotted name of the module list that holds the encoder's blocks.
-
-    Raises:
-        ValueError: there is none, or more than one, of that length.
-    """
-    found = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers
-    ]
-    outer = [name for name in found if not any(name != other and name.startswith(other + ".") for other in found)]
-    if len(outer) != 1:
-        raise ValueError(
-            f"{type(model).__name__} does not have one list of {num_layers} blocks (found {outer or 'none'}); cut "
-            "students need such an encoder: use a fresh or a pre-trained student instead."
-        )
-    return str(outer[0])
-
-
-def cut_encoder(source: Any, layers: tuple[int, ...], *, num_labels: int, dropout: float) -> Any:
-    """A new classifier with the named blocks (from 1) of ``source`` and its embeddings and pooler.
-
-    Its prediction layer is new (MT-BERT: "own prediction"), so that it can be drawn afresh for every episode.
-    """
-    config = type(source.config).from_dict({**source.config.to_dict(), "num_hidden_layers": len(layers)})
-    config.num_labels = num_labels
-    set_dropout(config, dropout)
-    student = new_encoder(type(source), config)
-    blocks = layer_list(source, source.config.num_hidden_layers) + "."
-    wanted = {f"{blocks}{layer - 1}.": f"{blocks}{place}." for place, layer in enumerate(layers)}
-    target = student.state_dict()
-    for name, tensor in source.state_dict().items():
-        new_name: str | None = name
-        if name.startswith(blocks):
-            old = next((prefix for prefix in wanted if name.startswith(prefix)), None)
-            new_name = None if old is None else wanted[old] + name[len(old) :]
-        if new_name in target and target[new_name].shape == tensor.shape:
-            target[new_name] = tensor
-    student.load_state_dict(target)
-    return student
+def _first_line(reason: object) -> str:
+    return next((line for line in str(reason).strip().splitlines() if line), "unknown reason")
 
 
 def new_encoder(kind: type, config: Any) -> Any:
-    """A classifier from a configuration, in float32 with our attention; values are drawn later, by seed."""
+    """A classifier from a configuration, in float32 with our attention; values are drawn later, by seed.
+
+    Raises:
+        ValueError: the architecture cannot be built with these sizes.
+    """
     _register_attention()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = kind._from_config(config, attn_implementation=ATTENTION, dtype=torch.float32)  # type: ignore[attr-defined]
+        try:
+            model = kind._from_config(config, attn_implementation=ATTENTION, dtype=torch.float32)  # type: ignore[attr-defined]
+        except Exception as error:  # every architecture refuses sizes in its own way; the cause is kept
+            raise ValueError(
+                f"A {kind.__name__} cannot be built with these sizes ({type(error).__name__}: {_first_line(error)}). "
+                "Choose other sizes, or student.init=pretrained with a ready encoder."
+            ) from error
     return model.eval()
 
 
@@ -315,34 +336,6 @@ class Encoder:
             hidden_states={s.layer: out.hidden_states[s.layer] for s in wanted if s.kind == "hidden_states"},
             **{kind: {s.layer: found[s] for s in wanted if s.kind == kind} for kind in _ATTENTION_KINDS},
         )
-
-
-def check_encoder(encoder: Encoder, batch: Batch, signals: Iterable[Signal], what: str) -> None:
-    """One pass at construction: every signal is there, and padding does not reach the logits.
-
-    Raises:
-        ValueError: the architecture does not give a signal, or lets padded positions influence real ones.
-    """
-    wanted = frozenset(signals)
-    kind = type(encoder.module).__name__
-    with torch.no_grad():
-        try:
-            output = encoder.forward({}, batch, wanted)
-        except KeyError as error:
-            raise ValueError(
-                f"The {what} ({kind}) does not give the signal {error}; choose terms without attention for it."
-            ) from error
-        padded = batch._replace(
-            input_ids=F.pad(batch.input_ids, (0, 2), value=int(encoder.module.config.pad_token_id or 0)),
-            attention_mask=F.pad(batch.attention_mask, (0, 2), value=False),
-            token_type_ids=F.pad(batch.token_type_ids, (0, 2)),
-        )
-        positions = int(getattr(encoder.module.config, "max_position_embeddings", padded.input_ids.shape[1] + 2))
-        if padded.input_ids.shape[1] < positions - 1:
-            other = encoder.forward({}, padded, ())
-            tolerance = 1e-3 * max(1.0, float(output.logits.abs().max()))
-            if float((other.logits - output.logits).abs().max()) > tolerance:
-                raise ValueError(f"The {what} ({kind}) lets padding change its logits; use an encoder that masks it.")
 
 
 def draw_projection(shape: tuple[int, int], generator: torch.Generator) -> Tensor:

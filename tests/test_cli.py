@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cli import probe, runs
+from cli.compose import compose
 from cli.main import main, run
 from cli.presets import groups
+from cli.settings import Settings, read_settings
 from cli.watch import read_history
+from kd_env import DistillVectorEnv
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Any
@@ -53,6 +58,10 @@ def fails(capsys: pytest.CaptureFixture[str], words: list[str], *expected: str) 
         assert word in message
 
 
+def load(folder: Path) -> dict[str, Any]:
+    return runs.from_yaml((folder / "config.yaml").read_text())
+
+
 def results(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
 
@@ -70,6 +79,7 @@ def test_a_run_folder_holds_everything(finished: Path, base: list[str]) -> None:
         "results.md",
         "policy/agent.json",
         "policy/normalizer.safetensors",
+        "spaces.json",
     ):
         assert (finished / name).is_file()
     assert list((finished / "logs").glob("events.out.tfevents.*"))
@@ -128,11 +138,87 @@ def test_evaluate_repeats_a_run_and_goes_elsewhere(finished: Path, capsys: pytes
     assert main(["evaluate", str(finished), "student.hidden_size=16", "evaluation.seeds=3", "name=wider"]) == 0
     assert len(gaps(finished / "evaluations" / "wider")) == 3
     capsys.readouterr()
-    fails(capsys, ["evaluate", f"run={finished}", "env.features=[progress,gap]"], "observation", "(2,)")
-    fails(capsys, ["evaluate", f"run={finished}", "env.action_view=discrete"], "action space")
-    fails(capsys, ["evaluate", f"run={finished}", "task=toy", "task.data_dir=null"], "teacher.path")
+    fails(capsys, ["evaluate", f"run={finished}", "env.features=[progress,gap]"], "observation features", "gap (1,)]")
+    fails(capsys, ["evaluate", f"run={finished}", "env.action_view=discrete"], "action components", "[none, hard_label")
+    fails(capsys, ["evaluate", f"run={finished}", "task=toy", "task.data_dir=null"], "teacher.path=null for the one")
     fails(capsys, ["evaluate", f"run={finished.parent}"], "no run folder", "config.yaml")
     fails(capsys, ["evaluate"], "run=<folder>")
+
+
+def test_evaluate_refuses_what_means_something_else(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal sizes are not enough, and the policy keeps its name."""
+    words = ["evaluate", f"run={finished}"]
+    swapped = "env.terms=[soft_label,hard_label,hidden_states,relation]"
+    fails(capsys, [*words, swapped], "knowledge terms", "[hard_label, soft_label,", "[soft_label, hard_label,")
+    features = list(load(finished)["env"]["features"])
+    features[0], features[1] = features[1], features[0]
+    fails(capsys, [*words, f"env.features=[{','.join(features)}]"], "features", "[remaining_budget (1,), progress (1,)")
+    for override in ("agent=sb3/ppo", "agent.options.n_steps=8", "agent=rule/all"):
+        fails(capsys, [*words, override], "'actor_critic'", "kd-env train agent=")
+    other = {**load(finished), "agent": {"name": "reinforce", "options": {}}}
+    with monkeypatch.context() as patch:  # as by an experiment that names an agent
+        patch.setattr("cli.evaluate.compose", lambda *_: other)
+        fails(capsys, words, "'actor_critic'", "kd-env train agent=")
+    assert all(path.name in ("1", "wider") for path in (finished / "evaluations").glob("*"))
+
+
+def test_runs_without_what_they_were_trained_with(tmp_path: Path, tiny_problem: Any) -> None:
+    env = DistillVectorEnv(1, problem=tiny_problem)
+    with pytest.raises(ValueError, match=r"spaces\.json is missing"):
+        runs.check_spaces(tmp_path, env)
+    runs.write_spaces(tmp_path, env)
+    runs.check_spaces(tmp_path, env)
+    assert [path.name for path in tmp_path.iterdir()] == ["spaces.json"]
+
+
+def test_a_run_that_failed_before_its_training_does_not_block_the_next(
+    base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [word for word in base if not word.startswith("agent.options")]
+    words = ["train", *words, f"runs_dir={tmp_path / 'runs'}", "agent=rule/all", "evaluation.rules=[all]", "name=mine"]
+    fails(capsys, [*words, "student.num_attention_heads=3"], "student.num_attention_heads=3")
+    assert not list((tmp_path / "runs").iterdir())
+
+    def broken(*_: Any) -> None:
+        raise ValueError("found late")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cli.train.learn", broken)
+        fails(capsys, [*words, "env.budget=6"], "found late")
+    assert main(words) == 0
+    assert load(tmp_path / "runs" / "mine")["env"]["budget"] == 8
+    fails(capsys, words, "exists", "resume=true")
+    (tmp_path / "file").touch()
+    fails(capsys, [*words, f"runs_dir={tmp_path / 'file' / 'runs'}"], "cannot be made", "runs_dir=...")
+
+
+def test_an_existing_folder_is_refused_before_any_work(
+    finished: Path, base: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.train.load_problem", lambda *_: pytest.fail("a teacher was made first"))
+    fails(capsys, ["train", *base, f"runs_dir={finished.parent}"], "exists", "resume=true")
+    other = finished.parent / "notes"
+    other.mkdir()
+    (other / "text").touch()
+    fails(capsys, ["train", *base, f"runs_dir={finished.parent}", "name=notes"], "exists")
+    fails(capsys, ["train", *base, f"runs_dir={finished.parent}", "name=notes", "resume=true"], "no run folder")
+
+
+def test_greedy_needs_a_reward_at_every_step() -> None:
+    def settings(*overrides: str) -> Settings:
+        return probe.check(read_settings(compose("config", list(overrides))))
+
+    def names(given: Settings) -> list[str]:
+        return [rule.name for rule in given.rules or ()]
+
+    assert "greedy" in names(settings())
+    assert names(settings("env.evaluate_every=0")) == [name for name in names(settings()) if name != "greedy"]
+    for words in (["evaluation.rules=[all,greedy]"], ["agent=rule/greedy"]):
+        with pytest.raises(ValueError, match=r"'greedy'.*env\.evaluate_every=2"):
+            settings(*words, "env.evaluate_every=2")
+        settings(*words)
 
 
 def test_a_rule_in_place_of_an_agent(base: list[str], tmp_path: Path) -> None:
@@ -161,7 +247,12 @@ def test_label_noise_shows_rules_with_the_clean_feedback_rows(base: list[str], t
 # Libraries that load and save models announce what they do as warnings.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_missing_teacher_is_made_once(base: list[str], tiny: dict[str, Any], tmp_path: Path) -> None:
-    encoder = [f"teacher.name_or_path={tiny['teacher']}", "teacher.path=null", "teacher.epochs=1"]
+    from transformers import AutoModel
+
+    shutil.copytree(tiny["teacher"], tmp_path / "encoder")
+    # Only pre-trained: with prediction layers, nobody would know what they had been trained on.
+    AutoModel.from_pretrained(tiny["teacher"]).save_pretrained(tmp_path / "encoder")
+    encoder = [f"teacher.name_or_path={tmp_path / 'encoder'}", "teacher.path=null", "teacher.epochs=1"]
     words = [*(w for w in base if not w.startswith(("teacher.path", "cache_dir"))), *encoder, f"cache_dir={tmp_path}"]
     words += [f"runs_dir={tmp_path / 'runs'}", "agent=rule/all", "evaluation.rules=[all]"]
     words = [word for word in words if not word.startswith("agent.options")]
@@ -193,7 +284,10 @@ def test_a_missing_teacher_is_made_once(base: list[str], tiny: dict[str, Any], t
         (["agent=sb3/dqn", "env.action_view=box"], ["dqn", "discrete"]),
         (["agent=sb3/sac", "env.action_view=native"], ["sac", "box"]),
         (["env.terms=[hard_label,soft_labels]"], ["soft_label", "hidden_states"]),
-        (["env.terms=[{name: soft_label, temprature: 2}]"], ["'temperature'"]),
+        (["env.terms=[{name: soft_label, temprature: 2}]"], ["'soft_label': 'temprature'", "'temperature'"]),
+        (["env.terms=[soft_label,{name: hard_label, as: soft_label}]"], ["named twice", "soft_label_2"]),
+        (["student.dropout=0.1"], ["student.dropout=0.1", "vectorization=processes"]),
+        (["student=first2", "student.dropout=0.1"], ["student.dropout=0.1", "vectorization=processes"]),
         (["env.features=[progres]"], ["'progress'"]),
         (["env.reward=gap"], ["gap_closed"]),
         (["env.action_view=boxes"], ["'box'"]),
@@ -234,6 +328,9 @@ def test_unknown_commands_and_teacher_mistakes(capsys: pytest.CaptureFixture[str
     fails(capsys, ["teacher", "task=mrpc"], "teacher.name_or_path")
     fails(capsys, ["teacher", "task=mrpc", "teacher.name_or_path=x", "teacher.epochs=0"], "epochs=0")
     fails(capsys, ["teacher", "agent=reinforce"], "Unknown option 'agent'")
+    made = ["teacher", "teacher.name_or_path=x"]
+    for unread in ("teacher.path=a", "teacher.source=online", "teacher.cache_dtype=float16"):
+        fails(capsys, [*made, unread], unread, "leave it out")
     assert main([]) == 2
 
 

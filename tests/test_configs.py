@@ -114,12 +114,14 @@ def test_environments(env: str, view: str, tiny: dict[str, Any], tmp_path: Path)
 # What libraries warn of when they are driven for two steps is not what is tested here.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("agent", GROUPS["agent"])
-def test_agents(agent: str, tiny_problem: Problem) -> None:
+def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem) -> None:
     found = settings_of(f"agent={agent}", "num_envs=2")
     probe.check(found)
     view = found.env.action_view
     assert view == found.resolved["agent"]["action_view"]
     problem = tiny_problem
+    if "teacher_cls" in found.env.features:  # a preset may bring features that the problem must be built with
+        problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "features": found.env.features}))
     if set(getattr(RULES.get(found.agent.name), "needs_terms", ())) - set(problem.term_names):
         pytest.fail(f"the tiny task lacks a term of {agent}")
     envs = DistillVectorEnv(2, problem=problem, action_view=view)

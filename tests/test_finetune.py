@@ -203,14 +203,32 @@ def test_a_head_is_kept_only_for_the_same_labels(make: Make, tmp_path: Path, nam
 
     first = make()
     task = get_task("custom", {**COLUMNS, "labels": names}, first.data_dir)
-    source = load_classifier(first.name_or_path, task, None, seed=3)
+    source, had_head = load_classifier(first.name_or_path, task, None, seed=3)
+    assert not had_head
     source.save_pretrained(tmp_path / "source")
-    again = load_classifier(str(tmp_path / "source"), get_task("custom", COLUMNS, first.data_dir), None, seed=4)
+    again, had_head = load_classifier(
+        str(tmp_path / "source"), get_task("custom", COLUMNS, first.data_dir), None, seed=4
+    )
+    assert had_head, "dropped or kept, it shows that the source was fine-tuned before"
     assert again.classifier.weight.shape == (2, 16)
     assert kept == (
         source.classifier.weight.shape == (2, 16) and torch.equal(source.classifier.weight, again.classifier.weight)
     )
     assert torch.equal(source.bert.pooler.dense.weight, again.bert.pooler.dense.weight)
+
+
+def test_the_record_says_what_the_encoder_had_seen_before(make: Make, tmp_path: Path) -> None:
+    """Not fine-tuned; fine-tuned here, twice; fine-tuned elsewhere."""
+    first = finetune(make(epochs=1))
+    second = finetune(make(epochs=1, name_or_path=str(first), output=str(tmp_path / "second")))
+    (first / "kd_env_teacher.json").unlink()
+    foreign = finetune(make(epochs=1, name_or_path=str(first), output=str(tmp_path / "foreign")))
+    last = finetune(make(epochs=1, name_or_path=str(foreign), output=str(tmp_path / "last")))
+    records = [teacher_record(folder) or {} for folder in (second, foreign, last)]
+    own = {"task": "custom", "trained_on": "train", "fingerprint": records[0]["fingerprint"]}
+    assert records[0]["source"] == {**own, "source": None}
+    assert records[1]["source"] == {"trained_on": "unknown"}
+    assert records[2]["source"] == {**own, "source": {"trained_on": "unknown"}}
 
 
 def test_the_checkpoint_with_the_lowest_selection_loss_is_kept(make: Make) -> None:

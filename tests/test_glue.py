@@ -117,9 +117,9 @@ def test_missing_things_are_named_with_what_is_there(tmp_path: Path) -> None:
     _write(tmp_path / "sst2" / "train.csv", {"text": ["a"], "label": [1]})
     with pytest.raises(ValueError, match=r"no column 'sentence'.*text, label"):
         load_train(task, str(tmp_path))
-    for content in ("", "sentence,label\n"):
+    for content in ("", "sentence,label\n", "text,label\n"):
         (tmp_path / "sst2" / "train.csv").write_text(content, encoding="utf-8")
-        with pytest.raises(ValueError, match="no column 'sentence'" if not content else "holds no rows"):
+        with pytest.raises(ValueError, match="holds no rows"):
             load_train(task, str(tmp_path))
     _write(tmp_path / "sst2" / "train.parquet", {"sentence": ["a", None], "label": [1, 0]})
     with pytest.raises(ValueError, match="column 'sentence' holds None in row 1"):

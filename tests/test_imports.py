@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Layers from the bottom up: a module may import its own layer and those below it, never one above.
 LAYERS = (
-    ("types", "trees", "registry", "config", "records"),
+    ("types", "trees", "registry", "checks", "config", "records"),
     (
         *("knowledge", "actions", "observations", "rewards", "glue", "toy", "models", "teachers", "splits", "tables"),
         *(
@@ -24,6 +24,8 @@ LAYERS = (
             "updates",
             "problem",
             "build",
+            "students",
+            "encoder_check",
             "finetune",
             "finetune_model",
             "finetune_store",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env.config import OptimizerConfig, StudentConfig
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,98 @@ def test_refusals(options: dict[str, Any], message: str, tiny: dict[str, Any]) -
     """One bad option each."""
     with pytest.raises(ValueError, match=message):
         build_problem(EnvConfig.from_kwargs(**{**tiny, **options}))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "allowed"),
+    [
+        ("task", [None, 3], "a text"),
+        ("cache_dir", [5], "a text"),
+        ("reward", [["gap_closed"]], "a text"),
+        ("columns", [["text"]], "a mapping"),
+        ("terms", [3, None], "must be a list"),
+        ("terms", [["hard_label", 3]], "a name, or a mapping"),
+        ("features", [None], "must be a list"),
+        ("features", [[{"name": "gap"}]], "a name"),
+        ("student", [5, None], "a mapping of options"),
+        ("optimizer", [4, None, "adam"], "a mapping of options"),
+        ("layer_map", [None, 1, [0, 0], [[0, 0], [1, "x"]], [[0.9, 0.2], [1, 2]], [[0, 0], [1]]], "whole numbers"),
+        ("label_noise", [None, "a", NAN, True], r"in \[0.0, 1.0\]"),
+        ("split_seed", [None, 1.5, -1, True], "a whole number of at least 0"),
+        ("budget", [NAN, 8.0, "8", None], "a whole number of at least 1"),
+        ("feedback_rows", [0, 1.5], "a whole number of at least 1"),
+        ("learning_rate", ["x", INF, NAN, True], "above 0"),
+        ("gate", ["yes", 1], "true or false"),
+        ("show_progress", ["x"], "true or false"),
+        ("optimizer.learning_rate", ["x", 0, None], "above 0"),
+        ("optimizer.betas", [0.9, [0.9], [0.9, 1.0], [0.9, "a"]], "two numbers"),
+        ("optimizer.warmup", ["a", 2], r"in \[0.0, 1.0\]"),
+        ("optimizer.eps", [-1, 0, None], "above 0"),
+        ("optimizer.weight_decay", [INF, -0.1], "in "),
+        ("optimizer.max_grad_norm", [0, "a"], "above 0"),
+        ("student.hidden_size", [0, -4, 8.0], "a whole number of at least 1"),
+        ("student.num_attention_heads", [0], "a whole number of at least 1"),
+        ("student.intermediate_size", [-1], "a whole number of at least 1"),
+        ("student.num_hidden_layers", [0], "a whole number of at least 1"),
+        ("student.layers", [3, [1.5], [0]], "layer numbers from 1"),
+        ("student.train_embeddings", ["flase"], "true or false"),
+        ("student.dropout", ["a", 1.0], r"in \[0.0, 0.9\]"),
+        ("student.name_or_path", [5], "a text"),
+    ],
+)
+def test_types_and_ranges(key: str, values: list[Any], allowed: str) -> None:
+    """Key, value and what is allowed are named; the same for plain values and for built configurations."""
+    group, _, name = key.rpartition(".")
+    for value in values:
+        shown = re.escape(repr(value)).replace(r"\[", r"[\[(]").replace(r"\]", r",?[\])]")
+        with pytest.raises(ValueError, match=f"{name}(={shown}| entry=).*{allowed}"):
+            EnvConfig.from_kwargs(**({group: {name: value}} if group else {name: value}))
+        if group:
+            built = {"student": StudentConfig, "optimizer": OptimizerConfig}[group](**{name: value})
+            with pytest.raises(ValueError, match=f"{name}=.*{allowed}"):
+                EnvConfig.from_kwargs(**{group: built})
+
+
+def test_every_option_has_a_check() -> None:
+    """A new field without a type check would be refused nowhere."""
+    from kd_env import config
+
+    for target, table in (
+        (EnvConfig, {"student": None, "optimizer": None, **config._ENVIRONMENT}),
+        (StudentConfig, config._STUDENT),
+        (OptimizerConfig, config._OPTIMIZER),
+    ):
+        assert {field.name for field in dataclasses.fields(target)} == set(table)
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"init": "teacher", "num_hidden_layers": 1, "hidden_size": 64},
+        {"init": "teacher", "num_hidden_layers": 1, "num_attention_heads": 4},
+        {"init": "pretrained", "name_or_path": "folder", "intermediate_size": 64},
+        {"init": "fresh", "layers": "last"},
+        {"init": "fresh", "layers": [1]},
+        {"init": "fresh", "name_or_path": "folder"},
+    ],
+)
+def test_student_options_that_would_be_ignored(student: dict[str, Any]) -> None:
+    """They are refused, unless they have their default values, as in a full set of options."""
+    name = list(student)[-1]
+    with pytest.raises(ValueError, match=rf"student\.{name}=.* is only for student\.init="):
+        EnvConfig.from_kwargs(student=student)
+    kept = {**dataclasses.asdict(StudentConfig()), **student, name: getattr(StudentConfig(), name)}
+    assert EnvConfig.from_kwargs(student=kept).student_config.init == student["init"]
+
+
+def test_paths_are_taken_as_texts(tmp_path: Path) -> None:
+    """A ``Path`` is what most programs hold."""
+    config = EnvConfig.from_kwargs(cache_dir=tmp_path, student=tmp_path)
+    assert config.cache_dir == config.student_config.name_or_path == str(tmp_path)
+    json.dumps(config.to_dict())
 
 
 def test_features_without_meaning_are_refused_by_name(tiny_regression: dict[str, Any]) -> None:
@@ -115,7 +210,8 @@ def test_the_dev_split_is_out_of_reach(tiny: dict[str, Any], tmp_path: Path, mon
     for planted in (False, True):
         if planted:
             (tmp_path / "validation.jsonl").write_text("SENTINEL, not JSON")
-            monkeypatch.setattr("kd_env.glue.load_dev", lambda *_: pytest.fail("the dev split was read"))
+            for module in ("kd_env.glue", "kd_env.evaluation.protocol"):  # the latter holds a name of its own
+                monkeypatch.setattr(f"{module}.load_dev", lambda *_: pytest.fail("the dev split was read"))
         env = DistillEnv(**{**tiny, "data_dir": str(tmp_path)})
         observation, _ = env.reset(seed=0)
         steps = [env.step(np.ones(3, np.int8)) for _ in range(4)]

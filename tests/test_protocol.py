@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
 from kd_env.evaluation import metrics
-from kd_env.evaluation.protocol import SELECTION, Contender, check_dev, evaluate_policies
+from kd_env.evaluation.protocol import SELECTION, Contender, check_dev, check_dev_lengths, evaluate_policies
 from kd_env.glue import get_task, load_dev
 
 SEEDS = (100, 103, 107)
@@ -158,3 +160,55 @@ def test_reports_compute_what_the_reward_is_about(tiny: dict[str, Any]) -> None:
     log_q = torch.log_softmax(torch.as_tensor(envs.predict(table)).double(), -1)
     expected = (p * (p.log() - log_q)).sum(-1).mean(-1)
     np.testing.assert_allclose(result.policies["all"].splits["validation"].loss, expected, rtol=1e-5)
+
+
+def test_students_with_dropout_are_judged_one_at_a_time(tiny: dict[str, Any]) -> None:
+    problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "student": {**tiny["student"], "dropout": 0.2}}))
+
+    class Coin(Cycle):
+        rng = np.random.default_rng(0)
+
+        def predict(self, observation: Any, *rest: Any, **options: Any) -> Any:
+            return self.rng.integers(2, size=(len(observation), len(self.env.term_names))).astype(np.int8), None
+
+    made: list[Any] = []
+
+    def coin(env: Any) -> Coin:
+        made.append(env)
+        return Coin(env)
+
+    evaluation = evaluate_policies(problem, {"cycle": Contender(Cycle), "coin": Contender(coin)}, SEEDS)
+    result = evaluation.policies["cycle"]
+    table = problem.tokenize(load_dev(problem.task, problem.config.data_dir)["validation"])
+    assert result.weights.shape == (4, len(SEEDS), 3) and result.update_scale.shape == (4, len(SEEDS))
+    for index, seed in enumerate(SEEDS):
+        env = DistillEnv(problem=problem)
+        env.reset(seed=seed)
+        for step in range(4):
+            env.step(env.encode_action({env.term_names[step % 3]: 1.0}))
+        guesses = env.predict(table)[0].argmax(-1)
+        np.testing.assert_array_equal(result.splits["validation"].predictions[index], guesses)
+        loss = cross_entropy(env.predict(table)[0], table.labels)
+        assert result.splits["validation"].loss[index] == pytest.approx(loss, rel=1e-5)
+    assert len(made) == 1, "a policy made anew for each student would draw the same for all"
+    weights = evaluation.policies["coin"].weights
+    assert not np.array_equal(weights[:, 0], weights[:, 1])
+
+
+def test_dev_rows_longer_than_the_positions_are_found_early(
+    tiny: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train rows fit; only dev has a row that the encoders cannot read."""
+    data = tmp_path / "data"
+    shutil.copytree(tiny["data_dir"], data)
+    with open(data / "validation.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "w1 " * 99, "label": 0}) + "\n")
+    problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "data_dir": str(data), "max_length": 500}))
+    positions = problem.student.module.config.max_position_embeddings
+    for check in (check_dev_lengths, lambda p: evaluate_policies(p, {"cycle": Contender(Cycle)}, SEEDS)):
+        with pytest.raises(ValueError, match=rf"validation split: .* tokens.*max_length={positions}"):
+            check(problem)
+    check_dev_lengths(build_problem(EnvConfig.from_kwargs(**{**tiny, "max_length": 500})))
+    cut = build_problem(EnvConfig.from_kwargs(**{**tiny, "data_dir": str(data), "max_length": positions}))
+    monkeypatch.setattr("kd_env.evaluation.protocol.load_dev", lambda *_: pytest.fail("no row needs to be read"))
+    check_dev_lengths(cut)

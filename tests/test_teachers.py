@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env.build import provenance
+from kd_env.glue import get_task
 from kd_env.teachers import CachedTeacher, teacher_outputs
 from kd_env.types import Signal
 
@@ -144,6 +146,8 @@ def test_float16_cache_is_close(tiny: dict[str, Any]) -> None:
         ({"trained_on": "train", "fingerprint": "other", "task": "custom"}, "unknown"),
         ({"trained_on": "train", "fingerprint": "{fingerprint}", "task": "custom"}, "no"),
         ({"trained_on": "train+feedback", "fingerprint": "{fingerprint}", "task": "custom"}, None),
+        ({"trained_on": "rows apart from every split", "task": "custom"}, "no"),
+        ({"trained_on": "rows apart from every split", "task": "toy"}, "unknown"),
     ],
 )
 def test_provenance(record: dict[str, str] | None, expected: str | None, tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -160,3 +164,35 @@ def test_provenance(record: dict[str, str] | None, expected: str | None, tiny: d
             build_problem(options)
     else:
         assert build_problem(options).saw_feedback == expected
+
+
+OWN = {"trained_on": "train", "fingerprint": "here"}
+APART = {"trained_on": "rows apart from every split", "task": "toy"}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (None, "no"),
+        (OWN, "no"),
+        (APART, "no"),
+        ({**OWN, "source": APART}, "no"),
+        ({"trained_on": "unknown"}, "unknown"),
+        ("something", "unknown"),
+        ({**OWN, "fingerprint": "other"}, "unknown"),
+        ({**APART, "task": "toy_pair"}, "unknown"),
+        ({**OWN, "source": {"trained_on": "unknown"}}, "unknown"),
+        ({**OWN, "trained_on": "train+feedback"}, None),
+        ({"trained_on": "unknown", "source": {**OWN, "trained_on": "everything"}}, None),
+    ],
+)
+def test_provenance_reaches_back_to_what_a_teacher_was_made_from(
+    source: Any, expected: str | None, tmp_path: Path
+) -> None:
+    """Fine-tuning on train rows does not wash off what the encoder had seen before."""
+    (tmp_path / "kd_env_teacher.json").write_text(json.dumps({**OWN, "task": "toy", "source": source}))
+    if expected is None:
+        with pytest.raises(ValueError, match="saw feedback rows"):
+            provenance(str(tmp_path), get_task("toy"), "here")
+    else:
+        assert provenance(str(tmp_path), get_task("toy"), "here") == expected

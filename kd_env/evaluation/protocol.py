@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_env import losses
+from kd_env.build import check_positions
 from kd_env.envs import DistillVectorEnv
 from kd_env.evaluation import metrics
 from kd_env.glue import Task, load_dev
+from kd_env.models import Encoder
 from kd_env.problem import Problem
 from kd_env.rewards import gap_scale
 from kd_env.tables import Table
@@ -144,12 +147,14 @@ def evaluate_policies(
     Args:
         problem: the problem; its dev rows are loaded here and nowhere else.
         policies: contenders by name.
-        seeds: seeds of the students, which become the replicas of one vector environment; the same for every policy.
+        seeds: seeds of the students, the same for every policy. They become the replicas of one vector environment;
+            students with dropout are distilled one after the other.
         deterministic: passed to ``predict``.
         progress: told about every step.
 
     Raises:
-        ValueError: no policy, no seed or a repeated one, or a contender that solves another task.
+        ValueError: no policy, no seed or a repeated one, a contender that solves another task, or dev rows that are
+            longer than the encoders' positions.
     """
     if not policies:
         raise ValueError("There is no policy to evaluate; name at least one rule or agent.")
@@ -160,6 +165,7 @@ def evaluate_policies(
             raise ValueError(f"The policy {name!r} solves {contender.problem.task.name!r}, not {problem.task.name!r}.")
     dev = load_dev(problem.task, problem.config.data_dir)
     tables = {SELECTION: problem.selection, **{split: problem.tokenize(rows) for split, rows in dev.items()}}
+    _check_lengths(problem, tables)
     teacher_logits = {split: problem.teacher_logits(table) for split, table in tables.items()}
     splits = _splits(problem, tables, teacher_logits, seeds)
     results = {}
@@ -189,6 +195,33 @@ def check_dev(task: Task, data_dir: str | None) -> dict[str, int]:
         ValueError: a dev split that is missing or cannot be read.
     """
     return {split: len(rows.labels) for split, rows in load_dev(task, data_dir).items()}
+
+
+def check_dev_lengths(problem: Problem) -> None:
+    """Check that every dev row fits the encoders, before an agent is trained that could not be judged afterwards.
+
+    Raises:
+        ValueError: a dev row that is longer than the positions of an encoder, with the remedy.
+    """
+    try:  # rows are cut to max_length: where that fits, no row needs to be read
+        for name, encoder in _encoders(problem):
+            check_positions(encoder, problem.config.max_length, name)
+    except ValueError:
+        dev = load_dev(problem.task, problem.config.data_dir)
+        _check_lengths(problem, {split: problem.tokenize(rows) for split, rows in dev.items()})
+
+
+def _check_lengths(problem: Problem, tables: Mapping[str, Table]) -> None:
+    for split, table in tables.items():
+        for name, encoder in _encoders(problem):
+            try:
+                check_positions(encoder, int(table.lengths.max()), name)
+            except ValueError as error:
+                raise ValueError(f"The {split} split: {error}") from error
+
+
+def _encoders(problem: Problem) -> tuple[tuple[str, Encoder], ...]:
+    return ("student", problem.student), ("teacher", problem.assets.teacher_encoder)
 
 
 def choose_comparator(results: Iterable[PolicyResult]) -> str | None:
@@ -221,20 +254,43 @@ def end_scores(logits: NDArray[Any], split: _Split, diverged: NDArray[np.bool_],
 def _splits(
     problem: Problem, tables: Mapping[str, Table], teacher_logits: Mapping[str, NDArray[Any]], seeds: Sequence[int]
 ) -> dict[str, _Split]:
-    env = DistillVectorEnv(len(seeds), problem=problem, autoreset_mode="disabled")
-    env.reset(seed=list(seeds))
-    found = {}
-    for name, table in tables.items():
-        reset_loss = problem.loss(env.predict(table), table, teacher_logits[name])
-        reference = problem.reference_loss(teacher_logits[name], table)
-        found[name] = _Split(table, teacher_logits[name], reference, reset_loss)
+    losses_at_reset: dict[str, list[Floats]] = {name: [] for name in tables}
+    groups = _groups(problem, seeds)
+    env = DistillVectorEnv(len(groups[0]), problem=problem, autoreset_mode="disabled")
+    for group in groups:
+        env.reset(seed=list(group))
+        for name, table in tables.items():
+            losses_at_reset[name].append(problem.loss(env.predict(table), table, teacher_logits[name]))
     env.close()
-    return found
+    return {
+        name: _Split(
+            table,
+            teacher_logits[name],
+            problem.reference_loss(teacher_logits[name], table),
+            np.concatenate(losses_at_reset[name]),
+        )
+        for name, table in tables.items()
+    }
+
+
+def _groups(problem: Problem, seeds: Sequence[int]) -> list[Sequence[int]]:
+    """Seeds of students that are distilled at the same time; stacked students have no dropout."""
+    return [[seed] for seed in seeds] if problem.config.student_config.dropout > 0 else [seeds]
 
 
 def _metrics(problem: Problem, logits: NDArray[Any], table: Table) -> dict[str, float]:
     guesses = losses.predictions(logits, problem.task.regression)
     return metrics.compute(problem.task.metrics, guesses, table.labels)
+
+
+class _Episode(NamedTuple):
+    """What one episode of N students gave."""
+
+    logits: dict[str, Floats]  # by split [N, R, C]
+    returns: Floats  # [N]
+    diverged: NDArray[np.bool_]  # [N]
+    weights: Floats  # [steps, N, K]
+    scales: Floats  # [steps, N]
 
 
 def _drive(
@@ -246,19 +302,48 @@ def _drive(
     deterministic: bool,
     progress: Progress | None,
 ) -> PolicyResult:
-    """One episode of every seed. A replica that ends early is read at once; what it does afterwards is ignored."""
+    """One episode of every seed."""
     base = contender.problem or problem
     view = contender.action_view or base.config.action_view
     own = base if view == base.config.action_view else base.with_options(action_view=view)
-    count = len(seeds)
-    env = DistillVectorEnv(count, problem=own, autoreset_mode="disabled")
-    observations, _ = env.reset(seed=list(seeds))
+    groups = _groups(own, seeds)
+    env = DistillVectorEnv(len(groups[0]), problem=own, autoreset_mode="disabled")
+    # One policy for all groups: made anew for each, a random one would do the same to every student.
     policy = contender.factory(env)
+    told = None if progress is None else partial(progress, name)
+    parts = [_episode(env, policy, splits, group, deterministic, told) for group in groups]
+    env.close()
+    diverged = np.concatenate([part.diverged for part in parts])
+    logits = {split: np.concatenate([part.logits[split] for part in parts]) for split in splits}
+    return PolicyResult(
+        name=name,
+        learned=contender.learned,
+        extra_labels=contender.problem is not None,
+        action_view=view,
+        splits={s: end_scores(logits[s], part, diverged, problem) for s, part in splits.items()},
+        returns=np.concatenate([part.returns for part in parts]),
+        diverged=diverged,
+        weights=_side_by_side([part.weights for part in parts]),
+        update_scale=_side_by_side([part.scales for part in parts]),
+    )
+
+
+def _episode(
+    env: DistillVectorEnv,
+    policy: Policy,
+    splits: Mapping[str, _Split],
+    seeds: Sequence[int],
+    deterministic: bool,
+    progress: Callable[[int, int], None] | None,
+) -> _Episode:
+    """One episode of every replica. One that ends early is read at once; what it does afterwards is ignored."""
+    count = len(seeds)
+    observations, _ = env.reset(seed=list(seeds))
     memory: Any = None
     starts, running = np.ones(count, dtype=bool), np.ones(count, dtype=bool)
     returns, diverged = np.zeros(count), np.zeros(count, dtype=bool)
-    shape = {split: (count, len(part.table), problem.task.num_labels) for split, part in splits.items()}
-    logits = {split: np.zeros(size, dtype=np.float64) for split, size in shape.items()}
+    labels = env.problem.task.num_labels
+    logits = {split: np.zeros((count, len(part.table), labels)) for split, part in splits.items()}
     weights, scales = [], []
     while running.any():
         actions, memory = policy.predict(observations, state=memory, episode_start=starts, deterministic=deterministic)
@@ -278,18 +363,19 @@ def _drive(
         if ended.any() and running.any():
             observations, _ = env.reset(options={"reset_mask": ended})
         if progress is not None:
-            progress(name, len(weights), env.episode_steps)
-    env.close()
-    return PolicyResult(
-        name=name,
-        learned=contender.learned,
-        extra_labels=contender.problem is not None,
-        action_view=view,
-        splits={s: end_scores(logits[s], part, diverged, problem) for s, part in splits.items()},
-        returns=returns,
-        diverged=diverged,
-        weights=np.stack(weights),
-        update_scale=np.stack(scales),
+            progress(len(weights), env.episode_steps)
+    return _Episode(logits, returns, diverged, np.stack(weights), np.stack(scales))
+
+
+def _side_by_side(parts: Sequence[Floats]) -> Floats:
+    """``[steps, n, ...]`` of several groups as ``[steps, N, ...]``; shorter ones are filled with NaN."""
+    steps = max(len(part) for part in parts)
+    return np.concatenate(
+        [
+            np.pad(part, ((0, steps - len(part)), *((0, 0),) * (part.ndim - 1)), constant_values=np.nan)
+            for part in parts
+        ],
+        axis=1,
     )
 
 

@@ -6,12 +6,13 @@ Importing the package registers the terms that come with it in :data:`TERMS`; ot
 
 from kd_env.knowledge import attentions, features, labels, relations
 from kd_env.knowledge.base import TERMS, LayerPairs, Term, TermFactory, TermInputs, TermSpec
-from kd_env.knowledge.build import build_terms, term_options
+from kd_env.knowledge.build import TermEntry, build_terms, term_entries
 
 __all__ = [
     "TERMS",
     "LayerPairs",
     "Term",
+    "TermEntry",
     "TermFactory",
     "TermInputs",
     "TermSpec",
@@ -20,5 +21,5 @@ __all__ = [
     "features",
     "labels",
     "relations",
-    "term_options",
+    "term_entries",
 ]

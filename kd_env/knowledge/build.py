@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from kd_env.knowledge.base import TERMS, Term, TermFactory, TermSpec
 from kd_env.registry import unknown_name
@@ -23,20 +23,42 @@ def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tup
         ValueError: an unknown term or option (with near matches), a name twice, a bad value, or a term that has no
             meaning for this task or layer map.
     """
+    terms = []
+    for entry in term_entries(names):
+        terms.append(dataclasses.replace(TERMS[entry.kind](spec, **entry.options), name=entry.name))
+    return tuple(terms)
+
+
+class TermEntry(NamedTuple):
+    """A term as it was asked for."""
+
+    kind: str
+    """Its registered name."""
+    name: str
+    """Its name in the environment."""
+    options: dict[str, Any]
+
+
+def term_entries(names: Sequence[str | Mapping[str, Any]]) -> tuple[TermEntry, ...]:
+    """What :func:`build_terms` is asked for, checked as far as that needs no models.
+
+    Raises:
+        ValueError: an unknown term or option (with near matches), or a name twice.
+    """
     if isinstance(names, str):
         raise ValueError(f"terms must be a list, got the string {names!r}; write [{names!r}].")
     if not names:
         raise ValueError(f"terms is empty; name at least one of {', '.join(TERMS)}.")
-    terms: dict[str, Term] = {}
-    for entry in names:
-        term = _build_one(entry, spec)
-        if term.name in terms:
+    entries: dict[str, TermEntry] = {}
+    for given in names:
+        entry = _entry(given)
+        if entry.name in entries:
             raise ValueError(
-                f"The knowledge term {term.name!r} is named twice; give the second one another name, such as "
-                f"{{name: {term.name}, as: {term.name}_2}}."
+                f"The knowledge term {entry.name!r} is named twice; give the second one another name, such as "
+                f"{{name: {entry.kind}, as: {entry.name}_2}}."
             )
-        terms[term.name] = term
-    return tuple(terms.values())
+        entries[entry.name] = entry
+    return tuple(entries.values())
 
 
 def term_options(factory: TermFactory) -> tuple[tuple[str, ...], bool]:
@@ -46,17 +68,16 @@ def term_options(factory: TermFactory) -> tuple[tuple[str, ...], bool]:
     return named, len(named) < len(parameters)
 
 
-def _build_one(entry: str | Mapping[str, Any], spec: TermSpec) -> Term:
-    options = {"name": entry} if isinstance(entry, str) else entry
+def _entry(given: str | Mapping[str, Any]) -> TermEntry:
+    options = {"name": given} if isinstance(given, str) else given
     if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
-        raise ValueError(f"A term must be a name or a mapping with 'name' and the term's options, got {entry!r}.")
-    name, other_name = options["name"], options.get("as", options["name"])
-    if not isinstance(other_name, str) or not other_name:
-        raise ValueError(f"as={other_name!r} of the knowledge term {name!r} must be a name.")
-    factory = TERMS[name]
-    given = {key: value for key, value in options.items() if key not in ("name", "as")}
-    valid, open_ended = term_options(factory)
-    for key in given:
+        raise ValueError(f"A term must be a name or a mapping with 'name' and the term's options, got {given!r}.")
+    kind, name = options["name"], options.get("as", options["name"])
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"as={name!r} of the knowledge term {kind!r} must be a name.")
+    valid, open_ended = term_options(TERMS[kind])
+    own = {key: value for key, value in options.items() if key not in ("name", "as")}
+    for key in own:
         if key not in valid and not open_ended:
-            raise ValueError(unknown_name(f"option of the knowledge term {name!r}:", key, valid))
-    return dataclasses.replace(factory(spec, **given), name=other_name)
+            raise ValueError(unknown_name(f"option of the knowledge term {kind!r}:", key, valid))
+    return TermEntry(kind, name, own)

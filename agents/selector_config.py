@@ -1,0 +1,97 @@
+"""Options of :class:`agents.knowledge_selector.KnowledgeSelector`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from agents.base import require
+from agents.replay import REWARD_NORMALIZATIONS
+
+MODES = ("soft", "hard")
+HARD_GRADIENTS = ("soft", "straight_through")
+
+
+@dataclasses.dataclass(frozen=True)
+class KnowledgeSelectorConfig:
+    """Options of the knowledge selector. The paper names the parts, but gives none of these values."""
+
+    mode: str = "soft"
+    """``soft`` (weights, box view; better in the paper) or ``hard`` (thresholded at 0.5, native view)."""
+    act_on_gate: bool = False
+    """Soft mode: whether the env's gate is part of the action. The paper has no gate: False keeps it open."""
+    use_other_features: bool = True
+    """Whether features beside the two [CLS] vectors are part of the state. The paper's state has only the two, but in
+    them neither the remaining budget, on which an undiscounted value depends, nor the previous action, on which the
+    exploration reward depends. False, or an env with only the two features, gives the paper's state."""
+    learning_rate: float = 1e-3
+    """Step size of Adam for the actor."""
+    critic_learning_rate: float = 1e-3
+    """Step size of Adam for the critic."""
+    num_critics: int = 1
+    """Critics, of which the smallest target value counts. The paper has 1; 2 or more hold down values that the actor
+    makes too high by choosing where the critic errs (Fujimoto et al. 2018), which ``gamma=1`` sums over an episode."""
+    gamma: float = 1.0
+    """Discount; the paper does not give its value. 1 fits episodes of a finite, observed budget: then the return is
+    what is reported, and a discount would prefer what lowers the loss early."""
+    tau: float = 0.02
+    """Share of the way that the target networks go to the present ones at each update; 1 is no target network."""
+    batch_size: int = 64
+    """Transitions of one update."""
+    replay_size: int = 10_000
+    """Transitions that are remembered."""
+    updates_per_phase: int = 1
+    """Updates of critic and actor for each phase of each replica."""
+    warmup_steps: int = 640
+    """Env steps over all replicas with random actions and without updates."""
+    exploration_noise: float = 0.2
+    """Soft mode: standard deviation of the noise on weights in [0, 1], in training; what falls outside is clipped."""
+    flip_probability: float = 0.1
+    """Hard mode: probability with which each choice is turned round, in training."""
+    exploration_coef: float = 0.05
+    """Weight of the exploration reward, in units of the normalised reward: soft, minus the cosine similarity to the
+    previous phase's action; hard, ``1 / sqrt(N(a))``."""
+    hard_gradient: str = "soft"
+    """Hard mode: how the actor's gradient passes the threshold, ``soft`` or ``straight_through``
+    (:func:`agents.selector_networks.actor_loss`)."""
+    logit_penalty: float = 1e-3
+    """Weight of the mean squared logit in the actor's loss: saturated sigmoids would pass no gradient any more."""
+    reward_normalization: str = "per_step"
+    """``per_step``, ``running`` or ``none`` (:class:`agents.replay.RewardScale`): rewards shrink as students converge,
+    so that without ``per_step`` the late phases drown in the noise of the early ones."""
+    normalize_observations: bool = True
+    """Whether observations are shifted and scaled by running moments."""
+    encoder_size: int = 32
+    """Hidden size and outputs of the MLP of each [CLS] vector."""
+    share_encoders: bool = False
+    """One pair of encoders, trained by the critic's loss alone; False: actor and critic train their own."""
+    hidden_sizes: tuple[int, int] = (64, 64)
+    """The two hidden layers of the actor and of the critic, which have three layers each."""
+    max_grad_norm: float = 1.0
+    """Norm to which each network's gradient is clipped."""
+    n_steps: int | None = None
+    """Steps of each replica between learning. None: 1, or one episode where a ``reward_transform`` is given, which sees
+    the rewards ``[n_steps, N]``. The number of updates does not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require(self.mode in MODES, "mode", self.mode, "one of " + ", ".join(MODES))
+        for name in ("learning_rate", "critic_learning_rate", "max_grad_norm"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("batch_size", "updates_per_phase", "encoder_size", "num_critics"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("warmup_steps", "exploration_noise", "exploration_coef", "logit_penalty"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(0 <= self.gamma <= 1, "gamma", self.gamma, "in [0, 1]")
+        require(0 < self.tau <= 1, "tau", self.tau, "in (0, 1]")
+        require(0 <= self.flip_probability <= 0.5, "flip_probability", self.flip_probability, "in [0, 0.5]")
+        allowed = f"at least batch_size={self.batch_size}, since a batch is drawn from it"
+        require(self.replay_size >= self.batch_size, "replay_size", self.replay_size, allowed)
+        how = self.hard_gradient
+        require(how in HARD_GRADIENTS, "hard_gradient", how, "one of " + ", ".join(HARD_GRADIENTS))
+        scale = self.reward_normalization
+        require(
+            scale in REWARD_NORMALIZATIONS, "reward_normalization", scale, "one of " + ", ".join(REWARD_NORMALIZATIONS)
+        )
+        sizes_ok = len(self.hidden_sizes) == 2 and all(size >= 1 for size in self.hidden_sizes)
+        require(sizes_ok, "hidden_sizes", self.hidden_sizes, "two sizes of at least 1 (the networks have three layers)")
+        require(self.n_steps is None or self.n_steps >= 1, "n_steps", self.n_steps, "at least 1, or None")

@@ -1,0 +1,215 @@
+"""Architectures: those that run give their own logits, and those that would run wrongly are refused with a reason."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kd_env import EnvConfig, build_problem, models
+from kd_env.problem import Problem
+from kd_env.testing import WORDS
+
+VOCABULARY = 5 + len(WORDS)
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "Bert": SIZES,
+    "Roberta": {**SIZES, "type_vocab_size": 1, "pad_token_id": 0},
+    "Albert": {**SIZES, "embedding_size": 8},
+    "Electra": {**SIZES, "embedding_size": 8},
+    "DistilBert": {
+        "vocab_size": VOCABULARY,
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 32,
+        "max_position_embeddings": 40,
+    },
+    "GPT2": {
+        "vocab_size": VOCABULARY,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 40,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
+    "ModernBert": {
+        **SIZES,
+        **{"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+        **{"local_attention": 28, "global_attn_every_n_layers": 3},
+    },
+    "DebertaV2": {**SIZES, "type_vocab_size": 0, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "Funnel": {
+        "vocab_size": VOCABULARY,
+        "block_sizes": [1, 1],
+        "d_model": 16,
+        "n_head": 2,
+        "d_head": 8,
+        "d_inner": 32,
+    },
+}
+
+
+def write_encoder(folder: Path, kind: str, tiny: dict[str, Any], *, num_labels: int = 2, **changes: Any) -> str:
+    """A random classifier of an architecture, beside the tiny task's tokenizer."""
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(**{**KINDS[kind], **changes})
+    config.num_labels = num_labels
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(tiny["teacher"]) / name, folder)
+    return str(folder)
+
+
+def build(tiny: dict[str, Any], teacher: str, **options: Any) -> Problem:
+    own = {"teacher": teacher, "terms": ["hard_label", "soft_label"], "max_length": 40, **options}
+    return build_problem(EnvConfig.from_kwargs(**{**tiny, **own}))
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "Albert", "Electra", "DistilBert"])
+def test_logits_are_those_of_the_module_alone(kind: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Teacher outputs against a plain call of the library, on padded rows; so for a pre-trained student."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder = write_encoder(tmp_path, kind, tiny)
+    problem = build(tiny, folder, student=folder)
+    batch = problem.feedback.gather(np.arange(32))
+    own = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        expected = own(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long()).logits
+    np.testing.assert_allclose(problem.assets.teacher_feedback_logits, expected, rtol=1e-4, atol=1e-5)
+    blocks = dict(own.base_model.named_parameters())
+    assert problem.student.facts.num_layers == 2  # all layers were kept, ALBERT's shared one too
+    for name, parameter in problem.student.module.base_model.named_parameters():
+        torch.testing.assert_close(parameter, blocks[name])
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "ModernBert", "DebertaV2"])
+def test_own_masks_are_refused(kind: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A causal mask, a sliding window longer than any row here, and a mask of zeros and ones."""
+    folder = write_encoder(tmp_path, kind, tiny)
+    with pytest.raises(ValueError, match=r"The teacher .* gives other logits in kd-env's forward pass than on its own"):
+        build(tiny, folder, student={"init": "pretrained", "name_or_path": folder})
+    if kind == "ModernBert":  # rows are shorter than half the window: it changes nothing
+        build(tiny, folder, student={"init": "pretrained", "name_or_path": folder}, max_length=14)
+
+
+@pytest.mark.parametrize(
+    ("kind", "student", "message"),
+    [
+        ("Funnel", {}, "does not take student.intermediate_size=32"),
+        ("Funnel", {"init": "teacher", "num_hidden_layers": 1}, "cannot be given other sizes .*init=pretrained"),
+        ("Funnel", {"init": "pretrained"}, "The teacher .* cannot be run"),
+        ("ModernBert", {}, "cannot be given other sizes .*num_hidden_layers.*init=pretrained"),
+        ("ModernBert", {"init": "teacher", "num_hidden_layers": 1}, "cannot be given other sizes"),
+        ("Albert", {"init": "teacher", "num_hidden_layers": 1}, "does not have one list of 2 blocks"),
+    ],
+)
+def test_students_that_cannot_be_made(
+    kind: str, student: dict[str, Any], message: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """Each with the way out."""
+    folder = write_encoder(tmp_path, kind, tiny)
+    if student.get("init") == "pretrained":
+        student = {**student, "name_or_path": folder}
+    elif not student:
+        student = {"hidden_size": 8}
+    with pytest.raises(ValueError, match=message):
+        build(tiny, folder, student=student)
+
+
+def test_sizes_of_a_fresh_distilbert(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Its configuration has names of its own for all of them."""
+    folder = write_encoder(tmp_path, "DistilBert", tiny)
+    sizes = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 11, "num_hidden_layers": 3}
+    student = build(tiny, folder, student=sizes).student
+    assert student.facts[:3] == (3, 12, 3)
+    assert student.module.distilbert.transformer.layer[2].ffn.lin1.weight.shape == (11, 12)
+
+
+def test_an_ignored_size_is_refused(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the configuration says is compared with what was built."""
+    folder = write_encoder(tmp_path, "DistilBert", tiny)
+    monkeypatch.setattr("kd_env.students._INTERMEDIATE", ("dropout",))  # not where DistilBERT keeps its width
+    with pytest.raises(ValueError, match=r"does not take student\.intermediate_size=11"):
+        build(tiny, folder, student={"hidden_size": 8, "intermediate_size": 11})
+
+
+def test_usable_positions(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """RoBERTa counts from the padding index on; the longest row has 14 tokens."""
+    for kind, changes, expected in (
+        ("Bert", {}, 40),
+        ("DistilBert", {}, 40),
+        ("Roberta", {"pad_token_id": 0}, 39),
+        ("Roberta", {"pad_token_id": 1}, 38),
+    ):
+        folder = write_encoder(tmp_path / f"{kind}{expected}", kind, tiny, **changes)
+        module = models.load_encoder(folder)
+        assert models.usable_positions(module) == expected
+        ids = torch.full((1, expected + 1), 7)
+        with torch.no_grad():
+            module(input_ids=ids[:, :-1])
+            with pytest.raises((IndexError, RuntimeError)):
+                module(input_ids=ids)
+    short = write_encoder(tmp_path / "short", "Roberta", tiny, max_position_embeddings=14, pad_token_id=1)
+    with pytest.raises(ValueError, match="A row has 14 tokens, the student 12 positions; set max_length=12"):
+        build(tiny, short)
+    assert int(build(tiny, short, max_length=12).train.lengths.max()) == 12
+
+
+def test_a_pretrained_student_with_another_head(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Its head is new in any case; a pooler may be missing, as in masked language models."""
+    from safetensors.torch import load_file, save_file
+
+    folder = write_encoder(tmp_path, "Bert", tiny, num_labels=3)
+    problem = build(tiny, tiny["teacher"], student=folder)
+    assert problem.student.facts.num_labels == 2
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    torch.testing.assert_close(problem.student.module.get_parameter(name), tensors[name])
+    left = {key: value for key, value in tensors.items() if "pooler" not in key and "classifier" not in key}
+    save_file(left, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    build(tiny, tiny["teacher"], student=folder)
+    with pytest.raises(ValueError, match=r"no bert\.pooler.*that has a classifier head"):
+        build(tiny, folder)  # the same as a teacher would speak noise
+    left.pop(name)
+    save_file(left, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"not those of a BertForSequenceClassification.*no {name}"):
+        build(tiny, tiny["teacher"], student=folder)
+    save_file({**left, name: torch.zeros(3, 4)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{name} \(3, 4\) instead of \(16, 32\)"):
+        build(tiny, tiny["teacher"], student=folder)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbled", "empty"])
+def test_damaged_weights(damage: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    """As after a download that broke off."""
+    folder = tmp_path / "student"
+    shutil.copytree(tiny["teacher"], folder)
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[: len(whole) // 2], "garbled": b"\xff" * 64, "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"weights of .*student' are damaged"):
+        build(tiny, tiny["teacher"], student=str(folder))
