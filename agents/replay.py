@@ -80,8 +80,8 @@ class ReplayBuffer:
         # Of more than there is room for only the last would stay; writing all would leave their order undefined.
         kept = min(count, self.capacity)
         rows = (self._place + np.arange(count - kept, count)) % self.capacity
-        for store, values in zip(self._data, new, strict=True):
-            store[rows] = values[count - kept :]
+        for name in Transitions._fields:
+            getattr(self._data, name)[rows] = getattr(new, name)[count - kept :]
         self._place = (self._place + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
