@@ -100,18 +100,27 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
     )
 
 
-def transition(problem: Problem, state: DistillState, effect: Effect) -> DistillState:
+def transition(
+    problem: Problem, state: DistillState, effect: Effect, scratch: dict[str, Tensor] | None = None
+) -> DistillState:
     """One step: student updates on the drawn batches, next batches, evaluation. Takes ``state`` over (tensors in
     place).
 
     Rewards are not part of it: :func:`reward` compares the two states, and :func:`credit` adds them to the return.
+
+    Args:
+        problem: the problem.
+        state: of N replicas.
+        effect: of their actions.
+        scratch: buffers that calls may share, filled here; without them every step asks the system for memory of the
+            size of the students again.
     """
     config = problem.config
     weights = normalize_weights(effect.weights, problem.present, config.weight_normalization)
     moves = (weights != 0).any(axis=(1, 2, 3)) & (effect.update_scale > 0)
     spend = np.minimum(config.updates_per_step, state.budget - state.updates)
     device_weights = torch.as_tensor(weights, dtype=problem.dtype, device=problem.device)
-    before = {name: p.clone() for name, p in state.params.items()} if moves.any() else {}
+    before = _copied(state.params, {} if scratch is None else scratch) if moves.any() else {}
     applied = np.zeros(len(moves), np.int64)
     raw, scaled = torch.zeros_like(state.term_scale), torch.zeros_like(state.term_scale)
     cosines = torch.as_tensor(state.cosines, device=problem.device, dtype=problem.dtype)
@@ -163,6 +172,7 @@ def transition(problem: Problem, state: DistillState, effect: Effect) -> Distill
             cosines = torch.where(keep[:, None, None], found.cosines, cosines)
         bad_at.append(broken & mask[:, 0, 0])
         bad = torch.maximum(bad, bad_at[-1].float())
+        del found  # else two sets of gradients are alive, and the allocator gives memory back and asks for it again
     count = torch.as_tensor(np.maximum(spend, 1), device=problem.device)[:, None, None]
     norms = _distance(before, state.params) if before else torch.zeros(len(moves), device=problem.device)
     diverged = bad.cpu().numpy() > 0
@@ -253,6 +263,15 @@ def _evaluated(problem: Problem, state: DistillState) -> DistillState:
         column[good] = part[finite]
         values[name] = column
     return state._replace(diverged=diverged, **values)
+
+
+def _copied(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``params`` copied into ``buffers``, which are made where they are missing."""
+    for name, value in params.items():
+        if name not in buffers:
+            buffers[name] = torch.empty_like(value)
+        buffers[name].copy_(value)
+    return buffers
 
 
 def _distance(before: dict[str, Tensor], after: dict[str, Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.utils import seeding
+from torch import Tensor
 
 from kd_env import dynamics, trees, updates
 from kd_env.build import build_problem
@@ -56,6 +57,7 @@ class Run:
         self.generators = [seeding.np_random()[0] for _ in range(num_replicas)]
         self.ended = np.ones(num_replicas, dtype=bool)
         self._warned = False
+        self._scratch: dict[str, Tensor] = {}
 
     @classmethod
     def make(cls, problem: Problem | None, options: Mapping[str, Any], num_replicas: int) -> Run:
@@ -103,7 +105,7 @@ class Run:
         """One step of every replica."""
         before = self.started()
         effect = self.problem.actions.decode(actions)
-        after = dynamics.transition(self.problem, before, effect)
+        after = dynamics.transition(self.problem, before, effect, self._scratch)
         value, clipped = dynamics.reward(self.problem, before, after)
         self.state = dynamics.credit(after, value)
         terminated = dynamics.terminal(self.state)

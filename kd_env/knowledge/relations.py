@@ -25,7 +25,7 @@ def fsp_matrix(lower: Tensor, upper: Tensor, mask: Tensor) -> Tensor:
     Returns:
         ``[B, H, H']``; 0 for a row without real tokens.
     """
-    lower = wide(lower).masked_fill(~mask.unsqueeze(-1), 0.0)
+    lower = torch.where(mask.unsqueeze(-1), wide(lower), 0.0)  # one pass, where masked_fill copies first
     return lower.transpose(-1, -2) @ wide(upper) / mask.sum(-1).clamp(min=1)[:, None, None]
 
 
