@@ -7,8 +7,9 @@ weight for each knowledge term, soft in [0, 1] or hard in {0, 1}. One env step i
 student updates) and gives one reward and, with ``updates_per_phase=1``, one update of both networks:
 
 1. Take a step with ``mu(s)`` and noise; remember ``(s, a, r + exploration reward, s')``.
-2. Critic: one step on ``mean (Q(s, a) - y)^2`` with ``y = r + gamma * Q'(s', mu'(s'))``; nothing follows a terminated
-   phase, and a truncated one is followed by the last observation of its episode.
+2. Critic: one step on ``mean (Q(s, a) - y)^2`` with ``y = r + gamma * Q'(s', mu'(s'))``, or with the rewards of
+   ``td_steps`` phases before Q'; nothing follows a terminated phase, and a truncated one is followed by the last
+   observation of its episode.
 3. Actor: one step along the gradient of ``mean Q(s, mu(s))``.
 4. Target networks: ``theta' += tau * (theta - theta')``.
 
@@ -123,6 +124,7 @@ class KnowledgeSelector:
         self.reward_scale = RewardScale(c.reward_normalization)
         kind = HardExploration if self.action_map.hard else SoftExploration
         self.exploration: HardExploration | SoftExploration = kind(c.exploration_coef)
+        self.noise: Tensor | None = None  # [N, A] standard normal, of the last step
         # On the CPU whatever the device, so that a saved agent draws the same on another one. Two generators: acting
         # for an evaluation must not change what is learned afterwards.
         self._learn_generator = torch.Generator().manual_seed(seed + 1)
@@ -167,7 +169,8 @@ class KnowledgeSelector:
             self.exploration.begin()
         first, start = self.num_timesteps, time.perf_counter()
         length = episode_steps(collector.env) or 40
-        n_steps = self.config.n_steps or (1 if self.reward_transform is None else length)
+        whole = self.reward_transform is not None or self.config.td_steps > 1
+        n_steps = self.config.n_steps or (length if whole else 1)
         report_every = max(length, n_steps) * collector.env.num_envs
         with ProgressBar(total_timesteps, progress_bar) as bar:
             while self.num_timesteps - first < total_timesteps:
@@ -191,7 +194,7 @@ class KnowledgeSelector:
         self.num_episodes += len(rollout.episode_returns)
         self.normalizer.update(rollout.observations)
         self.reward_scale.update(rewards.ravel(), rollout.step_index.ravel())
-        self.replay.add(transitions_of(rollout, rewards, bonuses))
+        self.replay.add(transitions_of(rollout, rewards, bonuses, self.config.td_steps, self.config.gamma))
         # Compared with all that was taken, not with what is remembered: a warm-up may be longer than the memory.
         if self.num_timesteps < self.config.warmup_steps or len(self.replay) < self.config.batch_size:
             return []
@@ -218,7 +221,8 @@ class KnowledgeSelector:
         terminated = torch.as_tensor(batch.terminated, device=self.device)
         with torch.no_grad():
             next_values = self.target.q(following, select(self.target.logits(following), hard))
-            targets = critic_target(rewards, terminated, next_values, c.gamma)
+            discounts = torch.as_tensor(c.gamma**batch.spans, dtype=torch.float32, device=self.device)
+            targets = critic_target(rewards, terminated, next_values, discounts)
         loss = critic_loss(self.selector, observations, actions, targets)
         self._step(loss, self.critic_optimizer, self.selector.critic_parameters())
         policy_loss = actor_loss(self.selector, observations, hard, c.hard_gradient, c.logit_penalty)
@@ -269,24 +273,30 @@ class KnowledgeSelector:
 
     def _explore(self, observations: NDArray[np.float32]) -> tuple[Tensor, Array]:
         """Actions for the next step of training: random ones in the warm-up, then those of the policy with noise."""
+        assert self.collector is not None
+        shape = (len(observations), self.action_map.size)
+        drawn = torch.randn(shape, generator=self._learn_generator)
+        if self.config.hold_noise and self.noise is not None and self.noise.shape == shape:
+            begins = torch.from_numpy(self.collector.steps == 0)[:, None]
+            drawn = torch.where(begins, drawn, self.noise)
+        self.noise = drawn
         if self.num_timesteps < self.config.warmup_steps:
-            weights = torch.rand((len(observations), self.action_map.size), generator=self._learn_generator)
+            weights = torch.special.ndtr(drawn)  # uniform in [0, 1]
             weights = weights.round() if self.action_map.hard else weights
         else:
-            weights = self._weights(observations, self._learn_generator)
+            weights = self._weights(observations, drawn)
         return weights, self.action_map.to_env(weights)
 
-    def _weights(self, observations: NDArray[np.float32], noise: torch.Generator | None) -> Tensor:
-        """``mu(s)`` for observations ``[N, O]``, with exploration noise where a generator for it is given."""
+    def _weights(self, observations: NDArray[np.float32], noise: Tensor | None) -> Tensor:
+        """``mu(s)`` for observations ``[N, O]``, moved by standard normal noise ``[N, A]`` where it is given."""
         hard, c = self.action_map.hard, self.config
         with torch.no_grad():
             weights = select(self.selector.logits(self._inputs(observations)), hard).cpu()
         if noise is None:
             return weights
         if hard:
-            flips = torch.rand(weights.shape, generator=noise) < c.flip_probability
-            return torch.where(flips, 1.0 - weights, weights)
-        return (weights + c.exploration_noise * torch.randn(weights.shape, generator=noise)).clamp(0.0, 1.0)
+            return torch.where(torch.special.ndtr(noise) < c.flip_probability, 1.0 - weights, weights)
+        return (weights + c.exploration_noise * noise).clamp(0.0, 1.0)
 
     def predict(
         self,
@@ -306,7 +316,9 @@ class KnowledgeSelector:
         size = self.spaces.observation.shape[0]
         if observation.ndim not in (1, 2) or observation.shape[-1] != size:
             raise ValueError(f"Observation of shape {observation.shape}; expected ({size},) or (N, {size}).")
-        weights = self._weights(observation.reshape(-1, size), None if deterministic else self._act_generator)
+        batch = observation.reshape(-1, size)
+        shape = (len(batch), self.action_map.size)
+        weights = self._weights(batch, None if deterministic else torch.randn(shape, generator=self._act_generator))
         actions = self.action_map.to_env(weights)
         return (actions[0] if observation.ndim == 1 else actions), None
 

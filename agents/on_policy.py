@@ -41,8 +41,8 @@ from agents.rollout import NORMALIZATIONS, Collector, Floats, Rollout, successor
 class OnPolicyConfig:
     """Options of both policy-gradient agents."""
 
-    learning_rate: float = 3e-3
-    """Step size of Adam for the policy."""
+    learning_rate: float = 1e-2
+    """Step size of Adam for the policy, which makes one step a rollout."""
     value_learning_rate: float = 3e-3
     """Step size of Adam for the value network."""
     value_epochs: int = 8

@@ -28,28 +28,43 @@ class Transitions(NamedTuple):
 
     observations: Singles  # [M, O]
     actions: Singles  # [M, A], as executed
-    rewards: Floats  # [M], of the environment
-    bonuses: Floats  # [M], added to the reward in training only
-    terminated: Bools  # [M], whether nothing is worth anything after the step
-    next_observations: Singles  # [M, O], last observation of the episode where it was truncated
+    rewards: Floats  # [M], of the environment, discounted sums over ``spans`` steps
+    bonuses: Floats  # [M], alike; added to the reward in training only
+    spans: Ints  # [M], steps that are summed, at least 1
+    terminated: Bools  # [M], whether nothing is worth anything after the last of them
+    next_observations: Singles  # [M, O], what follows the last of them, within the episode
     steps: Ints  # [M], step within the episode, from 0
 
 
-def transitions_of(rollout: Rollout, rewards: Floats, bonuses: Floats) -> Transitions:
+def transitions_of(
+    rollout: Rollout, rewards: Floats, bonuses: Floats, td_steps: int = 1, gamma: float = 1.0
+) -> Transitions:
     """The T x N transitions of a rollout, step by step; ``rewards`` and ``bonuses`` are ``[T, N]``.
 
-    What follows a truncated step is the last observation of its episode; what follows a terminated one means nothing.
+    Each sums ``td_steps`` steps, fewer where the episode or the rollout ends. What follows a truncated step is the last
+    observation of its episode; what follows a terminated one means nothing.
     """
+    ended = rollout.terminated | rollout.truncated
+    count, replicas = ended.shape
+    last = np.arange(count)[:, None].repeat(replicas, axis=1)  # [T, N], last step of each sum
+    summed = [rewards.copy(), bonuses.copy()]
+    columns = np.arange(replicas)[None, :]
+    for ahead in range(1, td_steps):
+        goes_on = (last + 1 < count) & ~ended[last, columns]
+        last = last + goes_on
+        for values, total in zip((rewards, bonuses), summed, strict=True):
+            total += np.where(goes_on, gamma**ahead * values[last, columns], 0.0)
     following = np.concatenate([rollout.observations[1:], rollout.last_observations[None]], axis=0)
     following[rollout.truncated_at[:, 0], rollout.truncated_at[:, 1]] = rollout.truncated_observations
     actions = rollout.actions.cpu().numpy().astype(np.float32)
     return Transitions(
         observations=rollout.observations.reshape(-1, rollout.observations.shape[-1]),
         actions=actions.reshape(-1, actions.shape[-1]),
-        rewards=rewards.ravel(),
-        bonuses=bonuses.ravel(),
-        terminated=rollout.terminated.ravel(),
-        next_observations=following.reshape(-1, following.shape[-1]),
+        rewards=summed[0].ravel(),
+        bonuses=summed[1].ravel(),
+        spans=(last - np.arange(count)[:, None] + 1).ravel(),
+        terminated=rollout.terminated[last, columns].ravel(),
+        next_observations=following[last, columns].reshape(-1, following.shape[-1]),
         steps=rollout.step_index.ravel(),
     )
 
@@ -66,6 +81,7 @@ class ReplayBuffer:
             actions=np.zeros((capacity, action_size), np.float32),
             rewards=np.zeros(capacity),
             bonuses=np.zeros(capacity),
+            spans=np.ones(capacity, np.int64),
             terminated=np.zeros(capacity, np.bool_),
             next_observations=np.zeros((capacity, observation_size), np.float32),
             steps=np.zeros(capacity, np.int64),

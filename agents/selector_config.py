@@ -33,6 +33,10 @@ class KnowledgeSelectorConfig:
     gamma: float = 1.0
     """Discount; the paper does not give its value. 1 fits episodes of a finite, observed budget: then the return is
     what is reported, and a discount would prefer what lowers the loss early."""
+    td_steps: int = 1
+    """Phases whose rewards are summed before the target networks stand in. 1 is the TD target of the paper; with more,
+    what an early phase did to later ones is learned from what happened and not through as many updates of the critic.
+    Sums of actions that the actor has left since are not corrected (Hessel et al. 2018, section 3.5)."""
     tau: float = 0.02
     """Share of the way that the target networks go to the present ones at each update; 1 is no target network."""
     batch_size: int = 64
@@ -45,6 +49,10 @@ class KnowledgeSelectorConfig:
     """Env steps over all replicas with random actions and without updates."""
     exploration_noise: float = 0.2
     """Soft mode: standard deviation of the noise on weights in [0, 1], in training; what falls outside is clipped."""
+    hold_noise: bool = False
+    """Whether noise (in the warm-up the random action) is drawn once an episode for each replica, and held. One phase
+    moves the end of a distillation less than the student's own randomness does; a leaning held all along moves it
+    visibly."""
     flip_probability: float = 0.1
     """Hard mode: probability with which each choice is turned round, in training."""
     exploration_coef: float = 0.05
@@ -55,9 +63,9 @@ class KnowledgeSelectorConfig:
     (:func:`agents.selector_networks.actor_loss`)."""
     logit_penalty: float = 1e-3
     """Weight of the mean squared logit in the actor's loss: saturated sigmoids would pass no gradient any more."""
-    reward_normalization: str = "per_step"
-    """``per_step``, ``running`` or ``none`` (:class:`agents.replay.RewardScale`): rewards shrink as students converge,
-    so that without ``per_step`` the late phases drown in the noise of the early ones."""
+    reward_normalization: str = "running"
+    """``running``, ``per_step`` or ``none`` (:class:`agents.replay.RewardScale`). ``per_step`` makes late phases, whose
+    rewards are small, count as much as early ones: that is another goal than the return, and needs ``td_steps=1``."""
     normalize_observations: bool = True
     """Whether observations are shifted and scaled by running moments."""
     encoder_size: int = 32
@@ -69,15 +77,16 @@ class KnowledgeSelectorConfig:
     max_grad_norm: float = 1.0
     """Norm to which each network's gradient is clipped."""
     n_steps: int | None = None
-    """Steps of each replica between learning. None: 1, or one episode where a ``reward_transform`` is given, which sees
-    the rewards ``[n_steps, N]``. The number of updates does not depend on it."""
+    """Steps of each replica between learning. None: 1, or one episode with ``td_steps`` above 1 (sums end with what
+    was collected) and where a ``reward_transform`` is given, which sees the rewards ``[n_steps, N]``. The number of
+    updates does not depend on it."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         require(self.mode in MODES, "mode", self.mode, "one of " + ", ".join(MODES))
         for name in ("learning_rate", "critic_learning_rate", "max_grad_norm"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("batch_size", "updates_per_phase", "encoder_size", "num_critics"):
+        for name in ("batch_size", "updates_per_phase", "encoder_size", "num_critics", "td_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("warmup_steps", "exploration_noise", "exploration_coef", "logit_penalty"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
@@ -92,6 +101,11 @@ class KnowledgeSelectorConfig:
         require(
             scale in REWARD_NORMALIZATIONS, "reward_normalization", scale, "one of " + ", ".join(REWARD_NORMALIZATIONS)
         )
+        if self.td_steps > 1 and scale == "per_step":
+            raise ValueError(
+                "reward_normalization='per_step' scales every phase differently, so that rewards of td_steps="
+                f"{self.td_steps} phases have no sum; use 'running' or 'none', or td_steps=1."
+            )
         sizes_ok = len(self.hidden_sizes) == 2 and all(size >= 1 for size in self.hidden_sizes)
         require(sizes_ok, "hidden_sizes", self.hidden_sizes, "two sizes of at least 1 (the networks have three layers)")
         require(self.n_steps is None or self.n_steps >= 1, "n_steps", self.n_steps, "at least 1, or None")

@@ -100,14 +100,14 @@ def select(logits: Tensor, hard: bool) -> Tensor:
     return (logits > 0).to(logits.dtype) if hard else torch.sigmoid(logits)
 
 
-def critic_target(rewards: Tensor, terminated: Tensor, next_values: Tensor, gamma: float) -> Tensor:
+def critic_target(rewards: Tensor, terminated: Tensor, next_values: Tensor, gamma: float | Tensor) -> Tensor:
     """TD target ``r + gamma * Q'(s', mu'(s'))``, ``[M]``; nothing follows a terminated step.
 
     Args:
         rewards: ``[M]``.
         terminated: ``[M]`` bool.
         next_values: ``[M, C]`` of every target critic; the smallest counts (Fujimoto et al. 2018; C is 1 in KS).
-        gamma: discount.
+        gamma: discount, one or ``[M]`` (``gamma**k`` where ``rewards`` sum k steps).
     """
     following = next_values.amin(dim=-1)
     return rewards + gamma * torch.where(terminated, torch.zeros_like(following), following)

@@ -24,6 +24,8 @@ def write(agent: KnowledgeSelector, target: Path) -> None:
     training |= storage.flatten_optimizer("critic_optimizer", agent.critic_optimizer)
     training |= {f"exploration.{k}": v for k, v in agent.exploration.state().items()}
     training["reward_moments"] = torch.from_numpy(agent.reward_scale.moments)
+    if agent.noise is not None:
+        training["noise"] = agent.noise
     training |= {name: generator.get_state() for name, generator in agent.generators.items()}
     collector = agent.collector
     if collector is not None and collector.observations is not None:
@@ -73,6 +75,7 @@ def restore(agent: KnowledgeSelector, folder: Path, header: Mapping[str, Any], *
     agent.reward_scale.moments = training["reward_moments"].numpy().copy()
     for name, generator in agent.generators.items():
         generator.set_state(training[name])
+    agent.noise = training.get("noise")
     agent.replay.restore(storage.read_tensors(folder / "replay.safetensors"))
     agent.normalizer.restore(storage.read_tensors(folder / "normalizer.safetensors"))
     agent.num_timesteps, agent.num_episodes = header["num_timesteps"], header["num_episodes"]

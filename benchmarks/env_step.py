@@ -1,231 +1,158 @@
-"""One environment step against a hand-written PyTorch loop that does the same update.
-
-    python benchmarks/env_step.py [--layers 2 --hidden 128 --vocab 30522 --batch 32 --length 64 --steps 20]
+"""One environment step against a hand-written PyTorch loop that does the same update, by width and length.
 
 Both train the same student from the same start on the same batches with cached teacher outputs (hard and soft labels,
-hidden states, FSP relations; AdamW fused, clipping, linear schedule). The losses are asserted to agree before
-anything is timed; the rounds are interleaved, and the ratio is that of the medians. Costs of feedback evaluation and
-of the next-batch features are stated apart.
+hidden states, FSP relations; AdamW fused, clipping, linear schedule). The losses are required to agree before anything
+is timed. What an environment can do on top is stated apart: evaluating feedback rows at every step, and observing the
+[CLS] of the next batch.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from kd_env import DistillEnv, EnvConfig, build_problem
-from kd_env.models import new_encoder
-from kd_env.problem import Problem
+from benchmarks import common
+from benchmarks.bare import bare_loop
+from kd_env import DistillEnv, EnvConfig, build_problem, checks
 
-TERMS = [
-    "hard_label",
-    {"name": "soft_label", "temperature": 2.0},
-    {"name": "hidden_states", "distance": "mse"},
-    "relation",
-]
+AIM = 1.10
 
 
-def write_task(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """A synthetic task of full-length rows with a random 4-layer teacher."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+@dataclass(frozen=True)
+class Options(common.Options):
+    """Options of this benchmark."""
 
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
-    vocabulary.update({f"w{index}": index for index in range(5, args.vocab)})
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {
-        "pad_token": "[PAD]",
-        "unk_token": "[UNK]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
+    hidden: tuple[int, ...] = (64, 128, 256)
+    """Widths of the student; every pair of width and length is one cell."""
+    length: tuple[int, ...] = (32, 64, 128)
+    """Tokens of every row."""
+    layers: int = 2
+    """Layers of the student."""
+    teacher_hidden: int = 128
+    """Width of the 4-layer teacher, whose outputs are cached."""
+    vocab: int = 30522
+    """Words of the vocabulary; their embeddings are trained."""
+    batch: int = 32
+    """Rows of a batch."""
+    updates_per_step: int = 2
+    """Student updates in a step."""
+    attention: str = "sdpa"
+    """Attention of the bare loop: ``sdpa`` or ``eager``."""
+
+    RANGES: ClassVar[dict[str, checks.Check]] = {
+        "hidden": common.each(checks.whole(8)),
+        "length": common.each(checks.whole(8)),
+        "layers": checks.whole(1),
+        "teacher_hidden": checks.whole(8),
+        "vocab": checks.whole(50),
+        "batch": checks.whole(1),
+        "updates_per_step": checks.whole(1),
+        "attention": checks.one_of("sdpa", "eager"),
     }
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **names)
-    config = BertConfig(
-        vocab_size=args.vocab,
-        hidden_size=args.teacher_hidden,
-        num_hidden_layers=4,
-        num_attention_heads=max(1, args.teacher_hidden // 64),
-        intermediate_size=4 * args.teacher_hidden,
-        max_position_embeddings=128,
-    )
-    teacher = new_encoder(BertForSequenceClassification, config)
-    teacher.save_pretrained(folder / "teacher")
-    tokenizer.save_pretrained(folder / "teacher")
-    rng = np.random.default_rng(0)
-    for split in ("train", "validation"):
-        rows = rng.integers(5, args.vocab, size=(600, args.length))
-        lines = [
-            json.dumps({"text": " ".join(f"w{token}" for token in row), "label": index % 2})
-            for index, row in enumerate(rows)
+
+
+def run(options: Options) -> common.Result:
+    """Measure every cell."""
+    rows = [_cell(options, hidden, length) for length in options.length for hidden in options.hidden]
+    return {"rows": rows, "facts": common.facts(options)}
+
+
+def table(result: common.Result) -> str:
+    """Milliseconds a step."""
+    lines = [
+        [
+            str(row["hidden"]),
+            str(row["length"]),
+            common.ms(row["bare"]),
+            common.ms(row["env"]),
+            f"**{row['ratio']:.3f}**",
+            common.ms(row["evaluated"]),
+            common.ms(row["with_cls"]),
+            f"{row['loss_difference']:.0e}",
         ]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return {
-        "task": "custom",
-        "data_dir": str(folder),
-        "columns": {"text": ["text"], "label": "label", "kind": "classification"},
-        "teacher": str(folder / "teacher"),
-        "student": {
-            "num_hidden_layers": args.layers,
-            "hidden_size": args.hidden,
-            "num_attention_heads": max(1, args.hidden // 64),
-        },
-        "terms": TERMS,
-        "term_scale": "none",
-        "features": ["progress", "remaining_budget", "learning_rate", "term_losses", "gap", "previous_action"],
-        "evaluate_every": 0,
-        "feedback_rows": 128,
-        "selection_rows": 16,
-        "batch_size": args.batch,
-        "max_length": args.length,
-        "budget": 100_000,
-        "updates_per_step": args.updates_per_step,
-        "learning_rate": 1e-4,
-        "gap": "divergence",
-    }
-
-
-def bare_loop(problem: Problem, env: DistillEnv, args: argparse.Namespace) -> Callable[[np.ndarray], list[float]]:
-    """The same update with an ordinary module and optimiser, for ``rows [U, B]``; returns the losses."""
-    from transformers import BertForSequenceClassification
-
-    config = problem.config.optimizer_config
-    start = {name: p[0].clone() for name, p in env.run.started().params.items()}
-    model = BertForSequenceClassification(problem.student.module.config)
-    model.load_state_dict({**problem.student.module.state_dict(), **{n: start[n] for n in problem.student.trainable}})
-    model.set_attn_implementation(args.attention)
-    model.train()  # dropout is 0 in the student's configuration
-    maps = {name: torch.nn.Parameter(value) for name, value in start.items() if name.startswith("projections.")}
-    tensors = [*model.parameters(), *maps.values()]
-    groups = [
-        {"params": [p for p in tensors if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in tensors if p.dim() <= 1], "weight_decay": 0.0},
+        for row in result["rows"]
     ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
-    warmup = round(config.warmup * problem.config.budget)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda u: (u + 1) / warmup)
-
-    def project(name: str, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-        weight = maps.get(f"projections.{name}.layer_{layer}")
-        return hidden if weight is None else hidden @ weight.T
-
-    def fsp(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return torch.einsum("bsh,bsk->bhk", a * mask, b) / mask.sum(1, keepdim=True)
-
-    def update(rows: np.ndarray) -> list[float]:
-        values = []
-        for batch_rows in rows:
-            batch = problem.train.gather(batch_rows)
-            teacher = problem.teacher.signals(batch_rows, batch)
-            out = model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask.long(),
-                token_type_ids=batch.token_type_ids,
-                output_hidden_states=True,
-            )
-            mask = batch.attention_mask[..., None].float()
-            hard = F.cross_entropy(out.logits, batch.labels)
-            soft = 4.0 * F.kl_div(
-                F.log_softmax(out.logits / 2, -1),
-                F.log_softmax(teacher.logits / 2, -1),
-                log_target=True,
-                reduction="batchmean",
-            )
-            hidden, relation = [], []
-            pairs = problem.assets.pairs
-            for s, t in pairs:
-                error = (project("hidden_states", s, out.hidden_states[s]) - teacher.hidden_states[t]) ** 2
-                hidden.append(((error.mean(-1) * mask[..., 0]).sum(1) / mask[..., 0].sum(1)).mean())
-            for (s1, t1), (s2, t2) in pairwise(pairs):
-                left, right = (
-                    project("relation", s1, out.hidden_states[s1]),
-                    project("relation", s2, out.hidden_states[s2]),
-                )
-                mine = fsp(left, right, mask)
-                relation.append(((mine - fsp(teacher.hidden_states[t1], teacher.hidden_states[t2], mask)) ** 2).mean())
-            loss = hard + soft + torch.stack(hidden).mean() + torch.stack(relation).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(tensors, config.max_grad_norm or float("inf"))
-            optimizer.step()
-            schedule.step()
-            values.append(float(loss.detach()))
-        return values
-
-    return update
+    header = ["hidden", "length", "bare loop, ms", "env step, ms", "ratio", "evaluated, ms", "with [CLS], ms"]
+    note = (
+        f"\n\n*evaluated*: {common.FEEDBACK_ROWS} feedback rows at every step; *with [CLS]*: the features of the next "
+        f"batch. Aim: a ratio of at most {AIM:.2f}."
+    )
+    return common.markdown([*header, "loss difference"], lines) + note
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call."""
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
+def plot(result: common.Result, path: Path) -> None:
+    """Time of both, and their ratio, by width."""
+    figure = common.new_figure(9.0, 3.8)
+    times, ratios = figure.subplots(1, 2)
+    widths = sorted({row["hidden"] for row in result["rows"]})
+    for index, length in enumerate(sorted({row["length"] for row in result["rows"]})):
+        rows = sorted((row for row in result["rows"] if row["length"] == length), key=lambda row: row["hidden"])
+        at, colour = [row["hidden"] for row in rows], f"C{index}"
+        times.plot(at, [row["env"] * 1e3 for row in rows], "o-", color=colour, label=f"env step, length {length}")
+        times.plot(at, [row["bare"] * 1e3 for row in rows], "x--", color=colour, label=f"bare loop, length {length}")
+        ratios.plot(at, [row["ratio"] for row in rows], "o-", color=colour, label=f"length {length}")
+    for axes in (times, ratios):
+        axes.set_xscale("log")
+        common.plain_ticks(axes.xaxis, widths)
+        axes.set_xlabel("hidden size of the student")
+        axes.grid(alpha=0.3)
+    times.set_yscale("log")
+    common.log_numbers(times.yaxis)
+    times.set_ylabel("ms a step")
+    ratios.axhline(AIM, color="black", linestyle=":", label=f"aim {AIM:.2f}")
+    ratios.set_ylabel("env step / bare loop")
+    times.legend(fontsize=7)
+    ratios.legend(fontsize=7)
+    common.save_figure(figure, path)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {
-        "layers": 2,
-        "hidden": 128,
-        "teacher-hidden": 128,
-        "vocab": 30522,
-        "batch": 32,
-        "length": 64,
-        "steps": 30,
-        "updates-per-step": 2,
-        "threads": 2,
-    }.items():
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
-    parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"], help="attention of the bare loop")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+def _cell(options: Options, hidden: int, length: int) -> dict[str, Any]:
+    common.progress(f"env_step: hidden {hidden}, length {length}")
     with tempfile.TemporaryDirectory() as folder:
-        options = write_task(Path(folder), args)
-        problem = build_problem(EnvConfig.from_kwargs(**options))
-        env = DistillEnv(problem=problem)
-        env.reset(seed=0)
-        bare = bare_loop(problem, env, args)
-        ones = np.ones(len(problem.term_names), dtype=np.int8)
-        worst = 0.0
-        for _ in range(3):
-            rows = env.run.started().next_rows[0]
-            reference = float(np.mean(bare(rows)))
-            info = env.step(ones)[4]
-            worst = max(worst, abs(float(info["raw_losses"].sum()) / reference - 1.0))
-        assert worst < 1e-3, f"the loops differ: {worst:.2e}"
-        print(f"largest relative difference of the losses over 3 steps: {worst:.1e}")
-        times: dict[str, list[float]] = {"bare": [], "env": []}
-        for _ in range(args.steps):
-            rows = env.run.started().next_rows[0]
-            times["bare"].append(timed(lambda rows=rows: bare(rows)))  # type: ignore[misc]
-            times["env"].append(timed(lambda: env.step(ones)))
-        bare_s, env_s = statistics.median(times["bare"]), statistics.median(times["env"])
-        print(f"bare loop {bare_s * 1e3:.2f} ms, env step {env_s * 1e3:.2f} ms, ratio {env_s / bare_s:.3f}")
-        each = DistillEnv(problem=problem.with_options(evaluate_every=1))
-        each.reset(seed=0)
-        evaluated = statistics.median(timed(lambda: each.step(ones)) for _ in range(max(5, args.steps // 3)))
-        print(f"with feedback evaluation of {len(problem.feedback)} rows at every step: {evaluated * 1e3:.2f} ms")
-        cls = DistillEnv(**{**options, "features": [*options["features"], "teacher_cls", "student_cls"]})
-        cls.reset(seed=0)
-        featured = statistics.median(timed(lambda: cls.step(ones)) for _ in range(max(5, args.steps // 3)))
-        print(f"with the [CLS] features of the next batch: {featured * 1e3:.2f} ms")
+        spec = common.TaskSpec(options.vocab, length, 4, options.teacher_hidden)
+        given = common.write_task(Path(folder), spec) | {
+            "student": common.student_options(options.layers, hidden),
+            "batch_size": options.batch,
+            "updates_per_step": options.updates_per_step,
+            "precision": options.precision,
+            "device": options.device,
+        }
+        problem = build_problem(EnvConfig.from_kwargs(**given))
+        with_cls = DistillEnv(**{**given, "features": (*common.FEATURES, "teacher_cls", "student_cls")})
+    env, evaluated = DistillEnv(problem=problem), DistillEnv(problem=problem.with_options(evaluate_every=1))
+    for made in (env, evaluated, with_cls):
+        made.reset(seed=0)
+    start = {name: value[0].clone() for name, value in env.run.started().params.items()}
+    bare = bare_loop(problem, start, options.attention)
+    ones = np.ones(len(problem.term_names), dtype=np.int8)
 
+    def next_rows() -> np.ndarray:
+        rows: np.ndarray = env.run.started().next_rows[0]
+        return rows
 
-if __name__ == "__main__":
-    main()
+    losses: dict[str, list[float]] = {"bare": [], "env": []}
+    for _ in range(3):
+        losses["bare"].append(float(np.mean(bare(next_rows()))))
+        losses["env"].append(float(env.step(ones)[4]["raw_losses"].sum()))
+    worst = common.require_equal("env_step", losses, common.TOLERANCE[options.precision])
+    device: torch.device = problem.device
+    calls = {
+        "bare": common.clocked(lambda: bare(next_rows()), device),
+        "env": common.clocked(lambda: env.step(ones), device),
+        "evaluated": common.clocked(lambda: evaluated.step(ones), device),
+        "with_cls": common.clocked(lambda: with_cls.step(ones), device),
+    }
+    found, spread = common.interleaved(calls, options.repeats)
+    return {
+        "hidden": hidden,
+        "length": length,
+        **found,
+        "ratio": found["env"] / found["bare"],
+        "spread": spread,
+        "loss_difference": worst,
+    }

@@ -28,7 +28,8 @@ def guarded(job: Callable[[], object], program: str, *, debug: bool) -> int:
         print(f"{program}: error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{program}: stopped; go on with resume=true", file=sys.stderr)
+        hint = "; go on with resume=true" if program.endswith(("train", "train_agent.py")) else ""
+        print(f"\n{program}: stopped{hint}", file=sys.stderr)
         return 130
     return 0
 

@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli import probe, runs
+from cli import contenders, probe, runs
 from cli.compose import compose
-from cli.settings import PolicySpec, Settings, read_settings, with_feedback
+from cli.settings import Settings, read_settings
 from kd_env.glue import EMBEDDED
 
 if TYPE_CHECKING:
-    from kd_env.envs import DistillVectorEnv
-    from kd_env.evaluation.protocol import Contender, Policy
     from kd_env.evaluation.report import Report
     from kd_env.problem import Problem
 
-EXTRA = " (train+feedback)"
 
+def evaluate(settings: Settings, problem: Problem, agent: Any, policy: Path) -> Report:
+    """Judge the agent (None where the run's agent is a rule) and every rule on the same fresh students.
 
-def evaluate(settings: Settings, problem: Problem, agent: Any) -> Report:
-    """Judge the agent (None where the run's agent is a rule) and every rule on the same fresh students."""
-    from kd_env.build import build_problem
-    from kd_env.evaluation.protocol import Contender, evaluate_policies
+    Args:
+        settings: of the run.
+        problem: of training.
+        agent: the agent.
+        policy: the folder that it is saved in, for processes that share the work.
+    """
     from kd_env.evaluation.report import summarize
 
-    contenders: dict[str, Contender] = {}
-    spec, view = settings.agent, settings.env.action_view
-    if agent is None:
-        contenders[spec.label] = _rule(settings, spec, view)
-    else:
-        contenders[spec.label] = Contender(lambda env: agent, view, learned=True)
-    rules = [rule for rule in settings.rules or () if rule.label not in contenders]
-    for rule in rules:
-        contenders[rule.label] = _rule(settings, rule, probe.rule_view(rule, settings.env))
-    if settings.env.label_noise > 0:
-        # The feedback labels are clean: what they give without any agent has to stand beside what the agent gives.
-        wider = build_problem(with_feedback(problem.config))
-        for rule in rules:
-            contenders[rule.label + EXTRA] = _rule(settings, rule, probe.rule_view(rule, settings.env), wider)
-    evaluation = evaluate_policies(
-        problem,
-        contenders,
-        settings.evaluation_seeds,
-        deterministic=settings.resolved["evaluation"]["deterministic"],
-        progress=_progress() if settings.resolved["progress"] else None,
-    )
-    return summarize(evaluation)
+    names = contenders.names(settings)
+    jobs = contenders.number_of_jobs(settings, problem, len(names))
+    progress = _progress() if settings.resolved["progress"] else None
+    if jobs == 1:
+        return summarize(contenders.judge(settings, problem, agent, names, progress))
+    # The teacher exists by now.
+    ready = dataclasses.replace(settings, env=dataclasses.replace(problem.config, show_progress=False))
+    return summarize(contenders.judge_in_processes(ready, policy, names, jobs, progress))
 
 
 def write_results(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = ()) -> None:
@@ -102,7 +90,7 @@ def _evaluate_into(folder: Path, run: Path, settings: Settings, given: Sequence[
         # Names are compared here and spaces by the agent: equal sizes alone do not make two observations the same.
         runs.check_spaces(run, env)
         agent = load_agent(run / runs.POLICY, env)
-    report = evaluate(settings, problem, agent)
+    report = evaluate(settings, problem, agent, run / runs.POLICY)
     runs.open_run(folder, settings.resolved, given, command)
     write_results(folder, report)
     return folder
@@ -131,16 +119,6 @@ def merge_overrides(first: Sequence[str], second: Sequence[str]) -> list[str]:
     """Both in order; a key of the second list replaces the same key of the first."""
     replaced = {_key(text) for text in second}
     return [*(text for text in first if _key(text) not in replaced), *second]
-
-
-def _rule(settings: Settings, spec: PolicySpec, view: str, problem: Problem | None = None) -> Contender:
-    from agents import make_rule
-    from kd_env.evaluation.protocol import Contender
-
-    def factory(env: DistillVectorEnv) -> Policy:
-        return make_rule(spec.name, env, seed=settings.evaluation_seeds[0], **spec.options)
-
-    return Contender(factory, view, problem=problem)
 
 
 def _names(overrides: Sequence[str], key: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from cli.main import COMMANDS
-from cli.presets import description, groups, option_comments
+from cli.presets import JOB_GROUPS, description, groups, option_comments
 
 EXAMPLES = {
     "train": (
@@ -22,6 +22,14 @@ EXAMPLES = {
         "kd-env evaluate run=runs/toy-actor_critic-seed0 evaluation.seeds=20",
         "kd-env evaluate run=runs/toy-actor_critic-seed0 student.hidden_size=64",
     ),
+    "study": (
+        "kd-env study experiment=harmful_knowledge agents=[actor_critic,sb3/ppo] trainings=5",
+        "kd-env study experiment=harmful_knowledge controls=[shuffled_reward,untrained] evaluation.deterministic=false",
+    ),
+    "compare": (
+        "kd-env compare runs/toy-*",
+        "kd-env compare runs=[runs/a,runs/b] out=comparison",
+    ),
 }
 
 
@@ -36,25 +44,38 @@ def overview() -> str:
 def command_help(name: str) -> str:
     """``kd-env <command> --help``: presets of every group, options with defaults, examples."""
     command = COMMANDS[name]
+    assert command.config is not None, "bench has a help of its own"
+    grouped = command.config in JOB_GROUPS
     lines = [f"kd-env {name}: {command.summary}", ""]
     if name == "evaluate":
         lines += ["run=<folder> names the run; its options hold unless they are given again.", ""]
-    lines.append("Presets (group=preset):")
-    for group, presets in groups(command.config).items():
-        lines += _wrap(f"  {group + '=':<12}", ", ".join(presets))
-    lines += ["", "Options (key=value), with defaults:"]
+    if grouped:
+        lines.append("Presets (group=preset):")
+        for group, presets in groups(command.config).items():
+            lines += _wrap(f"  {group + '=':<12}", ", ".join(presets))
+        lines.append("")
+    lines.append("Options (key=value), with defaults:")
     for key, value, comment in option_comments(command.config):
         lines += _wrap(f"  {key}={value}  ", comment, 40)
-    for group, preset in _shown(command.config):
+    for group, preset in _shown(command.config) if grouped else ():
         for key, value, comment in option_comments(f"{group}/{preset}"):
             lines += _wrap(f"  {group}.{key}={value}  ", comment, 40)
-    lines += ["", "Flags: --help, --cfg job (print the resolved configuration), --debug (tracebacks)", "", "Examples:"]
+    cfg = "--cfg job (print the resolved configuration), " if grouped else ""
+    lines += ["", f"Flags: --help, {cfg}--debug (tracebacks)", "", "Examples:"]
     lines += [f"  {example}" for example in EXAMPLES[name]]
     if command.config == "config":
         lines += ["", "Experiments:"]
         for preset in groups()["experiment"]:
             lines += _wrap(f"  {preset:<12}", description("experiment", preset), 14)
     return "\n".join(lines)
+
+
+def bench_help(name: str | None) -> str:
+    """``kd-env bench [<name>] --help``."""
+    from cli.bench import help_text
+    from cli.bench import overview as every
+
+    return every() if name is None else help_text(name)
 
 
 def _shown(config: str) -> list[tuple[str, str]]:

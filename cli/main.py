@@ -16,8 +16,8 @@ class Command(NamedTuple):
     """One subcommand."""
 
     summary: str
-    config: str
-    """Primary configuration file that its overrides are for."""
+    config: str | None
+    """Primary configuration file that its overrides are for; None where the command has options of its own alone."""
     load: Callable[[], Job]
 
 
@@ -39,10 +39,31 @@ def _evaluate() -> Job:
     return evaluate_run
 
 
+def _study() -> Job:
+    from cli.study import study
+
+    return study
+
+
+def _compare() -> Job:
+    from cli.compare import compare_runs
+
+    return compare_runs
+
+
+def _bench() -> Job:
+    from cli.bench import bench
+
+    return bench
+
+
 COMMANDS = {
     "train": Command("train an agent, judge it against the rules, write a report (the main job)", "config", _train),
     "teacher": Command("fine-tune a teacher on the train rows of a task", "finetune", _teacher),
     "evaluate": Command("judge the policy of a run folder again, also on another task or student", "config", _evaluate),
+    "study": Command("several independent trainings of several agents, and their comparison", "study", _study),
+    "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),
+    "bench": Command("measure speed and memory (source checkout only)", None, _bench),
 }
 
 
@@ -75,10 +96,7 @@ def run(name: str, words: Sequence[str], program: str) -> int:
     """
     overrides = [word for word in words if word != "--debug"]
     if "-h" in overrides or "--help" in overrides:
-        from cli.help import command_help
-
-        print(command_help(name))
-        return 0
+        return guarded(lambda: _print_help(name, overrides), program, debug="--debug" in words)
     if "--cfg" in overrides:
         place = overrides.index("--cfg")
         del overrides[place : place + 2]
@@ -87,11 +105,22 @@ def run(name: str, words: Sequence[str], program: str) -> int:
     return guarded(lambda: COMMANDS[name].load()(overrides, command), program, debug="--debug" in words)
 
 
+def _print_help(name: str, words: Sequence[str]) -> None:
+    from cli.help import bench_help, command_help
+
+    named = next((word for word in words if not word.startswith("-") and "=" not in word), None)
+    print(bench_help(named) if name == "bench" else command_help(name))
+
+
 def _print_config(name: str, overrides: Sequence[str]) -> None:
     from cli.compose import compose
+    from cli.presets import JOB_GROUPS
     from cli.runs import to_yaml
 
-    print(to_yaml(compose(COMMANDS[name].config, overrides)), end="")
+    config = COMMANDS[name].config
+    if config not in JOB_GROUPS:
+        raise ValueError(f"--cfg is for {', '.join(n for n, c in COMMANDS.items() if c.config in JOB_GROUPS)}.")
+    print(to_yaml(compose(config, overrides)), end="")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from cli.controls import agent_options
 from cli.settings import PolicySpec, Settings
 from kd_env.actions import KnowledgeSelectionActions
 from kd_env.config import EnvConfig
@@ -103,7 +104,8 @@ def check(settings: Settings) -> Settings:
     if kind == "rule":
         make_agent(settings.agent.name, probe, seed=0, **settings.agent.options)
     else:
-        make_agent(settings.agent.name, probe, seed=0, device="cpu", **settings.agent.options)
+        options = {**settings.agent.options, **agent_options(resolved["control"], 0)}
+        make_agent(settings.agent.name, probe, seed=0, device="cpu", **options)
     return dataclasses.replace(settings, rules=_rules(settings))
 
 

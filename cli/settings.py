@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.controls import check_control, controlled_env
 from kd_env.config import DEFAULT_FEATURES, EnvConfig
 from kd_env.glue import EMBEDDED, get_task
 
@@ -63,8 +64,12 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings:
     Raises:
         ValueError: the first value that is out of range or does not fit, with the remedy.
     """
+    from agents import agent_kind
+
     c = dict(resolved)
     _check_numbers(c)
+    check_control(c["control"], agent_kind(str(c["agent"]["name"])) == "rule")
+    c["env"] = controlled_env(c["env"], c["control"])
     agent = _agent(c["agent"])
     finetune, teacher = _teacher(c)
     env = _env(c, teacher)
@@ -164,7 +169,7 @@ def _env(c: Mapping[str, Any], teacher: str | None) -> EnvConfig:
         "label_noise": task["label_noise"],
         "student": c["student"],
         "teacher": teacher,
-        "teacher_source": c["teacher"]["source"],
+        "teacher_source": env.pop("teacher_source", c["teacher"]["source"]),
         "cache_dtype": c["teacher"]["cache_dtype"],
         "cache_dir": str(cache_folder(c["cache_dir"]) / "teacher_outputs"),
         "device": str(c["device"]),
@@ -207,9 +212,10 @@ def _rules(given: Any) -> tuple[PolicySpec, ...] | None:
 
 
 def default_name(c: Mapping[str, Any]) -> str:
-    """Name of the run folder where none is given: <experiment or task>-<agent>-seed<seed>."""
+    """Name of the run folder where none is given: <experiment or task>-<agent>[-<control>]-seed<seed>."""
     what = c["presets"].get("experiment") or c["task"]["name"]
-    return f"{what}-{c['agent']['name']}-seed{c['seed']}".replace("/", "-")
+    control = "" if c["control"] == "none" else f"-{c['control']}"
+    return f"{what}-{c['agent']['name']}{control}-seed{c['seed']}".replace("/", "-")
 
 
 def _check_numbers(c: Mapping[str, Any]) -> None:
@@ -221,6 +227,7 @@ def _check_numbers(c: Mapping[str, Any]) -> None:
         "checkpoint_every": (c["checkpoint_every"], 0),
         "evaluation.seeds": (evaluation["seeds"], 1),
         "evaluation.first_seed": (evaluation["first_seed"], 0),
+        **({} if evaluation["jobs"] == "auto" else {"evaluation.jobs": (evaluation["jobs"], 1)}),
         **({} if c["threads"] is None else {"threads": (c["threads"], 1)}),
     }
     for name, (value, low) in lows.items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import probe, runs
 from cli.compose import compose
+from cli.controls import agent_options
 from cli.evaluate import evaluate, write_results
 from cli.settings import Settings, read_settings
 from cli.watch import GapRecorder, Watch, read_history
@@ -37,7 +38,7 @@ def train(overrides: Sequence[str], command: str) -> Path:
     # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
     runs.open_run(folder, settings.resolved, overrides, command)
     agent, history = learn(settings, problem)
-    report = evaluate(settings, problem, agent)
+    report = evaluate(settings, problem, agent, folder / runs.POLICY)
     write_results(folder, report, history)
     return folder
 
@@ -103,10 +104,11 @@ def learn(settings: Settings, problem: Problem) -> tuple[Any, list[dict[str, flo
     try:
         agent: Any
         if checkpoint.is_dir():
-            agent = load_agent(checkpoint, env)
+            agent = load_agent(checkpoint, env, **agent_options(c["control"], c["seed"]))
         else:
-            agent = make_agent(settings.agent.name, env, seed=c["seed"], device="cpu", **settings.agent.options)
-        done, total = int(agent.num_timesteps), c["total_timesteps"]
+            options = {**settings.agent.options, **agent_options(c["control"], c["seed"])}
+            agent = make_agent(settings.agent.name, env, seed=c["seed"], device="cpu", **options)
+        done, total = int(agent.num_timesteps), 0 if c["control"] == "untrained" else c["total_timesteps"]
         watch = Watch(
             logs,
             env,

@@ -79,7 +79,8 @@ def build_problem(config: EnvConfig) -> Problem:
     for part, encoder in (("student", student), ("teacher", teacher_encoder)):
         check_positions(encoder, max(int(t.lengths.max()) for t in (train, selection, feedback)), part)
 
-    facts = teacher_encoder.facts
+    # As a control the student is its own teacher: then the layers and widths are its own, too.
+    facts = student.facts if config.teacher_source == "student" else teacher_encoder.facts
     pairs = layer_pairs(config.layer_map, student.facts.num_layers, facts.num_layers)
     terms = build_terms(config.terms, TermSpec(student.facts, facts, pairs, task.regression, label_width(task) or 1.0))
     logger.info("Layer map:\n%s", layer_table(pairs))
@@ -87,7 +88,8 @@ def build_problem(config: EnvConfig) -> Problem:
     if any(observations.FEATURES[name].next_batch for name in config.features):
         signals.add(Signal("cls", facts.num_layers))
     probe = probe_batch(train, config.max_length, (teacher_encoder, student))
-    check_encoder(teacher_encoder, probe, signals, "teacher")
+    if config.teacher_source != "student":
+        check_encoder(teacher_encoder, probe, signals, "teacher")
     check_encoder(student, probe, {s for term in terms for s in term.student_signals if s.kind != "logits"}, "student")
 
     identity = teachers.weights_hash(teacher_encoder)
@@ -113,7 +115,8 @@ def build_problem(config: EnvConfig) -> Problem:
         train_logits = np.asarray(held[teachers.LOGITS], dtype=np.float32)
         source = teachers.CachedTeacher(facts, held, train, dtype)
     else:
-        source = teachers.OnlineTeacher(teacher_encoder, signals, config.precision)
+        online = teachers.OnlineTeacher(teacher_encoder, signals, config.precision)
+        source = teachers.StudentAsTeacher(facts) if config.teacher_source == "student" else online
         train_logits = np.asarray(outputs(train, set())[teachers.LOGITS])
     temperature = 1.0 if task.regression else losses.fit_temperature(selection_logits, selection.labels)
     projections = {

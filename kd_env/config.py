@@ -101,7 +101,8 @@ class EnvConfig:
     teacher: str | None = None
     """Folder or hub name of a fine-tuned encoder; None: the packaged teacher of the embedded task."""
     teacher_source: str = "cached"
-    """``cached`` (computed once) or ``online`` (computed for every batch)."""
+    """``cached`` (computed once), ``online`` (computed for every batch), or ``student``: a control in which every
+    signal of the teacher is the student's own at that moment, so that there is nothing to be learned from it."""
     cache_dir: str | None = None
     """Folder of the disk cache of teacher outputs; None keeps them in memory."""
     cache_dtype: str = "float32"
@@ -220,7 +221,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "label_noise": checks.within(0.0, 1.0),
     "train_on": checks.one_of("train", "train+feedback"),
     "teacher": checks.optional(checks.text),
-    "teacher_source": checks.one_of("cached", "online"),
+    "teacher_source": checks.one_of("cached", "online", "student"),
     "cache_dir": checks.optional(checks.text),
     "cache_dtype": checks.one_of("float32", "float16"),
     "layer_map": checks.layer_numbers(0, length=2),

@@ -161,7 +161,7 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     model, had_head = load_classifier(config.name_or_path, task, config.num_hidden_layers, config.seed)
     model, source = model.to(device), source_record(config.name_or_path, had_head)
     tokenizer = models.load_tokenizer(config.name_or_path)
-    data = _prepare(config, task, tokenizer, model.config, device)
+    data = _prepare(config, task, tokenizer, model, device)
     store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
     state = _train(config, data, model, store, on_evaluation)
     store.load_model(state["best_step"], model)
@@ -194,7 +194,7 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def _prepare(config: TeacherConfig, task: Task, tokenizer: Any, model_config: Any, device: torch.device) -> Data:
+def _prepare(config: TeacherConfig, task: Task, tokenizer: Any, model: Any, device: torch.device) -> Data:
     rows = load_train(task, config.data_dir)
     cut = splits.cut(
         rows,
@@ -209,17 +209,17 @@ def _prepare(config: TeacherConfig, task: Task, tokenizer: Any, model_config: An
         labels = splits.add_label_noise(labels, cut.train, config.label_noise, task.num_labels, config.split_seed)
     if tokenizer.pad_token_id is None:
         raise ValueError(f"The tokenizer of {config.name_or_path!r} has no padding token; batches need one.")
-    if len(tokenizer) > model_config.vocab_size:
+    if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"The tokenizer of {config.name_or_path!r} has {len(tokenizer)} tokens, its model has "
-            f"{model_config.vocab_size}; give a folder whose tokenizer and model belong together."
+            f"{model.config.vocab_size}; give a folder whose tokenizer and model belong together."
         )
     train, selection = (
         tokenize(_subset(rows, labels, part), tokenizer, config.max_length, device, torch.float32)
         for part in (cut.train, cut.selection)
     )
     longest = int(max(train.lengths.max(), selection.lengths.max()))
-    positions = getattr(model_config, "max_position_embeddings", None)
+    positions = models.usable_positions(model)
     if positions is not None and longest > positions:
         raise ValueError(
             f"A row has {longest} tokens, {config.name_or_path!r} only {positions} positions; set max_length to them."

@@ -272,6 +272,7 @@ def _custom_task(columns: Mapping[str, Any] | None, data_dir: str | None) -> Tas
     for key in ("text", "label", "kind"):
         if not columns.get(key):
             raise ValueError(f"columns={dict(columns)!r} lacks {key!r}; write for example {example}.")
+    _check_types(columns)
     kind = columns["kind"]
     if kind not in ("classification", "regression"):
         raise ValueError(unknown_name("value of columns.kind:", kind, ("classification", "regression")))
@@ -294,6 +295,17 @@ def _custom_task(columns: Mapping[str, Any] | None, data_dir: str | None) -> Tas
     if len(names) < 2 or len(set(names)) != len(names):
         raise ValueError(f"columns.labels={list(names)!r} must be at least two different class names.")
     return Task("custom", text, columns["label"], names, metrics)
+
+
+def _check_types(columns: Mapping[str, Any]) -> None:
+    """Refuse values that are neither names nor lists of them, before anything is read."""
+    for key, value in columns.items():
+        items = list(value) if isinstance(value, list | tuple) and key not in ("label", "kind") else [value]
+        numbers = key == "label_range"
+        allowed = (int, float) if numbers else (str, int, float, bool) if key == "labels" else (str,)
+        if value is not None and (not items or not all(isinstance(item, allowed) for item in items)):
+            what = "two numbers" if numbers else "a name" if key in ("label", "kind") else "a name or a list of names"
+            raise ValueError(f"columns.{key}={value!r} must be {what}.")
 
 
 def _custom_metrics(given: Any, regression: bool) -> tuple[str, ...]:

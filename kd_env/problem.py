@@ -91,7 +91,10 @@ class Problem:
         self.term_names = tuple(term.name for term in assets.terms)
         self.fingerprint = assets.splits.fingerprint
         self.label_width = label_width(assets.task)
-        self.student_signals = frozenset(s for term in assets.terms for s in term.student_signals if s.kind != "logits")
+        wanted = {signal for term in assets.terms for signal in term.student_signals}
+        if config.teacher_source == "student":
+            wanted |= {signal for term in assets.terms for signal in term.teacher_signals}
+        self.student_signals = frozenset(signal for signal in wanted if signal.kind != "logits")
         self.present = np.ones((1, len(assets.terms)), dtype=bool)
         self.buckets = make_buckets(assets.train.lengths, config.batch_size)
         self.teacher_loss = self._teacher_loss()

@@ -39,8 +39,11 @@ class TeacherSource(Protocol):
         """Whether a signal is there."""
         ...
 
-    def signals(self, rows: np.ndarray, batch: Batch) -> ModelOutput:
-        """Signals for rows ``[...]``, whose batch has the same leading shape, each field ``[..., S, ...]``."""
+    def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
+        """Signals for rows ``[...]``, whose batch has the same leading shape, each field ``[..., S, ...]``.
+
+        ``student`` is what the student says about the same batch.
+        """
         ...
 
 
@@ -68,7 +71,7 @@ class OnlineTeacher:
         """See :class:`TeacherSource`."""
         return signal == LOGITS or signal in self.wanted
 
-    def signals(self, rows: np.ndarray, batch: Batch) -> ModelOutput:
+    def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
         """See :class:`TeacherSource`."""
         key = rows.tobytes() + batch.input_ids.shape[-1].to_bytes(4, "little")
         if self._last is None or self._last[0] != key:
@@ -79,6 +82,21 @@ class OnlineTeacher:
             output = trees.map_leaves(lambda t: t.reshape(*lead, *t.shape[1:]), output)
             self._last = (key, output)
         return self._last[1]
+
+
+class StudentAsTeacher:
+    """The control ``teacher_source=student``: signals are those of the student itself, at every update, detached."""
+
+    def __init__(self, facts: EncoderFacts) -> None:
+        self.facts = facts
+
+    def provides(self, signal: Signal) -> bool:
+        """See :class:`TeacherSource`; what the terms ask for is computed by the student."""
+        return True
+
+    def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
+        """See :class:`TeacherSource`."""
+        return trees.map_leaves(Tensor.detach, student)
 
 
 class CachedTeacher:
@@ -111,7 +129,7 @@ class CachedTeacher:
         """See :class:`TeacherSource`."""
         return signal in self._outputs
 
-    def signals(self, rows: np.ndarray, batch: Batch) -> ModelOutput:
+    def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
         """See :class:`TeacherSource`."""
         index = torch.as_tensor(rows, device=self.device)
         mask = batch.attention_mask

@@ -97,10 +97,10 @@ def gradients(
         dropout_seed: of the student's dropout; single students only.
     """
     batch = problem.train.gather(rows)
-    teacher = problem.teacher.signals(rows, batch)
     leaves = {name: p.detach().requires_grad_(differentiate) for name, p in params.items()}
     with torch.set_grad_enabled(differentiate), _dropout(problem, dropout_seed):
         student = student_forward(problem, leaves, batch, problem.student_signals)
+        teacher = problem.teacher.signals(rows, batch, student)
         table = loss_table(problem, leaves, student, teacher, batch)
         raw = table.detach().mean(-1)
         if problem.config.term_scale == "running":
@@ -181,5 +181,5 @@ def next_cls(problem: Problem, params: Params, rows: np.ndarray) -> tuple[np.nda
     layer = problem.student.facts.num_layers
     with torch.no_grad():
         output = student_forward(problem, params, batch, frozenset({Signal("cls", layer)}))
-        teacher = problem.teacher.signals(rows, batch).cls[problem.teacher.facts.num_layers]
+        teacher = problem.teacher.signals(rows, batch, output).cls[problem.teacher.facts.num_layers]
     return output.cls[layer].mean(1).cpu().numpy(), teacher.mean(1).cpu().numpy()

@@ -70,6 +70,15 @@ def gaps(folder: Path, index: int = 0) -> list[float]:
     return results(folder)["policies"][index]["seeds"]["splits"]["validation"]["gap_closed"]  # type: ignore[no-any-return]
 
 
+def test_processes_that_share_the_policies_judge_alike(finished: Path) -> None:
+    words = [f"run={finished}", "evaluation.rules=[all,random_soft]"]
+    for jobs in (1, 2):
+        assert run("evaluate", [*words, f"evaluation.jobs={jobs}", f"name=jobs{jobs}"], "kd-env evaluate") == 0
+    one, two = (results(finished / "evaluations" / f"jobs{jobs}") for jobs in (1, 2))
+    assert [policy["policy"] for policy in two["policies"]] == ["actor_critic", "all", "random_soft"]
+    assert one["policies"] == two["policies"] and one["comparator"] == two["comparator"]
+
+
 def test_a_run_folder_holds_everything(finished: Path, base: list[str]) -> None:
     for name in ("config.yaml", "overrides.json", "command.txt", "versions.json", "results.json", "results.csv"):
         assert (finished / name).is_file()
@@ -161,7 +170,7 @@ def test_evaluate_refuses_what_means_something_else(
     with monkeypatch.context() as patch:  # as by an experiment that names an agent
         patch.setattr("cli.evaluate.compose", lambda *_: other)
         fails(capsys, words, "'actor_critic'", "kd-env train agent=")
-    assert all(path.name in ("1", "wider") for path in (finished / "evaluations").glob("*"))
+    assert all(path.name in ("1", "wider", "jobs1", "jobs2") for path in (finished / "evaluations").glob("*"))
 
 
 def test_runs_without_what_they_were_trained_with(tmp_path: Path, tiny_problem: Any) -> None:

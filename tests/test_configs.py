@@ -142,14 +142,15 @@ def test_agents_are_complete() -> None:
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_experiments(experiment: str, tmp_path: Path) -> None:
     found = settings_of(f"experiment={experiment}", *([] if experiment == "quick" else NEEDS_MODEL))
-    assert found.run_folder.name == f"{experiment}-actor_critic-seed0"
+    agent = "knowledge_selector" if experiment.startswith("ks_") else "actor_critic"
+    assert found.run_folder.name == f"{experiment}-{agent}-seed0"
     if found.env.task in EMBEDDED:
         probe.check(found)
         small = dataclasses.replace(found.env, budget=4, cache_dir=str(tmp_path), show_progress=False)
         run_two_steps(build_problem(small))
 
 
-@pytest.mark.parametrize("experiment", ["mrpc", "sst2", "stsb"])
+@pytest.mark.parametrize("experiment", ["mrpc", "sst2", "stsb", "ks_small"])
 def test_experiments_fit_the_real_files(experiment: str, assets: Path) -> None:
     encoder = assets / "models" / "minilm-l6-h384-uncased"
     found = settings_of(

@@ -165,7 +165,7 @@ def test_a_whole_update_uses_the_target_networks_the_scaled_reward_and_the_bonus
         y = batch.rewards[i] / deviation + batch.bonuses[i]
         if not batch.terminated[i]:
             y += 0.8 * slow_q(old, following, slow_mu(old, following, layout), layout)
-        total += y / 16
+        total += y / 16  # td_steps=1
         squares += (slow_q(w, o, batch.actions[i].astype(np.float64), layout) - y) ** 2 / 16
     metrics = agent._update(batch)
     assert metrics["target_mean"] == pytest.approx(total, abs=1e-5)
@@ -253,10 +253,38 @@ def test_truncated_transitions_keep_their_own_last_observation() -> None:
         assert np.array_equal(batch.steps, batch.observations[:, 2])
 
 
+@pytest.mark.parametrize("td_steps", [1, 2, 3, 9])
+def test_sums_over_phases_equal_a_loop_that_stops_where_the_episode_or_the_rollout_does(td_steps: int) -> None:
+    script = [[(3, "truncated"), (4, "terminated")], [(5, "both"), (2, "truncated"), (3, "terminated")]]
+    collector = Collector(ScriptedVectorEnv(script))
+    collector.reset(0)
+    rollout = collector.collect(lambda o: (torch.zeros(len(o), 1), np.zeros(len(o), dtype=int)), n_steps=8)
+    rng = np.random.default_rng(0)
+    rewards, bonuses = rng.normal(size=(2, 8, 2))
+    batch = transitions_of(rollout, rewards, bonuses, td_steps, 0.9)
+    lasts = {
+        (int(t), int(n)): o for (t, n), o in zip(rollout.truncated_at, rollout.truncated_observations, strict=True)
+    }
+    for t, n in np.ndindex(8, 2):
+        i, total, bonus, span = t * 2 + n, 0.0, 0.0, 0
+        while True:
+            at = t + span
+            total, bonus = total + 0.9**span * rewards[at, n], bonus + 0.9**span * bonuses[at, n]
+            span += 1
+            if span == td_steps or rollout.terminated[at, n] or rollout.truncated[at, n] or at == 7:
+                break
+        assert batch.rewards[i] == pytest.approx(total) and batch.bonuses[i] == pytest.approx(bonus)
+        assert batch.spans[i] == span and batch.terminated[i] == rollout.terminated[at, n]
+        if not batch.terminated[i]:
+            after = rollout.last_observations[n] if at == 7 else rollout.observations[at + 1, n]
+            assert np.array_equal(batch.next_observations[i], lasts.get((at, n), after))
+
+
 def transitions(values: list[float]) -> Transitions:
     column = np.array(values)
     wide = column[:, None].astype(np.float32)
-    return Transitions(wide, wide, column, column, column > 0, wide, column.astype(np.int64))
+    whole = column.astype(np.int64)
+    return Transitions(wide, wide, column, column, whole + 1, column > 0, wide, whole)
 
 
 def test_replay_keeps_the_latest() -> None:
@@ -372,7 +400,8 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("mode", ["soft", "hard"])
 def test_a_loaded_agent_continues_bit_equal(mode: str, stop: int, tmp_path: Path) -> None:
     env = vector_env(mode, 3, length=5, truncate=True)
-    agent = KnowledgeSelector(env, seed=4, mode=mode, warmup_steps=30, batch_size=16, replay_size=70).learn(stop)
+    options: dict[str, Any] = {"warmup_steps": 30, "batch_size": 16, "replay_size": 70, "td_steps": 2, "n_steps": 3}
+    agent = KnowledgeSelector(env, seed=4, mode=mode, hold_noise=True, **options).learn(stop)
     agent.predict(env.observation_space.sample())
     agent.save(tmp_path / "agent")
     twin_env = copy.deepcopy(env)
@@ -386,6 +415,24 @@ def test_a_loaded_agent_continues_bit_equal(mode: str, stop: int, tmp_path: Path
         assert {**a, "fps": 0} == {**b, "fps": 0}
     observations = env.reset(seed=9)[0]
     assert np.array_equal(agent.predict(observations)[0], twin.predict(observations)[0])
+
+
+@pytest.mark.parametrize("mode", ["soft", "hard"])
+def test_held_noise_changes_with_the_episode_and_not_within(mode: str) -> None:
+    env = vector_env(mode, 3, length=5)
+    agent = KnowledgeSelector(env, seed=0, mode=mode, warmup_steps=10_000, hold_noise=True, batch_size=16).learn(60)
+    actions = agent.replay.state()["actions"].reshape(4, 5, 3, -1)  # episode, phase, replica, component
+    assert bool((actions == actions[:, :1]).all())
+    assert len(actions[:, 0].reshape(-1, actions.shape[-1]).unique(dim=0)) >= (12 if mode == "soft" else 2)
+
+
+def test_a_whole_update_sums_phases() -> None:
+    env = vector_env("soft", 2, length=4)
+    options = {"warmup_steps": 20, "batch_size": 16, "reward_normalization": "none", "exploration_coef": 0.0}
+    agent = KnowledgeSelector(env, seed=0, gamma=0.5, td_steps=4, **options).learn(40)
+    batch = agent.replay.sample(16, torch.Generator().manual_seed(0))
+    assert batch.terminated.all() and set(batch.spans.tolist()) == {1, 2, 3, 4}  # rollouts are whole episodes
+    assert agent._update(batch)["target_mean"] == pytest.approx(batch.rewards.mean(), abs=1e-6)
 
 
 def test_running_episodes_need_as_many_replicas(tmp_path: Path) -> None:
@@ -490,6 +537,8 @@ def test_name_makes_and_loads_the_agent(mode: str, tmp_path: Path) -> None:
         ("box", {"hard_gradient": "none"}, "straight_through"),
         ("box", {"reward_normalization": "std"}, "per_step, running, none"),
         ("box", {"flip_probability": 0.7}, "flip_probability=0.7"),
+        ("box", {"td_steps": 0}, "td_steps=0"),
+        ("box", {"td_steps": 5, "reward_normalization": "per_step"}, "no sum"),
     ],
 )
 def test_bad_options_are_refused(kind: str, options: dict[str, Any], message: str) -> None:

@@ -88,7 +88,7 @@ def test_gradient_cosines_against_separate_backward_passes(tiny: dict[str, Any])
     batch = problem.train.gather(state.next_rows[0, 0])
     leaves = {name: p[0].clone().requires_grad_() for name, p in state.params.items()}
     logits = problem.student.forward(leaves, batch, ()).logits
-    teacher = problem.teacher.signals(state.next_rows[0, 0], batch).logits
+    teacher = problem.teacher.signals(state.next_rows[0, 0], batch, None).logits
     hard = torch.nn.functional.cross_entropy(logits, batch.labels)
     soft = torch.nn.functional.kl_div(
         torch.log_softmax(logits / 2, -1), torch.log_softmax(teacher / 2, -1), log_target=True, reduction="batchmean"

@@ -14,7 +14,9 @@ from agents.sb3 import ALGORITHMS
 from cli.compose import compose, resolve_overrides
 from cli.evaluate import split_run
 from cli.main import COMMANDS
+from cli.options import split_options
 from cli.settings import read_settings, teacher_config
+from cli.study import plan
 from kd_env.actions import KnowledgeSelectionActions
 from kd_env.glue import EMBEDDED, GLUE
 from kd_env.knowledge import TERMS
@@ -70,6 +72,12 @@ def test_commands_are_valid(line: str) -> None:
         return
     if "-m" in overrides:
         assert resolve_overrides("config", [word for word in overrides if word != "-m"], sweep=True)
+        return
+    if name == "bench":
+        assert not overrides
+        return
+    if name == "study":
+        assert plan(*split_options("study", overrides))
         return
     if name == "evaluate":
         _, overrides = split_run(overrides)

@@ -37,7 +37,7 @@ def test_padded_reading_equals_a_forward_pass(tiny_problem: Any) -> None:
     )
     rows = np.array([[3, 9, 27], [1, 2, 0]])
     batch = table.gather(rows)
-    read = cached.signals(rows, batch)
+    read = cached.signals(rows, batch, None)
     for replica in range(2):
         one = table.gather(rows[replica])
         width = one.input_ids.shape[1]
@@ -134,7 +134,7 @@ def test_float16_cache_is_close(tiny: dict[str, Any]) -> None:
     )
     rows = np.arange(8)
     batch = exact.train.gather(rows)
-    first, second = exact.teacher.signals(rows, batch), rounded.teacher.signals(rows, batch)
+    first, second = exact.teacher.signals(rows, batch, None), rounded.teacher.signals(rows, batch, None)
     torch.testing.assert_close(first.hidden_states[2], second.hidden_states[2], rtol=2e-3, atol=2e-3)
     assert not torch.equal(first.hidden_states[2], second.hidden_states[2])
 

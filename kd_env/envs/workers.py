@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -95,8 +96,10 @@ def make_vector(
 
 
 def _worker_env(options: dict[str, Any]) -> gym.Env[Any, Any]:
-    # Two processes with two threads each run several times slower than with one.
-    torch.set_num_threads(1)
+    # Two processes with two threads each run several times slower than with one. AsyncVectorEnv also makes an environment
+    # in its own process, to read the spaces: threads must stay as they are there.
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)
     from kd_env.envs.base import DistillEnv
 
     return DistillEnv(**options)

@@ -6,7 +6,7 @@ This is the only place that reads dev rows. A policy is anything with ``predict`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -186,6 +186,21 @@ def evaluate_policies(
         },
         labels={split: table.labels for split, table in tables.items()},
     )
+
+
+def merge_evaluations(parts: Sequence[Evaluation], order: Sequence[str]) -> Evaluation:
+    """Evaluations of other policies of one problem on the same seeds as one, with the policies in ``order``.
+
+    Raises:
+        ValueError: parts of different problems or seeds.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.facts, part.seeds) != (first.facts, first.seeds):
+            raise ValueError("Only evaluations of one problem on the same seeds can be merged.")
+    found = {name: result for part in parts for name, result in part.policies.items()}
+    policies = {name: found[name] for name in order}
+    return replace(first, policies=policies, comparator=choose_comparator(policies.values()))
 
 
 def check_dev(task: Task, data_dir: str | None) -> dict[str, int]:

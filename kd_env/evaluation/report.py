@@ -185,7 +185,22 @@ def plain_words(report: Report) -> str:
             f"which at least {MIN_UNITS_FOR_CLAIM} independent trainings are needed."
         )
     words.append("The intervals do not cover another draw of dev rows; results.json has one over dev examples.")
-    if report.measure == "loss":
+    words += facts_in_words(facts, report.measure)
+    if any(row.extra_labels for row in report.rows):
+        words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")
+    words += [f"{row.diverged} of {count} students diverged under {row.policy}." for row in report.rows if row.diverged]
+    return " ".join(words)
+
+
+def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
+    """What about the problem has to be known beside any number of it.
+
+    Args:
+        facts: of an evaluation.
+        measure: ``gap_closed``, or ``loss`` where the floor of the gap was active.
+    """
+    words = []
+    if measure == "loss":
         words.append(
             "The teacher's calibrated loss is hardly below that of a fresh student (the floor of the gap is active), "
             "so losses are shown in place of the gap closed."
@@ -200,10 +215,7 @@ def plain_words(report: Report) -> str:
             f"{facts['label_noise']:.0%} of the train labels were replaced by wrong ones; feedback, selection and dev "
             "are clean, so agents see a little clean supervision that plain rules do not."
         )
-    if any(row.extra_labels for row in report.rows):
-        words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")
-    words += [f"{row.diverged} of {count} students diverged under {row.policy}." for row in report.rows if row.diverged]
-    return " ".join(words)
+    return words
 
 
 def _verdict(report: Report, row: Row, split: str) -> str:
@@ -251,6 +263,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "return": result.returns.tolist(),
             "diverged": result.diverged.tolist(),
             "action_view": result.action_view,
+            "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
+            "chosen": _by_term(e, _share_above_zero(result.weights)),
             "weights_over_time": result.weights_over_time.tolist(),
             "update_scale_over_time": np.nanmean(result.update_scale, axis=1).tolist(),
         }
@@ -268,7 +282,17 @@ def to_json(report: Report) -> dict[str, Any]:
         "policies": [{**asdict(row), "seeds": raw[row.policy]} for row in report.rows],
         "words": plain_words(report),
     }
-    return _without_infinities(plain)  # type: ignore[no-any-return]
+    return without_infinities(plain)  # type: ignore[no-any-return]
+
+
+def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, list[float]]:
+    """``[N, K]`` as the values of every seed by term."""
+    return {name: values[:, index].tolist() for index, name in enumerate(evaluation.term_names)}
+
+
+def _share_above_zero(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of a student's steps in which a term was applied at all, ``[N, K]``."""
+    return np.asarray(np.nanmean(np.where(np.isnan(weights), np.nan, weights > 0), axis=0))
 
 
 def to_csv(report: Report) -> str:
@@ -338,14 +362,14 @@ def _numbers(interval: Interval) -> list[str]:
     ]
 
 
-def _without_infinities(value: Any) -> Any:
+def without_infinities(value: Any) -> Any:
     """JSON has no infinity and no NaN: None stands for "unknown"."""
     if isinstance(value, dict):
-        return {str(key): _without_infinities(item) for key, item in value.items()}
+        return {str(key): without_infinities(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_infinities(item) for item in value]
+        return [without_infinities(item) for item in value]
     if isinstance(value, np.generic):
-        return _without_infinities(value.item())
+        return without_infinities(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,0 +1,1 @@
+"""Benchmarks of the source checkout; ``kd-env bench`` lists and runs them."""

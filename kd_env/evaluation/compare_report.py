@@ -1,0 +1,268 @@
+"""From a comparison of runs to what people read: tables, plain words, JSON, CSV and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kd_env.evaluation.compare import Comparison, Contrast, Entry
+from kd_env.evaluation.report import atomic_write, facts_in_words, show, without_infinities
+from kd_env.evaluation.statistics import MIN_UNITS_FOR_CLAIM, Interval
+
+FILES = ("comparison.json", "comparison.csv", "comparison.md", "comparison.png")
+
+
+class Sheet(NamedTuple):
+    """One table as texts."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def sheets(c: Comparison) -> list[Sheet]:
+    """The tables: all policies, what they chose, agents minus rules, agents under controls; empty ones are left out."""
+    found = [
+        Sheet(f"{c.facts['task']}, official dev split", _header(c), [_cells(c, entry) for entry in c.entries]),
+        Sheet(
+            "Mean weight of each term, and share of steps in which it was chosen (weight above 0)",
+            ["policy", *(f"w {name}" for name in c.term_names), *(f"chosen {name}" for name in c.term_names)],
+            [_term_cells(c, entry) for entry in c.entries],
+        ),
+        Sheet("Differences to rules", _contrast_header(c), [_contrast_cells(c, one) for one in c.to_rules]),
+        Sheet(
+            "One agent under different controls",
+            [*_contrast_header(c), "detectable"],
+            [
+                [*_contrast_cells(c, one), "-" if one.detectable is None else f"{one.detectable:.3f}"]
+                for one in c.between_controls
+            ],
+        ),
+    ]
+    return [sheet for sheet in found if sheet.rows]
+
+
+def print_comparison(c: Comparison) -> None:
+    """The tables and the plain words, on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    # A pipe has no width: 80 columns would fold every number in two.
+    wide = console if console.is_terminal else Console(width=max(console.width, 200))
+    for sheet in sheets(c):
+        table = Table(title=sheet.title, title_justify="left")
+        for index, title in enumerate(sheet.header):
+            table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
+        for row in sheet.rows:
+            table.add_row(*row)
+        wide.print(table)
+    console.print(plain_words(c), highlight=False, markup=False)
+
+
+def write_comparison(folder: Path, c: Comparison, command: str) -> None:
+    """``comparison.json``, ``.csv``, ``.md`` and ``.png`` in a folder that is made where it is missing."""
+    from kd_env.evaluation.plots import trainings_and_rules
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content: tuple[str | bytes, ...] = (
+        json.dumps(to_json(c, command), indent=2) + "\n",
+        to_csv(c),
+        f"{markdown(c)}\n{plain_words(c)}\n",
+        trainings_and_rules(c),
+    )
+    for name, data in zip(FILES, content, strict=True):
+        atomic_write(folder / name, data)
+
+
+def markdown(c: Comparison) -> str:
+    """The tables for a document."""
+    parts = []
+    for sheet in sheets(c):
+        lines = [sheet.header, ["---"] * len(sheet.header), *sheet.rows]
+        parts.append(f"{sheet.title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines))
+    return "\n".join(parts)
+
+
+def to_json(c: Comparison, command: str) -> dict[str, Any]:
+    """The whole comparison as plain JSON values."""
+    return without_infinities({"command": command, **asdict(c), "words": plain_words(c)})  # type: ignore[no-any-return]
+
+
+def to_csv(c: Comparison) -> str:
+    """One line per policy and measure, and one per difference, with the interval."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    header = ["policy", "minus", "split", "measure", "mean", "low", "high", "units", "unit"]
+    writer.writerow([*header, "p", "holm_p", "claim", "detectable"])
+    for e in c.entries:
+        for split in c.dev_splits:
+            found = {**e.metrics[split], "loss": e.loss[split], "gap_closed": e.gap_closed[split]}
+            for name, interval in found.items():
+                writer.writerow([e.policy, "", split, name, *_numbers(interval), e.unit, "", "", "", ""])
+        for kind, by_term in (("weight", e.mean_weights), ("chosen", e.chosen)):
+            for term, interval in by_term.items():
+                writer.writerow([e.policy, "", "", f"{kind}_{term}", *_numbers(interval), e.unit, "", "", "", ""])
+    for one in (*c.to_rules, *c.between_controls):
+        d = one.difference
+        tests = [f"{d.p_value:.6g}", f"{one.holm_p:.6g}", d.claim, "" if one.detectable is None else one.detectable]
+        writer.writerow([one.first, one.second, one.split, c.measure, *_numbers(d.interval), d.unit, *tests])
+    return text.getvalue()
+
+
+def plain_words(c: Comparison) -> str:
+    """What the tables do and do not show."""
+    agents = [entry for entry in c.entries if entry.learned]
+    count = len(c.seeds)
+    words = [
+        f"Every policy distilled students from the same {count} evaluation seed{'s' if count > 1 else ''}, and all "
+        f"were judged on the official dev split ({', '.join(c.dev_splits)})."
+    ]
+    if agents:
+        words.append(
+            "An agent's line is a group of independent trainings that differ in the seed alone: brackets are 95% t "
+            "intervals over the training-run means."
+        )
+    if len(agents) < len(c.entries):
+        words.append("A rule's line is one policy: its brackets are 95% t intervals over evaluation seeds.")
+    if any(entry.extra_labels for entry in c.entries):
+        words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")
+    if not agents:
+        words.append("No run has an agent that learned: nothing is compared.")
+    words += [_few(entry) for entry in agents if entry.units < MIN_UNITS_FOR_CLAIM]
+    words += [_claims(c, entry) for entry in agents if any(one.first == entry.policy for one in c.to_rules)]
+    if c.to_rules:
+        words.append(
+            f"Differences to rules are paired by evaluation seed, {_better(c)}; with several "
+            "trainings they are the units and the seeds are taken as they are, so that the interval does not cover "
+            f"another choice of seeds. Holm's p is adjusted for all "
+            f"{len(c.to_rules)} of them. A claim needs at least {MIN_UNITS_FOR_CLAIM} trainings and an interval "
+            "without 0."
+        )
+    words += [_control(c, one) for one in c.between_controls]
+    words += [
+        f"{first} and {second} share seeds of the students that they were trained on, so that they are not wholly "
+        "independent."
+        for first, second in c.overlapping
+    ]
+    words += facts_in_words(c.facts, c.measure)
+    words += [
+        f"{e.diverged} of {len(e.runs) * count} students diverged under {e.policy}." for e in c.entries if e.diverged
+    ]
+    words.append(
+        "Nothing here speaks about other tasks, another split of the train rows, another teacher or student, or "
+        "another draw of dev rows."
+    )
+    return " ".join(words)
+
+
+def _header(c: Comparison) -> list[str]:
+    titles = ["policy", "trainings"]
+    for split in c.dev_splits:
+        titles += [f"{name}{_mark(c, split)}" for name in c.metric_names]
+        titles += [f"{_measure(c)}{_mark(c, split)}"]
+    return titles
+
+
+def _cells(c: Comparison, entry: Entry) -> list[str]:
+    cells = [_name(entry), str(entry.units) if entry.learned else "rule"]
+    for split in c.dev_splits:
+        cells += [show(entry.metrics[split][name]) for name in c.metric_names]
+        cells += [show(_by_measure(c, entry)[split])]
+    return cells
+
+
+def _term_cells(c: Comparison, entry: Entry) -> list[str]:
+    cells = [_name(entry), *(_short(entry.mean_weights[name]) for name in c.term_names)]
+    # Soft weights are hardly ever 0: "chosen" would say 100% of a term that counts for nothing.
+    soft = entry.action_view == "box"
+    return [*cells, *("-" if soft else f"{entry.chosen[name].mean:.0%}" for name in c.term_names)]
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.policy}{' *' if entry.learned else ' +' if entry.extra_labels else ''}"
+
+
+def _contrast_header(c: Comparison) -> list[str]:
+    return [f"difference in {_measure(c)}", "mean [95% interval]", "units", "p", "Holm p", "claim"]
+
+
+def _contrast_cells(c: Comparison, one: Contrast) -> list[str]:
+    d = one.difference
+    return [
+        f"{one.first} - {one.second}{_mark(c, one.split)}",
+        show(d.interval, True),
+        f"{d.interval.units} {d.unit}{'s' if d.interval.units > 1 else ''}",
+        f"{d.p_value:.3g}",
+        f"{one.holm_p:.3g}",
+        "yes" if d.claim else "no",
+    ]
+
+
+def _few(entry: Entry) -> str:
+    if entry.units == 1:
+        return (
+            f"{entry.policy} was trained once: its differences are over evaluation seeds, describe that one policy and "
+            "say nothing about another training."
+        )
+    return f"{entry.policy} was trained {entry.units} times, fewer than {MIN_UNITS_FOR_CLAIM}: no claim is made of it."
+
+
+def _claims(c: Comparison, entry: Entry) -> str:
+    mine = [one for one in c.to_rules if one.first == entry.policy]
+    parts = []
+    for sign, word in ((1, "above"), (-1, "below")):
+        found = [one for one in mine if one.difference.claim and sign * one.difference.interval.mean > 0]
+        if found:
+            names = ", ".join(
+                f"{one.second}{_mark(c, one.split)}{'' if one.holm_p < 0.05 else ' (not after Holm)'}" for one in found
+            )
+            parts.append(f"{word} {names}")
+    if not parts:
+        return f"{entry.policy}: no claim of a difference in {_measure(c)} to any rule."
+    return f"{entry.policy}: {_measure(c)} {', and '.join(parts)}."
+
+
+def _control(c: Comparison, one: Contrast) -> str:
+    interval, what = one.difference.interval, f"{one.first} minus {one.second}{_mark(c, one.split)}"
+    if one.detectable is None:
+        return f"{what}: one training in a group has no spread, so there is no interval."
+    reading = "contains 0" if interval.low <= 0 <= interval.high else "excludes 0"
+    return (
+        f"{what}: {show(interval, True)}, Welch's t interval over trainings; it {reading}. At these spreads and "
+        f"numbers of trainings a true difference of {one.detectable:.3f} is found with a probability of 80%, smaller "
+        "ones more often missed."
+    )
+
+
+def _better(c: Comparison) -> str:
+    return "below 0 is better for the agent" if c.measure == "loss" else "above 0 is better for the agent"
+
+
+def _by_measure(c: Comparison, entry: Entry) -> dict[str, Interval]:
+    return entry.loss if c.measure == "loss" else entry.gap_closed
+
+
+def _measure(c: Comparison) -> str:
+    return c.measure.replace("_", " ")
+
+
+def _mark(c: Comparison, split: str) -> str:
+    return "" if len(c.dev_splits) == 1 else f" ({split.removeprefix('validation_')})"
+
+
+def _short(interval: Interval) -> str:
+    if math.isinf(interval.low) or interval.low == interval.high:
+        return f"{interval.mean:.2f}"
+    return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _numbers(interval: Interval) -> Sequence[str]:
+    values = (interval.mean, interval.low, interval.high)
+    return [*(f"{value:.6g}" if math.isfinite(value) else "" for value in values), str(interval.units)]

@@ -1,0 +1,375 @@
+"""What a comparison of runs says, for results whose numbers are chosen by hand."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cli import runs as run_files
+from cli.compare import agent_labels, compare_runs, find_runs
+from kd_env.evaluation import compare_report as r
+from kd_env.evaluation import statistics as s
+from kd_env.evaluation.compare import Comparison, Run, compare
+from kd_env.evaluation.plots import trainings_and_rules
+
+SEEDS = [10000, 10001, 10002]
+TERMS = ["hard_label", "soft_label"]
+
+
+def row(
+    policy: str, gaps: Sequence[float], *, learned: bool = False, extra: bool = False, hard: float = 1.0
+) -> dict[str, Any]:
+    split = {
+        "metrics": {"accuracy": [0.5 + gap / 2 for gap in gaps]},
+        "loss": [1 - gap for gap in gaps],
+        "gap_closed": list(gaps),
+    }
+    weights = {"hard_label": [hard] * len(gaps), "soft_label": [1.0, 0.5, 0.0]}
+    return {
+        "policy": policy,
+        "learned": learned,
+        "extra_labels": extra,
+        "metrics": {"selection": {"accuracy": {}}, "validation": {"accuracy": {}}},
+        "diverged": 0,
+        "seeds": {
+            "splits": {"selection": split, "validation": copy.deepcopy(split)},
+            "action_view": "native",
+            "mean_weights": weights,
+            "chosen": weights,
+        },
+    }
+
+
+def results(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "facts": {"task": "toy", "saw_feedback": "no", "label_noise": 0.4, "temperature": 1.5},
+        "seeds": SEEDS,
+        "dev_splits": ["validation"],
+        "term_names": TERMS,
+        "measure": "gap_closed",
+        "teacher": {"validation": {"accuracy": 0.97, "loss": 0.1}},
+        "policies": list(rows),
+        **changes,
+    }
+
+
+def run(seed: int, *rows: dict[str, Any], agent: str = "ac", control: str = "none", **changes: Any) -> Run:
+    return Run(f"runs/{agent}-{control}-{seed}", agent, control, range(seed, seed + 16), results(*rows, **changes))
+
+
+ALL = row("all", [0.3, 0.2, 0.4])
+SOFT = row("soft_label_only", [0.5, 0.4, 0.6], hard=0.0)
+WIDER = row("all (train+feedback)", [0.9, 0.9, 0.9], extra=True)
+AGENT = [[0.6, 0.5, 0.7], [0.5, 0.5, 0.5], [0.7, 0.6, 0.8], [0.6, 0.6, 0.6], [0.4, 0.5, 0.6]]
+MEANS = [0.6, 0.5, 0.7, 0.6, 0.5]
+
+
+@pytest.fixture
+def five() -> Comparison:
+    """Five trainings of an agent, rules in the first run alone but for one; five untrained, four shuffled."""
+    trained = [run(100 * i, row("ac", gaps, learned=True, hard=0.1 * i)) for i, gaps in enumerate(AGENT)]
+    trained[0].results["policies"].extend([ALL, SOFT, WIDER])
+    trained[3].results["policies"].append(row("all", [0.3 + 1e-7, 0.2, 0.4]))
+    untrained = [run(100 * i, row("ac", [0.1 * i] * 3, learned=True), control="untrained") for i in range(5)]
+    shuffled = [run(100 * i, row("ac", [0.1, 0.2, 0.3], learned=True), control="shuffled_reward") for i in range(4)]
+    return compare([*untrained, *trained, *shuffled])
+
+
+def test_trainings_are_the_units_of_agents_and_seeds_those_of_rules(five: Comparison) -> None:
+    names = [entry.policy for entry in five.entries]
+    assert names == ["ac (untrained)", "ac", "ac (shuffled_reward)", "all", "soft_label_only", "all (train+feedback)"]
+    agent, rule = five.entry("ac"), five.entry("all")
+    half = stats.t.ppf(0.975, 4) * np.std(MEANS, ddof=1) / math.sqrt(5)
+    interval = agent.gap_closed["validation"]
+    assert (interval.mean, interval.units, agent.unit) == (pytest.approx(0.58), 5, "training")
+    assert (interval.low, interval.high) == (pytest.approx(0.58 - half), pytest.approx(0.58 + half))
+    assert agent.values["validation"] == pytest.approx(MEANS)
+    assert agent.metrics["validation"]["accuracy"].mean == pytest.approx(0.79)
+    expected = s.t_interval([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert agent.mean_weights["hard_label"].mean == pytest.approx(expected.mean)
+    assert agent.mean_weights["hard_label"].half_width == pytest.approx(expected.half_width)
+    assert rule.gap_closed["validation"] == s.t_interval([0.3, 0.2, 0.4]) and rule.unit == "evaluation seed"
+    assert rule.chosen["soft_label"].mean == 0.5
+    assert five.entry("all (train+feedback)").extra_labels
+
+
+def test_differences_to_every_rule_are_paired_and_adjusted(five: Comparison) -> None:
+    mine = {one.second: one for one in five.to_rules if one.first == "ac"}
+    assert set(mine) == {"all", "soft_label_only", "all (train+feedback)"} and len(five.to_rules) == 9
+    expected = s.paired_difference(MEANS, [0.3] * 5, trained=True)
+    got = mine["all"].difference
+    assert got.interval.mean == pytest.approx(0.28) and got.interval.units == 5
+    assert got.interval.low == pytest.approx(expected.interval.low) and got.claim
+    assert got.p_value == pytest.approx(stats.ttest_1samp(MEANS, 0.3).pvalue)
+    # [0.08 +- 0.104]: not above 0.
+    assert mine["soft_label_only"].difference.interval.low < 0 and not mine["soft_label_only"].difference.claim
+    adjusted = s.holm([one.difference.p_value for one in five.to_rules])
+    assert [one.holm_p for one in five.to_rules] == pytest.approx(adjusted)
+    four = next(one for one in five.to_rules if one.first == "ac (shuffled_reward)" and one.second == "all")
+    assert four.difference.interval.high < 0 and not four.difference.claim  # fewer than five trainings
+
+
+def test_controls_are_compared_unpaired(five: Comparison) -> None:
+    pairs = [(one.first, one.second) for one in five.between_controls]
+    assert pairs == [
+        ("ac", "ac (shuffled_reward)"),
+        ("ac", "ac (untrained)"),
+        ("ac (shuffled_reward)", "ac (untrained)"),
+    ]
+    one = five.between_controls[1]
+    untrained = [0.0, 0.1, 0.2, 0.3, 0.4]
+    expected = stats.ttest_ind(MEANS, untrained, equal_var=False)
+    assert one.difference.p_value == pytest.approx(expected.pvalue)
+    low, high = expected.confidence_interval(0.95)
+    assert (one.difference.interval.low, one.difference.interval.high) == (pytest.approx(low), pytest.approx(high))
+    spreads = float(np.std(MEANS, ddof=1)), float(np.std(untrained, ddof=1))
+    assert one.detectable == pytest.approx(s.welch_detectable_difference(spreads, (5, 5)))
+    two = compare([run(0, row("a", [0.1] * 3, learned=True)), run(0, row("b", [0.2] * 3, learned=True), agent="b")])
+    assert two.between_controls == ()  # two agents are compared by way of the rules
+
+
+def test_words_say_what_is_shown_and_what_is_not(five: Comparison) -> None:
+    words = r.plain_words(five)
+    for part in (
+        "ac: gap closed above all, and below all (train+feedback).",
+        "ac (shuffled_reward) was trained 4 times, fewer than 5: no claim",
+        "ac (shuffled_reward) minus ac (untrained): ",
+        "it contains 0. At these spreads",
+        "40% of the train labels were replaced",
+        "adjusted for all 9 of them",
+    ):
+        assert part in words
+    assert "share seeds" not in words and "unknown" not in words
+    once = compare([run(0, row("ac", AGENT[0], learned=True), ALL, facts={"task": "toy", "saw_feedback": "unknown"})])
+    words = r.plain_words(once)
+    assert "ac was trained once" in words and "no claim of a difference" in words and "It is unknown" in words
+    assert once.to_rules[0].difference.unit == "evaluation seed"
+    assert r.sheets(once)[0].rows[0][3] == "0.600"  # one training has no interval
+    assert "No run has an agent" in r.plain_words(compare([run(0, ALL)]))
+    close = compare([run(0, row("ac", AGENT[0], learned=True)), run(8, row("ac", AGENT[1], learned=True))])
+    assert close.overlapping == (("runs/ac-none-0", "runs/ac-none-8"),)
+    assert "runs/ac-none-0 and runs/ac-none-8 share seeds" in r.plain_words(close)
+
+
+def test_losses_stand_where_the_floor_was_active() -> None:
+    c = compare([run(0, row("ac", AGENT[0], learned=True), ALL, measure="loss")])
+    assert c.to_rules[0].difference.interval.mean == pytest.approx(-0.3)
+    assert "below 0 is better" in r.plain_words(c) and "loss" in r.sheets(c)[0].header
+
+
+def test_soft_weights_are_not_called_chosen() -> None:
+    soft = row("ac", AGENT[0], learned=True)
+    soft["seeds"]["action_view"] = "box"
+    agent, rule = r.sheets(compare([run(0, soft, ALL)]))[1].rows
+    assert agent[-2:] == ["-", "-"] and rule[-2:] == ["100%", "50%"]
+
+
+def test_files(five: Comparison, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    r.print_comparison(five)
+    printed = capsys.readouterr().out
+    assert "ac - all" in printed and "0.580 [0.476, 0.684]" in printed and "One agent under different" in printed
+    r.write_comparison(tmp_path / "out", five, "kd-env compare")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(r.FILES)
+    data = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert data["entries"][1]["values"]["validation"] == pytest.approx(MEANS)
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "out" / "comparison.csv").read_text())))
+    (line,) = (one for one in lines if (one["policy"], one["minus"]) == ("ac", "all"))
+    assert (float(line["mean"]), line["units"], line["claim"]) == (pytest.approx(0.28), "5", "True")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| all (train+feedback) + | rule |" in text
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    for alone in (row("ac", AGENT[0], learned=True), ALL):  # no rule, no agent
+        assert trainings_and_rules(compare([run(0, alone)])).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (run(100, ALL, seeds=[10000, 10001, 10005]), r"seeds is \[10000.*10002\] in the first and .*10005"),
+        (run(100, ALL, term_names=["soft_label"]), "term_names"),
+        (run(100, ALL, facts={**results()["facts"], "task": "rte"}), r"facts.task is 'toy' in the first and 'rte'"),
+        (run(100, ALL, facts={**results()["facts"], "temperature": 1.6}), r"facts.temperature is 1.5 .* 1.6"),
+        (run(100, row("all", [0.3, 0.2, 0.5])), r"rule 'all'.*runs/ac-none-0 and runs/ac-none-100.*seed 10002 is 0.6"),
+        (run(0, row("ac", AGENT[0], learned=True)), r"one training of ac \(seed 0\)"),
+        (run(100, row("ac", [0.1, 0.2], learned=True)), r"runs/ac-none-100 lack mean_weights|lack splits"),
+    ],
+)
+def test_runs_that_do_not_fit_are_refused(other: Run, expected: str) -> None:
+    first = run(0, row("ac", AGENT[0], learned=True), ALL)
+    close = run(200, row("all", [0.3, 0.2, 0.4]), facts={**results()["facts"], "temperature": 1.5 + 1e-9})
+    assert compare([first, close]).entry("all").runs == (first.place,)
+    with pytest.raises(ValueError, match=expected):
+        compare([first, other])
+
+
+def test_results_without_single_seeds_are_refused() -> None:
+    old = row("ac", AGENT[0], learned=True)
+    del old["seeds"]["chosen"]
+    with pytest.raises(ValueError, match=r"lack chosen.hard_label of 'ac'.*resume=true"):
+        compare([run(0, old)])
+    broken = row("ac", AGENT[0], learned=True)
+    broken["seeds"]["splits"]["validation"]["loss"][1] = None
+    with pytest.raises(ValueError, match=r"lack splits.validation.loss"):
+        compare([run(0, broken)])
+    with pytest.raises(ValueError, match="lack 'policies'"):
+        compare([Run("somewhere", "ac", "none", range(1), {})])
+    with pytest.raises(ValueError, match="no run"):
+        compare([])
+
+
+def config(seed: int = 0, **changes: Any) -> dict[str, Any]:
+    return {
+        "task": {"name": "toy", "label_noise": 0.4},
+        "teacher": {"path": None},
+        "student": {"hidden_size": 32},
+        "env": {"action_view": "native", "features": ["gap"], "budget": 80},
+        "agent": {"name": "ac", "options": {}},
+        "evaluation": {"seeds": 3, "first_seed": 10000, "deterministic": True, "rules": "auto"},
+        "control": "none",
+        "seed": seed,
+        "num_envs": 16,
+        "total_timesteps": 64,
+        "name": f"run{seed}",
+        "threads": seed,
+        "presets": {"agent": str(seed)},
+        **changes,
+    }
+
+
+def folder(place: Path, values: dict[str, Any], *rows: dict[str, Any]) -> Path:
+    place.mkdir(parents=True)
+    (place / run_files.CONFIG).write_text(run_files.to_yaml(values))
+    (place / run_files.RESULTS).write_text(json.dumps(results(*rows)))
+    return place
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    folder(tmp_path / "ac-0", config(0), row("ac", AGENT[0], learned=True), ALL)
+    folder(
+        tmp_path / "ac-1",
+        config(100, evaluation={**config()["evaluation"], "rules": [], "jobs": 2}),
+        row("ac", AGENT[1], learned=True),
+    )
+    return tmp_path
+
+
+def test_the_command_groups_runs_by_what_the_agent_is(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KD_ENV_RUNS", str(two))
+    other = config(
+        0, agent={"name": "ks", "options": {}}, env={**config()["env"], "action_view": "box", "features": []}
+    )
+    folder(two / "ks-0", other, row("ks", AGENT[2], learned=True))
+    out = compare_runs([f"runs={two}/*-?"], "kd-env compare")
+    assert out.parent == two and out.name.startswith("compare-")
+    data = json.loads((out / "comparison.json").read_text())
+    assert [(entry["policy"], entry["units"]) for entry in data["entries"]] == [("ac", 2), ("ks", 1), ("all", 3)]
+    # The same folders in another order and as plain words are the same comparison, and it is not written over.
+    words = [str(two / name) for name in ("ks-0", "ac-1", "ac-0", "ac-0")]
+    with pytest.raises(ValueError, match=r"exists; .*overwrite=true"):
+        compare_runs(words, "")
+    assert compare_runs([*words, "overwrite=true"], "") == out
+    assert len(find_runs([f"{two}/*"])) == 3  # the comparison is no run
+
+
+def test_labels_say_how_configurations_of_one_agent_differ() -> None:
+    longer = config(0, total_timesteps=128)
+    assert agent_labels([config(0), config(100)]) == ["ac", "ac"]
+    assert agent_labels([config(0), longer, config(100)]) == [
+        *("ac #1 (total_timesteps=64)", "ac #2 (total_timesteps=128)", "ac #1 (total_timesteps=64)")
+    ]
+    assert agent_labels([config(0), config(0, control="untrained")]) == ["ac", "ac"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"task": {"name": "toy", "label_noise": 0.0}}, "task.label_noise is 0.4 in the first and 0.0"),
+        ({"env": {**config()["env"], "budget": 40}}, "env.budget is 80 in the first and 40"),
+        ({"evaluation": {**config()["evaluation"], "deterministic": False}}, "evaluation.deterministic is True"),
+        ({"student": {"hidden_size": 64}}, "student.hidden_size"),
+        (
+            {"control": "teacher_is_student", "env": {**config()["env"], "teacher_source": "student"}},
+            "env.teacher_source is None in the first and 'student' in the second. control=teacher_is_student changes",
+        ),
+    ],
+)
+def test_other_problems_are_refused_by_key(two: Path, changes: dict[str, Any], expected: str) -> None:
+    folder(two / "odd", config(200, **changes), row("ac", AGENT[2], learned=True))
+    with pytest.raises(ValueError, match=expected):
+        compare_runs([str(two / "ac-0"), str(two / "odd")], "")
+    assert not list(two.glob("compare-*"))
+
+
+def test_mistakes_of_the_command(two: Path) -> None:
+    unfinished = folder(two / "ac-2", config(200), ALL)
+    (unfinished / run_files.RESULTS).unlink()
+    (two / "notes").mkdir()
+    (two / "broken").mkdir()
+    for words, expected in (
+        ([], "Name run folders"),
+        ([f"runs={two}/zz*"], "No run folder matches"),
+        ([f"runs={two}/ac-*"], "ac-2 has no results.json: finish it with resume=true"),
+        ([str(two)], r"config.yaml is missing. Runs in it would be"),
+        ([str(two / "missing")], "No run folder matches .*missing"),
+        (["run=x"], "Unknown option 'run'. Did you mean 'runs'"),
+        (["--fast"], "Unknown option '--fast'"),
+        (["runs=3"], "runs=3 must be a name or a list"),
+        (["runs=[a,b"], "Cannot read"),
+        ([str(two / "ac-0"), f"out={two}/ac-1"], "exists; replace"),
+        ([str(two / "ac-0"), f"out={two}/ac-1", "overwrite=perhaps"], "true or false"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            compare_runs(words, "")
+    (two / "ac-1" / run_files.RESULTS).write_text("{")
+    with pytest.raises(ValueError, match=r"ac-1/results.json is no JSON"):
+        compare_runs([str(two / "ac-0"), str(two / "ac-1")], "")
+
+
+@pytest.mark.parametrize("dof", [1.0, 1.5, 2.7, 7.31, 58.2, 2000.5])
+def test_student_t_with_fractional_degrees_of_freedom(dof: float) -> None:
+    for t in (-40.0, -3.0, 0.0, 0.7, 2.5, 12.0):
+        assert s.t_cdf(t, dof) == pytest.approx(stats.t.cdf(t, dof), abs=1e-12)
+    assert s.t_cdf(1e-9, 1.0) - 0.5 == pytest.approx(math.atan(1e-9) / math.pi, rel=1e-6)  # SciPy gives 0 here
+    for p in (0.001, 0.4, 0.975, 0.9999):
+        assert s.t_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=1e-9)
+
+
+def test_welch_agrees_with_scipy() -> None:
+    generator = np.random.default_rng(0)
+    for n, m in ((2, 2), (5, 5), (5, 12), (30, 3)):
+        a, b = generator.normal(0.5, 0.1, n), generator.normal(0, 2, m)
+        expected, got = stats.ttest_ind(a, b, equal_var=False), s.welch_difference(a, b)
+        low, high = expected.confidence_interval(0.95)
+        assert (got.interval.low, got.interval.high) == (pytest.approx(low, rel=1e-9), pytest.approx(high, rel=1e-9))
+        assert got.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+        assert got.interval.units == n + m
+    assert s.welch_difference([1.0, 1.1, 0.9, 1.0, 1.0], [0.0, 0.1, -0.1, 0.0, 0.0]).claim
+    assert not s.welch_difference([1.0, 1.1, 0.9, 1.0], [0.0, 0.1, -0.1, 0.0, 0.0]).claim
+    assert s.welch_difference([1.0], [0.0, 0.1]).interval.high == math.inf
+    assert s.welch_difference([1.0, 1.0], [0.0, 0.0]).p_value == 0.0
+    assert s.welch_difference([1.0, 1.0], [1.0, 1.0]).p_value == 1.0
+
+
+@pytest.mark.parametrize(("deviations", "units"), [((1.0, 1.0), (5, 5)), ((1.0, 3.0), (5, 8)), ((2.0, 0.5), (12, 6))])
+def test_the_detectable_difference_is_found_in_four_of_five_studies(
+    deviations: tuple[float, float], units: tuple[int, int]
+) -> None:
+    shift = s.welch_detectable_difference(deviations, units)
+    generator = np.random.default_rng(1)
+    first = generator.normal(shift, deviations[0], (20_000, units[0]))
+    second = generator.normal(0.0, deviations[1], (20_000, units[1]))
+    found = stats.ttest_ind(first, second, axis=1, equal_var=False).pvalue < 0.05
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
+    with pytest.raises(ValueError, match="units=1"):
+        s.welch_detectable_difference(deviations, (1, 5))

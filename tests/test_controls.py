@@ -1,0 +1,87 @@
+"""Negative controls of the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents import load_agent
+from cli import probe
+from cli.compose import compose
+from cli.controls import CONTROLS, RewardShuffle, agent_options
+from cli.settings import read_settings
+from cli.train import train
+from kd_env import DistillVectorEnv
+
+
+def settings_of(*overrides: str) -> Any:
+    return probe.check(read_settings(compose("config", overrides)))
+
+
+def test_rewards_are_permuted_over_replicas_and_steps() -> None:
+    rewards = np.arange(12.0).reshape(4, 3)
+    shuffle = RewardShuffle(0)
+    found = [shuffle(rewards) for _ in range(3)]
+    for part in found:
+        assert part.shape == (4, 3) and np.array_equal(np.sort(part.ravel()), rewards.ravel())
+    assert not np.array_equal(found[0], rewards) and not np.array_equal(found[0], found[1])
+    assert np.array_equal(RewardShuffle(0)(rewards), found[0])
+    assert agent_options("none", 0) == {} and set(agent_options("shuffled_reward", 0)) == {"reward_transform"}
+
+
+@pytest.mark.parametrize("agent", ["actor_critic", "reinforce", "knowledge_selector", "sb3/ppo"])
+@pytest.mark.parametrize("control", CONTROLS)
+def test_every_control_is_accepted_and_named(control: str, agent: str) -> None:
+    found = settings_of(f"agent={agent}", f"control={control}")
+    assert (control in found.run_folder.name) == (control != "none")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["control=shuffled"], "Did you mean 'shuffled_reward'"),
+        (["control=shuffled_reward", "agent=sb3/sac"], "keeps no rollout"),
+        (["control=untrained", "agent=rule/all"], "a rule has none"),
+        (["control=teacher_is_student", "env.terms=[hard_label]"], "no other term"),
+    ],
+)
+def test_controls_that_cannot_be_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings_of(*overrides)
+
+
+def test_a_student_that_teaches_itself_learns_nothing() -> None:
+    found = settings_of("control=teacher_is_student", "env.budget=12")
+    assert found.env.reward == "loss_drop" and "hard_label" not in found.env.terms
+    # In float64 and without running scales rounding errors lie below AdamW's eps; else it makes ordinary steps of them.
+    env = DistillVectorEnv(2, **{**found.env.to_dict(), "cache_dir": None, "precision": "fp64", "term_scale": "none"})
+    env.reset(seed=0)
+    before = [p.clone() for p in env.get_state().run.params.values()]
+    for _ in range(5):
+        _, reward, _, _, info = env.step(np.ones((2, 3), np.int8))
+        assert np.abs(info["raw_losses"]).max() < 1e-12 and np.abs(reward).max() < 1e-3  # weight decay alone
+    after = env.get_state().run.params.values()
+    for a, b in zip(after, before, strict=True):  # weight decay alone
+        assert float(((a - b).abs() - 7e-3 * 0.01 * 10 * b.abs()).max()) < 1e-6
+    taught = DistillVectorEnv(2, budget=12, terms=found.env.terms, reward="loss_drop")
+    taught.reset(seed=0)
+    taught.step(np.ones((2, 3), np.int8))
+    assert (taught.step(np.ones((2, 3), np.int8))[4]["raw_losses"] > 1e-4).all()
+
+
+def test_untrained_networks_are_saved_as_they_were_drawn(tmp_path: Path) -> None:
+    overrides = [
+        "experiment=quick",
+        "control=untrained",
+        f"runs_dir={tmp_path}",
+        f"cache_dir={tmp_path / 'cache'}",
+        "progress=false",
+        "evaluation.seeds=2",
+        "evaluation.rules=[all]",
+    ]
+    folder = train(overrides, "command")
+    agent: Any = load_agent(folder / "policy")
+    assert agent.num_timesteps == 0 and (folder / "results.json").is_file()
