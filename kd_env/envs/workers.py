@@ -96,7 +96,7 @@ def make_vector(
 
 
 def _worker_env(options: dict[str, Any]) -> gym.Env[Any, Any]:
-    # Two processes with two threads each run several times slower than with one. AsyncVectorEnv also makes an environment
+    # Two processes with two threads each run several times slower than with one. AsyncVectorEnv also makes one of these
     # in its own process, to read the spaces: threads must stay as they are there.
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)
