@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from kd_env import losses, models, observations, rewards, splits, teachers
+from kd_env import losses, models, observations, rewards, splits, teachers, toy
 from kd_env.config import EnvConfig
 from kd_env.encoder_check import check_encoder, probe_batch
-from kd_env.glue import Rows, Task, get_task, load_train
+from kd_env.glue import EMBEDDED, Rows, Task, get_task, load_train
 from kd_env.knowledge import TermSpec, build_terms
 from kd_env.layermap import cut_layers, layer_pairs, layer_table
 from kd_env.problem import Assets, Problem, label_width
@@ -24,7 +23,6 @@ from kd_env.types import Signal
 
 logger = logging.getLogger("kd_env")
 
-PACKAGED = ("toy", "toy_pair")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
 
@@ -170,24 +168,20 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def packaged_teacher(task: str) -> str | None:
-    """Folder of the teacher that comes with an embedded task, or None."""
-    return str(Path(__file__).parent / "assets" / task) if task in PACKAGED else None
-
-
 def teacher_folder(config: EnvConfig, task: Task) -> str:
     """The teacher's folder or hub name.
 
     Raises:
         ValueError: the task has no packaged teacher and none is named.
     """
-    name = config.teacher or packaged_teacher(task.name)
-    if name is None:
+    if config.teacher is not None:
+        return config.teacher
+    if task.name not in EMBEDDED:
         raise ValueError(
             f"task={task.name!r} needs a teacher: give teacher=<folder of a fine-tuned encoder>, which "
             f"`kd-env teacher task={task.name} teacher.name_or_path=...` makes."
         )
-    return name
+    return str(toy.teacher_folder(task.name))
 
 
 def provenance(teacher: str, task: Task, fingerprint: str) -> str:

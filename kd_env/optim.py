@@ -56,33 +56,62 @@ def adamw_(
         steps: ``[N]`` int64, updates applied so far (the kernel uses steps + 1).
         learning_rates: ``[N]``.
         apply: ``[N]`` bool.
-        non_finite: ``[N]`` float32 on the device, 1 where the gradient is not finite; such replicas stay as they are,
-            without asking the device.
+        non_finite: ``[N]`` float32 on the device, 1 where the gradient is not finite; such replicas stay as they are.
         config: betas, eps and weight decay.
     """
     names = list(grads)
     decayed = [name for name in names if params[name].dim() > 2]
     plain = [name for name in names if params[name].dim() <= 2]
+    trees = (params, grads, exp_avg, exp_avg_sq)
+    together = _alike(steps, learning_rates, apply, non_finite)
     for group, decay in ((decayed, config.weight_decay), (plain, 0.0)):
         if not group:
             continue
-        split = [[tree[name].unbind(0) for name in group] for tree in (params, grads, exp_avg, exp_avg_sq)]
+        if together:  # one walk over the stacked tensors; a call for each replica costs more than its arithmetic
+            parts = [[tree[name] for name in group] for tree in trees]
+            _fused(*parts, int(steps[0]), float(learning_rates[0]), decay, non_finite[0], config)
+            continue
+        split = [[tree[name].unbind(0) for name in group] for tree in trees]
         for replica in np.flatnonzero(apply):
-            p, g, m, v = ([views[replica] for views in part] for part in split)
-            step = torch.full((), float(steps[replica] + 1), dtype=torch.float32, device=p[0].device)
-            torch._fused_adamw_(
-                p,
-                g,
-                m,
-                v,
-                [],
-                [step] * len(group),
-                lr=float(learning_rates[replica]),
-                beta1=config.betas[0],
-                beta2=config.betas[1],
-                weight_decay=decay,
-                eps=config.eps,
-                amsgrad=False,
-                maximize=False,
-                found_inf=non_finite[replica],
-            )
+            parts = [[views[replica] for views in part] for part in split]
+            rate = float(learning_rates[replica])
+            _fused(*parts, int(steps[replica]), rate, decay, non_finite[replica], config)
+
+
+def _alike(steps: np.ndarray, learning_rates: np.ndarray, apply: np.ndarray, non_finite: Tensor) -> bool:
+    """Whether all of several replicas make the same kind of step, so that one call of the kernel does for all."""
+    if len(apply) == 1 or not apply.all() or len({*steps.tolist()}) > 1 or len({*learning_rates.tolist()}) > 1:
+        return False
+    # The kernel knows one flag for all: a replica that must stay as it is needs a call of its own. Asking a GPU costs
+    # less than the calls from some replicas on.
+    return (non_finite.device.type == "cpu" or len(apply) >= 8) and not bool(non_finite.any())
+
+
+def _fused(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avg: list[Tensor],
+    exp_avg_sq: list[Tensor],
+    done: int,
+    learning_rate: float,
+    decay: float,
+    non_finite: Tensor,
+    config: OptimizerConfig,
+) -> None:
+    step = torch.full((), float(done + 1), dtype=torch.float32, device=params[0].device)
+    torch._fused_adamw_(
+        params,
+        grads,
+        exp_avg,
+        exp_avg_sq,
+        [],
+        [step] * len(params),
+        lr=learning_rate,
+        beta1=config.betas[0],
+        beta2=config.betas[1],
+        weight_decay=decay,
+        eps=config.eps,
+        amsgrad=False,
+        maximize=False,
+        found_inf=non_finite,
+    )

@@ -151,8 +151,11 @@ def test_worker_processes_equal_stacked_replicas(tiny: dict[str, Any], tmp_path:
     with pytest.raises(ValueError, match="cache_dir"):
         make_vector(EnvConfig.from_kwargs(**tiny), 2, "processes")
     config = EnvConfig.from_kwargs(**tiny, cache_dir=str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)  # of this process; only the workers have one
     stacked, workers = make_vector(config, 2, "stacked"), make_vector(config, 2, "processes")
     try:
+        assert torch.get_num_threads() == 3
         np.testing.assert_allclose(stacked.reset(seed=3)[0], workers.reset(seed=3)[0], atol=1e-5)
         for _ in range(5):
             action = np.array([[1, 1, 0], [0, 1, 1]], np.int8)
@@ -164,6 +167,7 @@ def test_worker_processes_equal_stacked_replicas(tiny: dict[str, Any], tmp_path:
         with pytest.raises(ValueError, match="stacked"):
             workers.unwrapped.get_state()
     finally:
+        torch.set_num_threads(threads)
         workers.close()
 
 
