@@ -68,14 +68,14 @@ def adamw_(
         if not group:
             continue
         if together:  # one walk over the stacked tensors; a call for each replica costs more than its arithmetic
-            parts = [[tree[name] for name in group] for tree in trees]
-            _fused(*parts, int(steps[0]), float(learning_rates[0]), decay, non_finite[0], config)
+            stacked = [[tree[name] for name in group] for tree in trees]
+            _fused(stacked, int(steps[0]), float(learning_rates[0]), decay, non_finite[0], config)
             continue
         split = [[tree[name].unbind(0) for name in group] for tree in trees]
         for replica in np.flatnonzero(apply):
             parts = [[views[replica] for views in part] for part in split]
             rate = float(learning_rates[replica])
-            _fused(*parts, int(steps[replica]), rate, decay, non_finite[replica], config)
+            _fused(parts, int(steps[replica]), rate, decay, non_finite[replica], config)
 
 
 def _alike(steps: np.ndarray, learning_rates: np.ndarray, apply: np.ndarray, non_finite: Tensor) -> bool:
@@ -88,16 +88,14 @@ def _alike(steps: np.ndarray, learning_rates: np.ndarray, apply: np.ndarray, non
 
 
 def _fused(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avg: list[Tensor],
-    exp_avg_sq: list[Tensor],
+    parts: list[list[Tensor]],
     done: int,
     learning_rate: float,
     decay: float,
     non_finite: Tensor,
     config: OptimizerConfig,
 ) -> None:
+    params, grads, exp_avg, exp_avg_sq = parts
     step = torch.full((), float(done + 1), dtype=torch.float32, device=params[0].device)
     torch._fused_adamw_(
         params,
