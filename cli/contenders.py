@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -72,7 +71,7 @@ def number_of_jobs(settings: Settings, problem: Problem, count: int) -> int:
         return min(int(jobs), count)
     width = problem.student.facts.hidden_size
     chosen = choose_vectorization("auto", device=problem.device, hidden_size=width, num_envs=2)
-    return min(len(os.sched_getaffinity(0)), count) if chosen == "processes" else 1
+    return min(os.cpu_count() or 1, count) if chosen == "processes" else 1
 
 
 def judge(
@@ -101,11 +100,13 @@ def judge_in_processes(
         events: Any = manager.Queue()
         told = threading.Thread(target=_tell, args=(events, progress), daemon=True)
         told.start()
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            parts = [pool.submit(_part, settings, policy, chosen[place::jobs], events) for place in range(jobs)]
-            found = [part.result() for part in parts]
-        events.put(None)
-        told.join()
+        try:
+            with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+                parts = [pool.submit(_part, settings, policy, chosen[place::jobs], events) for place in range(jobs)]
+                found = [part.result() for part in parts]
+        finally:  # the queue ends with its manager: whoever still listened then would tell of an error of its own
+            events.put(None)
+            told.join()
     return merge_evaluations(found, chosen)
 
 
@@ -124,12 +125,6 @@ def _part(settings: Settings, policy: Path, chosen: Sequence[str], events: Any) 
 
 
 def _tell(events: Any, progress: Progress | None) -> None:
-    while True:
-        try:
-            event = events.get(timeout=1.0)
-        except queue.Empty:
-            continue
-        if event is None:
-            return
+    while (event := events.get()) is not None:
         if progress is not None:
             progress(*event)

@@ -32,10 +32,10 @@ def evaluate(settings: Settings, problem: Problem, agent: Any, policy: Path) -> 
     names = contenders.names(settings)
     jobs = contenders.number_of_jobs(settings, problem, len(names))
     progress = _progress() if settings.resolved["progress"] else None
+    # With the teacher that was made for the run: the settings do not know it.
+    ready = dataclasses.replace(settings, env=dataclasses.replace(problem.config, show_progress=jobs == 1))
     if jobs == 1:
-        return summarize(contenders.judge(settings, problem, agent, names, progress))
-    # The teacher exists by now.
-    ready = dataclasses.replace(settings, env=dataclasses.replace(problem.config, show_progress=False))
+        return summarize(contenders.judge(ready, problem, agent, names, progress))
     return summarize(contenders.judge_in_processes(ready, policy, names, jobs, progress))
 
 

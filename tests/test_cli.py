@@ -271,6 +271,10 @@ def test_a_missing_teacher_is_made_once(base: list[str], tiny: dict[str, Any], t
     assert run("train", [*words, "name=b"], "kd-env train") == 0
     assert (teacher / "model.safetensors").stat().st_mtime_ns == written
     assert results(tmp_path / "runs" / "b")["facts"]["saw_feedback"] == "no"
+    # With wrong labels the rules that see feedback rows learn from the teacher that was made, too.
+    noisy = [*words, "name=c", "task.label_noise=0.3", "evaluation.rules=[all,soft_label_only]"]
+    assert run("train", noisy, "kd-env train") == 0
+    assert [row["policy"] for row in results(tmp_path / "runs" / "c")["policies"]][-1].endswith("(train+feedback)")
     # The teacher command writes the same teacher where it is told to, on the same split.
     task = [w for w in base if w.startswith("task")]
     assert (

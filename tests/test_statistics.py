@@ -86,16 +86,6 @@ def test_holm_against_the_definition(p: list[float]) -> None:
     assert s.holm(p) == pytest.approx(slow)
 
 
-def test_minimum_detectable_difference_has_the_power_that_scipy_gives() -> None:
-    for units, power in ((5, 0.8), (10, 0.8), (20, 0.9)):
-        effect = s.minimum_detectable_difference(1.0, units, power)
-        nc, critical = effect * math.sqrt(units), stats.t.ppf(0.975, units - 1)
-        reached = stats.nct.sf(critical, units - 1, nc) + stats.nct.cdf(-critical, units - 1, nc)
-        assert reached == pytest.approx(power, abs=1e-4)
-        assert s.minimum_detectable_difference(3.0, units, power) == pytest.approx(3 * effect)
-    assert s.minimum_detectable_difference(0.0, 5) == 0.0
-
-
 def test_nested_intervals_cover_at_their_level() -> None:
     generator = np.random.default_rng(3)
     hits = flat_hits = 0
@@ -124,8 +114,8 @@ def test_bootstrap_over_examples() -> None:
         (lambda: s.t_interval([1.0], level=1.0), "level=1.0"),
         (lambda: s.paired_difference([1.0, 2.0], [1.0]), "same length"),
         (lambda: s.holm([1.5]), r"\[0, 1\]"),
-        (lambda: s.minimum_detectable_difference(1.0, 1), "units=1"),
-        (lambda: s.minimum_detectable_difference(1.0, 5, power=1.5), "power=1.5"),
+        (lambda: s.welch_detectable_difference((1.0, 1.0), (5, 1)), "units=1"),
+        (lambda: s.welch_detectable_difference((1.0, 1.0), (5, 5), power=1.5), "power=1.5"),
         (lambda: s.bootstrap_examples(lambda rows: 0.0, 0, seed=0), "rows=0"),
         (lambda: s.t_quantile(0.0, 4), "probability"),
     ],

@@ -161,19 +161,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def minimum_detectable_difference(deviation: float, units: int, power: float = 0.8, level: float = 0.95) -> float:
-    """Smallest true difference that a two-sided paired t test finds with the given power.
-
-    Args:
-        deviation: standard deviation of the paired differences (of the units, not of their mean).
-        units: number of pairs, at least 2.
-        power: wished probability of an interval that excludes 0, in (1 - level, 1).
-        level: level of the interval.
-    """
-    _check_design(deviation, units)
-    return _detectable(*_one_sample(units - 1, level), power, level) * deviation / math.sqrt(units)
-
-
 def welch_detectable_difference(
     deviations: tuple[float, float], units: tuple[int, int], power: float = 0.8, level: float = 0.95
 ) -> float:
@@ -182,7 +169,7 @@ def welch_detectable_difference(
     Args:
         deviations: standard deviation of the units in each group.
         units: number of units in each group, at least 2.
-        power: as in :func:`minimum_detectable_difference`.
+        power: wished probability of an interval that excludes 0, in (1 - level, 1).
         level: level of the interval.
     """
     for deviation, count in zip(deviations, units, strict=True):
@@ -191,24 +178,10 @@ def welch_detectable_difference(
     return _detectable(*_two_samples(deviations, units, level), power, level) * error if error else 0.0
 
 
-def t_test_power(effect: float, units: int, level: float = 0.95) -> float:
-    """Power of the two-sided one-sample t test at a true mean of ``effect`` standard deviations."""
-    return _power(effect * math.sqrt(units), *_one_sample(units - 1, level))
-
-
-def _one_sample(dof: int, level: float) -> tuple[Floats, Floats]:
+def _two_samples(deviations: tuple[float, float], units: tuple[int, int], level: float) -> tuple[Floats, Floats]:
     """Bounds that |Z + shift| has to exceed, Z standard normal, and the weight of each; ``[G]``.
 
-    T = (Z + shift) / sqrt(V / dof) with V chi-squared: the normal part is closed, the average over V is a sum over a
-    fine grid of s = sqrt(V).
-    """
-    s, weight = _chi(dof, 4000)
-    return t_quantile((1 + level) / 2, dof) * s / math.sqrt(dof), weight
-
-
-def _two_samples(deviations: tuple[float, float], units: tuple[int, int], level: float) -> tuple[Floats, Floats]:
-    """As :func:`_one_sample` for Welch's statistic: the grid is that of both groups' observed deviations.
-
+    Welch's statistic given both groups' observed deviations, averaged over a grid of them; the normal part is closed.
     Its degrees of freedom follow the observed deviations; taken as those of the true ones, the power came out 0.02 too
     large for 5 against 5 units.
     """
