@@ -1,4 +1,4 @@
-"""Agents for any environment with flat observations: three that learn, Stable-Baselines3's, and fixed rules.
+"""Agents for any environment with flat observations: four that learn, Stable-Baselines3's, and fixed rules.
 
 ``make_agent("actor_critic", env, seed=0)``, ``make_agent("sb3/ppo", env, seed=0)``, ``make_agent("all", env, seed=0)``.
 Other distributions add agents with entry points in the groups ``kd_env.agents`` and ``kd_env.rules``.
@@ -6,7 +6,8 @@ Other distributions add agents with entry points in the groups ``kd_env.agents``
 
 from agents.base import Agent, LearnCallback, Metrics, RewardTransform, Spaces, episode_steps
 from agents.catalog import AGENTS, agent_kind, agent_names, load_agent, make_agent
-from agents.rules import RULES, Rule, make_rule
+from agents.rule_base import Rule
+from agents.rules import RULES, make_rule
 
 __all__ = [
     "AGENTS",

@@ -162,6 +162,21 @@ def check_same_spaces(saved: Spaces, env: AnyEnv) -> None:
         )
 
 
+def check_same_replicas(saved: int, present: int) -> None:
+    """Raise ``ValueError`` where episodes that ran in ``saved`` replicas are to go on in another number of them."""
+    if saved != present:
+        raise ValueError(
+            f"The agent stopped in {saved} replicas, the env has {present}: running episodes cannot continue; use the "
+            "same number, or force_reset=True."
+        )
+
+
+def inner_env(env: AnyEnv) -> Any:
+    """What has the public attributes of an env: itself unwrapped, or the first of several that are stepped in turn."""
+    base = env.unwrapped
+    return base.envs[0].unwrapped if isinstance(base, SyncVectorEnv) else base
+
+
 def episode_steps(env: AnyEnv) -> int | None:
     """Steps of a full episode where the env says so: ``unwrapped.episode_steps``, else its registered step limit."""
     inner = env.unwrapped.envs[0] if isinstance(env.unwrapped, SyncVectorEnv) else env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,7 +26,7 @@ class ObservationNormalizer:
 
     def update(self, observations: NDArray[np.float32]) -> None:
         """Take observations ``[..., O]`` into the moments."""
-        batch = observations.reshape(-1, self.mean.shape[0]).astype(np.float64)
+        batch = observations.reshape(math.prod(observations.shape[:-1]), self.mean.shape[0]).astype(np.float64)
         n = batch.shape[0]
         mean, variance = batch.mean(axis=0), batch.var(axis=0)
         total = self.count + n

@@ -35,6 +35,8 @@ from agents.base import (
 from agents.networks import Policy, mlp
 from agents.normalizer import ObservationNormalizer
 from agents.rollout import NORMALIZATIONS, Collector, Floats, Rollout, successor_values
+from agents.row_policy import RowNormalizer, RowPolicy, RowValue
+from agents.rows import RowLayout, check_same_rows, find_rows, rows_from_json, rows_to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,9 @@ class OnPolicyConfig:
     """Hidden layers of the policy and of the value network."""
     log_std_init: float = -0.5
     """Box actions only: first log standard deviation, in units of half the box."""
+    row_shared: bool | str = "auto"
+    """Whether one policy is applied to every row of the batch (:mod:`agents.row_policy`): ``auto`` where the env has
+    ``row_features`` and actions for each row. An agent's own ``config`` says True or False."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -75,6 +80,7 @@ class OnPolicyConfig:
         require(mode in NORMALIZATIONS, "advantage_normalization", mode, allowed)
         sizes_ok = len(self.hidden_sizes) > 0 and all(size >= 1 for size in self.hidden_sizes)
         require(sizes_ok, "hidden_sizes", self.hidden_sizes, "a non-empty list of sizes of at least 1")
+        require(self.row_shared in (True, False, "auto"), "row_shared", self.row_shared, "true, false or 'auto'")
 
 
 class OnPolicyAgent(ABC):
@@ -82,7 +88,7 @@ class OnPolicyAgent(ABC):
 
     Args:
         env: a gymnasium env or vector env (``autoreset_mode=SAME_STEP``) with flat observations, or the :class:`Spaces`
-            of one for an agent that only acts.
+            or the rows of one for an agent that only acts.
         seed: of initial weights, of action noise and of the env's first reset.
         device: of the networks.
         reward_transform: applied to the rewards ``[T, N]`` of each rollout before learning (controls permute them);
@@ -90,7 +96,8 @@ class OnPolicyAgent(ABC):
         **options: fields of ``config_class``.
 
     Raises:
-        ValueError: an unknown option, a value outside its range, or spaces that agents do not know.
+        ValueError: an unknown option, a value outside its range, spaces that agents do not know, or
+            ``row_shared=True`` where there are no rows.
     """
 
     name: ClassVar[str]
@@ -98,7 +105,7 @@ class OnPolicyAgent(ABC):
 
     def __init__(
         self,
-        env: AnyEnv | Spaces,
+        env: AnyEnv | Spaces | RowLayout,
         *,
         seed: int = 0,
         device: str = "cpu",
@@ -106,24 +113,48 @@ class OnPolicyAgent(ABC):
         **options: Any,
     ) -> None:
         self.config = build_config(self.name, self.config_class, options)
-        self.spaces = env if isinstance(env, Spaces) else spaces_of(env)
+        self.rows = self._find_rows(env)
+        self.config = dataclasses.replace(self.config, row_shared=self.rows is not None)
+        self.spaces = env if isinstance(env, Spaces) else env.spaces if isinstance(env, RowLayout) else spaces_of(env)
         self.seed = seed
         self.device = torch.device(device)
         self.reward_transform = reward_transform
         self.num_timesteps = 0
         self.num_episodes = 0
-        size = int(self.spaces.observation.shape[0])
         init = torch.Generator().manual_seed(seed)
         c = self.config
-        self.policy = Policy(size, self.spaces.action, c.hidden_sizes, c.log_std_init, init).to(self.device)
-        self.value = mlp(size, c.hidden_sizes, 1, output_gain=1.0, generator=init).to(self.device)
+        self.policy = self._make_policy(init).to(self.device)
+        self.value = self._make_value(init).to(self.device)
         self.policy_optimizer = torch.optim.Adam(self.policy.parameters(), lr=c.learning_rate)
         self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=c.value_learning_rate)
-        self.normalizer = ObservationNormalizer(size)
+        self.normalizer = self._make_normalizer()
         # Two generators: acting for an evaluation must not change what is learned afterwards.
         self._learn_generator = torch.Generator(self.device).manual_seed(seed + 1)
         self._act_generator = torch.Generator(self.device).manual_seed(seed + 2)
-        self._collector = None if isinstance(env, Spaces) else Collector(as_vector_env(env))
+        self._collector = None if isinstance(env, Spaces | RowLayout) else Collector(as_vector_env(env))
+
+    # -- the parts
+
+    def _find_rows(self, env: AnyEnv | Spaces | RowLayout) -> RowLayout | None:
+        """The rows that the policy is shared by, None for one policy on the whole observation."""
+        return find_rows(env, self.config.row_shared)
+
+    def _make_policy(self, init: torch.Generator) -> Policy | RowPolicy:
+        c = self.config
+        if self.rows is not None:
+            return RowPolicy(self.rows, c.hidden_sizes, c.log_std_init, init)
+        size = int(self.spaces.observation.shape[0])
+        return Policy(size, self.spaces.action, c.hidden_sizes, c.log_std_init, init)
+
+    def _make_value(self, init: torch.Generator) -> nn.Module:
+        if self.rows is not None:
+            return RowValue(self.rows, self.config.hidden_sizes, init)
+        return mlp(int(self.spaces.observation.shape[0]), self.config.hidden_sizes, 1, output_gain=1.0, generator=init)
+
+    def _make_normalizer(self) -> ObservationNormalizer | RowNormalizer:
+        if self.rows is not None:
+            return RowNormalizer(self.rows)
+        return ObservationNormalizer(int(self.spaces.observation.shape[0]))
 
     # -- the algorithm
 
@@ -287,25 +318,17 @@ class OnPolicyAgent(ABC):
 
     def save(self, path: str | Path) -> None:
         """Write a folder with everything that acting and continuing need, but not the environment."""
-        tensors = {f"policy.{k}": v for k, v in self.policy.state_dict().items()}
-        tensors |= {f"value.{k}": v for k, v in self.value.state_dict().items()}
+        tensors = storage.with_prefix("policy.", self.policy.state_dict())
+        tensors |= storage.with_prefix("value.", self.value.state_dict())
         training = storage.flatten_optimizer("policy_optimizer", self.policy_optimizer)
         training |= storage.flatten_optimizer("value_optimizer", self.value_optimizer)
         training["learn_generator"] = self._learn_generator.get_state()
         training["act_generator"] = self._act_generator.get_state()
-        collector = self._collector
-        if collector is not None and collector.observations is not None:
-            training["collector.observations"] = torch.from_numpy(collector.observations)
-            training["collector.steps"] = torch.from_numpy(collector.steps)
-            training["collector.returns"] = torch.from_numpy(collector.returns)
-        header = {
-            "agent": self.name,
-            "config": dataclasses.asdict(self.config),
-            "spaces": storage.spaces_to_json(self.spaces),
-            "seed": self.seed,
-            "num_timesteps": self.num_timesteps,
-            "num_episodes": self.num_episodes,
-        }
+        if self._collector is not None:
+            training |= storage.with_prefix("collector.", self._collector.state())
+        header = storage.agent_header(self)
+        if self.rows is not None:
+            header["rows"] = rows_to_json(self.rows)
         with storage.new_folder(as_path(path)) as folder:
             storage.write_tensors(folder / "networks.safetensors", tensors)
             storage.write_tensors(folder / "training.safetensors", training)
@@ -333,19 +356,22 @@ class OnPolicyAgent(ABC):
             reward_transform: as in the constructor; it is not saved.
 
         Raises:
-            ValueError: no complete agent of this kind, or spaces that do not fit ``env`` (both are named).
+            ValueError: no complete agent of this kind, or spaces or rows that do not fit ``env`` (both are named); a
+                policy that is shared by rows fits any batch size.
         """
         folder = as_path(path)
         header = storage.read_header(folder, cls.name)
-        saved = storage.spaces_from_json(header["spaces"])
-        if env is not None:
-            check_same_spaces(saved, env)
+        pair = storage.spaces_from_json(header["spaces"])
+        rows = rows_from_json(header["rows"], pair) if "rows" in header else None
+        if env is not None and rows is not None:
+            check_same_rows(rows, env)
+        elif env is not None:
+            check_same_spaces(pair, env)
         options = {"seed": header["seed"], "device": device, "reward_transform": reward_transform, **header["config"]}
-        agent = cls(saved if env is None else env, **options)
+        agent = cls((rows or pair) if env is None else env, **options)
         tensors = storage.read_tensors(folder / "networks.safetensors")
-        for prefix, module in (("policy.", agent.policy), ("value.", agent.value)):
-            part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            module.load_state_dict(part)
+        agent.policy.load_state_dict(storage.part(tensors, "policy."))
+        agent.value.load_state_dict(storage.part(tensors, "value."))
         training = storage.read_tensors(folder / "training.safetensors")
         storage.restore_optimizer("policy_optimizer", agent.policy_optimizer, training)
         storage.restore_optimizer("value_optimizer", agent.value_optimizer, training)
@@ -355,14 +381,6 @@ class OnPolicyAgent(ABC):
             agent._act_generator.set_state(training["act_generator"])
         agent.normalizer.restore(storage.read_tensors(folder / "normalizer.safetensors"))
         agent.num_timesteps, agent.num_episodes = header["num_timesteps"], header["num_episodes"]
-        if agent._collector is not None and not force_reset and "collector.observations" in training:
-            saved_count, count = len(training["collector.steps"]), agent._collector.env.num_envs
-            if saved_count != count:
-                raise ValueError(
-                    f"The agent stopped in {saved_count} replicas, the env has {count}: running episodes cannot "
-                    "continue; use the same number, or force_reset=True."
-                )
-            agent._collector.observations = training["collector.observations"].numpy().copy()
-            agent._collector.steps = training["collector.steps"].numpy().copy()
-            agent._collector.returns = training["collector.returns"].numpy().copy()
+        if agent._collector is not None and not force_reset:
+            agent._collector.restore(storage.part(training, "collector."))
         return agent

@@ -21,7 +21,7 @@ import torch
 
 from agents.base import Metrics, require, reset_seed
 from agents.on_policy import OnPolicyAgent, OnPolicyConfig
-from agents.rollout import Collector, Rollout, discounted_returns, explained_variance, normalize_advantages
+from agents.rollout import Collector, Floats, Rollout, discounted_returns, explained_variance, normalize_advantages
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ class Reinforce(OnPolicyAgent):
         c = self.config
         values, following = self._rollout_values(rollout)
         returns = discounted_returns(rollout.rewards, following, rollout.terminated, rollout.truncated, c.gamma)
-        advantages = normalize_advantages(
-            returns - values, c.advantage_normalization, rollout.step_index, rollout.valid
-        )
+        advantages = self._advantages(returns, values, rollout)
         used = torch.from_numpy(rollout.valid).to(self.device)
         inputs = self._inputs(rollout.observations)[used]
         targets = torch.from_numpy(returns).float().to(self.device)[used]
@@ -68,3 +66,8 @@ class Reinforce(OnPolicyAgent):
         metrics = self._policy_step(inputs, rollout.actions[used], weights)
         metrics["value_loss"] = self._fit_value(inputs, targets)
         return {**metrics, "explained_variance": explained_variance(values[rollout.valid], returns[rollout.valid])}
+
+    def _advantages(self, returns: Floats, values: Floats, rollout: Rollout) -> Floats:
+        """Normalised advantages ``[T, N]`` of returns over the values of the baseline."""
+        mode = self.config.advantage_normalization
+        return normalize_advantages(returns - values, mode, rollout.step_index, rollout.valid)

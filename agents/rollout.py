@@ -8,7 +8,7 @@ that episode, not of the first of the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.base import AnyVectorEnv, Array, final_observation
+from agents.base import AnyVectorEnv, Array, check_same_replicas, final_observation, spaces_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -69,6 +69,32 @@ class Collector:
         self.observations = np.array(observations, dtype=np.float32)
         self.steps = np.zeros(self.env.num_envs, dtype=np.int64)
         self.returns = np.zeros(self.env.num_envs)
+
+    def state(self) -> dict[str, Tensor]:
+        """Where the running episodes stand; empty before the first reset."""
+        if self.observations is None:
+            return {}
+        values = {"observations": self.observations, "steps": self.steps, "returns": self.returns}
+        return {name: torch.from_numpy(value) for name, value in values.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`state` gave; the env must be in the state that it had then.
+
+        Raises:
+            ValueError: episodes of another number of replicas, or with observations of another size.
+        """
+        if not state:
+            return
+        check_same_replicas(len(state["steps"]), self.env.num_envs)
+        saved, size = state["observations"].shape[-1], spaces_of(self.env).observation.shape[0]
+        if saved != size:
+            raise ValueError(
+                f"The agent stopped before observations of {saved} components, the env has {size}: running episodes "
+                "cannot continue; make the env with the same batch size, or use force_reset=True."
+            )
+        self.observations = state["observations"].numpy().copy()
+        self.steps = state["steps"].numpy().copy()
+        self.returns = state["returns"].numpy().copy()
 
     def collect(
         self,

@@ -1,142 +1,26 @@
-"""Policies that learn nothing, behind the same protocol as agents that do: the baselines of every claim.
+"""Policies that learn nothing: the baselines of every claim. Here those that choose what knowledge is transferred.
 
-A rule reads the names and places of things from ``env.unwrapped``: ``term_names``, ``action_names``, ``action_view``,
-``encode_action(weights, gate)`` and, where it looks at the observation, ``observation_layout``. Its :meth:`Rule.learn`
-returns at once. A rule names the action views that can express it, in order of preference, and the features it reads.
-
-Randomness: replica ``i`` has a generator of its own, seeded by ``(seed, i)``, so that it does the same whatever the
-number of replicas. What a rule remembers of an episode goes through ``state`` and ``episode_start`` of ``predict``.
+They read ``term_names``, ``action_names``, ``action_view``, ``encode_action(weights, gate)`` and, where they look at
+the observation, ``observation_layout`` of ``env.unwrapped``; those that weigh teachers are in
+:mod:`agents.teacher_rules`.
 """
 
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from agents import storage
-from agents.base import AnyEnv, Array, add_plugins, as_path, episode_steps, require, unknown_name
+from agents.base import AnyEnv, Array, add_plugins, episode_steps, require, unknown_name
+from agents.rule_base import Rule
+from agents.teacher_rules import TEACHER_RULES
 
 GROUP = "kd_env.rules"
-
-
-class Rule(ABC):
-    """A fixed policy.
-
-    Args:
-        env: the environment that it will act in.
-        seed: of its random choices.
-        **options: the rule's own; kept in :attr:`options` and saved.
-
-    Raises:
-        ValueError: an action view that cannot express the rule, or a term or feature that the env lacks.
-    """
-
-    name: ClassVar[str]
-    views: ClassVar[tuple[str, ...]] = ("native", "discrete", "box")
-    needs_features: ClassVar[tuple[str, ...]] = ()
-    needs_terms: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:
-        self.env, self.seed, self.options = env, seed, options
-        base: Any = env.unwrapped
-        self.base = base
-        if not hasattr(base, "encode_action"):
-            raise ValueError(f"The rule {self.name!r} needs an env with named terms (encode_action); {env} has none.")
-        self.term_names: tuple[str, ...] = tuple(base.term_names)
-        if base.action_view not in self.views:
-            raise ValueError(
-                f"The rule {self.name!r} cannot be expressed in the action view {base.action_view!r}; "
-                f"make the env with action_view={self.views[0]!r} (possible: {', '.join(self.views)})."
-            )
-        for term in self.needs_terms:
-            if term not in self.term_names:
-                raise ValueError(
-                    f"The rule {self.name!r} needs the term {term!r}, but the env has {', '.join(self.term_names)}; "
-                    f"add {term!r} to its terms."
-                )
-        for feature in self.needs_features:
-            if feature not in base.observation_layout:
-                raise ValueError(
-                    f"The rule {self.name!r} reads the feature {feature!r}, but the env has "
-                    f"{', '.join(base.observation_layout)}; add {feature!r} to its features."
-                )
-        self._generators: list[np.random.Generator] = []
-
-    @abstractmethod
-    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
-        """Actions and memory for a batch.
-
-        Args:
-            observations: ``[N, O]``.
-            memory: what the last call returned, None at first.
-            starts: ``[N]``, True where an episode begins.
-        """
-
-    def predict(
-        self, observation: Array, state: Any = None, episode_start: Array | None = None, deterministic: bool = False
-    ) -> tuple[Array, Any]:
-        """Actions for ``[O]`` or ``[N, O]``. A random rule stays random where ``deterministic``: it has no mode."""
-        observation = np.asarray(observation, dtype=np.float32)
-        batch = np.atleast_2d(observation)
-        starts = np.zeros(len(batch), dtype=np.bool_) if episode_start is None else np.atleast_1d(episode_start)
-        if starts.shape != (len(batch),):
-            raise ValueError(f"episode_start has shape {starts.shape} for {len(batch)} observations.")
-        actions, state = self.act(batch, state, starts.astype(np.bool_))
-        return (actions[0] if observation.ndim == 1 else actions), state
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: Any = None,
-        *,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Nothing to learn: returns itself."""
-        return self
-
-    def save(self, path: str | Path) -> None:
-        """Write a folder with ``agent.json``: options, seed and the states of the generators."""
-        generators = [generator.bit_generator.state for generator in self._generators]
-        header = {"agent": self.name, "options": self.options, "seed": self.seed, "generators": generators}
-        with storage.new_folder(as_path(path)) as folder:
-            storage.write_header(folder, header)
-
-    @classmethod
-    def load(cls, path: str | Path, env: AnyEnv | None = None) -> Self:
-        """Read what :meth:`save` wrote; a rule needs its ``env``, whose names it reads."""
-        header = storage.read_header(as_path(path), cls.name)
-        if env is None:
-            raise ValueError(f"The rule {cls.name!r} reads names from its environment; give env to load.")
-        rule = cls(env, seed=header["seed"], **header["options"])
-        for index, state in enumerate(header["generators"]):
-            rule.generator(index).bit_generator.state = state
-        return rule
-
-    def generator(self, replica: int) -> np.random.Generator:
-        """The generator of one replica."""
-        while len(self._generators) <= replica:
-            self._generators.append(np.random.default_rng([self.seed, len(self._generators)]))
-        return self._generators[replica]
-
-    def encode(self, weights: Mapping[str, float], gate: float = 1.0) -> Array:
-        """Raw action of one replica in the env's view."""
-        return np.asarray(self.base.encode_action(weights, gate))
-
-    def everything(self) -> Array:
-        """Raw action that weighs every term with 1."""
-        return self.encode(dict.fromkeys(self.term_names, 1.0))
-
-    def feature(self, observations: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-        """A scalar feature of a batch of observations, ``[N]``."""
-        return observations[:, self.base.observation_layout[name].start]
 
 
 class Constant(Rule):
@@ -357,21 +241,20 @@ class Greedy(Rule):
         return np.stack([self.candidates[best] for best in rewards.argmax(axis=0)]), None
 
 
-RULES: dict[str, type[Rule]] = {
-    rule.name: rule
-    for rule in (
-        All,
-        HardLabelOnly,
-        SoftLabelOnly,
-        Fixed,
-        RandomHard,
-        RandomSoft,
-        RandomGate,
-        Annealing,
-        EarlyStopping,
-        Greedy,
-    )
-}
+KNOWLEDGE_RULES: tuple[type[Rule], ...] = (
+    All,
+    HardLabelOnly,
+    SoftLabelOnly,
+    Fixed,
+    RandomHard,
+    RandomSoft,
+    RandomGate,
+    Annealing,
+    EarlyStopping,
+    Greedy,
+)
+
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (*KNOWLEDGE_RULES, *TEACHER_RULES)}
 
 
 def rule_class(name: str) -> type[Rule]:

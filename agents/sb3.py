@@ -17,7 +17,6 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from gymnasium import spaces
 
 from agents import sb3_storage, storage
 from agents.base import (
@@ -381,10 +380,3 @@ class SB3Agent:
 def make_sb3(name: str, env: AnyEnv, *, seed: int, device: str = "cpu", **hyperparameters: Any) -> SB3Agent:
     """An SB3 agent by name; arguments as in :class:`SB3Agent`. The algorithm itself is ``.model``."""
     return SB3Agent(name, env, seed=seed, device=device, **hyperparameters)
-
-
-def kinds_of(space: spaces.Space[Any]) -> list[str]:
-    """Names of the installed algorithms that take ``space``."""
-    kind = type(space).__name__
-    installed = {p for p in ("stable_baselines3", "sb3_contrib") if importlib.util.find_spec(p) is not None}
-    return [name for name, entry in ALGORITHMS.items() if kind in entry.actions and entry.package in installed]

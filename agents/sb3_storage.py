@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from agents import storage
+from agents.base import check_same_replicas
 
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")
 _REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
@@ -45,7 +46,7 @@ def tensors(model: Any) -> dict[str, dict[str, Tensor]]:
         if isinstance(part, torch.optim.Optimizer):
             training |= storage.flatten_optimizer(name, part)
         elif isinstance(part, nn.Module):
-            networks |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
+            networks |= storage.with_prefix(f"{name}/", part.state_dict())
         else:
             networks[name] = part
     if model._last_obs is not None and not hasattr(model, "_last_lstm_states"):
@@ -74,8 +75,7 @@ def restore(model: Any, folder: Path, header: Mapping[str, Any], *, learning: bo
     networks = storage.read_tensors(folder / "networks.safetensors")
     for name, part in _parts(model).items():
         if isinstance(part, nn.Module):
-            state = {k.removeprefix(f"{name}/"): v for k, v in networks.items() if k.startswith(f"{name}/")}
-            part.load_state_dict(state)
+            part.load_state_dict(storage.part(networks, f"{name}/"))
         elif isinstance(part, Tensor):
             part.data.copy_(networks[name])
     if hasattr(model, "n_delta"):
@@ -94,12 +94,7 @@ def restore(model: Any, folder: Path, header: Mapping[str, Any], *, learning: bo
     if force_reset:
         return
     if "last_obs" in training:
-        count = len(training["last_obs"])
-        if count != model.n_envs:
-            raise ValueError(
-                f"The agent stopped in {count} replicas, the env has {model.n_envs}: running episodes cannot continue; "
-                "use the same number, or force_reset=True."
-            )
+        check_same_replicas(len(training["last_obs"]), model.n_envs)
         model._last_obs = training["last_obs"].numpy().copy()
         model._last_episode_starts = training["last_episode_starts"].numpy().copy()
         model.env._returns = training["returns"].numpy().copy()

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 
-from agents.base import AnyEnv, Array, Spaces, check_same_spaces, spaces_of
+from agents.base import AnyEnv, Array, Spaces, check_same_spaces, inner_env, spaces_of
 
 TEACHER, STUDENT = "teacher_cls", "student_cls"
 EPSILON = 1e-8
@@ -53,7 +52,7 @@ def read_interface(env: AnyEnv) -> Interface:
     Raises:
         ValueError: spaces that agents do not know, or an env that does not observe both [CLS] vectors.
     """
-    inner: Any = env.unwrapped.envs[0].unwrapped if isinstance(env.unwrapped, SyncVectorEnv) else env.unwrapped
+    inner = inner_env(env)
     layout = {name: (int(p.start), int(p.stop)) for name, p in getattr(inner, "observation_layout", {}).items()}
     missing = [name for name in (TEACHER, STUDENT) if name not in layout]
     if missing:

@@ -5,6 +5,7 @@ A folder is written beside its place under a temporary name and renamed, so that
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import uuid
@@ -85,6 +86,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"{path.parent} is not a complete saved agent: {path.name} is missing.")
     return load_file(path)
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as ``<prefix><name>``."""
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name begins with ``prefix``, without it: what :func:`with_prefix` was given."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def agent_header(agent: Any) -> dict[str, Any]:
+    """What the header of each of our learning agents says: name, options, spaces, seed and counters."""
+    return {
+        "agent": agent.name,
+        "config": dataclasses.asdict(agent.config),
+        "spaces": spaces_to_json(agent.spaces),
+        "seed": agent.seed,
+        "num_timesteps": agent.num_timesteps,
+        "num_episodes": agent.num_episodes,
+    }
 
 
 def flatten_optimizer(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

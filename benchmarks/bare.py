@@ -51,7 +51,7 @@ def bare_loop(problem: Problem, start: Mapping[str, Tensor], attention: str) -> 
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
     warmup = max(1, round(config.warmup * problem.config.budget))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / warmup))
-    pairs = problem.assets.pairs
+    pairs = problem.reference.pairs
 
     def projected(term: str, hidden: Mapping[int, Tensor]) -> dict[int, Tensor]:
         weights = {layer: maps.get(f"projections.{term}.layer_{layer}") for layer, _ in pairs}
@@ -74,7 +74,7 @@ def bare_loop(problem: Problem, start: Mapping[str, Tensor], attention: str) -> 
             student = cast(
                 ModelOutput(out.logits, {}, dict(enumerate(out.hidden_states)), {}, {}, {}, {}), problem.dtype
             )
-            teacher = problem.teacher.signals(batch_rows, batch, student)
+            teacher = problem.reference.source.signals(batch_rows, batch, student)
             mask = batch.attention_mask[..., None].to(problem.dtype)
             hard = F.cross_entropy(student.logits, batch.labels)
             soft = 4.0 * F.kl_div(

@@ -119,8 +119,8 @@ def _cell(options: Options, terms: str, depth: int) -> dict[str, Any]:
             envs[source] = DistillEnv(build_problem(EnvConfig.from_kwargs(**given, teacher_source=source)))
             envs[source].reset(seed=0)
     problem = envs["cached"].problem
-    signals = {signal for term in problem.terms for signal in term.teacher_signals}
-    encoder, precision = problem.assets.teacher_encoder, options.precision
+    signals = {signal for term in problem.reference.terms for signal in term.teacher_signals}
+    encoder, precision = problem.reference.encoder, options.precision
     fill = common.clocked(lambda: teacher_outputs(encoder, problem.train, signals, precision=precision), problem.device)
     ones = np.ones(len(TERM_SETS[terms]), dtype=np.int8)
     losses = {name: [float(env.step(ones)[4]["raw_losses"].sum()) for _ in range(3)] for name, env in envs.items()}

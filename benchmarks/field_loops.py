@@ -139,7 +139,7 @@ def pytorch(setting: Setting, *, cached: bool) -> Loop:
     """A plain loop; with ``cached``, the teacher's logits were computed before, as a careful user would."""
     device, precision = setting.problem.device, setting.problem.config.precision
     limit = setting.problem.config.optimizer_config.max_grad_norm or float("inf")
-    known = torch.as_tensor(setting.problem.teacher_train_logits, device=device)
+    known = torch.as_tensor(setting.problem.reference.train_logits, device=device)
 
     def run(rows: np.ndarray) -> Trace:
         student = setting.student()

@@ -47,7 +47,7 @@ def contenders(settings: Settings, agent: Any, chosen: Sequence[str]) -> dict[st
             found[name] = _rule(settings, settings.agent, view) if agent is None else learned
         else:
             spec = rules[name.removesuffix(EXTRA)]
-            view = probe.rule_view(spec, settings.env)
+            view = probe.rule_view(spec, settings.env, probe.teacher_names(settings))
             found[name] = _rule(settings, spec, view, wider if name.endswith(EXTRA) else None)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,32 +14,45 @@ from gymnasium.vector.utils import batch_space
 
 from cli.controls import agent_options
 from cli.settings import PolicySpec, Settings
-from kd_env.actions import KnowledgeSelectionActions
+from kd_env import toy
 from kd_env.config import EnvConfig
+from kd_env.decisions import make_actions
+from kd_env.features import FEATURES
 from kd_env.glue import get_task
 from kd_env.knowledge import term_entries
 from kd_env.registry import unknown_name
 from kd_env.types import FeatureSlice
 
+STUDENT_FEATURES = ("student_on_batch", "row_student")
+
 
 class ProbeEnv(VectorEnv[Any, Any, Any]):
     """Action space, names and episode length of an environment that is not built yet. It is never stepped.
 
-    Every observation feature has one entry, so that sizes of networks mean nothing.
+    Every observation feature has one entry (one a row where it describes rows, three where rules look at the student's
+    loss, entropy and confidence), so that sizes of networks mean nothing.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own attribute
 
-    def __init__(self, config: EnvConfig, num_envs: int) -> None:
+    def __init__(self, config: EnvConfig, num_envs: int, teacher_names: Sequence[str]) -> None:
         self.num_envs = num_envs
         self.term_names = tuple(entry.name for entry in term_entries(config.terms))
-        self.actions = KnowledgeSelectionActions(self.term_names, config.action_view, config.gate)
+        self.teacher_names, self.reference_teacher = tuple(teacher_names), teacher_names[0]
+        present = np.ones((len(teacher_names), len(self.term_names)), dtype=bool)
+        self.actions = make_actions(config, self.term_names, self.teacher_names, present)
         self.action_names, self.action_view = self.actions.action_names, config.action_view
-        self.observation_layout = {
-            name: FeatureSlice(i, i + 1, (1,), 0.0, 1.0) for i, name in enumerate(config.features)
-        }
+        self.decision, self.weighting, self.batch_size = config.decision, config.weighting, config.batch_size
+        self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)
+        self.observation_layout, start = {}, 0
+        for name in config.features:
+            width = 3 if name in STUDENT_FEATURES else 1
+            shape = (config.batch_size, width) if name in self.row_features else (width,)
+            stop = start + int(np.prod(shape))
+            self.observation_layout[name] = FeatureSlice(start, stop, shape, 0.0, 1.0)
+            start = stop
         self.episode_steps = -(-config.budget // config.updates_per_step)
-        self.single_observation_space = spaces.Box(0.0, 1.0, (len(self.observation_layout),), np.float32)
+        self.single_observation_space = spaces.Box(0.0, 1.0, (start,), np.float32)
         self.single_action_space = self.actions.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -47,6 +60,14 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
     def encode_action(self, weights: Mapping[str, float], gate: float = 1.0) -> Any:
         """As in the real environment."""
         return self.actions.encode(weights, gate)
+
+    def encode_teachers(self, weights: Any, gate: float = 1.0) -> Any:
+        """As in the real environment."""
+        return self.actions.encode(weights, gate)
+
+    def teacher_effect(self, weights: Any) -> Any:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no effect.")
 
     def get_state(self) -> Any:
         """Exists, because rules ask whether it does."""
@@ -96,17 +117,25 @@ def check(settings: Settings) -> Settings:
     term_entries(config.terms)
     rewards.REWARDS[config.reward]
     task = get_task(config.task, config.columns, config.data_dir)
-    observations.resolve(config.features, task.regression, len(config.terms))
+    observations.resolve(config.features, task.regression, len(config.terms), rows=config.weighting == "sample")
     check_dev(task, config.data_dir)
     kind = agent_kind(settings.agent.name)
     _check_sees_reward(settings.agent.name, config)
-    probe = ProbeEnv(config, int(resolved["num_envs"]))
+    probe = ProbeEnv(config, int(resolved["num_envs"]), teacher_names(settings))
     if kind == "rule":
         make_agent(settings.agent.name, probe, seed=0, **settings.agent.options)
     else:
         options = {**settings.agent.options, **agent_options(resolved["control"], 0)}
         make_agent(settings.agent.name, probe, seed=0, device="cpu", **options)
     return dataclasses.replace(settings, rules=_rules(settings))
+
+
+def teacher_names(settings: Settings) -> tuple[str, ...]:
+    """Names of the teachers, before they are there."""
+    if settings.teachers:
+        return tuple(name for name, _ in settings.teachers)
+    name = settings.env.task
+    return tuple(toy.teacher_set(name)) if settings.env.decision == "teacher_weighting" else (name,)
 
 
 def _check_dropout(settings: Settings) -> None:
@@ -128,7 +157,7 @@ def _check_dropout(settings: Settings) -> None:
         )
 
 
-def rule_view(spec: PolicySpec, env: EnvConfig) -> str:
+def rule_view(spec: PolicySpec, env: EnvConfig, teachers: Sequence[str]) -> str:
     """The action view in which a rule acts: the agent's where it can, else the first that it can be expressed in.
 
     Raises:
@@ -143,7 +172,9 @@ def rule_view(spec: PolicySpec, env: EnvConfig) -> str:
     errors = []
     for view in dict.fromkeys([*(v for v in views if v == env.action_view), *views]):
         try:
-            make_rule(spec.name, ProbeEnv(dataclasses.replace(env, action_view=view), 1), **spec.options)
+            viewed = dataclasses.replace(env, action_view=view)
+            viewed.validate()
+            make_rule(spec.name, ProbeEnv(viewed, 1, teachers), **spec.options)
         except ValueError as error:
             errors.append(error)
         else:
@@ -166,7 +197,7 @@ def _rules(settings: Settings) -> tuple[PolicySpec, ...]:
     if settings.rules is not None:
         for spec in settings.rules:
             try:
-                rule_view(spec, settings.env)
+                rule_view(spec, settings.env, teacher_names(settings))
             except ValueError as error:
                 raise ValueError(f"evaluation.rules: {error}") from error
         return settings.rules
@@ -174,7 +205,7 @@ def _rules(settings: Settings) -> tuple[PolicySpec, ...]:
     for name in RULES:
         spec = PolicySpec(name, {}, name)
         try:
-            rule_view(spec, settings.env)
+            rule_view(spec, settings.env, teacher_names(settings))
         except ValueError:
             continue  # auto means those that fit
         fitting.append(spec)

@@ -6,14 +6,16 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cli.controls import check_control, controlled_env
-from kd_env.config import DEFAULT_FEATURES, EnvConfig
+from kd_env import toy
+from kd_env.config import DEFAULT_FEATURES, TEACHER_FEATURES, EnvConfig
 from kd_env.glue import EMBEDDED, get_task
+from kd_env.registry import unknown_name
 
 _TASK_KEYS = ("data_dir", "columns", "split_seed", "feedback_rows", "selection_rows", "max_train_rows", "max_length")
 _FINETUNE_KEYS = (
@@ -27,8 +29,19 @@ _FINETUNE_KEYS = (
     "seed",
     "precision",
     "evaluations_per_epoch",
+    "init",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "noisy_words",
+    "keep",
 )
-ENVIRONMENTS = ("kd_env/KnowledgeSelection-v0",)
+_SET_KEYS = ("name", "path", "packaged", "name_or_path", "label_noise", *_FINETUNE_KEYS)
+ENVIRONMENTS = {
+    "kd_env/KnowledgeSelection-v0": "knowledge_selection",
+    "kd_env/TeacherWeighting-v0": "teacher_weighting",
+}
+"""Environments of the main job and what is decided in them."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +61,10 @@ class Settings:
     resolved: dict[str, Any]
     """The configuration as it is written to ``config.yaml``."""
     env: EnvConfig
-    """Of training; ``teacher`` is None where :attr:`finetune` makes one or the packaged one is used."""
-    finetune: Any
-    """``kd_env.finetune.TeacherConfig`` of a teacher that is made first, or None."""
+    """Of training; ``teacher`` and ``teachers`` are None where some are made first, or packaged ones are used."""
+    teachers: tuple[tuple[str, Any], ...]
+    """Teachers that are named or made first: name, and folder or ``kd_env.finetune.TeacherConfig``; empty for packaged
+    ones."""
     agent: PolicySpec
     rules: tuple[PolicySpec, ...] | None
     """None until :func:`cli.probe.check` has found those that fit (``auto``)."""
@@ -71,8 +85,8 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings:
     check_control(c["control"], agent_kind(str(c["agent"]["name"])) == "rule")
     c["env"] = controlled_env(c["env"], c["control"])
     agent = _agent(c["agent"])
-    finetune, teacher = _teacher(c)
-    env = _env(c, teacher)
+    teachers = _teachers(c)
+    env = with_ready(_env(c), c, teachers)
     evaluation = c["evaluation"]
     first = evaluation["first_seed"]
     seeds = tuple(range(first, first + evaluation["seeds"]))
@@ -88,7 +102,7 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings:
     return Settings(
         resolved={**c, "name": name, "env": {**c["env"], "features": list(env.features)}},
         env=env,
-        finetune=finetune,
+        teachers=teachers,
         agent=agent,
         rules=_rules(evaluation["rules"]),
         run_folder=Path(c["runs_dir"]).expanduser() / name,
@@ -121,7 +135,7 @@ def teacher_config(c: Mapping[str, Any], output: str | None) -> Any:
         "device": c["device"],
         "show_progress": bool(c["progress"]),
         "resume": bool(c.get("resume", True)),
-        "label_noise": float(task["label_noise"]),
+        "label_noise": float(teacher.get("label_noise", task["label_noise"])),
         **{key: task[key] for key in _TASK_KEYS},
         **{key: teacher[key] for key in _FINETUNE_KEYS},
     }
@@ -140,8 +154,10 @@ def with_feedback(env: EnvConfig) -> EnvConfig:
     return dataclasses.replace(env, train_on="train+feedback")
 
 
-def _teacher(c: Mapping[str, Any]) -> tuple[Any, str | None]:
-    """What to fine-tune first, or the teacher that is there; neither for the packaged one."""
+def _teachers(c: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The teachers that are there or have to be made, by name; none for packaged ones."""
+    if c["teachers"] is not None:
+        return _teacher_set(c)
     teacher, task = c["teacher"], c["task"]["name"]
     if teacher["path"] and teacher["name_or_path"]:
         raise ValueError(
@@ -149,26 +165,75 @@ def _teacher(c: Mapping[str, Any]) -> tuple[Any, str | None]:
             "them to null."
         )
     if teacher["path"]:
-        return None, str(teacher["path"])
+        return ((task, str(teacher["path"])),)
     if task in EMBEDDED and not teacher["name_or_path"]:
-        return None, None
+        return ()
     # resume=true|false of the main job is about the agent; a half-made teacher is always finished.
-    return teacher_config({**c, "resume": True}, None), None
+    return ((task, teacher_config({**c, "resume": True}, None)),)
 
 
-def _env(c: Mapping[str, Any], teacher: str | None) -> EnvConfig:
+def _teacher_set(c: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The entries of ``teachers``: each has its path, or options that differ from those of ``teacher``."""
+    given, task = c["teachers"], c["task"]["name"]
+    if not isinstance(given, list) or not given or not all(isinstance(entry, Mapping) for entry in given):
+        raise ValueError(f"teachers={given!r} must be a list of mappings, for example [{{name: a, seed: 1}}].")
+    if c["teacher"]["path"]:
+        raise ValueError("teacher.path and teachers are both given; name the folder as one of teachers.")
+    found: dict[str, Any] = {}
+    for entry in given:
+        for key in entry:
+            if key not in _SET_KEYS:
+                raise ValueError(unknown_name("option of an entry of teachers:", key, _SET_KEYS))
+        name = entry.get("name")
+        if not isinstance(name, str) or name in found:
+            raise ValueError(f"teachers entry {dict(entry)}: name={name!r} must be a text that no other entry has.")
+        options = {key: value for key, value in entry.items() if key != "name"}
+        if "path" in options or "packaged" in options:
+            if len(options) > 1:
+                raise ValueError(f"The teacher {name!r} is there already and is not made; leave the rest out: {entry}.")
+            found[name] = str(options["path"]) if "path" in options else _packaged(task, options["packaged"])
+            continue
+        merged = {**c["teacher"], **options}
+        if task in EMBEDDED and not merged["name_or_path"]:
+            merged = {**merged, "name_or_path": str(toy.teacher_folder(task))}
+        found[name] = teacher_config({**c, "teacher": merged, "resume": True}, None)
+    return tuple(found.items())
+
+
+def _packaged(task: str, member: Any) -> str:
+    """Folder of one of the packaged teachers of an embedded task."""
+    if task not in EMBEDDED:
+        raise ValueError(f"packaged={member!r} is for the tasks {' and '.join(EMBEDDED)}; give the path of a teacher.")
+    folders = toy.teacher_set(task)
+    if member not in folders:
+        raise ValueError(unknown_name("packaged teacher", str(member), folders))
+    return folders[member]
+
+
+def with_ready(env: EnvConfig, c: Mapping[str, Any], teachers: Sequence[tuple[str, Any]]) -> EnvConfig:
+    """The environment's options with the teachers, where all of them are there."""
+    if not teachers or not all(isinstance(teacher, str) for _, teacher in teachers):
+        return env
+    if c["teachers"] is None:
+        return dataclasses.replace(env, teacher=teachers[0][1])
+    return dataclasses.replace(env, teachers=tuple({"name": name, "path": path} for name, path in teachers))
+
+
+def _env(c: Mapping[str, Any]) -> EnvConfig:
     task, env = c["task"], dict(c["env"])
-    if env.pop("id") not in ENVIRONMENTS:
-        raise ValueError(f"env.id={c['env']['id']!r} is not known to the main job; valid: {', '.join(ENVIRONMENTS)}.")
+    identity = env.pop("id")
+    if identity not in ENVIRONMENTS:
+        raise ValueError(f"env.id={identity!r} is not known to the main job; valid: {', '.join(ENVIRONMENTS)}.")
+    decision = ENVIRONMENTS[identity]
     if env["features"] == "auto":
-        env["features"] = list(default_features(task))
+        env["features"] = list(default_features(task, decision, str(env.get("weighting", "batch"))))
     options = {
         **env,
+        "decision": decision,
         "task": task["name"],
         **{key: task[key] for key in _TASK_KEYS},
         "label_noise": task["label_noise"],
         "student": c["student"],
-        "teacher": teacher,
         "teacher_source": env.pop("teacher_source", c["teacher"]["source"]),
         "cache_dtype": c["teacher"]["cache_dtype"],
         "cache_dir": str(cache_folder(c["cache_dir"]) / "teacher_outputs"),
@@ -178,13 +243,14 @@ def _env(c: Mapping[str, Any], teacher: str | None) -> EnvConfig:
     return EnvConfig.from_kwargs(**options)
 
 
-def default_features(task: Mapping[str, Any]) -> tuple[str, ...]:
+def default_features(task: Mapping[str, Any], decision: str, weighting: str) -> tuple[str, ...]:
     """The default features that have a meaning for the task: entropy and agreement have none in regression."""
     from kd_env.observations import FEATURES
 
+    names = DEFAULT_FEATURES if decision == "knowledge_selection" else TEACHER_FEATURES[weighting]
     if not get_task(task["name"], task["columns"], task["data_dir"]).regression:
-        return DEFAULT_FEATURES
-    return tuple(name for name in DEFAULT_FEATURES if not FEATURES[name].classification_only)
+        return names
+    return tuple(name for name in names if not FEATURES[name].classification_only)
 
 
 def _agent(c: Mapping[str, Any]) -> PolicySpec:

@@ -82,7 +82,7 @@ def study(overrides: Sequence[str], command: str) -> Path:
     if (folder / runs.CONFIG).is_file():
         raise ValueError(f"{folder} is a run folder; choose another name of the study with name=...")
     todo = [training for training in trainings if not training.finished()]
-    _make_teacher(todo)
+    _make_teachers(todo)
     atomic_write(folder / runs.COMMAND, command + "\n")
     print(f"{folder}: {len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before.", flush=True)
     for training in todo:
@@ -173,12 +173,12 @@ def _refuse_rule(resolved: dict[str, Any]) -> None:
         )
 
 
-def _make_teacher(todo: Sequence[Training]) -> None:
+def _make_teachers(todo: Sequence[Training]) -> None:
     """Fine-tune a missing teacher here: processes side by side would all begin to."""
-    from cli.train import with_teacher
+    from cli.train import with_teachers
 
     if todo:
-        with_teacher(todo[0].settings)
+        with_teachers(todo[0].settings)
 
 
 def _child(training: Training) -> Child:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from cli import probe, runs
 from cli.compose import compose
 from cli.controls import agent_options
 from cli.evaluate import evaluate, write_results
-from cli.settings import Settings, read_settings
+from cli.settings import Settings, read_settings, with_ready
 from cli.watch import GapRecorder, Watch, read_history
 
 if TYPE_CHECKING:
@@ -51,15 +50,17 @@ def set_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def with_teacher(settings: Settings) -> EnvConfig:
-    """The environment's options with a teacher that exists; a missing one is fine-tuned once, into the cache."""
-    if settings.finetune is None:
-        return settings.env
+def with_teachers(settings: Settings) -> EnvConfig:
+    """The environment's options with teachers that exist; missing ones are fine-tuned once, into the cache."""
     from kd_env.finetune import finetune
 
-    config = settings.finetune
-    print(f"Teacher: {config.output} (made from {config.name_or_path} where it is missing)", flush=True)
-    return dataclasses.replace(settings.env, teacher=str(finetune(config)))
+    found = []
+    for name, teacher in settings.teachers:
+        if not isinstance(teacher, str):
+            print(f"Teacher: {teacher.output} (made from {teacher.name_or_path} where it is missing)", flush=True)
+            teacher = str(finetune(teacher))
+        found.append((name, teacher))
+    return with_ready(settings.env, settings.resolved, found)
 
 
 def load_problem(settings: Settings) -> Problem:
@@ -67,7 +68,7 @@ def load_problem(settings: Settings) -> Problem:
     from kd_env.build import build_problem
     from kd_env.evaluation.protocol import check_dev_lengths
 
-    problem = build_problem(with_teacher(settings))
+    problem = build_problem(with_teachers(settings))
     check_dev_lengths(problem)
     describe(problem)
     return problem
@@ -80,7 +81,9 @@ def describe(problem: Problem) -> None:
     print(
         f"Task {facts['task']}: {rows} rows ({facts['dropped_rows']} train rows dropped, content shared with feedback)."
     )
-    print(f"Teacher {facts['teacher']}: saw feedback rows: {facts['saw_feedback']}.")
+    for teacher in problem.teachers:
+        best = " (best on the selection split)" if len(problem.teachers) > 1 and teacher is problem.reference else ""
+        print(f"Teacher {teacher.folder}: saw feedback rows: {teacher.saw_feedback}.{best}")
     print(problem.layer_table(), flush=True)
 
 

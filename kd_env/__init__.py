@@ -26,13 +26,14 @@ _LAZY = {
 }
 __all__ = ["DistillEnv", "DistillVectorEnv", "EnvConfig", "Problem", "__version__", "build_problem"]
 
-for _suffix, _options in (("", {}), ("Discrete", {"action_view": "discrete"}), ("Continuous", {"action_view": "box"})):
-    register(
-        id=f"kd_env/KnowledgeSelection{_suffix}-v0",
-        entry_point="kd_env.envs.base:DistillEnv",
-        vector_entry_point="kd_env.envs.vector:DistillVectorEnv",
-        kwargs=_options,
-    )
+for _name, _decision in (("KnowledgeSelection", "knowledge_selection"), ("TeacherWeighting", "teacher_weighting")):
+    for _suffix, _view in (("", "native"), ("Discrete", "discrete"), ("Continuous", "box")):
+        register(
+            id=f"kd_env/{_name}{_suffix}-v0",
+            entry_point="kd_env.envs.base:DistillEnv",
+            vector_entry_point="kd_env.envs.vector:DistillVectorEnv",
+            kwargs={"decision": _decision, **({} if _view == "native" else {"action_view": _view})},
+        )
 
 
 def __getattr__(name: str) -> Any:

@@ -32,11 +32,14 @@ class KnowledgeSelectionActions:
         term_names: the K terms in the order of the table's columns.
         view: ``native``, ``discrete`` or ``box``.
         gate: box view only.
+        present: ``[T, K]`` bool, existing entries of the table: a term's weight holds for every teacher. None: one
+            teacher and every entry.
     """
 
     term_names: tuple[str, ...]
     view: str
     gate: bool
+    present: np.ndarray | None = None
 
     @property
     def gated(self) -> bool:
@@ -69,19 +72,20 @@ class KnowledgeSelectionActions:
         count = len(self.term_names)
         scale = np.ones(len(raw), dtype=np.float32)
         if self.view == "discrete":
-            self._check(raw, (len(raw),), 0, count + 1)
+            check_range(raw, (len(raw),), 0, count + 1, self.view)
             table = np.vstack([np.zeros(count), np.eye(count), np.ones(count)]).astype(np.float32)
             weights = table[raw.astype(np.int64)]
         elif self.view == "native":
-            self._check(raw, (len(raw), count), 0, 1)
+            check_range(raw, (len(raw), count), 0, 1, self.view)
             weights = raw.astype(np.float32)
         else:
-            self._check(raw, (len(raw), len(self.action_names)), -1.0, 1.0)
+            check_range(raw, (len(raw), len(self.action_names)), -1.0, 1.0, self.view)
             weights = ((raw[:, :count] + 1.0) / 2.0).astype(np.float32)
             if self.gated:
-                gate = raw[:, count].astype(np.float32)
-                scale = np.where(gate < GATE_SKIPS_BELOW, 0.0, (gate + 1.0) / 2.0).astype(np.float32)
-        return Effect(weights[:, None, :, None], scale)
+                scale = decode_gate(raw[:, count])
+        if self.present is None:
+            return Effect(weights[:, None, :, None], scale)
+        return Effect(np.where(self.present, weights[:, None, :], np.float32(0.0))[..., None], scale)
 
     def encode(self, weights: Mapping[str, float], gate: float = 1.0) -> np.ndarray:
         """Raw action of one replica for weights in [0, 1] by term name (missing: 0).
@@ -102,10 +106,7 @@ class KnowledgeSelectionActions:
         if gate != 1.0 and not self.gated:
             raise ValueError(f"gate={gate} needs action_view='box' with gate=true; this view is {self.view!r}.")
         if self.view == "box":
-            if 0.0 < gate < (GATE_SKIPS_BELOW + 1.0) / 2.0 or not 0.0 <= gate <= 1.0:
-                raise ValueError(f"gate={gate} must be 0 (skip) or lie in [0.25, 1].")
-            tail = [2.0 * gate - 1.0] if self.gated else []
-            return np.concatenate([2.0 * values - 1.0, tail]).astype(np.float32)
+            return np.concatenate([2.0 * values - 1.0, encode_gate(gate, self.gated)]).astype(np.float32)
         if not np.isin(values, (0.0, 1.0)).all():
             raise ValueError(
                 f"The {self.view} view has weights 0 and 1 only, got {dict(weights)}; use action_view='box'."
@@ -121,11 +122,32 @@ class KnowledgeSelectionActions:
             )
         return np.asarray(0 if chosen == 0 else 1 + int(values.argmax()))
 
-    def _check(self, raw: np.ndarray, shape: tuple[int, ...], low: float, high: float) -> None:
-        if raw.shape != shape:
-            raise ValueError(f"Actions have shape {raw.shape}, but the {self.view} view takes {shape}.")
-        if not ((raw >= low) & (raw <= high)).all():  # NaN fails both comparisons
-            raise ValueError(f"Actions {raw.tolist()} must lie in [{low}, {high}] in the {self.view} view.")
+
+def decode_gate(raw: np.ndarray) -> np.ndarray:
+    """Factor on the update for gate components ``[N]`` in [-1, 1]: 0 below -0.5, else (g + 1) / 2."""
+    gate = raw.astype(np.float32)
+    return np.where(gate < GATE_SKIPS_BELOW, 0.0, (gate + 1.0) / 2.0).astype(np.float32)
+
+
+def encode_gate(gate: float, gated: bool) -> list[float]:
+    """The gate component for a factor on the update, none where there is no gate.
+
+    Raises:
+        ValueError: a factor that no gate expresses.
+    """
+    if 0.0 < gate < (GATE_SKIPS_BELOW + 1.0) / 2.0 or not 0.0 <= gate <= 1.0:
+        raise ValueError(f"gate={gate} must be 0 (skip) or lie in [0.25, 1].")
+    if not gated and gate != 1.0:
+        raise ValueError(f"gate={gate} needs action_view='box' with gate=true.")
+    return [2.0 * gate - 1.0] if gated else []
+
+
+def check_range(raw: np.ndarray, shape: tuple[int, ...], low: float, high: float, view: str) -> None:
+    """Refuse raw actions of another shape, or with a value outside ``[low, high]`` (NaN too)."""
+    if raw.shape != shape:
+        raise ValueError(f"Actions have shape {raw.shape}, but the {view} view takes {shape}.")
+    if not ((raw >= low) & (raw <= high)).all():  # NaN fails both comparisons
+        raise ValueError(f"Actions {raw.tolist()} must lie in [{low}, {high}] in the {view} view.")
 
 
 def normalize_weights(weights: np.ndarray, present: np.ndarray, how: str) -> np.ndarray:

@@ -13,6 +13,12 @@ from kd_env.registry import unknown_name
 
 Plain = Mapping[str, Any]
 
+DECISIONS = ("knowledge_selection", "teacher_weighting")
+VIEWS = {
+    "knowledge_selection": ("native", "discrete", "box"),
+    "teacher_weighting": ("native", "simplex", "subset", "discrete", "box"),
+}
+"""Action views by decision."""
 DEFAULT_TERMS = ("hard_label", "soft_label", "hidden_states", "relation")
 DEFAULT_FEATURES = (
     "progress",
@@ -27,6 +33,33 @@ DEFAULT_FEATURES = (
     "feedback_metric",
     "previous_action",
 )
+TEACHER_FEATURES = {
+    "batch": (
+        "progress",
+        "remaining_budget",
+        "learning_rate",
+        "gap",
+        "teacher_losses",
+        "teacher_entropies",
+        "teacher_confidences",
+        "teacher_student_agreement",
+        "teacher_agreement",
+        "student_on_batch",
+        "previous_action",
+    ),
+    "sample": (
+        "progress",
+        "remaining_budget",
+        "gap",
+        "row_teacher_losses",
+        "row_teacher_entropies",
+        "row_teacher_confidences",
+        "row_teacher_student_agreement",
+        "row_teacher_agreement",
+        "row_student",
+    ),
+}
+"""Default features of teacher_weighting, by what one weight holds for."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +133,10 @@ class EnvConfig:
     # -- teacher
     teacher: str | None = None
     """Folder or hub name of a fine-tuned encoder; None: the packaged teacher of the embedded task."""
+    teachers: Sequence[str | Plain] | None = None
+    """Several teachers: folders or hub names, or mappings ``{"name": ..., "path": ...}``; a folder that holds a
+    co-fine-tuned set stands for its members. None: ``teacher``, or where teachers are weighed the packaged set of the
+    embedded task."""
     teacher_source: str = "cached"
     """``cached`` (computed once), ``online`` (computed for every batch), or ``student``: a control in which every
     signal of the teacher is the student's own at that moment, so that there is nothing to be learned from it."""
@@ -131,12 +168,19 @@ class EnvConfig:
     device: str = "auto"
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
     # -- decision process
+    decision: str = "knowledge_selection"
+    """What the agent decides: ``knowledge_selection`` (how the knowledge terms count) or ``teacher_weighting`` (how the
+    teachers count). The registered ids set it."""
+    weighting: str = "batch"
+    """``teacher_weighting`` only. What one weight holds for: ``batch`` (a whole step) or ``sample`` (one row of it)."""
+    weighs: Sequence[str] = ("soft_label",)
+    """``teacher_weighting`` only. Names of the terms that the action weighs; the others keep weight 1."""
     features: Sequence[str] = DEFAULT_FEATURES
     reward: str = "gap_closed"
     gap: str = "labels"
     """``labels`` (loss against gold labels) or ``divergence`` (KL from teacher to student, without labels)."""
     action_view: str = "native"
-    """``native``, ``discrete`` or ``box``."""
+    """``native``, ``discrete`` or ``box``; to weigh teachers also ``simplex`` (the same as native) and ``subset``."""
     gate: bool = True
     """Box view only: one more component that skips or scales the update."""
     max_episode_steps: int | None = None
@@ -154,7 +198,7 @@ class EnvConfig:
             ValueError: an unknown key (with near matches) or a value outside its range (with the range).
         """
         _refuse_unknown("environment option", options, cls)
-        values = {name: _plain(value) for name, value in options.items()}
+        values = {**_decision_defaults(options), **{name: _plain(value) for name, value in options.items()}}
         student = values.get("student", StudentConfig())
         if isinstance(student, str):
             student = StudentConfig(init="pretrained", name_or_path=student)
@@ -192,6 +236,7 @@ class EnvConfig:
                 f"updates_per_step={self.updates_per_step} is longer than budget={self.budget}; a step (phase) must "
                 "fit into the budget: raise budget or lower updates_per_step."
             )
+        self._check_decision()
         student = self.student_config
         checks.check_fields("student.", student, _STUDENT)
         if student.init == "pretrained" and not student.name_or_path:
@@ -204,6 +249,49 @@ class EnvConfig:
                     f"student.{name}={value!r} is only for student.init={' or '.join(inits)}, but "
                     f"student.init={student.init!r} would ignore it; leave it out or change student.init."
                 )
+
+    def _check_decision(self) -> None:
+        checks.one_of(*VIEWS[self.decision])("action_view", self.action_view)
+        if self.teacher is not None and self.teachers is not None:
+            raise ValueError(f"teacher={self.teacher!r} and teachers={self.teachers!r} are both given; leave one out.")
+        if self.decision != "teacher_weighting":
+            for name, default in (("weighting", "batch"), ("weighs", ("soft_label",))):
+                if tuple(getattr(self, name)) != tuple(default):
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} is only for decision='teacher_weighting' "
+                        "(env=teacher_weighting in the main job); leave it out or change the decision."
+                    )
+        elif self.weighting == "sample":
+            if self.updates_per_step != 1:
+                raise ValueError(
+                    f"updates_per_step={self.updates_per_step} does not fit weighting='sample': the action weighs the "
+                    "rows of one batch. Set updates_per_step=1 or weighting='batch'."
+                )
+            if self.action_view == "discrete":
+                raise ValueError(
+                    "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
+                    "or box view with weighting='sample'."
+                )
+
+
+def _decision_defaults(options: Plain) -> dict[str, Any]:
+    """Defaults of ``teacher_weighting`` that differ from those of the fields."""
+    if options.get("decision") != "teacher_weighting":
+        return {}
+    weighting = str(options.get("weighting", "batch"))
+    defaults: dict[str, Any] = {"terms": ("hard_label", "soft_label")}
+    if weighting == "sample":
+        defaults["updates_per_step"] = 1
+    return {**defaults, "features": TEACHER_FEATURES.get(weighting, DEFAULT_FEATURES)}
+
+
+def _teacher_entries(name: str, value: Any) -> None:
+    checks.names("<folder>", mappings=True)(name, value)
+    for entry in value:
+        if isinstance(entry, Mapping) and (
+            set(entry) != {"name", "path"} or not all(isinstance(part, str) and part for part in entry.values())
+        ):
+            checks.refuse(f"{name} entry", entry, "a folder, a hub name, or a mapping with the texts name and path")
 
 
 _ROWS = checks.optional(checks.whole(1))
@@ -221,6 +309,10 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "label_noise": checks.within(0.0, 1.0),
     "train_on": checks.one_of("train", "train+feedback"),
     "teacher": checks.optional(checks.text),
+    "teachers": checks.optional(_teacher_entries),
+    "decision": checks.one_of(*DECISIONS),
+    "weighting": checks.one_of("batch", "sample"),
+    "weighs": checks.names("soft_label"),
     "teacher_source": checks.one_of("cached", "online", "student"),
     "cache_dir": checks.optional(checks.text),
     "cache_dtype": checks.one_of("float32", "float16"),
@@ -237,7 +329,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "features": checks.names("progress"),
     "reward": checks.text,
     "gap": checks.one_of("labels", "divergence"),
-    "action_view": checks.one_of("native", "discrete", "box"),
+    "action_view": checks.text,
     "gate": checks.boolean,
     "max_episode_steps": _ROWS,
     "render_mode": checks.optional(checks.one_of("ansi")),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,9 +45,9 @@ def evaluate(problem: Problem, params: dict[str, Tensor]) -> Evaluation:
         entropy, agreement = np.zeros(count), np.zeros(count)
     else:
         entropy = losses.entropy(safe).mean(-1)
-        agreement = (safe.argmax(-1) == problem.assets.teacher_feedback_logits.argmax(-1)).mean(-1)
+        agreement = (safe.argmax(-1) == problem.reference.feedback_logits.argmax(-1)).mean(-1)
     metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
-    loss = np.where(finite, problem.loss(safe, problem.feedback, problem.assets.teacher_feedback_logits), np.nan)
+    loss = np.where(finite, problem.loss(safe, problem.feedback, problem.reference.feedback_logits), np.nan)
     return Evaluation(loss, metric, entropy, agreement)
 
 
@@ -68,7 +68,8 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
     measured = evaluate(problem, params)
     scale, _ = rewards.gap_scale(measured.loss, problem.teacher_loss)
     table = (count, *problem.present.shape)
-    pairs = len(problem.terms) if problem.wants_cosines else 0
+    pairs = len(problem.term_names) if problem.wants_cosines else 0
+    addressed = config.batch_size if config.weighting == "sample" else 0
     return DistillState(
         params=params,
         exp_avg={name: torch.zeros_like(p) for name, p in params.items()},
@@ -97,6 +98,10 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         update_scale=np.zeros(count, np.float32),
         update_norm=np.zeros(count, np.float32),
         skipped=np.zeros(count, bool),
+        last_rows=np.zeros((count, addressed), np.int64),
+        row_weights=np.zeros((count, len(problem.teachers) if addressed else 0, addressed), np.float32),
+        batch_loss=np.zeros(count),
+        batch_divergence=np.zeros(count),
     )
 
 
@@ -190,6 +195,8 @@ def transition(
         update_norm=np.where(moves, norms.float().cpu().numpy(), 0.0).astype(np.float32),
         skipped=~moves,
     )
+    last: dict[str, Any] = _of_last_batch(problem, state, weights)
+    state = state._replace(**last)
     for index in np.flatnonzero(diverged):
         _report(state, int(index), int(spend[index]), [bool(flags[index]) for flags in bad_at])
     streams, next_rows = state.streams.copy(), state.next_rows.copy()
@@ -197,6 +204,20 @@ def transition(
         next_rows[place], streams[place] = draw(problem.buckets, stream, config.updates_per_step)
     state = state._replace(streams=streams, next_rows=next_rows, diverged=diverged)
     return _evaluated(problem, state)
+
+
+def _of_last_batch(problem: Problem, state: DistillState, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """What the state keeps of the step's last batch: rows, their weights, and the updated student's losses on them."""
+    found: dict[str, np.ndarray] = {}
+    rows = state.next_rows[:, -1]
+    if problem.config.weighting == "sample":
+        column = problem.term_names.index(problem.config.weighs[0])
+        shape = (len(rows), len(problem.teachers), rows.shape[1])
+        found["last_rows"] = rows.copy()
+        found["row_weights"] = np.broadcast_to(weights[:, :, column], shape).copy()
+    if problem.config.reward in rewards.BATCH_REWARDS:
+        found["batch_loss"], found["batch_divergence"] = updates.batch_losses(problem, state.params, rows, weights)
+    return found
 
 
 def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple[np.ndarray, np.ndarray]:
@@ -212,6 +233,8 @@ def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple
             metric_before=before.metric,
             metric_after=after.metric,
             ended=terminal(after) | truncated(problem, after),
+            batch_loss=after.batch_loss,
+            batch_divergence=after.batch_divergence,
         )
     )
     limit = rewards.REWARD_LIMIT

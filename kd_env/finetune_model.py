@@ -1,4 +1,4 @@
-"""A pre-trained encoder with the classifier of a task on top, ready for fine-tuning."""
+"""An encoder, pre-trained or fresh, with the classifier of a task on top, ready for fine-tuning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from kd_env import models
+from kd_env.finetune_config import EncoderOptions
 from kd_env.glue import Task
+from kd_env.students import classifier_kind, encoder_sizes, fresh_encoder
 
 
 class Classifier(NamedTuple):
@@ -19,6 +21,45 @@ class Classifier(NamedTuple):
     model: Any
     had_head: bool
     """Whether the source holds prediction layers, kept or not: it was fine-tuned on some task before."""
+
+
+def start_classifier(options: EncoderOptions, task: Task, seed: int, prefix: str = "") -> Classifier:
+    """What fine-tuning starts from: :func:`load_classifier`, or with ``init=fresh`` :func:`new_classifier`."""
+    if options.init == "fresh":
+        return Classifier(new_classifier(options, task, seed, prefix), had_head=False)
+    return load_classifier(options.name_or_path, task, options.num_hidden_layers, seed)
+
+
+def new_classifier(options: EncoderOptions, task: Task, seed: int, prefix: str = "") -> Any:
+    """A sequence classifier all of whose weights are drawn from ``seed``, with the source's dropout.
+
+    Args:
+        options: ``name_or_path`` gives architecture and vocabulary; sizes that are None are its own.
+        task: gives the labels.
+        seed: of the weights.
+        prefix: of the options' names in messages.
+
+    Raises:
+        ValueError: no configuration there, or sizes that the architecture does not take.
+    """
+    with quiet_transformers():
+        config = _load_config(options.name_or_path, None)
+    _name_labels(config, task)
+    own = encoder_sizes(config)
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    wanted = {name: getattr(options, name) for name in names}
+    sizes = {**own, **{name: value for name, value in wanted.items() if value is not None}}
+    if sizes["hidden_size"] % sizes["num_attention_heads"]:
+        raise ValueError(
+            f"{prefix}hidden_size={sizes['hidden_size']} is not divisible by "
+            f"{prefix}num_attention_heads={sizes['num_attention_heads']}."
+        )
+    module = fresh_encoder(
+        classifier_kind(config), config, sizes, num_labels=task.num_labels, dropout=None, prefix=prefix
+    )
+    drawn = models.Encoder.build(module, train_embeddings=True, fresh="all").initial(seed)
+    module.load_state_dict({**module.state_dict(), **drawn})
+    return module.requires_grad_(True)
 
 
 def load_classifier(name_or_path: str, task: Task, num_hidden_layers: int | None, seed: int) -> Classifier:
@@ -42,10 +83,7 @@ def load_classifier(name_or_path: str, task: Task, num_hidden_layers: int | None
         keep_head = bool(task.labels) and [config.id2label.get(i) for i in range(len(config.id2label))] == list(
             task.labels
         )
-        names = task.labels or ("score",)
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: index for index, name in enumerate(names)}
-        config.problem_type = "regression" if task.regression else "single_label_classification"
+        _name_labels(config, task)
         model, report = _load_weights(name_or_path, config, seed)
     _check_weights(name_or_path, model, report)
     if not keep_head:
@@ -82,6 +120,13 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _name_labels(config: Any, task: Task) -> None:
+    names = task.labels or ("score",)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.problem_type = "regression" if task.regression else "single_label_classification"
 
 
 def _load_config(name_or_path: str, num_hidden_layers: int | None) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +16,47 @@ from kd_env.records import RECORD, read_record
 _MODEL, _OPTIMIZER, _STATE, _IDENTITY = "model.safetensors", "optimizer.safetensors", "state.json", "identity.json"
 
 
-def finished(output: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether ``output`` already holds the teacher that ``identity`` describes; an absent or empty folder does not.
+def finished(
+    output: Path,
+    identity: Mapping[str, Any],
+    what: str = "teacher",
+    read: Callable[[Path], dict[str, Any] | None] = read_record,
+) -> bool:
+    """Whether ``output`` already holds what ``identity`` describes; an absent or empty folder does not.
+
+    Args:
+        output: folder.
+        identity: options.
+        what: ``teacher`` or ``teacher set``, for messages.
+        read: gives the record in a folder, or None.
 
     Raises:
         ValueError: something else lies there, with what differs.
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
-    record = read_record(output) if output.is_dir() else None
+    record = read(output) if output.is_dir() else None
     if record is None:
         raise ValueError(
-            f"The output {str(output)!r} exists and is no teacher made here; choose another output or delete it."
+            f"The output {str(output)!r} exists and is no {what} made here; choose another output or delete it."
         )
     _refuse_other(
-        f"The teacher in {str(output)!r}", record.get("config", {}), identity, "choose another output or delete it"
+        f"The {what} in {str(output)!r}", record.get("config", {}), identity, "choose another output or delete it"
     )
     return True
 
 
-def write_teacher(output: Path, model: Any, tokenizer: Any, record: Mapping[str, Any]) -> None:
-    """Write a folder in Hugging Face layout with its record; a crash leaves no half-written teacher."""
+@contextmanager
+def becoming(output: Path) -> Iterator[Path]:
+    """A new folder beside ``output`` that is renamed to it at the end; a crash leaves nothing half-written there."""
     temporary = _fresh(output.with_name(f".{output.name}.tmp"))
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    _write_json(temporary / RECORD, record)
+    yield temporary
     temporary.rename(output)
+
+
+def write_record(folder: Path, record: Mapping[str, Any], name: str = RECORD) -> None:
+    """Write a record into a folder."""
+    _write_json(folder / name, record)
 
 
 def source_record(name_or_path: str, had_head: bool) -> dict[str, Any] | None:
@@ -55,6 +71,26 @@ def source_record(name_or_path: str, had_head: bool) -> dict[str, Any] | None:
     if record is None:
         return {"trained_on": "unknown"} if had_head else None
     return {key: record[key] for key in ("task", "trained_on", "fingerprint", "source") if key in record}
+
+
+def chained(sources: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Sources one behind the other, as if each had been made from the next; equal ones once.
+
+    The provenance of a teacher is as clean as every record in its chain, whatever their order.
+    """
+    links: list[dict[str, Any]] = []
+    for source in sources:
+        link: Any = source
+        while link is not None:
+            known = link if isinstance(link, Mapping) else {"trained_on": "unknown"}  # a foreign record, or none
+            alone = {key: value for key, value in known.items() if key != "source"}
+            if alone not in links:
+                links.append(alone)
+            link = known.get("source")
+    chain: dict[str, Any] | None = None
+    for alone in reversed(links):
+        chain = {**alone, "source": chain}
+    return chain
 
 
 class Checkpoints:

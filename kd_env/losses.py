@@ -16,21 +16,29 @@ def gold_loss(logits: np.ndarray, labels: np.ndarray, label_width: float | None)
 
     Cross-entropy in nats; for regression (``label_width`` given) the squared error over the squared label range.
     """
+    return np.asarray(row_gold_loss(logits, labels, label_width).mean(axis=-1))
+
+
+def row_gold_loss(logits: np.ndarray, labels: np.ndarray, label_width: float | None) -> np.ndarray:
+    """:func:`gold_loss` of every row, ``[..., R, C] -> [..., R]``."""
     if label_width is not None:
-        error = (logits[..., 0].astype(np.float64) - labels) / label_width
-        return np.asarray((error**2).mean(axis=-1))
+        return np.asarray(((logits[..., 0].astype(np.float64) - labels) / label_width) ** 2)
     log_p = log_softmax(logits)
     index = np.broadcast_to(labels.astype(np.int64)[..., None], (*log_p.shape[:-1], 1))
-    return np.asarray(-np.take_along_axis(log_p, index, axis=-1)[..., 0].mean(axis=-1))
+    return np.asarray(-np.take_along_axis(log_p, index, axis=-1)[..., 0])
 
 
 def divergence_loss(logits: np.ndarray, teacher: np.ndarray, label_width: float | None) -> np.ndarray:
     """Mean KL(teacher || student) in nats, or the scaled squared difference; ``[..., R, C] -> [...]``."""
+    return np.asarray(row_divergence(logits, teacher, label_width).mean(axis=-1))
+
+
+def row_divergence(logits: np.ndarray, teacher: np.ndarray, label_width: float | None) -> np.ndarray:
+    """:func:`divergence_loss` of every row, ``[..., R, C] -> [..., R]``."""
     if label_width is not None:
-        error = (logits[..., 0].astype(np.float64) - teacher[..., 0]) / label_width
-        return np.asarray((error**2).mean(axis=-1))
+        return np.asarray(((logits[..., 0].astype(np.float64) - teacher[..., 0]) / label_width) ** 2)
     log_t = log_softmax(teacher)
-    return np.asarray((np.exp(log_t) * (log_t - log_softmax(logits))).sum(-1).mean(-1))
+    return np.asarray((np.exp(log_t) * (log_t - log_softmax(logits))).sum(-1))
 
 
 def entropy(logits: np.ndarray) -> np.ndarray:

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from kd_env.pooling import has_pooling, load_pooled
+from kd_env.records import read_set_record
 from kd_env.types import Batch, EncoderFacts, ModelOutput, Signal
 
 ATTENTION = "kd_env"
@@ -100,7 +102,7 @@ def usable_positions(module: Any) -> int | None:
 
 
 def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int = 0) -> Any:
-    """A sequence classifier in float32, with our attention.
+    """A sequence classifier in float32, with our attention; a member of a co-fine-tuned set comes with its own layers.
 
     Args:
         name_or_path: local folder in Hugging Face layout, or a hub name.
@@ -119,6 +121,7 @@ def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int 
 
     check_source(name_or_path)
     _register_attention()
+    pooled = num_labels is None and has_pooling(name_or_path)
     options: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
     verbosity = hf_logging.get_verbosity()
     bars = hf_logging.is_progress_bar_enabled()
@@ -152,8 +155,8 @@ def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int 
         hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
-    _check_loaded(model, name_or_path, report, new_head=num_labels is not None)
-    return model.eval()
+    _check_loaded(model, name_or_path, report, new_head=pooled or num_labels is not None)
+    return (load_pooled(model.base_model, name_or_path) if pooled else model).eval()
 
 
 def _check_loaded(model: Any, name_or_path: str, report: Mapping[str, Any], *, new_head: bool) -> None:
@@ -198,6 +201,10 @@ def load_tokenizer(name_or_path: str) -> Any:
 def check_source(name_or_path: str) -> None:
     """Refuse a local folder that is no model, before anything heavy is imported."""
     path = Path(name_or_path)
+    found = read_set_record(path)
+    if found is not None:
+        folders = ", ".join(repr(str(path / name)) for name in found["members"])
+        raise ValueError(f"The folder {name_or_path!r} holds a set of teachers, not one: give one of {folders}.")
     if path.is_dir() and not (path / "config.json").is_file():
         held = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
         raise ValueError(
@@ -235,7 +242,7 @@ def new_encoder(kind: type, config: Any) -> Any:
         except Exception as error:  # every architecture refuses sizes in its own way; the cause is kept
             raise ValueError(
                 f"A {kind.__name__} cannot be built with these sizes ({type(error).__name__}: {_first_line(error)}). "
-                "Choose other sizes, or student.init=pretrained with a ready encoder."
+                "Choose other sizes, or init=pretrained with a ready encoder."
             ) from error
     return model.eval()
 
@@ -329,7 +336,8 @@ class Encoder:
             out = functional_call(self.module, own, (), {**inputs, "output_hidden_states": states})
             found = _recorder.found
         finally:
-            _recorder.wanted, _recorder.found = frozenset(), {}
+            # Also eager: a module that is called on its own afterwards (training of a teacher) would keep its rounding.
+            _recorder.wanted, _recorder.found, _recorder.eager = frozenset(), {}, False
         return ModelOutput(
             logits=out.logits,
             cls={s.layer: out.hidden_states[s.layer][:, 0] for s in wanted if s.kind == "cls"},

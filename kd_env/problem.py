@@ -5,22 +5,28 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from kd_env import actions, losses, models, observations, rewards, splits, teachers
+from kd_env import losses, models, observations, rewards, splits, teachers
 from kd_env.config import EnvConfig
+from kd_env.decisions import make_actions
 from kd_env.evaluation import metrics
+from kd_env.features_teacher import TeacherFacts, teacher_facts
 from kd_env.glue import Rows, Task
-from kd_env.knowledge import Term
 from kd_env.layermap import layer_table
 from kd_env.tables import Table, make_buckets, tokenize
+from kd_env.teacher_set import Teacher, entry_name
 from kd_env.types import Signal
 
 PROCESS_OPTIONS = frozenset(
     {
+        "decision",
+        "weighting",
+        "weighs",
         "features",
         "reward",
         "gap",
@@ -50,21 +56,17 @@ class Assets(NamedTuple):
     train: Table
     feedback: Table  # the fixed rows that are evaluated for reward and observation
     selection: Table
-    teacher_name: str
-    teacher_encoder: models.Encoder
-    teacher_identity: str
+    teachers: tuple[Teacher, ...]
+    reference: int  # index of the only teacher, or of the best one on the selection split
     student: models.Encoder
-    terms: tuple[Term, ...]
-    pairs: tuple[tuple[int, int], ...]
     projections: dict[str, tuple[int, int]]  # parameter name -> (out, in)
-    teacher: teachers.TeacherSource
-    teacher_train_logits: np.ndarray  # [R, C]
-    teacher_feedback_logits: np.ndarray
-    teacher_selection_logits: np.ndarray
-    temperature: float
-    saw_feedback: str
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def reference_teacher(self) -> Teacher:
+        """The teacher whose loss is ``e_T``."""
+        return self.teachers[self.reference]
 
 
 class Problem:
@@ -74,6 +76,8 @@ class Problem:
         config: the validated options.
         present: ``[T, K]`` bool, which entries of the loss table exist.
         teacher_loss: ``e_T`` on the evaluated feedback rows (temperature-calibrated; 0 with ``gap=divergence``).
+        teachers: the T teachers; ``reference`` is the only one or the best one on the selection split.
+        entry_names: names of the existing entries of the table, teacher by teacher.
         features: observation features by name; ``layout`` says where each stands.
         actions: the action model.
     """
@@ -84,24 +88,37 @@ class Problem:
         self.task = assets.task
         self.splits = assets.splits
         self.train, self.feedback, self.selection = assets.train, assets.feedback, assets.selection
-        self.student, self.teacher, self.terms = assets.student, assets.teacher, assets.terms
-        self.teacher_train_logits = assets.teacher_train_logits
-        self.temperature, self.saw_feedback = assets.temperature, assets.saw_feedback
+        self.student, self.teachers = assets.student, assets.teachers
+        self.reference = assets.reference_teacher
+        self.temperature = self.reference.temperature
         self.device, self.dtype = assets.device, assets.dtype
-        self.term_names = tuple(term.name for term in assets.terms)
+        names = tuple(term.name for term in self.reference.terms)
+        self.term_names, self.teacher_names = names, tuple(teacher.name for teacher in assets.teachers)
         self.fingerprint = assets.splits.fingerprint
         self.label_width = label_width(assets.task)
-        wanted = {signal for term in assets.terms for signal in term.student_signals}
+        terms = [term for teacher in assets.teachers for term in teacher.terms]
+        wanted = {signal for term in terms for signal in term.student_signals}
         if config.teacher_source == "student":
-            wanted |= {signal for term in assets.terms for signal in term.teacher_signals}
+            wanted |= {signal for term in terms for signal in term.teacher_signals}
         self.student_signals = frozenset(signal for signal in wanted if signal.kind != "logits")
-        self.present = np.ones((1, len(assets.terms)), dtype=bool)
+        # A term without a teacher stands in row 0 of its column only.
+        self.present = np.array(
+            [[row == 0 or term.uses_teacher for term in teacher.terms] for row, teacher in enumerate(assets.teachers)]
+        )
+        count = len(assets.teachers)
+        self.entry_names = tuple(
+            entry_name(term.name, teacher.name, count if term.uses_teacher else 1)
+            for row, teacher in enumerate(assets.teachers)
+            for column, term in enumerate(teacher.terms)
+            if self.present[row, column]
+        )
         self.buckets = make_buckets(assets.train.lengths, config.batch_size)
         self.teacher_loss = self._teacher_loss()
         self.reward = rewards.REWARDS[config.reward]
-        self.actions = actions.KnowledgeSelectionActions(self.term_names, config.action_view, config.gate)
-        self.features = observations.resolve(config.features, assets.task.regression, len(assets.terms))
-        if any(feature.next_batch for feature in self.features.values()):
+        self.actions = make_actions(config, self.term_names, self.teacher_names, self.present)
+        by_row = config.weighting == "sample"
+        self.features = observations.resolve(config.features, assets.task.regression, len(names), rows=by_row)
+        if any(feature.needs_cls for feature in self.features.values()):
             self._require_cls()
         self.wants_cosines = "gradient_cosines" in self.features
         self.layout = observations.make_layout(self.features, self)
@@ -124,19 +141,26 @@ class Problem:
             options["optimizer"] = {**dataclasses.asdict(self.config.optimizer_config), **options["optimizer"]}
         return Problem(self.assets, EnvConfig.from_kwargs(**{**_shallow(self.config), **options}))
 
-    def tokenize(self, rows: Rows) -> Table:
-        """Rows of this task as a table on this problem's device."""
-        return tokenize(rows, self.assets.tokenizer, self.config.max_length, self.device, self.dtype)
+    @cached_property
+    def teacher_facts(self) -> TeacherFacts:
+        """Loss, entropy, confidence and agreement of every teacher on every train row, each ``[T, R]``."""
+        logits = np.stack([teacher.train_logits for teacher in self.teachers])
+        return teacher_facts(logits, self.train.labels, self.label_width)
+
+    def tokenize(self, rows: Rows, *, for_teacher: bool = False) -> Table:
+        """Rows of this task as a table on this problem's device, in the student's or the reference teacher's tokens."""
+        tokenizer = self.reference.tokenizer if for_teacher else self.assets.tokenizer
+        return tokenize(rows, tokenizer, self.config.max_length, self.device, self.dtype)
 
     def teacher_logits(self, table: Table) -> np.ndarray:
-        """Uncalibrated logits of the reference teacher on any rows of the task, ``[R, C]``."""
+        """Uncalibrated logits of the reference teacher on rows in its tokens, ``[R, C]``."""
         outputs = teachers.teacher_outputs(
-            self.assets.teacher_encoder,
+            self.reference.encoder,
             table,
             (),
             precision=self.config.precision,
             cache_dir=self.config.cache_dir,
-            identity=self.assets.teacher_identity,
+            identity=self.reference.identity,
             dtype="float64" if self.dtype == torch.float64 else "float32",
         )
         return np.asarray(outputs[teachers.LOGITS])
@@ -160,8 +184,10 @@ class Problem:
         return metrics.compute([headline], guesses, labels)[headline]
 
     def layer_table(self) -> str:
-        """The layer map as a printable table."""
-        return layer_table(self.assets.pairs)
+        """The layer map as a printable table, one for every teacher."""
+        if len(self.teachers) == 1:
+            return layer_table(self.reference.pairs)
+        return "\n".join(f"{teacher.name}:\n{layer_table(teacher.pairs)}" for teacher in self.teachers)
 
     def summary(self) -> dict[str, Any]:
         """Facts for results: rows of the splits, provenance of the teacher, reference losses."""
@@ -170,22 +196,23 @@ class Problem:
             "rows": {"train": len(self.train), "feedback": len(self.feedback), "selection": len(self.selection)},
             "dropped_rows": int(self.splits.dropped),
             "split_fingerprint": self.fingerprint,
-            "teacher": self.assets.teacher_name,
-            "saw_feedback": self.saw_feedback,
+            "teacher": self.reference.folder,
+            "saw_feedback": "no" if all(t.saw_feedback == "no" for t in self.teachers) else "unknown",
             "temperature": self.temperature,
             "teacher_loss": self.teacher_loss,
+            **({"teachers": {t.name: t.folder for t in self.teachers}} if len(self.teachers) > 1 else {}),
         }
 
     def _teacher_loss(self) -> float:
-        return self.reference_loss(self.assets.teacher_feedback_logits, self.feedback)
+        return self.reference_loss(self.reference.feedback_logits, self.feedback)
 
     def _require_cls(self) -> None:
-        layer = self.teacher.facts.num_layers
-        if not self.teacher.provides(Signal("cls", layer)):
-            raise ValueError(
-                "The features teacher_cls and student_cls need the teacher's last [CLS], which this problem was not "
-                "built with; name the feature when the problem is built."
-            )
+        for teacher in self.teachers:
+            if not teacher.source.provides(Signal("cls", teacher.source.facts.num_layers)):
+                raise ValueError(
+                    f"The features {', '.join(n for n, f in self.features.items() if f.needs_cls)} need the teacher's "
+                    "last [CLS], which this problem was not built with; name the feature when the problem is built."
+                )
 
 
 def label_width(task: Task) -> float | None:

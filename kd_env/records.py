@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "kd_env_teacher.json"
+SET_RECORD = "kd_env_set.json"
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
@@ -15,7 +16,23 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: a record that cannot be read.
     """
-    path = Path(folder) / RECORD
+    return _read(Path(folder) / RECORD)
+
+
+def read_set_record(folder: str | Path) -> dict[str, Any] | None:
+    """The record of a folder of co-fine-tuned teachers, or None where there is none.
+
+    Raises:
+        ValueError: a record that cannot be read, or that names no members.
+    """
+    record = _read(Path(folder) / SET_RECORD)
+    names = None if record is None else record.get("members")
+    if record is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"{Path(folder) / SET_RECORD} names no members; fine-tune the set again.")
+    return record
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:

@@ -22,6 +22,8 @@ class RewardInputs(NamedTuple):
     metric_before: np.ndarray
     metric_after: np.ndarray
     ended: np.ndarray  # bool, the episode ends with this step
+    batch_loss: np.ndarray  # of the updated student, on the labels of the step's last batch; 0 unless in BATCH_REWARDS
+    batch_divergence: np.ndarray  # its KL from the chosen teachers there, alike
 
 
 RewardFn = Callable[[RewardInputs], np.ndarray]
@@ -53,6 +55,31 @@ def metric_gain(x: RewardInputs) -> np.ndarray:
 def final_metric(x: RewardInputs) -> np.ndarray:
     """The headline metric at the end of the episode, 0 before."""
     return np.where(x.ended, x.metric_after, 0.0)
+
+
+@REWARDS.register("rl_kd_label")
+def rl_kd_label(x: RewardInputs) -> np.ndarray:
+    """``-L_CE``, the first reward of RL-KD (Yuan et al., AAAI 2021): the updated student on the labels of its batch."""
+    return np.asarray(-x.batch_loss)
+
+
+@REWARDS.register("rl_kd_distill")
+def rl_kd_distill(x: RewardInputs) -> np.ndarray:
+    """``-L_CE - L_KD``, the second reward of RL-KD; ``L_KD`` is the weighted KL from the teachers that were chosen."""
+    return np.asarray(-x.batch_loss - x.batch_divergence)
+
+
+@REWARDS.register("rl_kd_accuracy")
+def rl_kd_accuracy(x: RewardInputs) -> np.ndarray:
+    """``(-L_CE - L_KD + metric) / 2``, the third reward of RL-KD, mixed with held-out accuracy.
+
+    The metric is that of the feedback rows. Equal shares are our choice, the source's are not known to us.
+    """
+    return np.asarray((x.metric_after - x.batch_loss - x.batch_divergence) / 2.0)
+
+
+BATCH_REWARDS = frozenset({"rl_kd_label", "rl_kd_distill", "rl_kd_accuracy"})
+"""Rewards that read the updated student's losses on its own batch, one more forward pass."""
 
 
 def gap_scale(loss_reset: np.ndarray, teacher_loss: float) -> tuple[np.ndarray, np.ndarray]:

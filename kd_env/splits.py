@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -120,6 +121,27 @@ def add_label_noise(labels: np.ndarray, rows: np.ndarray, fraction: float, num_l
     noisy = labels.copy()
     noisy[changed] = (labels[changed] + rng.integers(1, num_labels, size=len(changed))) % num_labels
     return noisy
+
+
+def rows_with_words(rows: Rows, part: np.ndarray, words: Sequence[str]) -> np.ndarray:
+    """Those of ``part`` in which, in either text, one of ``words`` stands as a whole word, whatever its case.
+
+    Args:
+        rows: the official train split.
+        part: ``[R]`` row indices.
+        words: without spaces; punctuation beside a word does not hide it.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(re.escape(word.lower()) for word in words)})(?!\w)")
+    columns = [rows.first] if rows.second is None else [rows.first, rows.second]
+    found = [row for row in part.tolist() if any(pattern.search(column[row].lower()) for column in columns)]
+    if not found:
+        raise ValueError(
+            f"noisy_words={list(words)}: none of the {len(part)} train rows has one of them; choose other words."
+        )
+    return np.array(found, dtype=np.int64)
 
 
 def _quantile_bins(scores: np.ndarray) -> np.ndarray:

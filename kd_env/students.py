@@ -8,32 +8,72 @@ from typing import Any
 from torch import nn
 
 from kd_env.models import encoder_facts, new_encoder, set_dropout
+from kd_env.pooling import PooledClassifier
 
 _INTERMEDIATE = ("intermediate_size", "hidden_dim")
 """Names of the width of the feed-forward layers; the second is DistilBERT's."""
 
 
-def fresh_encoder(kind: type, source: Any, sizes: Mapping[str, int], *, num_labels: int, dropout: float) -> Any:
+def classifier_kind(config: Any) -> type:
+    """The library's sequence classifier for a configuration.
+
+    Raises:
+        ValueError: the architecture has none.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    kinds: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in kinds:
+        raise ValueError(f"{type(config).__name__} has no sequence classifier; use an encoder such as BERT.")
+    kind: type = kinds[type(config)]
+    return kind
+
+
+def encoder_sizes(config: Any) -> dict[str, int]:
+    """Sizes of a configuration, by the names that :func:`fresh_encoder` takes; without those that it does not name."""
+    facts, known = encoder_facts(config), config.to_dict()
+    width = next((known[name] for name in _INTERMEDIATE if name in known), None)
+    sizes = {
+        "num_hidden_layers": facts.num_layers,
+        "hidden_size": facts.hidden_size,
+        "num_attention_heads": facts.num_heads,
+    }
+    return sizes if width is None else {**sizes, "intermediate_size": int(width)}
+
+
+def fresh_encoder(
+    kind: type,
+    source: Any,
+    sizes: Mapping[str, int],
+    *,
+    num_labels: int,
+    dropout: float | None,
+    prefix: str = "student.",
+) -> Any:
     """A classifier of the architecture and vocabulary of the configuration ``source``, with other sizes.
 
     Args:
-        kind: class of the classifier.
+        kind: class of the classifier; for a pooled one the library's sequence classifier is taken.
         source: configuration of the teacher.
         sizes: ``num_hidden_layers``, ``hidden_size``, ``num_attention_heads`` and ``intermediate_size``.
         num_labels: size of the head.
-        dropout: every dropout probability.
+        dropout: every dropout probability; None keeps the source's.
+        prefix: of the options' names in messages.
 
     Raises:
         ValueError: the architecture does not allow these sizes, or ignores one.
     """
+    if issubclass(kind, PooledClassifier):
+        kind = classifier_kind(source)
     known = source.to_dict()
     width = next((name for name in _INTERMEDIATE if name in known), None)
     if width is None:
-        raise _ignored(kind, "intermediate_size", sizes["intermediate_size"])
+        raise _ignored(kind, prefix, "intermediate_size", sizes.get("intermediate_size"))
     named = {width if name == "intermediate_size" else name: value for name, value in sizes.items()}
-    config = _resized(kind, source, named)
+    config = _resized(kind, source, named, prefix)
     config.num_labels = num_labels
-    set_dropout(config, dropout)
+    if dropout is not None:
+        set_dropout(config, dropout)
     module = new_encoder(kind, config)
     facts = encoder_facts(module.config)
     for name, found in (
@@ -42,38 +82,43 @@ def fresh_encoder(kind: type, source: Any, sizes: Mapping[str, int], *, num_labe
         ("num_attention_heads", facts.num_heads),
     ):
         if found != sizes[name]:
-            raise _ignored(kind, name, sizes[name])
+            raise _ignored(kind, prefix, name, sizes[name])
     shape = (sizes["hidden_size"], sizes["intermediate_size"])
     if not any((m.in_features, m.out_features) == shape for m in module.modules() if isinstance(m, nn.Linear)):
-        raise _ignored(kind, "intermediate_size", sizes["intermediate_size"])
+        raise _ignored(kind, prefix, "intermediate_size", sizes["intermediate_size"])
     return module
 
 
 def cut_encoder(source: Any, layers: tuple[int, ...], *, num_labels: int, dropout: float) -> Any:
     """A new classifier with the named blocks (from 1) of ``source`` and its embeddings and pooler.
 
-    Its prediction layer is new (MT-BERT: "own prediction"), so that it can be drawn afresh for every episode.
+    Its prediction layer is new (MT-BERT: "own prediction"), so that it can be drawn afresh for every episode. From a
+    pooled classifier comes the library's sequence classifier ("own pooling"), with the encoder's blocks alone.
 
     Raises:
         ValueError: blocks have to be left out, but the architecture has no one list of them.
     """
+    kind, origin = type(source), source
+    if isinstance(source, PooledClassifier):
+        kind, origin = classifier_kind(source.config), source.encoder
     depth = int(source.config.num_hidden_layers)
     whole = layers == tuple(range(1, depth + 1))  # ALBERT shares one block: nothing to choose from, nothing to rename
-    blocks = "" if whole else layer_list(source, depth) + "."
-    config = _resized(type(source), source.config, {} if whole else {"num_hidden_layers": len(layers)})
+    blocks = "" if whole else layer_list(origin, depth) + "."
+    config = _resized(kind, source.config, {} if whole else {"num_hidden_layers": len(layers)}, "student.")
     config.num_labels = num_labels
     set_dropout(config, dropout)
-    student = new_encoder(type(source), config)
+    student = new_encoder(kind, config)
+    receiver = student if origin is source else student.base_model
     wanted = {f"{blocks}{layer - 1}.": f"{blocks}{place}." for place, layer in enumerate(layers)}
-    target = student.state_dict()
-    for name, tensor in source.state_dict().items():
+    target = receiver.state_dict()
+    for name, tensor in origin.state_dict().items():
         new_name: str | None = name
         if blocks and name.startswith(blocks):
             old = next((prefix for prefix in wanted if name.startswith(prefix)), None)
             new_name = None if old is None else wanted[old] + name[len(old) :]
         if new_name in target and target[new_name].shape == tensor.shape:
             target[new_name] = tensor
-    student.load_state_dict(target)
+    receiver.load_state_dict(target)
     return student
 
 
@@ -97,7 +142,7 @@ def layer_list(model: nn.Module, num_layers: int) -> str:
     return str(outer[0])
 
 
-def _resized(kind: type, source: Any, sizes: Mapping[str, int]) -> Any:
+def _resized(kind: type, source: Any, sizes: Mapping[str, int], prefix: str) -> Any:
     """A copy of a configuration with other sizes."""
     try:
         return type(source).from_dict({**source.to_dict(), **sizes})
@@ -106,12 +151,13 @@ def _resized(kind: type, source: Any, sizes: Mapping[str, int]) -> Any:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"A {kind.__name__} cannot be given other sizes ({told}): {type(error).__name__}: {reason} Use "
-            "student.init=pretrained with all layers of a ready encoder, or a teacher of another architecture."
+            f"{prefix}init=pretrained with all layers of a ready encoder, or a teacher of another architecture."
         ) from error
 
 
-def _ignored(kind: type, name: str, value: int) -> ValueError:
+def _ignored(kind: type, prefix: str, name: str, value: int | None) -> ValueError:
+    ways = f"{prefix}init=teacher or pretrained" if prefix == "student." else f"{prefix}init=pretrained"
     return ValueError(
-        f"A fresh {kind.__name__} does not take student.{name}={value}; use student.init=teacher or pretrained, or a "
-        "teacher of another architecture."
+        f"A fresh {kind.__name__} does not take {prefix}{name}={value}; use {ways}, or a teacher of another "
+        "architecture."
     )

@@ -2,18 +2,17 @@
 
 Ragged storage: token-level signals are kept for real tokens only, attention scores for pairs of real tokens only, and
 are padded with zeros to a batch's own width when they are read.
+
+A teacher with another tokenizer than the student's has a table of its own, with the same rows in the same order. What
+it says about a whole row (logits, [CLS]) is read by row and fits; what it says about tokens does not.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,10 +22,12 @@ from torch import Tensor
 from kd_env import trees
 from kd_env.models import Encoder
 from kd_env.tables import Table
+from kd_env.teacher_cache import MappedArray, stored_arrays
 from kd_env.types import Batch, EncoderFacts, ModelOutput, Signal
 
 LOGITS = Signal("logits")
-CACHE_FORMAT = 1
+ROW_KINDS = ("logits", "cls")
+"""Signals of whole rows; the others are of tokens."""
 _FIELDS = ("logits", "cls", "hidden_states", "attention_scores", "queries", "keys", "values")
 
 
@@ -58,14 +59,34 @@ def cast(output: ModelOutput, dtype: torch.dtype) -> ModelOutput:
 
 
 class OnlineTeacher:
-    """Runs the teacher for every batch; the last rows are remembered, since observation and step ask for the same."""
+    """Runs the teacher for every batch; the last rows are remembered, since observation and step ask for the same.
 
-    def __init__(self, encoder: Encoder, signals: Iterable[Signal], precision: str) -> None:
+    Args:
+        encoder: the teacher.
+        signals: what to return beside the logits.
+        precision: ``bf16`` runs the teacher under autocast.
+        table: the rows as the teacher's own tokenizer reads them; None reads the student's batch.
+
+    Raises:
+        ValueError: token-level signals of a teacher with a table of its own.
+    """
+
+    def __init__(self, encoder: Encoder, signals: Iterable[Signal], precision: str, table: Table | None = None) -> None:
         self.encoder = encoder
         self.facts = encoder.facts
         self.wanted = frozenset(signals)
         self.precision = precision
+        self.table = table
         self._last: tuple[bytes, ModelOutput] | None = None
+        tokens = sorted(
+            f"{signal.kind} of layer {signal.layer}" for signal in self.wanted if signal.kind not in ROW_KINDS
+        )
+        if table is not None and tokens:
+            raise ValueError(
+                f"A teacher with a table of its own cannot give {', '.join(tokens)}: its tokens are not the "
+                "student's, so that nothing says which belong together. Logits and [CLS] are of whole rows and work; "
+                "leave out the terms that read tokens, or use a teacher with the student's tokenizer."
+            )
 
     def provides(self, signal: Signal) -> bool:
         """See :class:`TeacherSource`."""
@@ -73,14 +94,16 @@ class OnlineTeacher:
 
     def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
         """See :class:`TeacherSource`."""
-        key = rows.tobytes() + batch.input_ids.shape[-1].to_bytes(4, "little")
+        key = _batch_key(rows, batch)
         if self._last is None or self._last[0] != key:
-            lead = batch.input_ids.shape[:-1]
-            flat = trees.map_leaves(lambda t: t.reshape(-1, *t.shape[len(lead) :]), batch)
+            self._last = None  # else the memory of two batches is held
+            if self.table is None:
+                flat = trees.map_leaves(lambda t: t.reshape(-1, *t.shape[rows.ndim :]), batch)
+            else:
+                flat = self.table.gather(rows.reshape(-1))
             with torch.no_grad(), autocast(flat.input_ids.device, self.precision):
                 output = cast(self.encoder.forward({}, flat, self.wanted), self.encoder.module.dtype)
-            output = trees.map_leaves(lambda t: t.reshape(*lead, *t.shape[1:]), output)
-            self._last = (key, output)
+            self._last = (key, trees.map_leaves(lambda t: t.reshape(*rows.shape, *t.shape[1:]), output))
         return self._last[1]
 
 
@@ -100,11 +123,13 @@ class StudentAsTeacher:
 
 
 class CachedTeacher:
-    """Reads what :func:`teacher_outputs` computed once.
+    """Reads what :func:`teacher_outputs` computed once; the last batch is remembered as by :class:`OnlineTeacher`.
 
     Args:
         outputs: signal -> flat array: ``[R, F]`` for logits and [CLS], ``[tokens, F]`` for token-level signals and
             ``[token pairs, A]`` for attention scores.
+        table: the table they were computed on; one of the teacher's own tokenizer has logits and [CLS] only.
+        dtype: of what is returned.
     """
 
     def __init__(
@@ -113,17 +138,14 @@ class CachedTeacher:
         self.facts = facts
         self.dtype = dtype
         self.device = table.input_ids.device
-        lengths = table.lengths
-        self._tokens = torch.as_tensor(np.concatenate([[0], np.cumsum(lengths)[:-1]]), device=self.device)
-        self._pairs = torch.as_tensor(np.concatenate([[0], np.cumsum(lengths**2)[:-1]]), device=self.device)
-        self._lengths = table.device_lengths
-        # In memory: on the device, in the type of the run. Memory-mapped files are read at every step instead.
-        self._outputs: dict[Signal, Tensor | np.ndarray] = {
-            signal: array
-            if isinstance(array, np.memmap)
-            else torch.as_tensor(array, device=self.device, dtype=self.dtype if array.nbytes < 2**28 else None)
-            for signal, array in outputs.items()
-        }
+        self._lengths = table.lengths
+        self._tokens = np.concatenate([[0], np.cumsum(table.lengths)[:-1]])
+        self._pairs = np.concatenate([[0], np.cumsum(table.lengths**2)[:-1]])
+        self._on_device = tuple(
+            torch.as_tensor(values, device=self.device) for values in (self._lengths, self._tokens, self._pairs)
+        )
+        self._last: tuple[bytes, ModelOutput] | None = None
+        self._outputs = {signal: self._hold(signal, array) for signal, array in outputs.items()}
 
     def provides(self, signal: Signal) -> bool:
         """See :class:`TeacherSource`."""
@@ -131,35 +153,55 @@ class CachedTeacher:
 
     def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
         """See :class:`TeacherSource`."""
-        index = torch.as_tensor(rows, device=self.device)
-        mask = batch.attention_mask
-        positions = torch.arange(mask.shape[-1], device=self.device)
-        tokens = self._tokens[index][..., None] + positions.minimum(self._lengths[index][..., None] - 1)
-        result: dict[str, dict[int, Tensor]] = {name: {} for name in _FIELDS}
-        for signal in self._outputs:
-            kind, layer = signal
-            if kind in ("logits", "cls"):
-                value = self._read(signal, index)
-            elif kind == "hidden_states":
-                value = self._read(signal, tokens) * mask[..., None]
-            elif kind == "attention_scores":
-                length = self._lengths[index][..., None, None]
-                column = positions.minimum(length - 1)
-                row = positions[:, None].minimum(length - 1)
-                cells = self._read(signal, self._pairs[index][..., None, None] + row * length + column)
-                value = (cells * (mask[..., :, None, None] & mask[..., None, :, None])).movedim(-1, -3)
-            else:
-                flat = self._read(signal, tokens) * mask[..., None]
-                value = flat.unflatten(-1, (self.facts.num_heads, -1)).movedim(-2, -3)
-            result[kind][layer] = value
-        logits = result.pop("logits")
-        return ModelOutput(logits=logits[-1], **result)
+        key = _batch_key(rows, batch)
+        if self._last is None or self._last[0] != key:
+            self._last = None  # else the memory of two batches is held
+            index = torch.as_tensor(rows, device=self.device)
+            result: dict[str, dict[int, Tensor]] = {name: {} for name in _FIELDS}
+            for signal in self._outputs:
+                result[signal.kind][signal.layer] = self._read(signal, rows, index, batch.attention_mask)
+            logits = result.pop("logits")
+            self._last = (key, ModelOutput(logits=logits[-1], **result))
+        return self._last[1]
 
-    def _read(self, signal: Signal, index: Tensor) -> Tensor:
+    def _hold(self, signal: Signal, array: np.ndarray) -> Tensor | MappedArray:
+        """In memory: on the device, in the type of the run. Memory-mapped files are read at every step instead."""
+        if isinstance(array, np.memmap) and signal != LOGITS:  # a few bytes a row are not worth a page each
+            return MappedArray(array)
+        held = np.array(array) if isinstance(array, np.memmap) else array
+        return torch.as_tensor(held, device=self.device, dtype=self.dtype if held.nbytes < 2**28 else None)
+
+    def _read(self, signal: Signal, rows: np.ndarray, index: Tensor, mask: Tensor) -> Tensor:
+        """One signal of ``[...]`` rows as a field of :class:`ModelOutput`, zeros at padded places."""
         source = self._outputs[signal]
-        if isinstance(source, Tensor):
-            return source[index].to(self.dtype)
-        return torch.from_numpy(source[index.cpu().numpy()]).to(self.device, self.dtype)
+        if isinstance(source, MappedArray):
+            found = torch.from_numpy(self._read_mapped(signal, source, rows, mask.shape[-1]))
+        else:
+            found = self._read_held(signal, source, index, mask)
+        value: Tensor = found.to(self.device).to(self.dtype)  # in one call the host would convert, and send more
+        if signal.kind == "attention_scores":
+            return value.movedim(-1, -3)
+        if signal.kind in ROW_KINDS or signal.kind == "hidden_states":
+            return value
+        heads: Tensor = value.unflatten(-1, (self.facts.num_heads, -1))
+        return heads.movedim(-2, -3)
+
+    def _read_mapped(self, signal: Signal, source: MappedArray, rows: np.ndarray, width: int) -> np.ndarray:
+        if signal.kind in ROW_KINDS:
+            return source.rows(rows)
+        if signal.kind == "attention_scores":
+            return source.squares(self._pairs[rows], self._lengths[rows], width)
+        return source.spans(self._tokens[rows], self._lengths[rows], width)
+
+    def _read_held(self, signal: Signal, source: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+        if signal.kind in ROW_KINDS:
+            return source[index]
+        lengths, tokens, pairs = (values[index][..., None] for values in self._on_device)
+        inside = torch.arange(mask.shape[-1], device=self.device).minimum(lengths - 1)  # [..., S]
+        if signal.kind == "attention_scores":
+            cells = pairs[..., None] + inside[..., :, None] * lengths[..., None] + inside[..., None, :]
+            return source[cells] * (mask[..., :, None, None] & mask[..., None, :, None])
+        return source[tokens + inside] * mask[..., None]
 
 
 def teacher_outputs(
@@ -173,6 +215,7 @@ def teacher_outputs(
     identity: str = "",
     rows_at_once: int = 128,
     progress: bool = False,
+    name: str = "",
 ) -> dict[Signal, np.ndarray]:
     """Everything the teacher says about the rows of one table, computed once.
 
@@ -184,50 +227,35 @@ def teacher_outputs(
         dtype: type of the stored values, ``float32`` or ``float16``.
         cache_dir: folder of the disk cache (read memory-mapped afterwards); None keeps the arrays in memory.
         identity: hash of the teacher's weights (:func:`weights_hash`); part of the cache's key.
-        rows_at_once: rows of one forward pass.
+        rows_at_once: rows of one forward pass, a chunk of the cache.
         progress: whether to show a progress bar.
+        name: of the teacher, for the progress bar.
 
     Raises:
-        ValueError: the cache folder holds something else under the key of this content.
+        ValueError: see :func:`kd_env.teacher_cache.stored_arrays`.
     """
-    wanted = sorted(frozenset(signals) | {LOGITS})
-    shapes = {signal: _flat_shape(signal, encoder, table) for signal in wanted}
+    shapes = {signal: _flat_shape(signal, encoder, table) for signal in sorted(frozenset(signals) | {LOGITS})}
+    title = f"teacher outputs {name}".rstrip() if progress else None
+
+    def fill(arrays: Mapping[Signal, np.ndarray], start: int) -> Iterator[int]:
+        return _fill(arrays, encoder, table, rows_at_once, precision, start, title)
+
     if cache_dir is None:
         arrays = {signal: np.empty(shape, dtype=dtype) for signal, shape in shapes.items()}
-        _fill(arrays, encoder, table, rows_at_once, precision, progress)
+        deque(fill(arrays, 0), maxlen=0)
         return arrays
-    meta = {
-        "format": CACHE_FORMAT,
-        "teacher": identity,
-        "rows": table.content_hash(),
-        "dtype": dtype,
-        "precision": precision,
-        "signals": {_file(signal): list(shape) for signal, shape in shapes.items()},
-    }
-    key = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(cache_dir) / f"teacher-{key}"
-    if not folder.exists():
-        Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_dir))
-        try:
-            files: dict[Signal, np.memmap[Any, Any]] = {
-                signal: np.lib.format.open_memmap(temporary / _file(signal), mode="w+", dtype=dtype, shape=shape)
-                for signal, shape in shapes.items()
-            }
-            _fill(files, encoder, table, rows_at_once, precision, progress)
-            for array in files.values():
-                array.flush()
-            digests = {_file(signal): _digest(temporary / _file(signal)) for signal in wanted}
-            (temporary / "meta.json").write_text(json.dumps({**meta, "sha256": digests}, indent=1), encoding="utf-8")
-            try:
-                os.rename(temporary, folder)
-            except OSError:  # another process finished the same content first: its files are as good
-                if not folder.exists():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    _check_cache(folder, meta)
-    return {signal: np.load(folder / _file(signal), mmap_mode="r", allow_pickle=False) for signal in wanted}
+    files = {_file(signal): signal for signal in shapes}
+    found = stored_arrays(
+        cache_dir,
+        {"teacher": identity, "rows": table.content_hash(), "precision": precision},
+        {_file(signal): shape for signal, shape in shapes.items()},
+        dtype,
+        lambda targets, start: fill({files[file]: array for file, array in targets.items()}, start),
+        rows=len(table),
+        rows_at_once=rows_at_once,
+        progress=progress,
+    )
+    return {files[file]: array for file, array in found.items()}
 
 
 def weights_hash(encoder: Encoder) -> str:
@@ -239,27 +267,9 @@ def weights_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def _check_cache(folder: Path, meta: Mapping[str, Any]) -> None:
-    remedy = f"Delete {folder} or name another cache_dir."
-    try:
-        found = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"The teacher cache {folder} has no readable meta.json. {remedy}") from error
-    for name, value in meta.items():
-        if found.get(name) != value:
-            raise ValueError(
-                f"The teacher cache {folder} is of other content: {name} is {found.get(name)!r} there and {value!r} "
-                f"here. {remedy}"
-            )
-    for file in meta["signals"]:
-        path = folder / file
-        if not path.is_file() or _digest(path) != found.get("sha256", {}).get(file):
-            raise ValueError(f"The teacher cache file {path} is missing, cut short or of other content. {remedy}")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _batch_key(rows: np.ndarray, batch: Batch) -> bytes:
+    """Rows and width: what a batch of one table is known by."""
+    return f"{rows.shape}{batch.input_ids.shape[-1]}".encode() + rows.tobytes()
 
 
 def _file(signal: Signal) -> str:
@@ -283,14 +293,19 @@ def _fill(
     table: Table,
     rows_at_once: int,
     precision: str,
-    progress: bool,
-) -> None:
+    start: int,
+    title: str | None,
+) -> Iterator[int]:
+    """Compute the chunks from number ``start`` on; yields how many are finished. No title, no progress bar."""
     from tqdm import tqdm
 
     tokens = np.concatenate([[0], np.cumsum(table.lengths)])
     pairs = np.concatenate([[0], np.cumsum(table.lengths**2)])
-    with tqdm(total=len(table), desc="teacher outputs", unit="row", disable=not progress, leave=False) as bar:
-        for rows in table.chunks(rows_at_once):
+    with tqdm(total=len(table), desc=title, unit="row", disable=title is None, leave=False) as bar:
+        for number, rows in enumerate(table.chunks(rows_at_once)):
+            if number < start:
+                bar.update(len(rows))
+                continue
             batch = table.gather(rows)
             with torch.no_grad(), autocast(batch.input_ids.device, precision):
                 output = encoder.forward({}, batch, arrays)
@@ -311,3 +326,4 @@ def _fill(
                         heads = host[place, :, :length].transpose(1, 0, 2).reshape(length, -1)
                         target[tokens[row] : tokens[row + 1]] = heads
             bar.update(len(rows))
+            yield number + 1

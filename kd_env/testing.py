@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,7 @@ def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, 
         seed: of the rows and of the teacher.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    from kd_env.models import new_encoder
+    from transformers import PreTrainedTokenizerFast
 
     folder = Path(folder)
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -45,24 +44,7 @@ def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, 
         "mask_token": "[MASK]",
     }
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **names)
-    config = BertConfig(
-        vocab_size=len(specials) + len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    config.num_labels = 1 if regression else 2
-    config.problem_type = "regression" if regression else "single_label_classification"
-    teacher = new_encoder(BertForSequenceClassification, config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in teacher.named_parameters():
-            if "LayerNorm" not in name and name.endswith("weight"):
-                parameter.normal_(0.0, 0.3, generator=generator)
+    teacher = _random_bert(len(specials) + len(WORDS), 1 if regression else 2, seed=seed)
     rng = np.random.default_rng(seed)
     texts: list[str] = []
     while len(texts) < rows + rows // 2:
@@ -113,6 +95,53 @@ def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, 
         "updates_per_step": 2,
         "learning_rate": 0.01,
     }
+
+
+def tiny_teachers(folder: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of :func:`tiny_task` with three teachers: its own (``right``) and two random ones of other sizes.
+
+    Args:
+        folder: an empty or new folder; gets ``deep`` (3 layers) and ``wide`` (hidden 24).
+        options: from :func:`tiny_task`, a classification task.
+    """
+    from kd_env.models import load_tokenizer
+
+    tokenizer = load_tokenizer(str(options["teacher"]))
+    teachers = [{"name": "right", "path": str(options["teacher"])}]
+    for place, (name, sizes) in enumerate((("deep", (3, 16)), ("wide", (1, 24))), start=1):
+        module = _random_bert(len(tokenizer), 2, seed=place, layers=sizes[0], hidden=sizes[1])
+        path = Path(folder) / name
+        module.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+        teachers.append({"name": name, "path": str(path)})
+    found = {key: value for key, value in options.items() if key not in ("teacher", "features")}
+    return {**found, "teachers": teachers, "terms": ["hard_label", "soft_label", "hidden_states"]}
+
+
+def _random_bert(vocabulary: int, labels: int, *, seed: int, layers: int = 2, hidden: int = 16) -> Any:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from kd_env.models import new_encoder
+
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    config.num_labels = labels
+    config.problem_type = "regression" if labels == 1 else "single_label_classification"
+    module = new_encoder(BertForSequenceClassification, config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "LayerNorm" not in name and name.endswith("weight"):
+                parameter.normal_(0.0, 0.3, generator=generator)
+    return module
 
 
 def check_environment(env: Any, *, steps: int = 20, seed: int = 0) -> None:

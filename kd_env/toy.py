@@ -36,6 +36,13 @@ def teacher_folder(name: str) -> Path:
     return Path(__file__).parent / "assets" / name
 
 
+def teacher_set(name: str) -> dict[str, str]:
+    """Folders of the packaged teachers of an embedded task by name: the teacher itself, a narrow and a shallow one."""
+    folder = teacher_folder(name)
+    others = {member: str(folder.with_name(f"{name}-{member}")) for member in ("narrow", "shallow")}
+    return {"full": str(folder), **others}
+
+
 def toy_rows(name: str, split: SplitName) -> Rows:
     """Rows of an embedded task: 5,200 ``train``, 1,200 ``validation`` and 16,000 ``teacher`` rows.
 

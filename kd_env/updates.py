@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from kd_env import trees
+from kd_env import losses, trees
 from kd_env.knowledge import TermInputs
 from kd_env.tables import Table
+from kd_env.teacher_set import entry_name
 from kd_env.teachers import autocast, cast
 from kd_env.types import Batch, ModelOutput, Signal
 
@@ -53,24 +54,43 @@ def student_forward(
     return cast(output, problem.dtype)
 
 
-def loss_table(problem: Problem, params: Params, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> Tensor:
-    """The table ``L[T, K, B]`` of every replica, ``[N, T, K, B]``: per-example, unreduced losses."""
+def loss_table(
+    problem: Problem, params: Params, student: ModelOutput, taught: tuple[ModelOutput, ...], batch: Batch
+) -> Tensor:
+    """The table ``L[T, K, B]`` of every replica, ``[N, T, K, B]``: per-example, unreduced losses; 0 where absent.
+
+    Args:
+        problem: the problem.
+        params: name -> ``[N, ...]``; the projections are read.
+        student: outputs ``[N, B, ...]``.
+        taught: outputs of the T teachers, alike.
+        batch: ``[N, B, ...]``.
+    """
+    count = len(problem.teachers)
     projections = {name: p for name, p in params.items() if name.startswith("projections.")}
 
-    def one(own: Params, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> Tensor:
-        columns = []
-        for term in problem.terms:
-            prefix = f"projections.{term.name}."
-            mine = {name[len(prefix) :]: p for name, p in own.items() if name.startswith(prefix)}
-            columns.append(term.loss(TermInputs(student, teacher if term.uses_teacher else None, batch, mine)))
-        return torch.stack(columns)[None]
+    def one(own: Params, student: ModelOutput, taught: tuple[ModelOutput, ...], batch: Batch) -> Tensor:
+        rows: list[Tensor] = []
+        for row, teacher in enumerate(problem.teachers):
+            columns = []
+            for column, term in enumerate(teacher.terms):
+                if not problem.present[row, column]:
+                    columns.append(torch.zeros_like(rows[0][column]))
+                    continue
+                prefix = f"projections.{entry_name(term.name, teacher.name, count)}."
+                mine = {name[len(prefix) :]: p for name, p in own.items() if name.startswith(prefix)}
+                output = taught[row] if term.uses_teacher else None
+                columns.append(term.loss(TermInputs(student, output, batch, mine)))
+            rows.append(torch.stack(columns))
+        return torch.stack(rows)
 
     if batch.labels.shape[0] == 1:  # squeeze, since the gradient of an index would be a copy of every parameter
         first = {name: p.squeeze(0) for name, p in projections.items()}
         single = trees.map_leaves(lambda t: t.squeeze(0), batch)
-        own_student, own_teacher = (trees.map_leaves(lambda t: t.squeeze(0), output) for output in (student, teacher))
-        return one(first, own_student, own_teacher, single)[None]
-    return vmap(one)(projections, student, teacher, batch)
+        own_student = trees.map_leaves(lambda t: t.squeeze(0), student)
+        own_taught = tuple(trees.map_leaves(lambda t: t.squeeze(0), output) for output in taught)
+        return one(first, own_student, own_taught, single)[None]
+    return vmap(one)(projections, student, taught, batch)
 
 
 def gradients(
@@ -100,8 +120,8 @@ def gradients(
     leaves = {name: p.detach().requires_grad_(differentiate) for name, p in params.items()}
     with torch.set_grad_enabled(differentiate), _dropout(problem, dropout_seed):
         student = student_forward(problem, leaves, batch, problem.student_signals)
-        teacher = problem.teacher.signals(rows, batch, student)
-        table = loss_table(problem, leaves, student, teacher, batch)
+        taught = tuple(teacher.source.signals(rows, batch, student) for teacher in problem.teachers)
+        table = loss_table(problem, leaves, student, taught, batch)
         raw = table.detach().mean(-1)
         if problem.config.term_scale == "running":
             # A plain mean over the first 100 updates, an exponential one afterwards.
@@ -175,11 +195,47 @@ def predict(problem: Problem, params: Params, table: Table, rows_at_once: int | 
     return result.cpu().numpy()
 
 
-def next_cls(problem: Problem, params: Params, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean last-layer [CLS] of student and teacher over the next batch, ``[N, H_S]`` and ``[N, H_T]`` (KS's state)."""
-    batch = problem.train.gather(rows)
-    layer = problem.student.facts.num_layers
+def batch_losses(
+    problem: Problem, params: Params, rows: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean loss of N students on the (train) labels of rows ``[N, B]``, and their weighted KL from the teachers.
+
+    The KL of a row is the mean over teachers by the weights ``[N, T, K, 1 or B]`` of the first weighed term; 0 where no
+    teacher is chosen. In regression both are squared errors over the squared label range.
+    """
     with torch.no_grad():
-        output = student_forward(problem, params, batch, frozenset({Signal("cls", layer)}))
-        teacher = problem.teacher.signals(rows, batch, output).cls[problem.teacher.facts.num_layers]
-    return output.cls[layer].mean(1).cpu().numpy(), teacher.mean(1).cpu().numpy()
+        logits = student_forward(problem, params, problem.train.gather(rows), frozenset()).logits.cpu().numpy()
+    labels, width = problem.train.labels[rows], problem.label_width
+    label_loss = losses.gold_loss(logits, labels, width)
+    if problem.config.decision != "teacher_weighting":
+        column = np.ones((len(rows), len(problem.teachers), rows.shape[1]))
+    else:
+        found = weights[:, :, problem.term_names.index(problem.config.weighs[0])]
+        column = np.broadcast_to(found, (len(rows), len(problem.teachers), rows.shape[1])).astype(np.float64)
+    total = column.sum(1, keepdims=True)
+    shares = np.divide(column, total, out=np.zeros_like(column), where=total > 0)
+    taught = [losses.row_divergence(logits, teacher.train_logits[rows], width) for teacher in problem.teachers]
+    return label_loss, np.asarray((shares * np.stack(taught, axis=1)).sum(1).mean(-1))
+
+
+class NextBatch(NamedTuple):
+    """What student and teachers say about the first batch of the next step, on the host."""
+
+    student_logits: np.ndarray  # [N, B, C]
+    student_cls: np.ndarray | None  # [N, B, H_S], where it was asked for
+    teacher_cls: tuple[np.ndarray, ...]  # T times [N, B, H_T]; empty where not asked for
+
+
+def next_batch(problem: Problem, params: Params, rows: np.ndarray, *, with_cls: bool) -> NextBatch:
+    """One forward pass of N students on rows ``[N, B]``, and the teachers' last [CLS] where asked for."""
+    batch = problem.train.gather(rows)
+    last = Signal("cls", problem.student.facts.num_layers)
+    with torch.no_grad():
+        output = student_forward(problem, params, batch, frozenset({last}) if with_cls else frozenset())
+        taught: tuple[np.ndarray, ...] = ()
+        if with_cls:
+            sources = [teacher.source for teacher in problem.teachers]
+            found = [source.signals(rows, batch, output).cls[source.facts.num_layers] for source in sources]
+            taught = tuple(each.cpu().numpy() for each in found)
+    cls = output.cls[last.layer].cpu().numpy() if with_cls else None
+    return NextBatch(output.logits.cpu().numpy(), cls, taught)

@@ -39,6 +39,10 @@ def main() -> None:
     )
     parser.add_argument("--task", choices=("toy", "toy_pair"), nargs="+", default=["toy", "toy_pair"])
     parser.add_argument("--out", type=Path, default=None, help="folder of the task folders; None: the package")
+    parser.add_argument("--member", default=None, help="name behind the task's, for another teacher of its set")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--hidden-size", type=int, default=64)
+    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -49,6 +53,8 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     for name in options.task:
         folder = teacher_folder(name) if options.out is None else options.out / name
+        if options.member is not None:
+            folder = folder.with_name(f"{folder.name}-{options.member}")
         make(name, folder, options)
 
 
@@ -64,10 +70,10 @@ def make(name: str, folder: Path, options: argparse.Namespace) -> None:
     task = get_task(name)
     config = BertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=256,
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        intermediate_size=4 * options.hidden_size,
         max_position_embeddings=MAX_POSITIONS,
         hidden_dropout_prob=options.dropout,
         attention_probs_dropout_prob=options.dropout,

@@ -54,3 +54,11 @@ def tiny_problem(tiny: dict[str, Any]) -> Any:
     from kd_env import EnvConfig, build_problem
 
     return build_problem(EnvConfig.from_kwargs(**{**tiny, "precision": "fp64"}))
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The tiny task with three teachers of different depth and width."""
+    from kd_env.testing import tiny_teachers
+
+    return tiny_teachers(tmp_path_factory.mktemp("tiny_set"), tiny)

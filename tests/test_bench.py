@@ -20,6 +20,10 @@ TINY = {
         *("teacher_layers=1", "teacher_hidden=16", "layers=1", "hidden=16", "vocab=50", "batch=4", "length=8"),
         "repeats=2",
     ),
+    "teacher_set": (
+        *("rows=80", "max_length=32", "teacher_layers=2", "teacher_hidden=16", "hidden=16", "vocab=50", "batch=4"),
+        "repeats=2",
+    ),
     "field": (
         *("teacher_layers=1", "teacher_hidden=16", "layers=1", "hidden=16", "vocab=50", "batch=4", "length=8"),
         *("updates=2", "repeats=1"),

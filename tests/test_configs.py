@@ -58,7 +58,7 @@ def test_tasks(task: str, tiny: dict[str, Any]) -> None:
         extra = [*extra, f"task.data_dir={tiny['data_dir']}"]
     found = settings_of(f"task={task}", *extra)
     assert found.env.task == task
-    assert (found.finetune is None) == (task in EMBEDDED)
+    assert (not found.teachers) == (task in EMBEDDED)
     assert found.env.student_config.init == ("fresh" if task in EMBEDDED else "teacher")
     assert ("student_entropy" in found.env.features) == (task != "stsb")
 
@@ -76,7 +76,7 @@ def test_embedded_tasks_run(task: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("teacher", GROUPS["teacher"])
 def test_teachers(teacher: str) -> None:
     overrides = [f"teacher={teacher}", "task=rte", *([] if teacher == "bert_base" else NEEDS_MODEL)]
-    assert settings_of(*overrides).finetune.name_or_path
+    assert settings_of(*overrides).teachers[0][1].name_or_path
     assert settings_of("teacher.path=folder", "task=rte").env.teacher == "folder"
 
 
@@ -111,15 +111,29 @@ def test_environments(env: str, view: str, tiny: dict[str, Any], tmp_path: Path)
     run_two_steps(build_problem(found.env))
 
 
+@pytest.fixture(scope="module")
+def three_teachers(tiny_set: dict[str, Any]) -> Problem:
+    """The tiny set under the names of the packaged one, which presets of rules use."""
+    names = ("full", "narrow", "shallow")
+    teachers = [{**each, "name": name} for each, name in zip(tiny_set["teachers"], names, strict=True)]
+    return build_problem(EnvConfig.from_kwargs(**{**tiny_set, "teachers": teachers, "decision": "teacher_weighting"}))
+
+
 # What libraries warn of when they are driven for two steps is not what is tested here.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("agent", GROUPS["agent"])
-def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem) -> None:
-    found = settings_of(f"agent={agent}", "num_envs=2")
+def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_teachers: Problem) -> None:
+    rule = RULES.get(agent.removeprefix("rule/"))
+    about_teachers = agent == "teacher_selector" or getattr(rule, "decision", "") == "teacher_weighting"
+    found = settings_of(f"agent={agent}", "num_envs=2", *(["env=teacher_weighting"] if about_teachers else []))
     probe.check(found)
     view = found.env.action_view
     assert view == found.resolved["agent"]["action_view"]
     problem = tiny_problem
+    if about_teachers:
+        env = found.env
+        options = {"weighting": env.weighting, "updates_per_step": env.updates_per_step, "features": env.features}
+        problem = three_teachers.with_options(**options)
     if "teacher_cls" in found.env.features:  # a preset may bring features that the problem must be built with
         problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "features": found.env.features}))
     if set(getattr(RULES.get(found.agent.name), "needs_terms", ())) - set(problem.term_names):
@@ -141,8 +155,11 @@ def test_agents_are_complete() -> None:
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_experiments(experiment: str, tmp_path: Path) -> None:
-    found = settings_of(f"experiment={experiment}", *([] if experiment == "quick" else NEEDS_MODEL))
-    agent = "knowledge_selector" if experiment.startswith("ks_") else "actor_critic"
+    embedded = compose("config", [f"experiment={experiment}"])["task"]["name"] in EMBEDDED
+    found = settings_of(f"experiment={experiment}", *([] if embedded else NEEDS_MODEL))
+    agent = {"ks_paper": "knowledge_selector", "ks_small": "knowledge_selector", "expert_teachers": "reinforce"}.get(
+        experiment, "actor_critic"
+    )
     assert found.run_folder.name == f"{experiment}-{agent}-seed0"
     if found.env.task in EMBEDDED:
         probe.check(found)

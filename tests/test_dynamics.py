@@ -40,7 +40,9 @@ def test_all_ones_equals_a_plain_adamw_loop(tiny: dict[str, Any]) -> None:
         for rows in env.run.started().next_rows[0]:
             batch = problem.train.gather(rows)
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long()).logits
-            teacher = problem.teacher.signals(rows, batch, None).logits  # a frozen one does not look at the student
+            teacher = problem.reference.source.signals(
+                rows, batch, None
+            ).logits
             soft = F.kl_div(
                 F.log_softmax(logits / 2, -1), F.log_softmax(teacher / 2, -1), log_target=True, reduction="batchmean"
             )
@@ -137,7 +139,7 @@ def test_the_reward_sees_the_update_that_the_action_caused(tiny_problem: Any) ->
     env = DistillEnv(problem=tiny_problem)
     env.reset(seed=1)
     table = env.problem.feedback
-    teacher = env.problem.assets.teacher_feedback_logits
+    teacher = env.problem.reference.feedback_logits
     before = env.problem.loss(env.predict(table), table, teacher)[0]
     _, reward, _, _, info = env.step(np.array([1, 0, 0], np.int8))
     after = env.problem.loss(env.predict(table), table, teacher)[0]
@@ -249,7 +251,7 @@ def test_students_cut_from_the_teacher_start_with_its_layers(tiny: dict[str, Any
     params = envs.run.started().params
     assert "bert.embeddings.word_embeddings.weight" not in params
     query = "attention.self.query.weight"
-    teacher = envs.problem.assets.teacher_encoder.module.state_dict()
+    teacher = envs.problem.reference.encoder.module.state_dict()
     for replica in range(2):
         assert torch.equal(params[f"bert.encoder.layer.0.{query}"][replica], teacher[f"bert.encoder.layer.1.{query}"])
     assert not torch.equal(params["classifier.weight"][0], params["classifier.weight"][1])
@@ -293,7 +295,7 @@ def test_divergence_gap_needs_no_labels(tiny: dict[str, Any]) -> None:
     env = DistillEnv(problem=problem)
     env.reset(seed=0)
     logits = env.predict(problem.feedback)
-    p = torch.softmax(torch.as_tensor(problem.assets.teacher_feedback_logits).double(), -1)
+    p = torch.softmax(torch.as_tensor(problem.reference.feedback_logits).double(), -1)
     q = torch.log_softmax(torch.as_tensor(logits[0]).double(), -1)
     expected = float((p * (p.log() - q)).sum(-1).mean())
     assert env.run.started().loss[0] == pytest.approx(expected, rel=1e-5)

@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kd_env import finetune as module
+from kd_env import finetune_loop as loop
 from kd_env import splits
-from kd_env.finetune import TeacherConfig, epoch_batches, finetune, teacher_record
-from kd_env.glue import get_task, load_train
+from kd_env.finetune import TeacherConfig, finetune, teacher_record
+from kd_env.finetune_loop import epoch_batches
+from kd_env.glue import Rows, get_task, load_train
 
 WORDS = [f"w{index}" for index in range(60)]
 COLUMNS = {"text": "sentence", "label": "label", "kind": "classification", "labels": ["bad", "good"]}
@@ -151,7 +153,7 @@ def test_a_teacher_learns_and_says_how_it_was_made(make: Make, tmp_path: Path) -
 
 def test_training_sees_every_train_row_once_an_epoch_and_no_other(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    update = module._update
+    update = loop._update
 
     def spy(config: Any, data: Any, model: Any, optimizer: Any, rows: np.ndarray, *rest: Any) -> float:
         seen.extend(data.cut.train[rows].tolist())
@@ -161,7 +163,7 @@ def test_training_sees_every_train_row_once_an_epoch_and_no_other(make: Make, mo
         assert batch.attention_mask.sum(-1).tolist() == words
         return update(config, data, model, optimizer, rows, *rest)
 
-    monkeypatch.setattr(module, "_update", spy)
+    monkeypatch.setattr(loop, "_update", spy)
     config = make()
     finetune(config)
     rows = load_train(get_task("custom", COLUMNS, config.data_dir), config.data_dir)
@@ -174,7 +176,7 @@ def test_training_sees_every_train_row_once_an_epoch_and_no_other(make: Make, mo
 def test_label_noise_hurts_train_labels_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Any] = []
     monkeypatch.setattr(
-        module, "_train", lambda config, data, *rest: found.append(data) or (_ for _ in ()).throw(Interrupted)
+        module, "train", lambda config, data, *rest: found.append(data) or (_ for _ in ()).throw(Interrupted)
     )
     for noise in (0.0, 0.25):
         with pytest.raises(Interrupted):
@@ -183,6 +185,72 @@ def test_label_noise_hurts_train_labels_alone(make: Make, monkeypatch: pytest.Mo
     changed = clean.train.labels != noisy.train.labels
     assert changed.sum() == round(0.25 * len(changed))
     assert np.array_equal(clean.selection.labels, noisy.selection.labels)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_noisy_words_choose_the_rows_with_wrong_labels(
+    make: Make, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(
+        module, "train", lambda config, data, *rest: found.append(data) or (_ for _ in ()).throw(Interrupted)
+    )
+    config = make(label_noise=share, noisy_words=["w1", "W2"])
+    with pytest.raises(Interrupted):
+        finetune(config)
+    texts = load_train(found[0].task, config.data_dir)
+    cut = found[0].cut
+    right = texts.labels[cut.train]
+    named = np.array([bool({"w1", "w2"} & set(texts.first[row].split())) for row in cut.train])
+    wrong = found[0].train.labels != right
+    assert 0 < named.sum() < len(named) / 2, "w10 and its like must not count as w1"
+    assert wrong.sum() == round(share * named.sum()) and not (wrong & ~named).any()
+    assert np.array_equal(found[0].selection.labels, texts.labels[cut.selection])
+
+
+def test_rows_with_words_in_either_text() -> None:
+    rows = Rows(["Not here.", "knot", "never-mind", "c d"], ["a", "b", "c", "it was NOT"], np.zeros(4, np.int64))
+    assert splits.rows_with_words(rows, np.array([0, 1, 2, 3]), ["not"]).tolist() == [0, 3]
+    assert splits.rows_with_words(rows, np.array([1, 2, 3]), ["NOT", "never"]).tolist() == [2, 3]
+    with pytest.raises(ValueError, match=r"noisy_words=\['x\.'\]: none of the 4 train rows"):
+        splits.rows_with_words(rows, np.arange(4), ["x."])
+
+
+def test_a_fresh_teacher_has_the_sizes_asked_for_and_no_past(make: Make, tmp_path: Path) -> None:
+    """Its source was fine-tuned on nobody knows what; nothing of it is left but sizes, dropout and vocabulary."""
+    source = finetune(make(epochs=1, output=str(tmp_path / "source")))
+    (source / "kd_env_teacher.json").unlink()
+    sizes = {"num_hidden_layers": 3, "hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20}
+    folder = finetune(make(name_or_path=str(source), init="fresh", seed=5, **sizes, learning_rate=1e-9))
+    settings = json.loads((folder / "config.json").read_text())
+    assert {name: settings[name] for name in sizes} == sizes
+    assert settings["hidden_dropout_prob"] == 0.1 and settings["id2label"] == {"0": "bad", "1": "good"}
+    record = teacher_record(folder)
+    assert record is not None and record["source"] is None and record["trained_on"] == "train"
+    assert record["config"]["init"] == "fresh" and record["config"]["hidden_size"] == 12
+    tensors = weights(folder)  # hardly trained: as they were drawn
+    drawn = tensors["bert.encoder.layer.2.intermediate.dense.weight"]
+    assert drawn.shape == (20, 12) and float(drawn.std()) == pytest.approx(0.2, rel=0.2)  # initializer_range
+    assert float(tensors["bert.embeddings.word_embeddings.weight"][0].abs().max()) == 0.0, "padding"
+    again = finetune(make(name_or_path=str(source), init="fresh", output=str(tmp_path / "other"), epochs=1))
+    kept = json.loads((again / "config.json").read_text())
+    assert {name: kept[name] for name in sizes} == {**dict(zip(sizes, (2, 16, 2, 32), strict=True))}
+    name = "bert.embeddings.word_embeddings.weight"
+    assert not torch.equal(weights(again)[name], weights(source)[name])
+
+
+def test_a_fresh_teacher_learns_in_any_precision(make: Make, tmp_path: Path) -> None:
+    options = {"init": "fresh", "hidden_size": 32, "intermediate_size": 64, "epochs": 6, "learning_rate": 0.02}
+    for precision in ("fp32", "bf16"):
+        record = teacher_record(finetune(make(**options, precision=precision, output=str(tmp_path / precision))))
+        assert record is not None and record["selection"]["accuracy"] >= 0.9
+
+
+def test_later_options_do_not_change_the_identity_of_earlier_teachers(make: Make) -> None:
+    later = {"init", "noisy_words", "keep", "hidden_size", "num_attention_heads", "intermediate_size"}
+    assert not later & set(make().identity())
+    changed = make(init="fresh", hidden_size=8, label_noise=0.5, noisy_words=("w1",)).identity()
+    assert (changed["init"], changed["hidden_size"], changed["noisy_words"]) == ("fresh", 8, ("w1",))
 
 
 def test_regression_and_the_first_layer_alone(make: Make, data_dir: str) -> None:
@@ -240,6 +308,17 @@ def test_the_checkpoint_with_the_lowest_selection_loss_is_kept(make: Make) -> No
     assert record["selection"]["loss"] == pytest.approx(history[record["best_step"]])
 
 
+def test_the_last_checkpoint_can_be_kept_instead(make: Make, tmp_path: Path) -> None:
+    """For teachers that are to learn from wrong labels, which the clean selection split would choose against."""
+    options = {"label_noise": 1.0, "noisy_words": ("bad",), "epochs": 6}
+    folders = [finetune(make(**options, keep=keep, output=str(tmp_path / keep))) for keep in ("best", "last")]
+    best, last = ((teacher_record(folder) or {}) for folder in folders)
+    assert best["history"] == last["history"]
+    assert last["best_step"] == last["history"][-1]["step"] > best["best_step"]
+    assert last["selection"]["loss"] == pytest.approx(last["history"][-1]["loss"])
+    assert not same(*map(weights, folders))
+
+
 def test_bfloat16_trains_float32_weights(make: Make) -> None:
     folder = finetune(make(precision="bf16", epochs=1))
     assert {tensor.dtype for tensor in weights(folder).values()} == {torch.float32}
@@ -284,7 +363,7 @@ def test_a_crash_between_two_checkpoints_continues_from_the_last(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = finetune(make(output=str(tmp_path / "whole")))
-    update = module._update
+    update = loop._update
     with monkeypatch.context() as patch:
 
         def crash(config: Any, data: Any, model: Any, optimizer: Any, rows: Any, step: int, rate: float) -> float:
@@ -292,7 +371,7 @@ def test_a_crash_between_two_checkpoints_continues_from_the_last(
                 raise Interrupted
             return update(config, data, model, optimizer, rows, step, rate)
 
-        patch.setattr(module, "_update", crash)
+        patch.setattr(loop, "_update", crash)
         with pytest.raises(Interrupted):
             finetune(make())
     assert same(weights(whole), weights(finetune(make())))
@@ -365,6 +444,15 @@ def test_epoch_batches_hold_every_row_once_and_pad_little() -> None:
         ({"label_noise": -0.1}, ["label_noise=-0.1"]),
         ({"precision": "fp16"}, ["fp16", "bf16"]),
         ({"num_hidden_layers": 0}, ["num_hidden_layers=0"]),
+        ({"keep": "first"}, ["first", "best, last"]),
+        ({"label_noise": "much"}, ["label_noise='much'"]),
+        ({"init": "frsh"}, ["frsh", "Did you mean 'fresh'"]),
+        ({"hidden_size": 8}, ["hidden_size=8", "init=fresh"]),
+        ({"init": "fresh", "intermediate_size": 0}, ["intermediate_size=0"]),
+        ({"label_noise": 0.5, "noisy_words": "not"}, ["noisy_words='not'", "['not']"]),
+        ({"label_noise": 0.5, "noisy_words": []}, ["noisy_words is empty"]),
+        ({"label_noise": 0.5, "noisy_words": ["not so"]}, ["'not so'", "without spaces"]),
+        ({"noisy_words": ["not"]}, ["label_noise=0"]),
     ],
 )
 def test_bad_options(make: Make, options: dict[str, Any], words: list[str]) -> None:
@@ -382,6 +470,8 @@ def test_bad_options(make: Make, options: dict[str, Any], words: list[str]) -> N
         ({"device": "cuda:77"}, ["cuda:77", "device=cpu"]),
         ({"num_hidden_layers": 3}, ["num_hidden_layers=3", "1 to 2"]),
         ({"feedback_rows": 500}, ["feedback_rows=500"]),
+        ({"label_noise": 0.5, "noisy_words": ["absent"]}, ["absent", "none of the"]),
+        ({"init": "fresh", "hidden_size": 15}, ["hidden_size=15", "num_attention_heads=2"]),
     ],
 )
 def test_what_is_absent(make: Make, tmp_path: Path, options: dict[str, Any], words: list[str]) -> None:

@@ -99,7 +99,7 @@ def test_logits_are_those_of_the_module_alone(kind: str, tiny: dict[str, Any], t
     own = AutoModelForSequenceClassification.from_pretrained(folder)
     with torch.no_grad():
         expected = own(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long()).logits
-    np.testing.assert_allclose(problem.assets.teacher_feedback_logits, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(problem.reference.feedback_logits, expected, rtol=1e-4, atol=1e-5)
     blocks = dict(own.base_model.named_parameters())
     assert problem.student.facts.num_layers == 2  # all layers were kept, ALBERT's shared one too
     for name, parameter in problem.student.module.base_model.named_parameters():

@@ -19,8 +19,9 @@ def part(env: Any, observation: np.ndarray, name: str) -> np.ndarray:
 
 
 def test_layout_covers_the_observation(tiny: dict[str, Any]) -> None:
-    """All features, one after the other, with their own bounds."""
-    env = DistillEnv(**{**tiny, "features": list(FEATURES)})
+    """All features, one after the other, with their own bounds; those of rows where actions address rows."""
+    rows = {"decision": "teacher_weighting", "weighting": "sample", "terms": ["hard_label", "soft_label"]}
+    env = DistillEnv(**{**tiny, **rows, "features": list(FEATURES), "updates_per_step": 1})
     stop = 0
     for name, place in env.observation_layout.items():
         assert place.start == stop and place.stop - place.start == int(np.prod(place.shape)), name
@@ -32,7 +33,7 @@ def test_layout_covers_the_observation(tiny: dict[str, Any]) -> None:
 
 def test_values_against_their_definitions(tiny: dict[str, Any]) -> None:
     """Each feature computed by hand after two steps."""
-    features = [name for name in FEATURES if name not in ("gradient_cosines",)]
+    features = [name for name in FEATURES if name != "gradient_cosines" and not FEATURES[name].per_row]
     env = DistillEnv(**{**tiny, "features": features, "budget": 10}, action_view="box")
     env.reset(seed=0)
     env.step(env.encode_action({"hard_label": 1.0}))
@@ -48,16 +49,16 @@ def test_values_against_their_definitions(tiny: dict[str, Any]) -> None:
         "term_losses_normalized": info["scaled_losses"],
         "gap": (info["loss"] - problem.teacher_loss) / state.gap_scale[0],
         "student_entropy": (-(p * np.log(p)).sum(-1) / np.log(2)).mean(),
-        "agreement": (logits.argmax(-1) == problem.assets.teacher_feedback_logits.argmax(-1)).mean(),
+        "agreement": (logits.argmax(-1) == problem.reference.feedback_logits.argmax(-1)).mean(),
         "feedback_metric": (logits.argmax(-1) == problem.feedback.labels).mean(),
         "previous_action": [0.5, 1.0, 0.0, 0.5],
     }
     rows = state.next_rows[0]
-    teacher = torch.softmax(torch.as_tensor(problem.teacher_train_logits[rows.ravel()]).double(), -1).numpy()
+    teacher = torch.softmax(torch.as_tensor(problem.reference.train_logits[rows.ravel()]).double(), -1).numpy()
     expected["teacher_entropy"] = (-(teacher * np.log(np.maximum(teacher, 1e-300))).sum(-1) / np.log(2)).mean()
     batch = problem.train.gather(rows[0])
     with torch.no_grad():
-        hidden = problem.assets.teacher_encoder.module(
+        hidden = problem.reference.encoder.module(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), output_hidden_states=True
         ).hidden_states[-1]
     expected["teacher_cls"] = hidden[:, 0].mean(0).numpy()
@@ -88,7 +89,7 @@ def test_gradient_cosines_against_separate_backward_passes(tiny: dict[str, Any])
     batch = problem.train.gather(state.next_rows[0, 0])
     leaves = {name: p[0].clone().requires_grad_() for name, p in state.params.items()}
     logits = problem.student.forward(leaves, batch, ()).logits
-    teacher = problem.teacher.signals(state.next_rows[0, 0], batch, None).logits
+    teacher = problem.reference.source.signals(state.next_rows[0, 0], batch, None).logits
     hard = torch.nn.functional.cross_entropy(logits, batch.labels)
     soft = torch.nn.functional.kl_div(
         torch.log_softmax(logits / 2, -1), torch.log_softmax(teacher / 2, -1), log_target=True, reduction="batchmean"
@@ -105,7 +106,8 @@ def test_gradient_cosines_against_separate_backward_passes(tiny: dict[str, Any])
 @pytest.mark.parametrize("view", ["native", "box"])
 def test_bounds_hold_at_the_end_and_after_divergence(view: str, tiny: dict[str, Any]) -> None:
     """A learning rate that blows up: every observation, the final one too, is finite and inside."""
-    wild = {"features": list(FEATURES), "learning_rate": 1e4, "optimizer": {"max_grad_norm": None}}
+    features = [name for name in FEATURES if not FEATURES[name].per_row]
+    wild = {"features": features, "learning_rate": 1e4, "optimizer": {"max_grad_norm": None}}
     envs = DistillVectorEnv(3, **{**tiny, **wild}, action_view=view)
     envs.action_space.seed(0)
     observation, _ = envs.reset(seed=0)

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from kd_env import DistillEnv, EnvConfig, build_problem
-from kd_env.build import provenance
-from kd_env.glue import get_task
-from kd_env.teachers import CachedTeacher, teacher_outputs
+from kd_env.build_teachers import provenance
+from kd_env.glue import Rows, get_task
+from kd_env.tables import Table, tokenize
+from kd_env.teachers import CachedTeacher, OnlineTeacher, teacher_outputs
 from kd_env.types import Signal
 
 SIGNALS = [
@@ -28,13 +29,14 @@ SIGNALS = [
 ]
 
 
-def test_padded_reading_equals_a_forward_pass(tiny_problem: Any) -> None:
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_padded_reading_equals_a_forward_pass(tiny_problem: Any, tmp_path: Path, where: str) -> None:
     """Every kind of signal, at real tokens; zeros elsewhere."""
     problem = tiny_problem
-    encoder, table = problem.assets.teacher_encoder, problem.train
-    cached = CachedTeacher(
-        encoder.facts, teacher_outputs(encoder, table, SIGNALS, dtype="float64", rows_at_once=7), table, torch.float64
-    )
+    encoder, table = problem.reference.encoder, problem.train
+    cache_dir = None if where == "memory" else str(tmp_path)
+    outputs = teacher_outputs(encoder, table, SIGNALS, dtype="float64", rows_at_once=7, cache_dir=cache_dir)
+    cached = CachedTeacher(encoder.facts, outputs, table, torch.float64)
     rows = np.array([[3, 9, 27], [1, 2, 0]])
     batch = table.gather(rows)
     read = cached.signals(rows, batch, None)
@@ -60,6 +62,58 @@ def test_padded_reading_equals_a_forward_pass(tiny_problem: Any) -> None:
             torch.testing.assert_close(mine, getattr(expected, name)[layer][head_mask])
 
 
+@pytest.mark.parametrize("shape", [(16,), (1, 16), (5, 8)])
+def test_disk_and_memory_read_the_same_bits(tiny_problem: Any, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Half precision on disk and in memory, one replica or several, more rows than pages are kept for at once."""
+    problem = tiny_problem
+    encoder, table = problem.reference.encoder, problem.train
+    rows = np.random.default_rng(0).integers(len(table), size=shape)
+    batch = table.gather(rows)
+    read = []
+    for cache_dir in (None, str(tmp_path)):
+        outputs = teacher_outputs(encoder, table, SIGNALS, dtype="float16", cache_dir=cache_dir)
+        read.append(CachedTeacher(encoder.facts, outputs, table, torch.float32).signals(rows, batch, None))
+    held, mapped = read
+    assert torch.equal(held.logits, mapped.logits)
+    for signal in SIGNALS[1:]:
+        first, second = (getattr(output, signal.kind)[signal.layer] for output in read)
+        assert first.dtype == torch.float32
+        assert torch.equal(first, second), signal
+        assert first.abs().sum() > 0
+
+
+def foreign_table(problem: Any) -> Table:
+    """The train rows as another tokenizer might read them: each word twice."""
+    texts = problem.assets.tokenizer.batch_decode(problem.train.input_ids, skip_special_tokens=True)
+    doubled = [" ".join(word for word in text.split() for _ in range(2)) for text in texts]
+    rows = Rows(doubled, None, problem.train.labels)
+    return tokenize(rows, problem.assets.tokenizer, 30, problem.device, problem.dtype)
+
+
+@pytest.mark.parametrize("where", ["online", "memory", "disk"])
+def test_a_teacher_with_tokens_of_its_own(tiny_problem: Any, tmp_path: Path, where: str) -> None:
+    """Logits and [CLS] are of the row as the teacher reads it, whatever the student's batch holds."""
+    problem = tiny_problem
+    encoder, table, wanted = problem.reference.encoder, foreign_table(problem), [Signal("cls", 2)]
+    assert (table.lengths > problem.train.lengths).all()
+    source: Any
+    if where == "online":
+        source = OnlineTeacher(encoder, wanted, "fp64", table)
+    else:
+        cache_dir = None if where == "memory" else str(tmp_path)
+        outputs = teacher_outputs(encoder, table, wanted, dtype="float64", cache_dir=cache_dir)
+        source = CachedTeacher(encoder.facts, outputs, table, torch.float64)
+    for rows in (np.array([[3, 9, 27], [1, 2, 0]]), np.array([[4, 5, 6], [0, 2, 1]])):
+        read = source.signals(rows, problem.train.gather(rows), None)
+        with torch.no_grad():
+            expected = [encoder.forward({}, table.gather(part), wanted) for part in rows]
+        torch.testing.assert_close(read.logits, torch.stack([part.logits for part in expected]))
+        torch.testing.assert_close(read.cls[2], torch.stack([part.cls[2] for part in expected]))
+        assert source.signals(rows, problem.train.gather(rows), None) is read, "one batch is read once"
+    with pytest.raises(ValueError, match=r"cannot give hidden_states of layer 1: .*not the student's"):
+        OnlineTeacher(encoder, [*wanted, Signal("hidden_states", 1)], "fp64", table)
+
+
 def test_disk_cache_is_reused_and_gives_the_same_run(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +127,7 @@ def test_disk_cache_is_reused_and_gives_the_same_run(
         env.reset(seed=0)
         traces.append([env.step(np.ones(3, np.int8))[1] for _ in range(4)])
     assert traces[0] == traces[1] == traces[2]
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "temporary folders are removed"
+    assert all(path.is_dir() and not path.suffix for path in tmp_path.iterdir()), "finished folders alone remain"
 
 
 def test_stale_or_damaged_caches_are_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -97,20 +151,6 @@ def test_stale_or_damaged_caches_are_refused(tiny: dict[str, Any], tmp_path: Pat
     build_problem(options)
 
 
-def test_an_interrupted_cache_leaves_nothing_behind(
-    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No half-written folder is ever read."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("kd_env.teachers._fill", stop)
-    with pytest.raises(KeyboardInterrupt):
-        build_problem(EnvConfig.from_kwargs(**{**tiny, "cache_dir": str(tmp_path)}))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_other_weights_get_another_cache(tiny: dict[str, Any], tmp_path: Path) -> None:
     """The key is the content, not the path."""
     from safetensors.torch import load_file, save_file
@@ -118,12 +158,12 @@ def test_other_weights_get_another_cache(tiny: dict[str, Any], tmp_path: Path) -
     copy = tmp_path / "teacher"
     shutil.copytree(tiny["teacher"], copy)
     options = {**tiny, "teacher": str(copy), "cache_dir": str(tmp_path / "cache")}
-    first = build_problem(EnvConfig.from_kwargs(**options)).teacher_train_logits
+    first = build_problem(EnvConfig.from_kwargs(**options)).reference.train_logits
     weights = load_file(copy / "model.safetensors")
     weights["classifier.bias"] += 1.0
     weights["classifier.bias"][0] += 1.0
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    second = build_problem(EnvConfig.from_kwargs(**options)).teacher_train_logits
+    second = build_problem(EnvConfig.from_kwargs(**options)).reference.train_logits
     np.testing.assert_allclose(second - first, [[2.0, 1.0]] * len(first), atol=1e-5)
 
 
@@ -134,7 +174,7 @@ def test_float16_cache_is_close(tiny: dict[str, Any]) -> None:
     )
     rows = np.arange(8)
     batch = exact.train.gather(rows)
-    first, second = exact.teacher.signals(rows, batch, None), rounded.teacher.signals(rows, batch, None)
+    first, second = (each.reference.source.signals(rows, batch, None) for each in (exact, rounded))
     torch.testing.assert_close(first.hidden_states[2], second.hidden_states[2], rtol=2e-3, atol=2e-3)
     assert not torch.equal(first.hidden_states[2], second.hidden_states[2])
 
@@ -163,7 +203,7 @@ def test_provenance(record: dict[str, str] | None, expected: str | None, tiny: d
         with pytest.raises(ValueError, match="saw feedback rows"):
             build_problem(options)
     else:
-        assert build_problem(options).saw_feedback == expected
+        assert build_problem(options).reference.saw_feedback == expected
 
 
 OWN = {"trained_on": "train", "fingerprint": "here"}

@@ -10,18 +10,21 @@ import numpy as np
 
 from kd_env.envs.run import Run, RunView
 from kd_env.problem import Problem
+from kd_env.types import Effect
 
 
 class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
     """Distillation of one student, one step at a time.
 
     ## Description
-    A teacher is distilled into a fresh student with a fixed budget of updates. At every step the agent says how the
-    knowledge terms of the next updates count; the student is updated, and the change of its loss on held-out feedback
-    rows is the reward.
+    One or several teachers are distilled into a fresh student with a fixed budget of updates. At every step the agent
+    says how the knowledge terms (``decision=knowledge_selection``) or the teachers (``teacher_weighting``) count in the
+    next updates; the student is updated, and the change of its loss on held-out feedback rows is the reward.
 
     ## Action Space
-    See :class:`kd_env.actions.KnowledgeSelectionActions`: ``native`` (MultiBinary), ``discrete`` or ``box``.
+    See :class:`kd_env.actions.KnowledgeSelectionActions`: ``native`` (MultiBinary), ``discrete`` or ``box``; and
+    :class:`kd_env.actions_teacher.TeacherWeightingActions`: ``native`` (= ``simplex``), ``subset``, ``discrete`` or
+    ``box``.
 
     ## Observation Space
     A flat float32 box; ``observation_layout`` names each feature's slice.
@@ -75,7 +78,7 @@ class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
         """One step; refuses to go past the end of an episode."""
         if self.run.state is not None and self.run.ended[0]:
             raise RuntimeError("The episode has ended; call reset() before the next step.")
-        out = self.run.step(np.asarray(action)[None])
+        out = self.run.step(action if isinstance(action, Effect) else np.asarray(action)[None])
         return (
             out.observation[0],
             float(out.reward[0]),

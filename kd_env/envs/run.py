@@ -13,6 +13,8 @@ from gymnasium.utils import seeding
 from torch import Tensor
 
 from kd_env import dynamics, trees, updates
+from kd_env.actions import KnowledgeSelectionActions
+from kd_env.actions_teacher import TeacherWeightingActions
 from kd_env.build import build_problem
 from kd_env.config import EnvConfig
 from kd_env.export import write_student
@@ -20,7 +22,7 @@ from kd_env.observations import observe
 from kd_env.problem import Problem, warn_floor
 from kd_env.rewards import gap_scale
 from kd_env.tables import Table
-from kd_env.types import DistillState, FeatureSlice
+from kd_env.types import DistillState, Effect, FeatureSlice
 
 
 class EnvState(NamedTuple):
@@ -73,7 +75,9 @@ class Run:
         """Hash of the problem: states travel between environments of the same one."""
         problem = self.problem
         plain = {**problem.config.to_dict(), "render_mode": None, "show_progress": False, "cache_dir": None}
-        text = json.dumps([plain, problem.fingerprint, problem.assets.teacher_identity], sort_keys=True, default=str)
+        text = json.dumps(
+            [plain, problem.fingerprint, [t.identity for t in problem.teachers]], sort_keys=True, default=str
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def started(self) -> DistillState:
@@ -104,7 +108,12 @@ class Run:
     def step(self, actions: Any) -> Transition:
         """One step of every replica."""
         before = self.started()
-        effect = self.problem.actions.decode(actions)
+        # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
+        effect = actions if isinstance(actions, Effect) else self.problem.actions.decode(actions)
+        if len(effect.weights) != self.num_replicas:
+            raise ValueError(
+                f"The effect is of {len(effect.weights)} replicas, the environment has {self.num_replicas}."
+            )
         after = dynamics.transition(self.problem, before, effect, self._scratch)
         value, clipped = dynamics.reward(self.problem, before, after)
         self.state = dynamics.credit(after, value)
@@ -121,7 +130,9 @@ class Run:
     def info(self) -> dict[str, np.ndarray]:
         """Fresh host arrays ``[N, ...]`` about the last step; ``gap_closed`` is counted from reset."""
         s, present = self.started(), self.problem.present
+        rows = {"rows": s.last_rows.copy(), "row_weights": s.row_weights.copy()} if s.last_rows.size else {}
         return {
+            **rows,
             "gap_closed": (s.loss_reset - s.loss) / s.gap_scale,
             "gap_floored": gap_scale(s.loss_reset, self.problem.teacher_loss)[1],
             "loss": s.loss.copy(),
@@ -181,7 +192,7 @@ class Run:
     def line(self, replica: int) -> str:
         """One readable line about the last step."""
         s = self.started()
-        terms = self.problem.term_names
+        terms = self.problem.entry_names
         weights = " ".join(f"{n}={w:.2f}" for n, w in zip(terms, s.weights[replica][self.problem.present], strict=True))
         losses = " ".join(
             f"{n}={v:.3g}" for n, v in zip(terms, s.raw_losses[replica][self.problem.present], strict=True)
@@ -217,13 +228,43 @@ class RunView:
         return self.run.problem.term_names
 
     @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """The T teachers."""
+        return self.run.problem.teacher_names
+
+    @property
+    def reference_teacher(self) -> str:
+        """Name of the best single teacher on the selection split, whose loss is ``e_T``."""
+        return self.run.problem.reference.name
+
+    @property
+    def decision(self) -> str:
+        """What the agent decides: ``knowledge_selection`` or ``teacher_weighting``."""
+        return self.run.problem.config.decision
+
+    @property
+    def weighting(self) -> str:
+        """What one weight holds for: ``batch`` or ``sample``."""
+        return self.run.problem.config.weighting
+
+    @property
+    def batch_size(self) -> int:
+        """B, rows of a batch."""
+        return self.run.problem.config.batch_size
+
+    @property
+    def row_features(self) -> tuple[str, ...]:
+        """Features of shape ``(B, n)`` that describe single rows of the next batch."""
+        return tuple(name for name, feature in self.run.problem.features.items() if feature.per_row)
+
+    @property
     def action_names(self) -> tuple[str, ...]:
         """Names of the action's components, or of the choices in the discrete view."""
         return self.run.problem.actions.action_names
 
     @property
     def action_view(self) -> str:
-        """``native``, ``discrete`` or ``box``."""
+        """``native``, ``discrete`` or ``box``, and where teachers are weighed ``simplex`` or ``subset``."""
         return self.run.problem.config.action_view
 
     @property
@@ -234,8 +275,37 @@ class RunView:
         return steps if config.max_episode_steps is None else min(steps, config.max_episode_steps)
 
     def encode_action(self, weights: Mapping[str, float], gate: float = 1.0) -> np.ndarray:
-        """Raw action of one replica in the present view; see ``KnowledgeSelectionActions.encode``."""
-        return self.run.problem.actions.encode(weights, gate)
+        """Raw action of one replica for weights by term name; see ``KnowledgeSelectionActions.encode``.
+
+        Raises:
+            ValueError: the environment weighs teachers, or the view cannot express the weights.
+        """
+        actions = self.run.problem.actions
+        if not isinstance(actions, KnowledgeSelectionActions):
+            raise ValueError("encode_action is for decision='knowledge_selection'; use encode_teachers here.")
+        return actions.encode(weights, gate)
+
+    def encode_teachers(self, weights: Any, gate: float = 1.0) -> np.ndarray:
+        """Raw action of one replica for weights by teacher; see ``TeacherWeightingActions.encode``.
+
+        Raises:
+            ValueError: the environment selects knowledge, or the view cannot express the weights.
+        """
+        return self._weighs_teachers().encode(weights, gate)
+
+    def teacher_effect(self, weights: Any) -> Effect:
+        """What ``step`` takes in place of actions, with exactly the weights ``[N, T]`` or ``[N, B, T]``.
+
+        Raises:
+            ValueError: the environment selects knowledge, or a weight is negative or not finite.
+        """
+        return self._weighs_teachers().effect(weights)
+
+    def _weighs_teachers(self) -> TeacherWeightingActions:
+        actions = self.run.problem.actions
+        if not isinstance(actions, TeacherWeightingActions):
+            raise ValueError("Teachers are weighed with decision='teacher_weighting'; use encode_action here.")
+        return actions
 
     def get_state(self) -> EnvState:
         """A deep copy of everything that decides how this environment goes on."""

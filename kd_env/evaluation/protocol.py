@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_env import losses
-from kd_env.build import check_positions
+from kd_env.build_teachers import check_positions
 from kd_env.envs import DistillVectorEnv
 from kd_env.evaluation import metrics
 from kd_env.glue import Task, load_dev
@@ -165,8 +165,11 @@ def evaluate_policies(
             raise ValueError(f"The policy {name!r} solves {contender.problem.task.name!r}, not {problem.task.name!r}.")
     dev = load_dev(problem.task, problem.config.data_dir)
     tables = {SELECTION: problem.selection, **{split: problem.tokenize(rows) for split, rows in dev.items()}}
-    _check_lengths(problem, tables)
-    teacher_logits = {split: problem.teacher_logits(table) for split, table in tables.items()}
+    taught = {split: problem.tokenize(rows, for_teacher=True) for split, rows in dev.items()}
+    _check_lengths("student", problem.student, tables)
+    _check_lengths("teacher", problem.reference.encoder, taught)
+    teacher_logits = {split: problem.teacher_logits(table) for split, table in taught.items()}
+    teacher_logits[SELECTION] = problem.reference.selection_logits
     splits = _splits(problem, tables, teacher_logits, seeds)
     results = {}
     for name, contender in policies.items():
@@ -174,7 +177,7 @@ def evaluate_policies(
     return Evaluation(
         facts={**problem.summary(), "label_noise": problem.config.label_noise},
         seeds=tuple(seeds),
-        term_names=problem.term_names,
+        term_names=problem.entry_names,
         metric_names=problem.task.metrics,
         dev_splits=tuple(dev),
         regression=problem.task.regression,
@@ -218,25 +221,21 @@ def check_dev_lengths(problem: Problem) -> None:
     Raises:
         ValueError: a dev row that is longer than the positions of an encoder, with the remedy.
     """
-    try:  # rows are cut to max_length: where that fits, no row needs to be read
-        for name, encoder in _encoders(problem):
+    for name, encoder in (("student", problem.student), ("teacher", problem.reference.encoder)):
+        try:  # rows are cut to max_length: where that fits, no row needs to be read
             check_positions(encoder, problem.config.max_length, name)
-    except ValueError:
-        dev = load_dev(problem.task, problem.config.data_dir)
-        _check_lengths(problem, {split: problem.tokenize(rows) for split, rows in dev.items()})
+        except ValueError:
+            dev = load_dev(problem.task, problem.config.data_dir).items()
+            own = name == "teacher"
+            _check_lengths(name, encoder, {split: problem.tokenize(rows, for_teacher=own) for split, rows in dev})
 
 
-def _check_lengths(problem: Problem, tables: Mapping[str, Table]) -> None:
+def _check_lengths(name: str, encoder: Encoder, tables: Mapping[str, Table]) -> None:
     for split, table in tables.items():
-        for name, encoder in _encoders(problem):
-            try:
-                check_positions(encoder, int(table.lengths.max()), name)
-            except ValueError as error:
-                raise ValueError(f"The {split} split: {error}") from error
-
-
-def _encoders(problem: Problem) -> tuple[tuple[str, Encoder], ...]:
-    return ("student", problem.student), ("teacher", problem.assets.teacher_encoder)
+        try:
+            check_positions(encoder, int(table.lengths.max()), name)
+        except ValueError as error:
+            raise ValueError(f"The {split} split: {error}") from error
 
 
 def choose_comparator(results: Iterable[PolicyResult]) -> str | None:

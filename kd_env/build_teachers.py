@@ -1,0 +1,233 @@
+"""From options to teachers: folders, provenance, labels, terms and outputs, each refused where it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from kd_env import losses, models, observations, teachers, toy
+from kd_env.config import EnvConfig
+from kd_env.encoder_check import check_encoder, probe_batch
+from kd_env.glue import EMBEDDED, Task
+from kd_env.knowledge import Term, TermSpec, build_terms
+from kd_env.layermap import layer_pairs
+from kd_env.records import read_record
+from kd_env.tables import Table
+from kd_env.teacher_set import Teacher, TeacherTables, named_folders
+from kd_env.types import EncoderFacts, Signal
+
+
+class LoadedTeacher(NamedTuple):
+    """A teacher before its rows are there."""
+
+    name: str
+    folder: str
+    encoder: models.Encoder
+    tokenizer: Any
+    saw_feedback: str
+
+
+def teacher_folders(config: EnvConfig, task: Task) -> dict[str, str]:
+    """Folders or hub names of the teachers by name.
+
+    Raises:
+        ValueError: the task has no packaged teacher and none is named, or two teachers have one name.
+    """
+    given: Sequence[Any] = config.teachers if config.teachers is not None else ()
+    if config.teacher is not None:
+        given = (config.teacher,)
+    if not given:
+        if task.name not in EMBEDDED:
+            raise ValueError(
+                f"task={task.name!r} needs a teacher: give teacher=<folder of a fine-tuned encoder>, which "
+                f"`kd-env teacher task={task.name} teacher.name_or_path=...` makes."
+            )
+        if config.decision == "teacher_weighting":
+            return toy.teacher_set(task.name)
+        return {task.name: str(toy.teacher_folder(task.name))}
+    return named_folders(given)
+
+
+def load_teachers(
+    config: EnvConfig, task: Task, fingerprint: str, device: torch.device, dtype: torch.dtype
+) -> list[LoadedTeacher]:
+    """The encoders with their tokenizers, in order.
+
+    Raises:
+        ValueError: no model, other labels than the task's, or a record that says that it saw feedback rows.
+    """
+    folders = teacher_folders(config, task)
+    for folder in folders.values():
+        models.check_source(folder)
+    found = []
+    for name, folder in folders.items():
+        saw_feedback = provenance(folder, task, fingerprint)
+        module = models.load_encoder(folder).to(device, dtype)
+        encoder = models.Encoder.build(module, train_embeddings=True, fresh="none")
+        check_teacher(encoder, folder, task)
+        found.append(LoadedTeacher(name, folder, encoder, models.load_tokenizer(folder), saw_feedback))
+    return found
+
+
+def make_teacher(
+    config: EnvConfig,
+    loaded: LoadedTeacher,
+    task: Task,
+    student: EncoderFacts,
+    tables: TeacherTables,
+    *,
+    foreign: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    label_width: float | None,
+) -> Teacher:
+    """Terms, source and outputs of one teacher.
+
+    Args:
+        config: options of the environment.
+        loaded: the teacher.
+        task: the task.
+        student: sizes of the student.
+        tables: the rows in this teacher's tokens.
+        foreign: whether these are other tokens than the student's.
+        device: of the run.
+        dtype: floating type of the run.
+        label_width: of a regression task.
+
+    Raises:
+        ValueError: rows longer than its positions, terms that need what it cannot give, or an encoder that our forward
+            pass would run wrongly.
+    """
+    encoder = loaded.encoder
+    what = "teacher" if config.teachers is None else f"teacher {loaded.name!r}"
+    check_positions(encoder, max(int(table.lengths.max()) for table in tables), what)
+    # As a control the student is its own teacher: then the layers and widths are its own, too.
+    facts = student if config.teacher_source == "student" else encoder.facts
+    pairs = layer_pairs(config.layer_map, student.num_layers, facts.num_layers)
+    terms = build_terms(config.terms, TermSpec(student, facts, pairs, task.regression, label_width or 1.0))
+    signals = {signal for term in terms for signal in term.teacher_signals}
+    if foreign:
+        _check_foreign(loaded.name, terms)
+    if any(observations.FEATURES[name].needs_cls for name in config.features):
+        signals.add(Signal("cls", facts.num_layers))
+    if config.teacher_source != "student":
+        check_encoder(encoder, probe_batch(tables.train, config.max_length, (encoder,)), signals, what)
+    identity = teachers.weights_hash(encoder)
+    exact = "float64" if dtype == torch.float64 else None
+
+    def outputs(part: Table, wanted: set[Signal]) -> Mapping[Signal, np.ndarray]:
+        return teachers.teacher_outputs(
+            encoder,
+            part,
+            wanted,
+            dtype=exact or (config.cache_dtype if wanted else "float32"),
+            precision=config.precision,
+            cache_dir=config.cache_dir,
+            identity=identity,
+            progress=config.show_progress,
+            name="" if config.teachers is None else loaded.name,
+        )
+
+    selection_logits = np.asarray(outputs(tables.selection, set())[teachers.LOGITS])
+    feedback_logits = np.asarray(outputs(tables.feedback, set())[teachers.LOGITS])
+    source: teachers.TeacherSource
+    if config.teacher_source == "cached":
+        held = outputs(tables.train, signals)
+        train_logits = np.asarray(held[teachers.LOGITS], dtype=np.float32)
+        source = teachers.CachedTeacher(facts, held, tables.train, dtype)
+    else:
+        own = tables.train if foreign else None
+        online = teachers.OnlineTeacher(encoder, signals, config.precision, table=own)
+        source = teachers.StudentAsTeacher(facts) if config.teacher_source == "student" else online
+        train_logits = np.asarray(outputs(tables.train, set())[teachers.LOGITS])
+    labels = tables.selection.labels
+    return Teacher(
+        name=loaded.name,
+        folder=loaded.folder,
+        encoder=encoder,
+        tokenizer=loaded.tokenizer,
+        foreign=foreign,
+        identity=identity,
+        saw_feedback=loaded.saw_feedback,
+        pairs=pairs,
+        terms=terms,
+        source=source,
+        train_logits=train_logits,
+        feedback_logits=feedback_logits,
+        selection_logits=selection_logits,
+        temperature=1.0 if task.regression else losses.fit_temperature(selection_logits, labels),
+    )
+
+
+def same_tokens(first: Any, second: Any, texts: Sequence[str]) -> bool:
+    """Whether two tokenizers have one vocabulary and give the same tokens for some texts."""
+    if first.get_vocab() != second.get_vocab():
+        return False
+    tokens = [tokenizer(list(texts), truncation=False, padding=False)["input_ids"] for tokenizer in (first, second)]
+    return bool(tokens[0] == tokens[1])
+
+
+def _check_foreign(name: str, terms: Sequence[Term]) -> None:
+    for term in terms:
+        token_level = sorted({s.kind for s in term.teacher_signals if s.kind not in ("logits", "cls")})
+        if token_level:
+            raise ValueError(
+                f"The teacher {name!r} has another tokenizer than the student, so that its tokens are not the "
+                f"student's: the term {term.name!r} compares {', '.join(token_level)} token by token. Leave the term "
+                "out (logits and [CLS] still work: soft_label, logit_mse, cls), or use a teacher with the student's "
+                "tokenizer."
+            )
+
+
+def provenance(teacher: str, task: Task, fingerprint: str) -> str:
+    """Whether the teacher saw feedback rows: ``no`` or ``unknown``.
+
+    A teacher is trusted as far as its record reaches: what it was fine-tuned from must be clean as well.
+
+    Raises:
+        ValueError: its own record, or that of an encoder that it was made from, says that it did.
+    """
+    record: Any = read_record(teacher)
+    clean = record is not None
+    while record is not None:
+        # A record that is no mapping, or one without these keys, tells nothing.
+        known: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
+        trained_on, same_split = known.get("trained_on"), known.get("fingerprint") == fingerprint
+        apart = trained_on == "rows apart from every split" and known.get("task") == task.name
+        if same_split and trained_on != "train" and not apart:
+            raise ValueError(
+                f"The teacher {teacher!r}, or an encoder that it was made from, was trained on {trained_on!r} of this "
+                "very split, so it saw feedback rows. Fine-tune one on train rows: "
+                f"`kd-env teacher task={task.name} teacher.name_or_path=...`."
+            )
+        clean = clean and (apart or (same_split and trained_on == "train"))
+        record = known.get("source")
+    return "no" if clean else "unknown"
+
+
+def check_teacher(encoder: models.Encoder, name: str, task: Task) -> None:
+    """Refuse a teacher with other labels than the task's, or in another order."""
+    remedy = f"Fine-tune one for this task: `kd-env teacher task={task.name} teacher.name_or_path=...`."
+    names = encoder.module.config.id2label
+    found = [str(names.get(index, f"LABEL_{index}")) for index in range(encoder.facts.num_labels)]
+    if encoder.facts.num_labels != task.num_labels:
+        raise ValueError(
+            f"The teacher {name!r} has {encoder.facts.num_labels} labels ({', '.join(found)}), the task {task.name!r} "
+            f"has {task.num_labels} ({', '.join(task.labels) or 'a score'}). {remedy}"
+        )
+    if task.labels and not all(label.startswith("LABEL_") for label in found):
+        plain = [label.lower().replace(" ", "_").replace("-", "_") for label in found]
+        if plain != [label.lower().replace(" ", "_").replace("-", "_") for label in task.labels]:
+            raise ValueError(
+                f"The teacher {name!r} orders its labels {found}, the task {task.name!r} {list(task.labels)}. {remedy}"
+            )
+
+
+def check_positions(encoder: models.Encoder, longest: int, what: str) -> None:
+    """Refuse rows longer than the encoder's positions."""
+    positions = models.usable_positions(encoder.module)
+    if positions is not None and longest > positions:
+        raise ValueError(f"A row has {longest} tokens, the {what} {positions} positions; set max_length={positions}.")

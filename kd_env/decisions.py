@@ -1,0 +1,44 @@
+"""Action models by the name of the decision that they express."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kd_env.actions import KnowledgeSelectionActions
+from kd_env.actions_teacher import TeacherWeightingActions
+from kd_env.config import EnvConfig
+from kd_env.registry import unknown_name
+
+Actions = KnowledgeSelectionActions | TeacherWeightingActions
+
+
+def make_actions(
+    config: EnvConfig, term_names: Sequence[str], teacher_names: Sequence[str], present: np.ndarray
+) -> Actions:
+    """The action model of ``config.decision``.
+
+    Args:
+        config: options of the environment.
+        term_names: the K terms.
+        teacher_names: the T teachers.
+        present: ``[T, K]`` bool, existing entries of the loss table.
+
+    Raises:
+        ValueError: ``weighs`` names a term that is not there, or one without a teacher.
+    """
+    if config.decision == "knowledge_selection":
+        return KnowledgeSelectionActions(tuple(term_names), config.action_view, config.gate, np.asarray(present))
+    weighed = np.zeros_like(present)
+    for name in config.weighs:
+        if name not in term_names:
+            raise ValueError(unknown_name("knowledge term in weighs:", name, term_names))
+        column = list(term_names).index(name)
+        if len(teacher_names) > 1 and not present[1, column]:
+            raise ValueError(f"weighs names {name!r}, which has no teacher to be weighed; name terms that have one.")
+        weighed[:, column] = True
+    rows = config.batch_size if config.weighting == "sample" else None
+    return TeacherWeightingActions(
+        tuple(teacher_names), weighed, np.asarray(present), config.action_view, config.gate, rows
+    )

@@ -1,0 +1,105 @@
+"""Features of teachers and student on the batch that the next action will weigh: means over it, or row by row.
+
+Labels are those of the train split, wrong ones included where there is label noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from kd_env.features import FEATURES, Feature, View
+from kd_env.losses import entropy, row_gold_loss
+
+if TYPE_CHECKING:
+    from kd_env.problem import Problem
+
+Rows = Callable[[View], np.ndarray]
+"""From a view to values of every row, ``[N, B, n]``."""
+
+
+class TeacherFacts(NamedTuple):
+    """What T teachers say about R train rows, each ``[T, R]``; the last four are None in regression."""
+
+    loss: np.ndarray  # on the train labels: cross-entropy in nats, or the scaled squared error
+    entropy: np.ndarray | None  # in units of log C
+    confidence: np.ndarray | None  # probability of the label
+    prediction: np.ndarray | None  # class
+    agreement: np.ndarray | None  # share of the other teachers that choose the same class; 1 for a single teacher
+
+
+def teacher_facts(logits: np.ndarray, labels: np.ndarray, label_width: float | None) -> TeacherFacts:
+    """Facts for logits ``[T, R, C]`` (uncalibrated) and labels ``[R]``."""
+    loss = row_gold_loss(logits, labels, label_width)
+    if label_width is not None:
+        return TeacherFacts(loss, None, None, None, None)
+    chosen = logits.argmax(-1)
+    same = (chosen[:, None] == chosen[None]).sum(1) - 1
+    others = max(len(logits) - 1, 1)
+    agreement = same / others if len(logits) > 1 else np.ones(chosen.shape)
+    return TeacherFacts(loss, entropy(logits), np.exp(-loss), chosen, agreement)
+
+
+def _of_teachers(name: str) -> Rows:
+    def rows(v: View) -> np.ndarray:
+        values = getattr(v.problem.teacher_facts, name)
+        return np.asarray(np.moveaxis(values[:, v.rows], 0, -1))  # [T, N, B] -> [N, B, T]
+
+    return rows
+
+
+def _losses(v: View) -> np.ndarray:
+    return np.asarray(np.log1p(_of_teachers("loss")(v)))
+
+
+def _student_agreement(v: View) -> np.ndarray:
+    own = v.next_batch.student_logits.argmax(-1)
+    return np.asarray(_of_teachers("prediction")(v) == own[..., None], dtype=np.float64)
+
+
+def _student(v: View) -> np.ndarray:
+    logits, labels = v.next_batch.student_logits, v.problem.train.labels[v.rows]
+    loss = row_gold_loss(logits, labels, v.problem.label_width)
+    if v.problem.task.regression:
+        return np.asarray(np.log1p(loss)[..., None])
+    return np.stack([np.log1p(loss), entropy(logits), np.exp(-loss)], axis=-1)
+
+
+def _representations(v: View) -> np.ndarray:
+    return np.concatenate(v.next_batch.teacher_cls, axis=-1)
+
+
+def _teachers(problem: Problem) -> int:
+    return len(problem.teachers)
+
+
+def _widths(problem: Problem) -> int:
+    return sum(teacher.source.facts.hidden_size for teacher in problem.teachers)
+
+
+def register() -> None:
+    """Add every feature twice: as the mean over the batch, and row by row with the prefix ``row_``."""
+    by_class: dict[str, Any] = {"classification_only": True}
+    wide: dict[str, Any] = {"low": -10.0, "high": 10.0, "needs_cls": True}
+    for name, by_row, rows, width, options in (
+        ("teacher_losses", "row_teacher_losses", _losses, _teachers, {"high": 10.0}),
+        ("teacher_entropies", "row_teacher_entropies", _of_teachers("entropy"), _teachers, by_class),
+        ("teacher_confidences", "row_teacher_confidences", _of_teachers("confidence"), _teachers, by_class),
+        ("teacher_student_agreement", "row_teacher_student_agreement", _student_agreement, _teachers, by_class),
+        ("teacher_agreement", "row_teacher_agreement", _of_teachers("agreement"), _teachers, by_class),
+        ("student_on_batch", "row_student", _student, _student_width, {"high": 10.0}),
+        ("teacher_representations", "row_teacher_representations", _representations, _widths, wide),
+    ):
+        _add(name, by_row, rows, width, options)
+
+
+def _add(name: str, by_row: str, rows: Rows, width: Callable[[Problem], int], options: dict[str, Any]) -> None:
+    FEATURES.register(name)(Feature(lambda p: (width(p),), lambda v: rows(v).mean(1), **options))
+    shape: Callable[[Problem], tuple[int, ...]] = lambda p: (p.config.batch_size, width(p))  # noqa: E731
+    FEATURES.register(by_row)(Feature(shape, rows, per_row=True, **options))
+
+
+def _student_width(problem: Problem) -> int:
+    return 1 if problem.task.regression else 3
