@@ -29,6 +29,7 @@ from agents.base import (
     as_path,
     check_same_spaces,
     episode_steps,
+    inner_env,
     spaces_of,
     unknown_name,
 )
@@ -36,6 +37,8 @@ from agents.base import (
 BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY = "Box", "Discrete", "MultiDiscrete", "MultiBinary"
 ALL = (BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY)
 VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_DISCRETE: "native", MULTI_BINARY: "native"}
+TEACHER_VIEWS = {BOX: "simplex", DISCRETE: "discrete", MULTI_BINARY: "subset"}
+"""Views of an env that weighs teachers."""
 
 
 class Algorithm(NamedTuple):
@@ -86,12 +89,17 @@ def algorithm(name: str) -> Algorithm:
     return entry
 
 
-def check_actions(name: str, space: ActionSpace) -> None:
-    """Raise ``ValueError`` naming the action view that works where the algorithm cannot take ``space``."""
+def check_actions(name: str, space: ActionSpace, env: AnyEnv | Spaces | None = None) -> None:
+    """Raise ``ValueError`` naming the action view that works where the algorithm cannot take ``space`` (of ``env``)."""
     entry = algorithm(name)
     kind = type(space).__name__
     if kind not in entry.actions:
-        views = " or ".join(dict.fromkeys(f"action_view='{VIEWS[action]}'" for action in entry.actions))
+        base = None if env is None or isinstance(env, Spaces) else inner_env(env)
+        weighs = getattr(base, "decision", None) == "teacher_weighting"
+        words = {action: f"action_view='{view}'" for action, view in (TEACHER_VIEWS if weighs else VIEWS).items()}
+        if weighs and getattr(base, "weighting", None) == "sample":
+            words[DISCRETE] += " and weighting='batch'"
+        views = " or ".join(dict.fromkeys(words[action] for action in entry.actions if action in words))
         raise ValueError(
             f"sb3/{name} takes only {' or '.join(entry.actions)} actions, but the env has {space}; "
             f"make the env with {views}."
@@ -167,7 +175,7 @@ class SB3Agent:
     ) -> None:
         entry = algorithm(name)
         self.spaces = env if isinstance(env, Spaces) else spaces_of(env)
-        check_actions(name, self.spaces.action)
+        check_actions(name, self.spaces.action, env)
         try:
             json.dumps(hyperparameters)
         except TypeError as error:
@@ -368,7 +376,7 @@ class SB3Agent:
         from agents.sb3_adapter import VectorEnvToSB3
 
         entry = algorithm(name)
-        check_actions(name, spaces_of(env).action)
+        check_actions(name, spaces_of(env).action, env)
         model_class: Any = getattr(importlib.import_module(entry.package), entry.class_name)
         agent = cls(name, env, device=device)
         agent.model = model_class.load(path, env=VectorEnvToSB3(env), device=device)

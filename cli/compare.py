@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 Config = Mapping[str, Any]
 _PROBLEM = ("task", "teacher", "student")
-_OF_THE_AGENT = ("action_view", "features")
+_SETS = ("teachers", "cofinetuned")
+_OF_THE_AGENT = ("action_view", "features", "weighting")
 """Options of the environment that belong to the agent: what it sees and how it says what it wants."""
 _NO_MATTER = (
     *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every"),
@@ -175,6 +176,7 @@ def _problem(config: Config) -> dict[str, Any]:
     """What all runs of a comparison share: neither which rules, deterministic given the seeds, nor by how many jobs."""
     return {
         **{key: config[key] for key in _PROBLEM},
+        **{key: config.get(key) for key in _SETS},  # runs of earlier versions have none
         "env": {key: value for key, value in config["env"].items() if key not in _OF_THE_AGENT},
         "evaluation": {key: value for key, value in config["evaluation"].items() if key not in ("rules", "jobs")},
     }
@@ -182,9 +184,9 @@ def _problem(config: Config) -> dict[str, Any]:
 
 def _agent(config: Config) -> dict[str, Any]:
     """What all trainings of a group share beside the problem."""
-    shared = (*_PROBLEM, "env", "evaluation", *_NO_MATTER)
+    shared = (*_PROBLEM, *_SETS, "env", "evaluation", *_NO_MATTER)
     own = {key: value for key, value in config.items() if key not in shared}
-    return {**own, "env": {key: config["env"][key] for key in _OF_THE_AGENT}}
+    return {**own, "env": {key: config["env"].get(key) for key in _OF_THE_AGENT}}
 
 
 def _at(values: Config, key: str) -> Any:

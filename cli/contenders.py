@@ -52,6 +52,24 @@ def contenders(settings: Settings, agent: Any, chosen: Sequence[str]) -> dict[st
     return found
 
 
+def load_policy(folder: Path, env: DistillVectorEnv) -> Any:
+    """The agent in a folder, to act as in ``env``, where it learns no more.
+
+    Raises:
+        ValueError: no saved agent, or one that does not fit the spaces (or rows) of the environment.
+    """
+    from agents import agent_kind, load_agent
+    from agents.base import check_same_spaces
+    from agents.storage import read_header
+
+    if agent_kind(read_header(folder)["agent"]) != "sb3":
+        return load_agent(folder, env)  # one whose policy is shared by rows learns here how many there are
+    # With an env it would take up its replay buffer, which fits only as many replicas as it was trained in.
+    agent: Any = load_agent(folder)
+    check_same_spaces(agent.spaces, env)
+    return agent
+
+
 def _rule(settings: Settings, spec: PolicySpec, view: str, problem: Problem | None = None) -> Contender:
     from agents import make_rule
     from kd_env.evaluation.protocol import Contender
@@ -115,13 +133,14 @@ def _part(settings: Settings, policy: Path, chosen: Sequence[str], events: Any) 
 
     # Two processes with two threads each run several times slower than with one.
     torch.set_num_threads(1)
-    from agents import agent_kind, load_agent
+    from agents import agent_kind
     from kd_env.build import build_problem
+    from kd_env.envs import DistillVectorEnv
 
-    agent = None
+    problem, agent = build_problem(settings.env), None
     if settings.agent.label in chosen and agent_kind(settings.agent.name) != "rule":
-        agent = load_agent(policy)
-    return judge(settings, build_problem(settings.env), agent, chosen, lambda *event: events.put(event))
+        agent = load_policy(policy, DistillVectorEnv(1, problem=problem))
+    return judge(settings, problem, agent, chosen, lambda *event: events.put(event))
 
 
 def _tell(events: Any, progress: Progress | None) -> None:

@@ -70,6 +70,8 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
             f"The run's teacher is one for {other}; give {packaged}teacher.path=<teacher for {task}>, or "
             "teacher.path=null teacher.name_or_path=<encoder to fine-tune>."
         )
+    if task != other:
+        _refuse_other_teachers(composed["teachers"], task, other, _names(given, "teachers"))
     folder = run / "evaluations" / (str(composed["name"]) if _names(given, "name") else _next_name(run / "evaluations"))
     if folder.exists():
         raise ValueError(f"{folder} exists; choose another name with name=...")
@@ -78,7 +80,7 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
 
 
 def _evaluate_into(folder: Path, run: Path, settings: Settings, given: Sequence[str], command: str) -> Path:
-    from agents import agent_kind, load_agent
+    from agents import agent_kind
     from cli.train import load_problem, set_threads
     from kd_env.envs import DistillVectorEnv
 
@@ -89,11 +91,21 @@ def _evaluate_into(folder: Path, run: Path, settings: Settings, given: Sequence[
         env = DistillVectorEnv(1, problem=problem)
         # Names are compared here and spaces by the agent: equal sizes alone do not make two observations the same.
         runs.check_spaces(run, env)
-        agent = load_agent(run / runs.POLICY, env)
+        agent = contenders.load_policy(run / runs.POLICY, env)
     report = evaluate(settings, problem, agent, run / runs.POLICY)
     runs.open_run(folder, settings.resolved, given, command)
     write_results(folder, report)
     return folder
+
+
+def _refuse_other_teachers(teachers: Any, task: str, other: str, named: bool) -> None:
+    """Refuse a run's own ready teachers on another task; those that are made are made for it."""
+    ready = [e for e in teachers or () if isinstance(e, Mapping) and e.get("path")] if not named else []
+    if ready:
+        raise ValueError(
+            f"The run's teachers {', '.join(str(entry.get('name')) for entry in ready)} are ready ones for {other}; "
+            f"give teachers=[...] for {task}, with the same names in the same order."
+        )
 
 
 def _refuse_agent(run: Path, before: Mapping[str, Any], refused: bool) -> None:

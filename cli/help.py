@@ -12,11 +12,13 @@ EXAMPLES = {
         "kd-env train",
         "kd-env train agent=sb3/ppo env.budget=40 seed=1",
         "kd-env train experiment=mrpc task.data_dir=<glue folder> teacher.name_or_path=<encoder>",
+        "kd-env train env=teacher_weighting cofinetuned=<folder of a set>",
         "python train_agent.py -m seed=0,1,2,3,4   (sweeps: only there)",
     ),
     "teacher": (
         "kd-env teacher task=mrpc task.data_dir=<glue folder> teacher.name_or_path=<encoder> output=<folder>",
         "kd-env teacher task=rte teacher=bert_base teacher.epochs=5",
+        "kd-env teacher task=mrpc teacher=bert_base 'members=[{name: twelve}, {name: six, num_hidden_layers: 6}]'",
     ),
     "evaluate": (
         "kd-env evaluate run=runs/toy-actor_critic-seed0 evaluation.seeds=20",
@@ -60,13 +62,18 @@ def command_help(name: str) -> str:
     for group, preset in _shown(command.config) if grouped else ():
         for key, value, comment in option_comments(f"{group}/{preset}"):
             lines += _wrap(f"  {group}.{key}={value}  ", comment, 40)
+    if command.config == "config":
+        lines += ["", "Options of env=teacher_weighting that are not the same there:"]
+        for key, value, comment in _differing("env/teacher_weighting", "env/knowledge_selection"):
+            lines += _wrap(f"  env.{key}={value}  ", comment, 40)
     cfg = "--cfg job (print the resolved configuration), " if grouped else ""
     lines += ["", f"Flags: --help, {cfg}--debug (tracebacks)", "", "Examples:"]
     lines += [f"  {example}" for example in EXAMPLES[name]]
     if command.config == "config":
         lines += ["", "Experiments:"]
+        width = max(map(len, groups()["experiment"])) + 4
         for preset in groups()["experiment"]:
-            lines += _wrap(f"  {preset:<12}", description("experiment", preset), 14)
+            lines += _wrap(f"  {preset}", description("experiment", preset), width)
     return "\n".join(lines)
 
 
@@ -82,6 +89,12 @@ def _shown(config: str) -> list[tuple[str, str]]:
     shown = [("task", "_base"), ("teacher", "_base")]
     more = [("student", "_base"), ("env", "knowledge_selection"), ("agent", "actor_critic")]
     return [*shown, *more] if config == "config" else shown
+
+
+def _differing(name: str, other: str) -> list[tuple[str, str, str]]:
+    """What :func:`option_comments` tells of a file and not of another in the same words."""
+    known = option_comments(other)
+    return [option for option in option_comments(name) if option not in known]
 
 
 def _wrap(head: str, text: str, indent: int | None = None) -> list[str]:

@@ -59,7 +59,7 @@ def _bench() -> Job:
 
 COMMANDS = {
     "train": Command("train an agent, judge it against the rules, write a report (the main job)", "config", _train),
-    "teacher": Command("fine-tune a teacher on the train rows of a task", "finetune", _teacher),
+    "teacher": Command("fine-tune a teacher, or a set together, on the train rows of a task", "finetune", _teacher),
     "evaluate": Command("judge the policy of a run folder again, also on another task or student", "config", _evaluate),
     "study": Command("several independent trainings of several agents, and their comparison", "study", _study),
     "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),

@@ -30,23 +30,26 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
     """Action space, names and episode length of an environment that is not built yet. It is never stepped.
 
     Every observation feature has one entry (one a row where it describes rows, three where rules look at the student's
-    loss, entropy and confidence), so that sizes of networks mean nothing.
+    loss, entropy and confidence, which regression has not), so that sizes of networks mean nothing.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own attribute
 
     def __init__(self, config: EnvConfig, num_envs: int, teacher_names: Sequence[str]) -> None:
         self.num_envs = num_envs
-        self.term_names = tuple(entry.name for entry in term_entries(config.terms))
+        entries = term_entries(config.terms)
+        self.term_names = tuple(entry.name for entry in entries)
         self.teacher_names, self.reference_teacher = tuple(teacher_names), teacher_names[0]
         present = np.ones((len(teacher_names), len(self.term_names)), dtype=bool)
+        present[1:, [entry.kind == "hard_label" for entry in entries]] = False  # the only one of ours without a teacher
         self.actions = make_actions(config, self.term_names, self.teacher_names, present)
         self.action_names, self.action_view = self.actions.action_names, config.action_view
         self.decision, self.weighting, self.batch_size = config.decision, config.weighting, config.batch_size
         self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)
+        regression = get_task(config.task, config.columns, config.data_dir).regression
         self.observation_layout, start = {}, 0
         for name in config.features:
-            width = 3 if name in STUDENT_FEATURES else 1
+            width = 3 if name in STUDENT_FEATURES and not regression else 1
             shape = (config.batch_size, width) if name in self.row_features else (width,)
             stop = start + int(np.prod(shape))
             self.observation_layout[name] = FeatureSlice(start, stop, shape, 0.0, 1.0)

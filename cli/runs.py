@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from kd_env.evaluation.report import atomic_write
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
 POLICY, CHECKPOINT, LOGS, RESULTS, SPACES = "policy", "checkpoint", "logs", "results.json", "spaces.json"
+_COMPONENTS, _FEATURES, _VIEW = "action components", "observation features", "action view"
 _MAY_CHANGE = ("resume", "progress", "threads", "checkpoint_every", "evaluation", "runs_dir", "cache_dir")
 _PACKAGES = (
     "torch",
@@ -86,7 +88,9 @@ def check_spaces(folder: Path, env: Any) -> None:
 
     Args:
         folder: of the run.
-        env: with ``term_names``, ``action_names`` and ``observation_layout``.
+        env: with ``term_names``, ``action_names``, ``observation_layout`` and the other public attributes. Where it
+            decides about each row of a batch, the number of rows may differ: whether the policy can do with that is the
+            agent's to say.
 
     Raises:
         ValueError: with both lists; or the run does not say what it was trained with.
@@ -97,6 +101,9 @@ def check_spaces(folder: Path, env: Any) -> None:
             f"The run {folder} does not say what its policy was trained with ({SPACES} is missing); train it again."
         )
     before, now = json.loads(path.read_text(encoding="utf-8")), _meaning(env)
+    before.setdefault(_VIEW, now.get(_VIEW))  # what runs of earlier versions do not say
+    if env.weighting == "sample":
+        before, now = (_of_one_row(meaning, env.row_features) for meaning in (before, now))
     for what, found in now.items():
         trained = before.get(what)
         if trained != found:
@@ -108,11 +115,23 @@ def check_spaces(folder: Path, env: Any) -> None:
 
 def _meaning(env: Any) -> dict[str, list[Any]]:
     layout = [[name, list(part.shape)] for name, part in env.observation_layout.items()]
-    return {
+    found = {
         "knowledge terms": list(env.term_names),
-        "action components": list(env.action_names),
-        "observation features": layout,
+        _COMPONENTS: list(env.action_names),
+        _FEATURES: layout,
     }
+    if env.decision == "teacher_weighting":  # two of its views have the same space and mean different weights
+        found[_VIEW] = ["simplex" if env.action_view == "native" else env.action_view]
+    return found
+
+
+def _of_one_row(meaning: Mapping[str, Any], row_features: Sequence[str]) -> dict[str, Any]:
+    """What is left of it without the number of rows: the components of the first, and B in shapes."""
+    names = [name for name in meaning.get(_COMPONENTS) or () if not re.search(r"\[(?!0\])\d+\]$", name)]
+    features = [
+        [name, ["B", *shape[1:]] if name in row_features else shape] for name, shape in meaning.get(_FEATURES) or ()
+    ]
+    return {**meaning, _COMPONENTS: names, _FEATURES: features}
 
 
 def _words(items: Any) -> str:

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.controls import check_control, controlled_env
-from kd_env import toy
+from cli.teachers import TASK_KEYS, cache_folder, cofinetuned_set, teacher_config, teacher_list
 from kd_env.config import DEFAULT_FEATURES, TEACHER_FEATURES, EnvConfig
 from kd_env.glue import EMBEDDED, get_task
-from kd_env.registry import unknown_name
 
-_TASK_KEYS = ("data_dir", "columns", "split_seed", "feedback_rows", "selection_rows", "max_train_rows", "max_length")
-_FINETUNE_KEYS = (
-    "num_hidden_layers",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "weight_decay",
-    "warmup",
-    "max_grad_norm",
-    "seed",
-    "precision",
-    "evaluations_per_epoch",
-    "init",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "noisy_words",
-    "keep",
-)
-_SET_KEYS = ("name", "path", "packaged", "name_or_path", "label_noise", *_FINETUNE_KEYS)
+if TYPE_CHECKING:
+    from kd_env.cofinetune import CoTeacherConfig
+    from kd_env.finetune import TeacherConfig
+
 ENVIRONMENTS = {
     "kd_env/KnowledgeSelection-v0": "knowledge_selection",
     "kd_env/TeacherWeighting-v0": "teacher_weighting",
@@ -62,14 +42,16 @@ class Settings:
     """The configuration as it is written to ``config.yaml``."""
     env: EnvConfig
     """Of training; ``teacher`` and ``teachers`` are None where some are made first, or packaged ones are used."""
-    teachers: tuple[tuple[str, Any], ...]
-    """Teachers that are named or made first: name, and folder or ``kd_env.finetune.TeacherConfig``; empty for packaged
+    teachers: tuple[tuple[str, str | TeacherConfig], ...]
+    """Teachers that are named or made first: name, and folder or options of the fine-tuning; empty for packaged
     ones."""
     agent: PolicySpec
     rules: tuple[PolicySpec, ...] | None
     """None until :func:`cli.probe.check` has found those that fit (``auto``)."""
     run_folder: Path
     evaluation_seeds: tuple[int, ...]
+    cofinetuned: CoTeacherConfig | None = None
+    """Options of the set that is co-fine-tuned first; ``teachers`` are the folders that its members will have."""
 
 
 def read_settings(resolved: Mapping[str, Any]) -> Settings:
@@ -85,7 +67,13 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings:
     check_control(c["control"], agent_kind(str(c["agent"]["name"])) == "rule")
     c["env"] = controlled_env(c["env"], c["control"])
     agent = _agent(c["agent"])
-    teachers = _teachers(c)
+    cofinetuned: CoTeacherConfig | None = None
+    teachers: tuple[tuple[str, str | TeacherConfig], ...]
+    if c["cofinetuned"] is None:
+        teachers = _teachers(c)
+    else:
+        folders, cofinetuned = cofinetuned_set(c)
+        teachers = tuple(folders.items())
     env = with_ready(_env(c), c, teachers)
     evaluation = c["evaluation"]
     first = evaluation["first_seed"]
@@ -107,46 +95,8 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings:
         rules=_rules(evaluation["rules"]),
         run_folder=Path(c["runs_dir"]).expanduser() / name,
         evaluation_seeds=seeds,
+        cofinetuned=cofinetuned,
     )
-
-
-def cache_folder(configured: str | None) -> Path:
-    """The cache folder: ``cache_dir``, else ``$XDG_CACHE_HOME/kd_env``, else ``~/.cache/kd_env``."""
-    if configured:
-        return Path(configured).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "kd_env"
-
-
-def teacher_config(c: Mapping[str, Any], output: str | None) -> Any:
-    """Options of the fine-tuning that ``task`` and ``teacher`` describe; ``output`` None: a folder in the cache."""
-    from kd_env.finetune import TeacherConfig
-
-    task, teacher = c["task"], c["teacher"]
-    if not teacher["name_or_path"]:
-        raise ValueError(
-            f"The task {task['name']!r} needs a teacher: give teacher.name_or_path=<folder or hub name of an encoder> "
-            "to fine-tune one, or teacher.path=<folder of a fine-tuned one>."
-        )
-    options = {
-        "task": task["name"],
-        "name_or_path": str(teacher["name_or_path"]),
-        "output": output or "cache",
-        "device": c["device"],
-        "show_progress": bool(c["progress"]),
-        "resume": bool(c.get("resume", True)),
-        "label_noise": float(teacher.get("label_noise", task["label_noise"])),
-        **{key: task[key] for key in _TASK_KEYS},
-        **{key: teacher[key] for key in _FINETUNE_KEYS},
-    }
-    config = TeacherConfig.from_kwargs(**options)
-    if output is not None:
-        return config
-    identity = json.dumps(config.identity(), sort_keys=True, default=str)
-    folder = (
-        f"{task['name']}-{Path(str(teacher['name_or_path'])).name}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
-    )
-    return dataclasses.replace(config, output=str(cache_folder(c["cache_dir"]) / "teachers" / folder))
 
 
 def with_feedback(env: EnvConfig) -> EnvConfig:
@@ -154,10 +104,10 @@ def with_feedback(env: EnvConfig) -> EnvConfig:
     return dataclasses.replace(env, train_on="train+feedback")
 
 
-def _teachers(c: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """The teachers that are there or have to be made, by name; none for packaged ones."""
+def _teachers(c: Mapping[str, Any]) -> tuple[tuple[str, str | TeacherConfig], ...]:
+    """The teachers that are there or have to be made one by one, by name; none for packaged ones."""
     if c["teachers"] is not None:
-        return _teacher_set(c)
+        return teacher_list(c)
     teacher, task = c["teacher"], c["task"]["name"]
     if teacher["path"] and teacher["name_or_path"]:
         raise ValueError(
@@ -172,51 +122,14 @@ def _teachers(c: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return ((task, teacher_config({**c, "resume": True}, None)),)
 
 
-def _teacher_set(c: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """The entries of ``teachers``: each has its path, or options that differ from those of ``teacher``."""
-    given, task = c["teachers"], c["task"]["name"]
-    if not isinstance(given, list) or not given or not all(isinstance(entry, Mapping) for entry in given):
-        raise ValueError(f"teachers={given!r} must be a list of mappings, for example [{{name: a, seed: 1}}].")
-    if c["teacher"]["path"]:
-        raise ValueError("teacher.path and teachers are both given; name the folder as one of teachers.")
-    found: dict[str, Any] = {}
-    for entry in given:
-        for key in entry:
-            if key not in _SET_KEYS:
-                raise ValueError(unknown_name("option of an entry of teachers:", key, _SET_KEYS))
-        name = entry.get("name")
-        if not isinstance(name, str) or name in found:
-            raise ValueError(f"teachers entry {dict(entry)}: name={name!r} must be a text that no other entry has.")
-        options = {key: value for key, value in entry.items() if key != "name"}
-        if "path" in options or "packaged" in options:
-            if len(options) > 1:
-                raise ValueError(f"The teacher {name!r} is there already and is not made; leave the rest out: {entry}.")
-            found[name] = str(options["path"]) if "path" in options else _packaged(task, options["packaged"])
-            continue
-        merged = {**c["teacher"], **options}
-        if task in EMBEDDED and not merged["name_or_path"]:
-            merged = {**merged, "name_or_path": str(toy.teacher_folder(task))}
-        found[name] = teacher_config({**c, "teacher": merged, "resume": True}, None)
-    return tuple(found.items())
-
-
-def _packaged(task: str, member: Any) -> str:
-    """Folder of one of the packaged teachers of an embedded task."""
-    if task not in EMBEDDED:
-        raise ValueError(f"packaged={member!r} is for the tasks {' and '.join(EMBEDDED)}; give the path of a teacher.")
-    folders = toy.teacher_set(task)
-    if member not in folders:
-        raise ValueError(unknown_name("packaged teacher", str(member), folders))
-    return folders[member]
-
-
-def with_ready(env: EnvConfig, c: Mapping[str, Any], teachers: Sequence[tuple[str, Any]]) -> EnvConfig:
-    """The environment's options with the teachers, where all of them are there."""
-    if not teachers or not all(isinstance(teacher, str) for _, teacher in teachers):
+def with_ready(env: EnvConfig, c: Mapping[str, Any], teachers: Sequence[tuple[str, str | TeacherConfig]]) -> EnvConfig:
+    """The environment's options with the teachers, where none is left to be made by itself."""
+    ready = [(name, folder) for name, folder in teachers if isinstance(folder, str)]
+    if not ready or len(ready) < len(teachers):
         return env
-    if c["teachers"] is None:
-        return dataclasses.replace(env, teacher=teachers[0][1])
-    return dataclasses.replace(env, teachers=tuple({"name": name, "path": path} for name, path in teachers))
+    if c["teachers"] is None and c["cofinetuned"] is None:
+        return dataclasses.replace(env, teacher=ready[0][1])
+    return dataclasses.replace(env, teachers=tuple({"name": name, "path": folder} for name, folder in ready))
 
 
 def _env(c: Mapping[str, Any]) -> EnvConfig:
@@ -231,7 +144,7 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         **env,
         "decision": decision,
         "task": task["name"],
-        **{key: task[key] for key in _TASK_KEYS},
+        **{key: task[key] for key in TASK_KEYS},
         "label_noise": task["label_noise"],
         "student": c["student"],
         "teacher_source": env.pop("teacher_source", c["teacher"]["source"]),

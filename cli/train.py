@@ -54,6 +54,16 @@ def with_teachers(settings: Settings) -> EnvConfig:
     """The environment's options with teachers that exist; missing ones are fine-tuned once, into the cache."""
     from kd_env.finetune import finetune
 
+    if settings.cofinetuned is not None:
+        from kd_env.cofinetune import cofinetune
+
+        names = ", ".join(name for name, _ in settings.teachers)
+        print(
+            f"Teachers {names}: {settings.cofinetuned.output} (co-fine-tuned where the set is missing)",
+            flush=True,
+        )
+        cofinetune(settings.cofinetuned)
+        return settings.env
     found = []
     for name, teacher in settings.teachers:
         if not isinstance(teacher, str):

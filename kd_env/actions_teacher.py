@@ -117,8 +117,8 @@ class TeacherWeightingActions:
             ValueError: another shape, or a weight that is negative, NaN or infinite.
         """
         given = np.asarray(weights, dtype=np.float64)
-        teachers = len(self.teacher_names)
-        wanted = (len(given), teachers) if self.rows is None else (len(given), self.rows, teachers)
+        count, teachers = given.shape[0] if given.ndim else 0, len(self.teacher_names)
+        wanted = (count, teachers) if self.rows is None else (count, self.rows, teachers)
         if given.shape != wanted:
             raise ValueError(f"Teacher weights have shape {given.shape}, but weighting needs {('N', *wanted[1:])}.")
         self._check_weights(given)
@@ -126,7 +126,7 @@ class TeacherWeightingActions:
         rows = per_row.transpose(0, 2, 1)[:, :, None, :]  # [N, T, 1, 1 or B]
         fixed = self.present[None, :, :, None].astype(np.float64)
         table = np.where(self.weighed[None, :, :, None], rows, fixed)
-        return Effect(table.astype(np.float32), np.ones(len(given), dtype=np.float32))
+        return Effect(table.astype(np.float32), np.ones(count, dtype=np.float32))
 
     def encode(self, weights: Any, gate: float = 1.0) -> np.ndarray:
         """Raw action of one replica for teacher weights ``[T]``, or ``[B, T]`` with ``weighting=sample``.

@@ -36,10 +36,9 @@ def teacher_folders(config: EnvConfig, task: Task) -> dict[str, str]:
     Raises:
         ValueError: the task has no packaged teacher and none is named, or two teachers have one name.
     """
-    given: Sequence[Any] = config.teachers if config.teachers is not None else ()
-    if config.teacher is not None:
-        given = (config.teacher,)
-    if not given:
+    if config.teachers is not None:
+        return named_folders(config.teachers)
+    if config.teacher is None:
         if task.name not in EMBEDDED:
             raise ValueError(
                 f"task={task.name!r} needs a teacher: give teacher=<folder of a fine-tuned encoder>, which "
@@ -48,7 +47,7 @@ def teacher_folders(config: EnvConfig, task: Task) -> dict[str, str]:
         if config.decision == "teacher_weighting":
             return toy.teacher_set(task.name)
         return {task.name: str(toy.teacher_folder(task.name))}
-    return named_folders(given)
+    return {task.name: config.teacher}
 
 
 def load_teachers(

@@ -28,6 +28,7 @@ from kd_env.finetune_loop import Trainee, check_fits, evaluate, making, prepare,
 from kd_env.finetune_model import quiet_transformers, start_classifier
 from kd_env.finetune_store import Checkpoints, becoming, chained, finished, source_record, write_record
 from kd_env.glue import Task, get_task
+from kd_env.locks import alone
 from kd_env.pooling import AttentionPooling, PooledClassifier, save_pooled
 from kd_env.records import SET_RECORD, read_set_record
 
@@ -134,24 +135,27 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     module = nn.ModuleList(classifiers).to(device)
     names = tuple(member.name for member in config.members)
     trainee = Trainee(f"teachers {config.task}", module, tuple(classifiers), names)
-    store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
-    state = train(config, data, trainee, store, on_evaluation)
-    store.load_model(state["best_step"], module)
-    found = evaluate(config, data, trainee)
-    shared = {"members": list(names), "shared_width": classifiers[0].prediction.in_features}
-    sources = [source for _, source in started]
-    with quiet_transformers(), becoming(output) as folder:
-        for place, (name, model) in enumerate(zip(names, classifiers, strict=True)):
-            (folder / name).mkdir()
-            save_pooled(model, folder / name)
-            tokenizer.save_pretrained(folder / name)
-            # What another member had seen reaches this one through the shared layers.
-            source = chained([sources[place], *sources])
-            record = {**making(config, data, state, source), **verdict(data, found[place])}
-            write_record(folder / name, {**record, "set": {**shared, "name": name}})
-        record = {**shared, **making(config, data, state, chained(sources)), "selection": summary(trainee, found)}
-        write_record(folder, record, SET_RECORD)
-    store.remove()
+    with alone(output, "teacher set"):
+        if finished(output, config.identity(), "teacher set", read_set_record):
+            return output
+        store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
+        state = train(config, data, trainee, store, on_evaluation)
+        store.load_model(state["best_step"], module)
+        found = evaluate(config, data, trainee)
+        shared = {"members": list(names), "shared_width": classifiers[0].prediction.in_features}
+        sources = [source for _, source in started]
+        with quiet_transformers(), becoming(output) as folder:
+            for place, (name, model) in enumerate(zip(names, classifiers, strict=True)):
+                (folder / name).mkdir()
+                save_pooled(model, folder / name)
+                tokenizer.save_pretrained(folder / name)
+                # What another member had seen reaches this one through the shared layers.
+                source = chained([sources[place], *sources])
+                record = {**making(config, data, state, source), **verdict(data, found[place])}
+                write_record(folder / name, {**record, "set": {**shared, "name": name}})
+            record = {**shared, **making(config, data, state, chained(sources)), "selection": summary(trainee, found)}
+            write_record(folder, record, SET_RECORD)
+        store.remove()
     return output
 
 

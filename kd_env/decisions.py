@@ -36,7 +36,7 @@ def make_actions(
             raise ValueError(unknown_name("knowledge term in weighs:", name, term_names))
         column = list(term_names).index(name)
         if len(teacher_names) > 1 and not present[1, column]:
-            raise ValueError(f"weighs names {name!r}, which has no teacher to be weighed; name terms that have one.")
+            raise ValueError(f"weighs names {name!r}, which has no teacher to be weighed; name other terms.")
         weighed[:, column] = True
     rows = config.batch_size if config.weighting == "sample" else None
     return TeacherWeightingActions(

@@ -195,7 +195,7 @@ def transition(
         update_norm=np.where(moves, norms.float().cpu().numpy(), 0.0).astype(np.float32),
         skipped=~moves,
     )
-    last: dict[str, Any] = _of_last_batch(problem, state, weights)
+    last: dict[str, Any] = _of_last_batch(problem, state, weights, spend)
     state = state._replace(**last)
     for index in np.flatnonzero(diverged):
         _report(state, int(index), int(spend[index]), [bool(flags[index]) for flags in bad_at])
@@ -206,10 +206,13 @@ def transition(
     return _evaluated(problem, state)
 
 
-def _of_last_batch(problem: Problem, state: DistillState, weights: np.ndarray) -> dict[str, np.ndarray]:
+def _of_last_batch(
+    problem: Problem, state: DistillState, weights: np.ndarray, spend: np.ndarray
+) -> dict[str, np.ndarray]:
     """What the state keeps of the step's last batch: rows, their weights, and the updated student's losses on them."""
     found: dict[str, np.ndarray] = {}
-    rows = state.next_rows[:, -1]
+    # A budget that ends within the step leaves batches that were drawn and trained nothing.
+    rows = state.next_rows[np.arange(len(spend)), np.maximum(spend, 1) - 1]
     if problem.config.weighting == "sample":
         column = problem.term_names.index(problem.config.weighs[0])
         shape = (len(rows), len(problem.teachers), rows.shape[1])

@@ -12,6 +12,7 @@ from kd_env.finetune_loop import Trainee, check_fits, evaluate, making, prepare,
 from kd_env.finetune_model import quiet_transformers, start_classifier
 from kd_env.finetune_store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.glue import get_task
+from kd_env.locks import alone
 from kd_env.records import read_record
 
 __all__ = ["TeacherConfig", "finetune", "teacher_record"]
@@ -23,7 +24,8 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     AdamW with linear warm-up and decay on batches of similar length. The checkpoint with the lowest loss on the
     selection split is kept, ties going to the better headline metric (``keep=last``: the last one); the official dev
     split is never read. A finished output of the same options is returned as it is. An interrupted run continues from
-    its last evaluation to the same weights, bit for bit on the CPU of one machine.
+    its last evaluation to the same weights, bit for bit on the CPU of one machine. Of several processes that want the
+    same output one trains; the others wait for it.
 
     Args:
         config: the options.
@@ -51,15 +53,18 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     data = prepare(config, task, tokenizer, config.name_or_path, device)
     check_fits(config.name_or_path, tokenizer, model, data)
     trainee = Trainee(f"teacher {config.task}", model, (model.to(device),), ())
-    store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
-    state = train(config, data, trainee, store, on_evaluation)
-    store.load_model(state["best_step"], model)
-    [found] = evaluate(config, data, trainee)
-    with quiet_transformers(), becoming(output) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        write_record(folder, {**making(config, data, state, source), **verdict(data, found)})
-    store.remove()
+    with alone(output, "teacher"):
+        if finished(output, config.identity()):  # by another process, while this one waited
+            return output
+        store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
+        state = train(config, data, trainee, store, on_evaluation)
+        store.load_model(state["best_step"], model)
+        [found] = evaluate(config, data, trainee)
+        with quiet_transformers(), becoming(output) as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            write_record(folder, {**making(config, data, state, source), **verdict(data, found)})
+        store.remove()
     return output
 
 

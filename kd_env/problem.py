@@ -115,6 +115,9 @@ class Problem:
         self.buckets = make_buckets(assets.train.lengths, config.batch_size)
         self.teacher_loss = self._teacher_loss()
         self.reward = rewards.REWARDS[config.reward]
+        for term in self.reference.terms:
+            if config.decision == "teacher_weighting" and term.name in config.weighs and not term.uses_teacher:
+                raise ValueError(f"weighs names {term.name!r}, which has no teacher to be weighed; name other terms.")
         self.actions = make_actions(config, self.term_names, self.teacher_names, self.present)
         by_row = config.weighting == "sample"
         self.features = observations.resolve(config.features, assets.task.regression, len(names), rows=by_row)

@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from kd_env.locks import POLL_SECONDS, acquire, release
+
 logger = logging.getLogger("kd_env")
 
 CACHE_FORMAT = 2
@@ -31,7 +33,6 @@ CACHE_FORMAT = 2
 CHUNKS_A_RECORD = 4
 """Chunks between two records of the progress; a killed process loses at most so many, an interrupted one none."""
 _META, _PROGRESS = "meta.json", "progress.json"
-_POLL_SECONDS = 0.2
 _READS_A_DROP = 32
 
 Array = np.memmap[Any, Any]
@@ -213,40 +214,22 @@ def _recorded(partial: Path) -> dict[str, Any] | None:
 @contextmanager
 def _alone(lock: Path, partial: Path, chunks: int, progress: bool) -> Iterator[None]:
     """Hold the lock; wait for a process that holds it, showing how far that has come."""
-    held = _acquire(lock)
+    try:
+        held = acquire(lock)
+    except ModuleNotFoundError as error:
+        raise ValueError("A teacher cache on disk needs file locks of Unix; leave out cache_dir.") from error
     if held is None:
         from tqdm import tqdm
 
         logger.warning("Another process builds the teacher cache %s; waiting for it.", lock.with_suffix(""))
         with tqdm(total=chunks, desc="waiting for another process", disable=not progress, leave=False) as bar:
-            while (held := _acquire(lock)) is None:
+            while (held := acquire(lock)) is None:
                 bar.update(int((_recorded(partial) or {}).get("chunks", 0)) - bar.n)
-                time.sleep(_POLL_SECONDS)
+                time.sleep(POLL_SECONDS)
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # while it is held: who has opened it meanwhile sees that its name is gone
-        os.close(held)
-
-
-def _acquire(lock: Path) -> int | None:
-    """Descriptor of the lock; None where another process has it. The system frees it when its holder ends."""
-    try:
-        import fcntl
-    except ModuleNotFoundError as error:
-        raise ValueError("A teacher cache on disk needs file locks of Unix; leave out cache_dir.") from error
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):  # held by another, or that has just finished and taken the file away
-        pass
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
+        release(lock, held)
 
 
 def _check(folder: Path, meta: Mapping[str, Any]) -> None:

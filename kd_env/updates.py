@@ -201,12 +201,15 @@ def batch_losses(
     """Mean loss of N students on the (train) labels of rows ``[N, B]``, and their weighted KL from the teachers.
 
     The KL of a row is the mean over teachers by the weights ``[N, T, K, 1 or B]`` of the first weighed term; 0 where no
-    teacher is chosen. In regression both are squared errors over the squared label range.
+    teacher is chosen, or where the student is its own teacher (``teacher_source=student``). In regression both are
+    squared errors over the squared label range.
     """
     with torch.no_grad():
         logits = student_forward(problem, params, problem.train.gather(rows), frozenset()).logits.cpu().numpy()
     labels, width = problem.train.labels[rows], problem.label_width
     label_loss = losses.gold_loss(logits, labels, width)
+    if problem.config.teacher_source == "student":  # the control would else hear of the teachers from its reward
+        return label_loss, np.zeros_like(label_loss)
     if problem.config.decision != "teacher_weighting":
         column = np.ones((len(rows), len(problem.teachers), rows.shape[1]))
     else:

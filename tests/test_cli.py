@@ -16,10 +16,11 @@ import pytest
 from cli import probe, runs
 from cli.compose import compose
 from cli.main import main, run
+from cli.options import split_options
 from cli.presets import groups
-from cli.settings import Settings, read_settings
+from cli.settings import PolicySpec, Settings, read_settings
 from cli.watch import read_history
-from kd_env import DistillVectorEnv
+from kd_env import DistillVectorEnv, EnvConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Any
@@ -253,6 +254,74 @@ def test_label_noise_shows_rules_with_the_clean_feedback_rows(base: list[str], t
     assert gaps(tmp_path / "noisy", 1) != gaps(tmp_path / "noisy", 3)
 
 
+@pytest.fixture(scope="module")
+def weighing(base: list[str], tiny_set: dict[str, Any]) -> list[str]:
+    """Overrides of a main job that weighs three teachers; without an agent."""
+    left_out = ("teacher.path", "agent.", "env.budget", "evaluation.rules", "num_envs", "total_timesteps")
+    teachers = ",".join(f"{{name: {one['name']}, path: {one['path']}}}" for one in tiny_set["teachers"])
+    return [
+        *(word for word in base if not word.startswith(left_out)),
+        *("env=teacher_weighting", "env.budget=4", "env.updates_per_step=1", f"teachers=[{teachers}]"),
+        *("num_envs=2", "total_timesteps=16"),
+    ]
+
+
+def test_a_policy_with_a_replay_buffer_is_judged_again(
+    weighing: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The buffer fits the replicas of the training only; judging needs none. Ready teachers are of one task."""
+    pytest.importorskip("stable_baselines3")
+    words = [*weighing, "agent=sb3/sac", "agent.action_view=simplex", "agent.options.learning_starts=4"]
+    words += ["evaluation.rules=[average,mt_bert]", f"runs_dir={tmp_path}", "name=sac"]
+    assert run("train", words, "kd-env train") == 0
+    folder = tmp_path / "sac"
+    for jobs in (1, 2):  # mt_bert gives effects in place of actions
+        assert run("evaluate", [f"run={folder}", f"evaluation.jobs={jobs}", f"name=jobs{jobs}"], "kd-env") == 0
+        assert results(folder / "evaluations" / f"jobs{jobs}")["policies"] == results(folder)["policies"]
+    capsys.readouterr()
+    elsewhere = ["evaluate", f"run={folder}", "task=toy", "task.data_dir=null"]
+    fails(capsys, elsewhere, "right, deep, wide are ready ones for custom", "teachers=[...] for toy")
+    # Three components of the same box, which mean other weights.
+    box = ["env.action_view=box", "env.gate=false"]
+    fails(capsys, ["evaluate", f"run={folder}", *box], "other action view: [simplex]", "[box]")
+
+
+def test_a_policy_that_rows_share_is_judged_at_another_batch_size(
+    weighing: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*weighing, "agent=teacher_selector", "agent.options.episodes_per_update=2", "env.weighting=sample"]
+    words += ["evaluation.rules=[average]", f"runs_dir={tmp_path}", "name=rows"]
+    assert run("train", words, "kd-env train") == 0
+    folder = tmp_path / "rows"
+    for jobs in (1, 2):
+        other = [f"run={folder}", "env.batch_size=6", f"evaluation.jobs={jobs}", f"name=jobs{jobs}"]
+        assert run("evaluate", other, "kd-env") == 0
+    first, second = (results(folder / "evaluations" / f"jobs{jobs}")["policies"] for jobs in (1, 2))
+    assert first == second and first != results(folder)["policies"]
+    capsys.readouterr()
+    fails(capsys, ["evaluate", f"run={folder}", "env.features=[row_student]"], "other observation features", "('B', 3)")
+
+
+def test_weighs_is_checked_before_a_teacher_is_made(weighing: list[str]) -> None:
+    chosen = read_settings(compose("config", [*weighing, "agent=reinforce", "env.weighs=[hard_label]"]))
+    with pytest.raises(ValueError, match="'hard_label', which has no teacher to be weighed"):
+        probe.ProbeEnv(chosen.env, 1, probe.teacher_names(chosen))
+
+
+def test_rules_that_regression_has_no_features_for_are_left_out(tiny_regression: dict[str, Any]) -> None:
+    """Before the agent is trained, not when it is judged."""
+    config = EnvConfig.from_kwargs(
+        **{
+            **{key: value for key, value in tiny_regression.items() if key != "terms"},
+            "decision": "teacher_weighting",
+            "features": ["student_on_batch", "teacher_losses"],
+        }
+    )
+    assert probe.rule_view(PolicySpec("mt_bert", {}, "mt_bert"), config, ["a", "b"]) == "native"
+    with pytest.raises(ValueError, match="which regression has not"):
+        probe.rule_view(PolicySpec("dynamic_soft", {}, "dynamic_soft"), config, ["a", "b"])
+
+
 # Libraries that load and save models announce what they do as warnings.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_missing_teacher_is_made_once(base: list[str], tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -282,6 +351,126 @@ def test_a_missing_teacher_is_made_once(base: list[str], tiny: dict[str, Any], t
     )
     records = [json.loads((folder / "kd_env_teacher.json").read_text()) for folder in (tmp_path / "own", teacher)]
     assert records[0]["fingerprint"] == records[1]["fingerprint"]
+
+
+def of_teachers(base: list[str], folder: Path) -> list[str]:
+    """Overrides of a job in which the rules alone weigh teachers; its teachers are made in ``folder``."""
+    left = [word for word in base if not word.startswith(("teacher.path", "cache_dir", "agent.options", "evaluation."))]
+    return [
+        *left,
+        *("env=teacher_weighting", "agent=rule/mt_bert", "evaluation.rules=[average]", "evaluation.seeds=2"),
+        *(f"cache_dir={folder}", f"runs_dir={folder / 'runs'}"),
+    ]
+
+
+MEMBERS = "[{name: whole}, {name: half, num_hidden_layers: 1}]"
+SHORT = ("teacher.epochs=2", "teacher.batch_size=16", "teacher.learning_rate=0.003")
+
+
+def test_a_set_is_made_and_used(
+    base: list[str], tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = [*SHORT, f"teacher.name_or_path={tiny['teacher']}"]
+    task = [word for word in base if word.startswith("task")]
+    here = [f"members={MEMBERS}", f"output={tmp_path / 'set'}", f"cache_dir={tmp_path}", "progress=false"]
+    assert main(["teacher", *task, *shared, *here, "teacher.shared_width=8"]) == 0
+    said = capsys.readouterr().out
+    assert "Set of 2 teachers of custom" in said and "whole: {'loss':" in said and "half: {'loss':" in said
+    assert f"env=teacher_weighting cofinetuned={tmp_path / 'set'}" in said
+    assert json.loads((tmp_path / "set" / "kd_env_set.json").read_text())["shared_width"] == 8
+
+    # The folder of a set.
+    words = of_teachers(base, tmp_path)
+    assert main(["train", *words, f"cofinetuned={tmp_path / 'set'}", "name=given"]) == 0
+    data = results(tmp_path / "runs" / "given")
+    assert [row["policy"] for row in data["policies"]] == ["mt_bert", "average"]
+    assert not (tmp_path / "teachers").exists()
+
+    # Made first, once, and the same that `kd-env teacher` makes there.
+    made = [*words, *shared, f"cofinetuned={MEMBERS}"]
+    assert main(["train", *made, "name=a"]) == 0
+    (folder,) = (tmp_path / "teachers").iterdir()
+    assert folder.name.startswith("custom-set-")
+    written = (folder / "whole" / "model.safetensors").stat().st_mtime_ns
+    assert main(["train", *made, "name=b"]) == 0
+    again = [word for word in here if not word.startswith("output")]
+    assert main(["teacher", *task, *shared, *again]) == 0
+    assert [path.name for path in (tmp_path / "teachers").iterdir()] == [folder.name]
+    assert (folder / "whole" / "model.safetensors").stat().st_mtime_ns == written
+    assert gaps(tmp_path / "runs" / "a") == gaps(tmp_path / "runs" / "b")
+    assert main(["evaluate", f"run={tmp_path / 'runs' / 'a'}"]) == 0
+    assert gaps(tmp_path / "runs" / "a" / "evaluations" / "1") == pytest.approx(gaps(tmp_path / "runs" / "a"))
+
+
+def test_a_study_makes_a_set_before_its_processes(
+    base: list[str], tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cli import study
+
+    seen = []
+
+    def processes(children: list[Any], *_: Any, **__: Any) -> list[Any]:
+        (folder,) = (tmp_path / "teachers").iterdir()
+        seen.append((len(children), (folder / "kd_env_set.json").is_file()))
+        return []
+
+    monkeypatch.setattr(study, "run_all", processes)
+    words = [word for word in of_teachers(base, tmp_path) if not word.startswith("agent")]
+    words += [f"teacher.name_or_path={tiny['teacher']}", *SHORT, f"cofinetuned={MEMBERS}"]
+    study.study([*words, "agents=[actor_critic,reinforce]", "trainings=2"], "")
+    assert seen == [(4, True)]
+    # Processes read the overrides again.
+    trainings = study.plan(*split_options("study", [*words, "trainings=1"]))
+    again = read_settings(compose("config", list(trainings[0].overrides)))
+    assert again.cofinetuned == trainings[0].settings.cofinetuned and again.cofinetuned is not None
+    assert probe.teacher_names(again) == ("whole", "half")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("5", ["=5", "list of mappings", "num_hidden_layers"]),
+        ("[]", ["=[]", "list of mappings"]),
+        ("[six]", ["['six']", "list of mappings"]),
+        ("[{nme: a}]", ["'nme'", "Did you mean 'name'"]),
+        ("[{seed: 1}]", ["needs name"]),
+        ("[{name: a/b}]", ["members[0].name='a/b'"]),
+        ("[{name: a}, {name: a, seed: 1}]", ["Two members", "'a'"]),
+        ("[{name: a, seed: -1}]", ["members[0].seed=-1"]),
+        ("[{name: a, epochs: 2}]", ["epochs is the whole set's", "teacher.epochs"]),
+        ("[{name: a, keep: last}]", ["keep is the whole set's", "teacher.keep"]),
+        ("[{name: a, label_noise: 0.4}]", ["label_noise is the whole set's", "task.label_noise"]),
+        ("[{name: a, hidden_size: 8}]", ["members[0].hidden_size=8", "init=fresh"]),
+        ("[{name: a, packaged: ful}]", ["'ful'", "Did you mean 'full'"]),
+        ("[{name: a, packaged: full, name_or_path: x}]", ["packaged and name_or_path"]),
+        ("[{name: a, path: x}]", ["'path'", "name_or_path"]),
+    ],
+)
+def test_mistakes_about_sets(
+    given: str, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same for both commands, before any work."""
+    fails(capsys, ["teacher", f"members={given}", f"output={tmp_path / 'set'}"], *expected)
+    train = ["train", "env=teacher_weighting", f"runs_dir={tmp_path}", f"cache_dir={tmp_path}"]
+    fails(capsys, [*train, f"cofinetuned={given}"], *expected)
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_mistakes_about_sets(tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["train", "env=teacher_weighting", f"runs_dir={tmp_path}", f"cache_dir={tmp_path}"]
+    one = "cofinetuned=[{name: a}]"
+    fails(capsys, [*train, f"cofinetuned={tmp_path}"], str(tmp_path), "holds no set of teachers")
+    fails(capsys, [*train, one, "teachers=[{name: b, packaged: full}]"], "cofinetuned and teachers both")
+    fails(capsys, [*train, one, "teacher.path=x"], "cofinetuned and teacher.path both")
+    fails(capsys, [*train, one, "task=rte"], "{'name': 'a'}", "teacher.name_or_path")
+    fails(capsys, [*train, one, "teacher.shared_width=0"], "shared_width=0")
+    fails(capsys, [*train, "cofinetuned=[{name: a, packaged: full}]", "task=rte"], "packaged='full'", "toy_pair")
+    fails(capsys, [*train, "teacher.name_or_path=x", "teacher.shared_width=8"], "shared_width=8", "single teacher")
+    fails(capsys, ["teacher", "members=[{name: a}]", "teacher.path=x"], "teacher.path=x", "leave it out")
+    # The vocabularies are known once the tokenizers are read: before any training.
+    other = f"cofinetuned=[{{name: a}}, {{name: b, name_or_path: {tiny['teacher']}}}]"
+    fails(capsys, [*train, other], "'a'", "'b'", "different vocabularies")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -372,8 +561,13 @@ def test_help_lists_every_preset_and_option(capsys: pytest.CaptureFixture[str]) 
         assert all(preset in text for preset in presets)
     for option in ("total_timesteps=", "env.budget=80", "student.hidden_size=32", "evaluation.seeds=10"):
         assert option in text
+    for option in ("cofinetuned=null", "env.weighting=batch", "env.weighs=[soft_label]", "teacher.keep=best"):
+        assert option in text
+    assert text.count("env.batch_size=16") == 1  # said once for both environments
     assert main(["teacher", "--help"]) == 0
-    assert "output=null" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    for option in ("output=null", "members=null", "teacher.shared_width=null", "teacher.keep=best", "env."):
+        assert (option in text) == (option != "env.")
 
 
 def test_the_resolved_configuration_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:

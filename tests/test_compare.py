@@ -298,6 +298,7 @@ def test_labels_say_how_configurations_of_one_agent_differ() -> None:
         ({"env": {**config()["env"], "budget": 40}}, "env.budget is 80 in the first and 40"),
         ({"evaluation": {**config()["evaluation"], "deterministic": False}}, "evaluation.deterministic is True"),
         ({"student": {"hidden_size": 64}}, "student.hidden_size"),
+        ({"teachers": [{"name": "a", "seed": 1}]}, "teachers is None in the first"),
         (
             {"control": "teacher_is_student", "env": {**config()["env"], "teacher_source": "student"}},
             "env.teacher_source is None in the first and 'student' in the second. control=teacher_is_student changes",

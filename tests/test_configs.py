@@ -14,13 +14,15 @@ from agents.sb3 import ALGORITHMS
 from cli import probe
 from cli.compose import compose
 from cli.presets import description, groups
-from cli.settings import read_settings, teacher_config
+from cli.settings import Settings, read_settings
+from cli.teachers import set_config, teacher_config
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
 from kd_env.glue import EMBEDDED, GLUE
 from kd_env.problem import Problem
 
 GROUPS = groups()
 NEEDS_MODEL = ["teacher.name_or_path=encoder"]
+NO_SIZES = dict.fromkeys(("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"))
 TASKS = [name for name in GROUPS["task"] if name not in EMBEDDED]
 
 
@@ -45,10 +47,42 @@ def test_the_defaults_are_those_of_the_environment() -> None:
 
 
 def test_teacher_defaults_are_those_of_the_fine_tuning() -> None:
+    from kd_env.cofinetune import CoTeacherConfig, Member
     from kd_env.finetune import TeacherConfig
 
     c = compose("finetune", ["task=mrpc", *NEEDS_MODEL])
     assert teacher_config(c, "out") == TeacherConfig(task="mrpc", name_or_path="encoder", output="out")
+    expected = CoTeacherConfig(task="mrpc", members=(Member(name="a", name_or_path="encoder"),), output="out")
+    assert set_config(c, [{"name": "a"}], "out", key="members") == expected
+
+
+def test_every_option_of_teachers_reaches_the_fine_tuning() -> None:
+    """Each value that differs from its default does so in the options of one teacher, and of a set."""
+    given = {
+        **{"init": "fresh", "num_hidden_layers": 3, "hidden_size": 8, "num_attention_heads": 4, "seed": 7},
+        **{"intermediate_size": 24, "noisy_words": ["w1"], "epochs": 5, "batch_size": 4, "learning_rate": 0.5},
+        **{"weight_decay": 0.5, "warmup": 0.5, "max_grad_norm": 0.5, "precision": "bf16", "keep": "last"},
+        **{"evaluations_per_epoch": 2, "shared_width": 12},
+    }
+    c = compose("finetune", ["task=mrpc", "task.label_noise=0.5", *NEEDS_MODEL])
+    known = {"path", "name_or_path", "source", "cache_dtype"}
+    assert set(c["teacher"]) == {*given, *known}, "an option that this test does not know"
+    c["teacher"] |= given
+    made = set_config(
+        c, [{"name": "a"}, {"name": "b", "seed": 3, "init": "pretrained", **NO_SIZES}], "out", key="members"
+    )
+    one = teacher_config({**c, "teacher": {**c["teacher"], "shared_width": None}}, "out")
+    for name, value in given.items():
+        expected = tuple(value) if isinstance(value, list) else value
+        if name != "shared_width":
+            assert getattr(one, name) == expected
+        if name != "seed" and hasattr(made.members[0], name):
+            assert getattr(made.members[0], name) == expected
+        else:
+            assert getattr(made, name) == expected
+    assert one.label_noise == made.label_noise == 0.5
+    assert made.members[0].seed is None  # drawn from the set's, by place
+    assert (made.members[1].seed, made.members[1].init, made.members[1].hidden_size) == (3, "pretrained", None)
 
 
 @pytest.mark.parametrize("task", GROUPS["task"])
@@ -124,7 +158,9 @@ def three_teachers(tiny_set: dict[str, Any]) -> Problem:
 @pytest.mark.parametrize("agent", GROUPS["agent"])
 def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_teachers: Problem) -> None:
     rule = RULES.get(agent.removeprefix("rule/"))
-    about_teachers = agent == "teacher_selector" or getattr(rule, "decision", "") == "teacher_weighting"
+    about_teachers = (
+        agent in ("teacher_selector", "row_actor_critic") or getattr(rule, "decision", "") == "teacher_weighting"
+    )
     found = settings_of(f"agent={agent}", "num_envs=2", *(["env=teacher_weighting"] if about_teachers else []))
     probe.check(found)
     view = found.env.action_view
@@ -153,27 +189,76 @@ def test_agents_are_complete() -> None:
     assert {name.removeprefix("rule/") for name in GROUPS["agent"] if name.startswith("rule/")} == set(RULES)
 
 
+EXPERIMENT_AGENTS = {
+    "ks_paper": "knowledge_selector",
+    "ks_small": "knowledge_selector",
+    "mt_bert": "mt_bert",
+    "mt_bert_mrpc": "mt_bert",
+    "rl_kd": "teacher_selector",
+    "rl_kd_mrpc": "teacher_selector",
+}
+
+
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_experiments(experiment: str, tmp_path: Path) -> None:
     embedded = compose("config", [f"experiment={experiment}"])["task"]["name"] in EMBEDDED
     found = settings_of(f"experiment={experiment}", *([] if embedded else NEEDS_MODEL))
-    agent = {"ks_paper": "knowledge_selector", "ks_small": "knowledge_selector", "expert_teachers": "reinforce"}.get(
-        experiment, "actor_critic"
-    )
+    agent = EXPERIMENT_AGENTS.get(experiment, "actor_critic")
     assert found.run_folder.name == f"{experiment}-{agent}-seed0"
+    assert experiment in description("experiment", experiment), "the command is missing"
     if found.env.task in EMBEDDED:
         probe.check(found)
-        small = dataclasses.replace(found.env, budget=4, cache_dir=str(tmp_path), show_progress=False)
+        env = with_hardly_trained_set(found, tmp_path / "set")
+        small = dataclasses.replace(env, budget=4, cache_dir=str(tmp_path), show_progress=False)
         run_two_steps(build_problem(small))
 
 
-@pytest.mark.parametrize("experiment", ["mrpc", "sst2", "stsb", "ks_small"])
+def with_hardly_trained_set(found: Settings, output: Path) -> EnvConfig:
+    """The environment's options; a set that is made first has the same members, but has seen four batches."""
+    from kd_env.cofinetune import cofinetune, members
+
+    if found.cofinetuned is None:
+        return found.env
+    assert found.cofinetuned.output == str(Path(found.teachers[0][1]).parent)
+    rows = {"batch_size": 16, "max_train_rows": 64, "selection_rows": 64}
+    short = dataclasses.replace(found.cofinetuned, output=str(output), epochs=1, show_progress=False, **rows)
+    folders = members(cofinetune(short))
+    assert tuple(folder.name for folder in folders) == probe.teacher_names(found)
+    return dataclasses.replace(found.env, teachers=tuple({"name": f.name, "path": str(f)} for f in folders))
+
+
+REAL = ("mrpc", "sst2", "stsb", "ks_small", "mt_bert_mrpc", "rl_kd_mrpc", "weighting_mrpc")
+
+
+@pytest.mark.parametrize("experiment", REAL)
 def test_experiments_fit_the_real_files(experiment: str, assets: Path) -> None:
     encoder = assets / "models" / "minilm-l6-h384-uncased"
     found = settings_of(
         f"experiment={experiment}", f"task.data_dir={assets / 'glue'}", f"teacher.name_or_path={encoder}"
     )
     assert probe.check(found).rules
+
+
+def test_the_real_experiments_share_their_teachers() -> None:
+    """One by one fine-tuned teachers are made once for both experiments that weigh them."""
+    batch, sample = (settings_of(f"experiment={name}", *NEEDS_MODEL) for name in ("weighting_mrpc", "rl_kd_mrpc"))
+    assert batch.teachers == sample.teachers
+    assert [(name, teacher.num_hidden_layers, teacher.seed) for name, teacher in batch.teachers] == [
+        *(("six", 6, 1), ("five", 5, 2), ("four", 4, 3))
+    ]
+    made = settings_of("experiment=mt_bert_mrpc", *NEEDS_MODEL).cofinetuned
+    assert [(one.name, one.num_hidden_layers) for one in made.members] == [("six", 6), ("five", 5), ("four", 4)]
+    assert {one.name_or_path for one in made.members} == {"encoder"}
+
+
+def test_mt_bert_is_the_literal_one() -> None:
+    """The terms, scale and weights of the formula that tests/test_teacher_weighting.py transcribes."""
+    for experiment in ("mt_bert", "mt_bert_mrpc"):
+        env = settings_of(f"experiment={experiment}", *([] if experiment == "mt_bert" else NEEDS_MODEL)).env
+        soft = {"name": "soft_label", "kind": "cross_entropy", "temperature": 1.0}
+        assert list(env.terms) == ["hard_label", soft, "hidden_states"]
+        assert (env.term_scale, env.weight_normalization, tuple(env.weighs)) == ("none", "none", ("soft_label",))
+        assert env.weighting == "sample" and "row_teacher_losses" in env.features
 
 
 def run_two_steps(problem: Problem) -> None:

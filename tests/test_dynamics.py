@@ -40,9 +40,7 @@ def test_all_ones_equals_a_plain_adamw_loop(tiny: dict[str, Any]) -> None:
         for rows in env.run.started().next_rows[0]:
             batch = problem.train.gather(rows)
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long()).logits
-            teacher = problem.reference.source.signals(
-                rows, batch, None
-            ).logits
+            teacher = problem.reference.source.signals(rows, batch, None).logits
             soft = F.kl_div(
                 F.log_softmax(logits / 2, -1), F.log_softmax(teacher / 2, -1), log_target=True, reduction="batchmean"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -401,6 +402,30 @@ def test_a_finished_teacher_is_returned_and_never_overwritten(make: Make) -> Non
     with pytest.raises(ValueError, match=r"seed \(0 there, 1 here\); choose another output or delete it"):
         finetune(make(epochs=1, seed=1))
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_second_process_waits_and_takes_the_first_ones_teacher(make: Make, tmp_path: Path) -> None:
+    """One trains; the other neither trains beside it nor touches its checkpoints."""
+    config = make(epochs=1, evaluations_per_epoch=1)
+    second: list[Any] = []
+    evaluations: list[str] = []
+
+    def other() -> None:
+        second.append(finetune(config, on_evaluation=lambda entry: evaluations.append("second")))
+
+    thread = threading.Thread(target=other)
+
+    def during(entry: dict[str, Any]) -> None:
+        evaluations.append("first")
+        if not thread.is_alive():
+            thread.start()
+            thread.join(3)  # more than it takes to train one
+            assert thread.is_alive(), "it did not wait"
+
+    assert finetune(config, on_evaluation=during) == Path(config.output)
+    thread.join(30)
+    assert second == [Path(config.output)] and evaluations == ["first"]
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
 def test_a_folder_of_something_else_is_not_touched(make: Make, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
 from kd_env.evaluation import metrics
 from kd_env.evaluation.protocol import SELECTION, Contender, check_dev, check_dev_lengths, evaluate_policies
+from kd_env.evaluation.report import summarize, to_json
 from kd_env.glue import get_task, load_dev
 
 SEEDS = (100, 103, 107)
@@ -212,3 +213,28 @@ def test_dev_rows_longer_than_the_positions_are_found_early(
     cut = build_problem(EnvConfig.from_kwargs(**{**tiny, "data_dir": str(data), "max_length": positions}))
     monkeypatch.setattr("kd_env.evaluation.protocol.load_dev", lambda *_: pytest.fail("no row needs to be read"))
     check_dev_lengths(cut)
+
+
+def test_share_of_rows_that_follow_the_best_teacher(tiny_set: dict[str, Any]) -> None:
+    """Exact weights on the best teacher give 1, the plain average 1 / T, and the report shows both."""
+    options = {**tiny_set, "decision": "teacher_weighting", "weighting": "sample", "updates_per_step": 1, "budget": 3}
+    problem = build_problem(EnvConfig.from_kwargs(**{**options, "features": ["row_teacher_losses"]}))
+
+    class Best:
+        def __init__(self, env: DistillVectorEnv) -> None:
+            self.env, self.place = env, env.observation_layout["row_teacher_losses"]
+
+        def predict(self, observation: Any, **_: Any) -> tuple[Any, None]:
+            losses = observation[:, self.place.slice].reshape(-1, *self.place.shape)
+            return self.env.teacher_effect(losses == losses.min(-1, keepdims=True)), None
+
+    class Average(Best):
+        def predict(self, observation: Any, **_: Any) -> tuple[Any, None]:
+            return np.zeros((len(observation), 12), np.float32), None
+
+    found = evaluate_policies(problem, {"best": Contender(Best), "average": Contender(Average)}, [1, 2])
+    np.testing.assert_allclose(found.policies["best"].followed, 1.0)
+    np.testing.assert_allclose(found.policies["average"].followed, 1 / 3)
+    report = summarize(found, replicates=10)
+    assert "best teacher followed" in report.header
+    assert to_json(report)["policies"][0]["seeds"]["followed"] == [1.0, 1.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from identity import IdentityEnv, ScriptedVectorEnv, identity_vector_env
+from teacher_env import TeacherVectorEnv
 
 from agents import load_agent, make_agent
 from agents.base import spaces_of
@@ -239,6 +241,22 @@ def test_actions_outside_the_table_are_refused(name: str) -> None:
         else:
             with pytest.raises(ValueError, match="action_view="):
                 check_actions(name, space)
+
+
+@pytest.mark.parametrize(
+    ("name", "view", "weighting", "remedy"),
+    [
+        ("dqn", "subset", "sample", "action_view='discrete' and weighting='batch'."),
+        ("dqn", "simplex", "batch", "action_view='discrete'."),
+        ("maskableppo", "simplex", "batch", "action_view='discrete' or action_view='subset'."),
+        ("sac", "subset", "sample", "action_view='simplex'."),
+    ],
+)
+def test_envs_that_weigh_teachers_have_other_views(name: str, view: str, weighting: str, remedy: str) -> None:
+    """There ``native`` is a Box, and ``discrete`` is for whole batches: the remedy has to work."""
+    needs(name)
+    with pytest.raises(ValueError, match=f"{re.escape(remedy)}$"):
+        make_sb3(name, TeacherVectorEnv(view=view, weighting=weighting), seed=0)
 
 
 def test_zip_files_need_trust(tmp_path: Path) -> None:

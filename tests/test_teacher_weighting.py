@@ -107,6 +107,7 @@ def test_effects_are_checked() -> None:
     for weights, message in (
         ([[1.0, float("inf"), 0.0]], "inf"),
         ([[1.0, 1.0]], "shape"),
+        (0.5, "shape"),
         ([[-1.0, 1.0, 1.0]], "-1.0"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -414,6 +415,31 @@ def _rl_kd(problem: Any, reward: str, logits: np.ndarray, rows: np.ndarray, acti
     }[reward]
 
 
+def test_a_student_that_is_its_own_teacher_is_not_told_of_others(problem: Any) -> None:
+    """The control has nothing of the teachers, not even in the reward."""
+    options = {**problem.config.to_dict(), "teacher_source": "student", "features": ["gap"], "terms": ["soft_label"]}
+    own = build_problem(EnvConfig.from_kwargs(**options))
+    values = []
+    for reward in ("rl_kd_label", "rl_kd_distill"):
+        env = DistillEnv(problem=own, reward=reward)
+        env.reset(seed=1)
+        values.append(env.step(np.zeros(3, np.float32))[1])
+    assert values[0] == values[1] != 0.0
+
+
+def test_rl_kd_reads_the_last_batch_that_was_trained(problem: Any) -> None:
+    """Where the budget ends within a step, the batches behind it train nothing and earn nothing."""
+    env = DistillEnv(problem=problem, updates_per_step=2, budget=3, features=["gap"], reward="rl_kd_label")
+    env.reset(seed=2)
+    for place in (1, 0):
+        rows = env.run.started().next_rows[0, place].copy()
+        value = env.step(np.zeros(3, np.float32))[1]
+        label = torch.nn.functional.cross_entropy(
+            torch.as_tensor(env.predict(problem.train)[0][rows]), torch.as_tensor(problem.train.labels[rows])
+        )
+        assert value == pytest.approx(-float(label), rel=1e-6)
+
+
 # -- bad input
 
 
@@ -453,6 +479,13 @@ def test_teachers_of_other_labels_are_named_with_both_lists(tiny_set: dict[str, 
     teachers = [*tiny_set["teachers"], str(tmp_path / "three")]
     with pytest.raises(ValueError, match=r"three' has 3 labels \(LABEL_0, LABEL_1, LABEL_2\), the task 'custom' has 2"):
         DistillEnv(**{**tiny_set, "teachers": teachers, "decision": "teacher_weighting"})
+
+
+def test_a_term_without_a_teacher_is_not_weighed_by_a_single_one_either(tiny: dict[str, Any]) -> None:
+    """One teacher: the table alone does not show that the term has none."""
+    options = {**tiny, "decision": "teacher_weighting", "weighs": ["hard_label"], "features": ["gap"]}
+    with pytest.raises(ValueError, match="has no teacher to be weighed"):
+        DistillEnv(**options)
 
 
 def test_methods_of_the_other_decision_are_refused(problem: Any, tiny: dict[str, Any]) -> None:

@@ -110,10 +110,7 @@ class Run:
         before = self.started()
         # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
         effect = actions if isinstance(actions, Effect) else self.problem.actions.decode(actions)
-        if len(effect.weights) != self.num_replicas:
-            raise ValueError(
-                f"The effect is of {len(effect.weights)} replicas, the environment has {self.num_replicas}."
-            )
+        check_replicas(effect, self.num_replicas)
         after = dynamics.transition(self.problem, before, effect, self._scratch)
         value, clipped = dynamics.reward(self.problem, before, after)
         self.state = dynamics.credit(after, value)
@@ -321,6 +318,14 @@ class RunView:
     def predict(self, table: Table) -> np.ndarray:
         """Logits of the present students on a table (``problem.tokenize``), ``[N, R, C]``."""
         return self.run.predict(table)
+
+
+def check_replicas(effect: Effect, count: int) -> None:
+    """Refuse an effect of another number of replicas, with both."""
+    if len(effect.weights) != count:
+        raise ValueError(
+            f"The effect is of {len(effect.weights)} replicas, the environment has {count}; give weights of all."
+        )
 
 
 def seed_list(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:

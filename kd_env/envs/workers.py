@@ -14,10 +14,11 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from kd_env.build import build_problem
 from kd_env.config import EnvConfig
-from kd_env.envs.run import EnvState, Run, RunView
+from kd_env.envs.run import EnvState, Run, RunView, check_replicas
 from kd_env.envs.vector import DistillVectorEnv
 from kd_env.problem import Problem
 from kd_env.registry import unknown_name
+from kd_env.types import Effect
 
 VECTORIZATIONS = ("auto", "stacked", "processes")
 STACKED_BELOW_HIDDEN = 128
@@ -53,6 +54,13 @@ class DistillProcessVectorEnv(RunView, AsyncVectorEnv):
             context="spawn",
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
+
+    def step_async(self, actions: Any) -> None:
+        """Raw actions ``[N, ...]``, or an effect in place of them, which is cut into one for each process."""
+        if isinstance(actions, Effect):
+            check_replicas(actions, self.num_envs)
+            actions = [Effect(*(part[i : i + 1] for part in actions)) for i in range(self.num_envs)]
+        super().step_async(actions)
 
     def get_state(self) -> EnvState:
         """Refused."""

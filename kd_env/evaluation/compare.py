@@ -73,6 +73,8 @@ class Entry:
     """By term: applied weight, a mean over the steps."""
     chosen: dict[str, Interval]
     """By term: share of steps in which its applied weight was above 0."""
+    followed: Interval | None
+    """Where rows are weighed: share of rows on which the teacher that is best there has the largest weight."""
     diverged: int
     """Of all its students."""
 
@@ -227,6 +229,7 @@ def _entry(one: _Measured, measure: str, level: float) -> Entry:
         loss={s: one.interval(level, "splits", s, "loss") for s in dev},
         mean_weights={term: one.interval(level, "mean_weights", term) for term in terms},
         chosen={term: one.interval(level, "chosen", term) for term in terms},
+        followed=one.interval(level, "followed") if "followed" in row["seeds"] else None,
         diverged=sum(int(row["diverged"]) for row in one.rows),
     )
 

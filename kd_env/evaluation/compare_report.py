@@ -32,7 +32,10 @@ def sheets(c: Comparison) -> list[Sheet]:
         Sheet(f"{c.facts['task']}, official dev split", _header(c), [_cells(c, entry) for entry in c.entries]),
         Sheet(
             "Mean weight of each term, and share of steps in which it was chosen (weight above 0)",
-            ["policy", *(f"w {name}" for name in c.term_names), *(f"chosen {name}" for name in c.term_names)],
+            [
+                *("policy", *(f"w {name}" for name in c.term_names), *(f"chosen {name}" for name in c.term_names)),
+                *(["best teacher followed"] if _rows_weighed(c) else []),
+            ],
             [_term_cells(c, entry) for entry in c.entries],
         ),
         Sheet("Differences to rules", _contrast_header(c), [_contrast_cells(c, one) for one in c.to_rules]),
@@ -109,6 +112,8 @@ def to_csv(c: Comparison) -> str:
         for kind, by_term in (("weight", e.mean_weights), ("chosen", e.chosen)):
             for term, interval in by_term.items():
                 writer.writerow([e.policy, "", "", f"{kind}_{term}", *_numbers(interval), e.unit, "", "", "", ""])
+        if e.followed is not None:
+            writer.writerow([e.policy, "", "", "followed", *_numbers(e.followed), e.unit, "", "", "", ""])
     for one in (*c.to_rules, *c.between_controls):
         d = one.difference
         tests = [f"{d.p_value:.6g}", f"{one.holm_p:.6g}", d.claim, "" if one.detectable is None else one.detectable]
@@ -181,8 +186,15 @@ def _cells(c: Comparison, entry: Entry) -> list[str]:
 def _term_cells(c: Comparison, entry: Entry) -> list[str]:
     cells = [_name(entry), *(_short(entry.mean_weights[name]) for name in c.term_names)]
     # Soft weights are hardly ever 0: "chosen" would say 100% of a term that counts for nothing.
-    soft = entry.action_view == "box"
-    return [*cells, *("-" if soft else f"{entry.chosen[name].mean:.0%}" for name in c.term_names)]
+    soft = entry.action_view in ("box", "simplex")
+    cells += ["-" if soft else f"{entry.chosen[name].mean:.0%}" for name in c.term_names]
+    if _rows_weighed(c):
+        cells.append("-" if entry.followed is None else show(entry.followed))
+    return cells
+
+
+def _rows_weighed(c: Comparison) -> bool:
+    return any(entry.followed is not None for entry in c.entries)
 
 
 def _name(entry: Entry) -> str:

@@ -89,6 +89,9 @@ class PolicyResult:
     diverged: NDArray[np.bool_]  # [N]
     weights: Floats  # [steps, N, K] applied weight of each term, 0 in skipped steps, NaN after a replica's end
     update_scale: Floats  # [steps, N] factor on the update, 0 in skipped steps, NaN after the end
+    followed: Floats | None = None
+    """``[N]``, where rows are weighed: share of rows on which the teacher that is best there (lowest loss on the train
+    label) has the largest weight; ties share, so that equal weights of T teachers have 1 / T."""
 
     @property
     def mean_weights(self) -> Floats:
@@ -305,6 +308,7 @@ class _Episode(NamedTuple):
     diverged: NDArray[np.bool_]  # [N]
     weights: Floats  # [steps, N, K]
     scales: Floats  # [steps, N]
+    followed: Floats  # [N], NaN where no rows are weighed
 
 
 def _drive(
@@ -339,6 +343,7 @@ def _drive(
         diverged=diverged,
         weights=_side_by_side([part.weights for part in parts]),
         update_scale=_side_by_side([part.scales for part in parts]),
+        followed=np.concatenate([part.followed for part in parts]) if own.config.weighting == "sample" else None,
     )
 
 
@@ -358,7 +363,7 @@ def _episode(
     returns, diverged = np.zeros(count), np.zeros(count, dtype=bool)
     labels = env.problem.task.num_labels
     logits = {split: np.zeros((count, len(part.table), labels)) for split, part in splits.items()}
-    weights, scales = [], []
+    weights, scales, followed = [], [], []
     while running.any():
         actions, memory = policy.predict(observations, state=memory, episode_start=starts, deterministic=deterministic)
         observations, rewards, terminations, truncations, info = env.step(actions)
@@ -367,6 +372,8 @@ def _episode(
         moved = running & ~info["skipped"]
         weights.append(_applied(info["weights"], running[:, None], moved[:, None]))
         scales.append(_applied(info["update_scale"], running, moved))
+        if "row_weights" in info:
+            followed.append(np.where(running, follows_best(env.problem, info["rows"], info["row_weights"]), np.nan))
         finished = ended & running
         if finished.any():
             diverged[finished] = info["diverged"][finished]
@@ -378,7 +385,16 @@ def _episode(
             observations, _ = env.reset(options={"reset_mask": ended})
         if progress is not None:
             progress(len(weights), env.episode_steps)
-    return _Episode(logits, returns, diverged, np.stack(weights), np.stack(scales))
+    share = np.nanmean(np.stack(followed), axis=0) if followed else np.full(count, np.nan)
+    return _Episode(logits, returns, diverged, np.stack(weights), np.stack(scales), share)
+
+
+def follows_best(problem: Problem, rows: NDArray[Any], weights: NDArray[Any]) -> Floats:
+    """Share of the rows ``[N, B]`` whose best teacher (lowest loss) has the largest of the weights ``[N, T, B]``."""
+    best = problem.teacher_facts.loss[:, rows].argmin(axis=0)  # [N, B]
+    largest = weights == weights.max(axis=1, keepdims=True)
+    chosen = np.take_along_axis(largest, best[:, None], axis=1)[:, 0]
+    return np.asarray((chosen / largest.sum(axis=1)).mean(axis=-1))
 
 
 def _side_by_side(parts: Sequence[Floats]) -> Floats:

@@ -48,6 +48,8 @@ class Row:
     examples: dict[str, Interval]
     """By dev split: this policy's students on this dev set, dev examples drawn again; of the first metric."""
     mean_weights: dict[str, float]
+    followed: Interval | None
+    """Where rows are weighed: share of rows on which the teacher that is best there has the largest weight."""
     mean_update_scale: float
     skipped: float
     """Share of steps without an update."""
@@ -74,7 +76,8 @@ class Report:
             mark = "" if len(e.dev_splits) == 1 else f" ({split.removeprefix('validation_')})"
             titles += [f"{name}{mark}" for name in e.metric_names]
             titles += [f"{self.measure.replace('_', ' ')}{mark}", f"difference to {e.comparator or '-'}{mark}"]
-        return [*titles, *(f"w {name}" for name in e.term_names), "skipped"]
+        follows = ["best teacher followed"] if any(row.followed is not None for row in self.rows) else []
+        return [*titles, *(f"w {name}" for name in e.term_names), *follows, "skipped"]
 
     def cells(self, row: Row) -> list[str]:
         """The row as texts, in the order of :attr:`header`."""
@@ -87,7 +90,8 @@ class Report:
             cells += [
                 "(comparator)" if row.comparator else "-" if difference is None else show(difference.interval, True)
             ]
-        return [*cells, *(f"{w:.2f}" for w in row.mean_weights.values()), f"{row.skipped:.0%}"]
+        follows = [] if row.followed is None else [show(row.followed)]
+        return [*cells, *(f"{w:.2f}" for w in row.mean_weights.values()), *follows, f"{row.skipped:.0%}"]
 
 
 def show(interval: Interval, signed: bool = False) -> str:
@@ -129,6 +133,7 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             holm_p={s: adjusted[s][name] for s in splits},
             examples={s: _over_examples(evaluation, result, s, replicates, seed, level) for s in evaluation.dev_splits},
             mean_weights=dict(zip(evaluation.term_names, map(float, result.mean_weights), strict=True)),
+            followed=None if result.followed is None else t_interval(result.followed, level),
             mean_update_scale=float(np.nanmean(result.update_scale)),
             skipped=float(np.mean(result.update_scale[~np.isnan(result.update_scale)] == 0.0)),
             diverged=int(result.diverged.sum()),
@@ -262,6 +267,7 @@ def to_json(report: Report) -> dict[str, Any]:
             },
             "return": result.returns.tolist(),
             "diverged": result.diverged.tolist(),
+            **({} if result.followed is None else {"followed": result.followed.tolist()}),
             "action_view": result.action_view,
             "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
             "chosen": _by_term(e, _share_above_zero(result.weights)),
