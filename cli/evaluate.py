@@ -72,6 +72,7 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
         )
     if task != other:
         _refuse_other_teachers(composed["teachers"], task, other, _names(given, "teachers"))
+        _refuse_other_set(composed["cofinetuned"], task, other, _names(given, "cofinetuned"))
     folder = run / "evaluations" / (str(composed["name"]) if _names(given, "name") else _next_name(run / "evaluations"))
     if folder.exists():
         raise ValueError(f"{folder} exists; choose another name with name=...")
@@ -105,6 +106,15 @@ def _refuse_other_teachers(teachers: Any, task: str, other: str, named: bool) ->
         raise ValueError(
             f"The run's teachers {', '.join(str(entry.get('name')) for entry in ready)} are ready ones for {other}; "
             f"give teachers=[...] for {task}, with the same names in the same order."
+        )
+
+
+def _refuse_other_set(chosen: Any, task: str, other: str, named: bool) -> None:
+    """The same for a ready co-fine-tuned set."""
+    if isinstance(chosen, str) and not named:
+        raise ValueError(
+            f"The run's teachers are the co-fine-tuned set {chosen} for {other}; give cofinetuned=<folder or members> "
+            f"for {task}, with the same names in the same order."
         )
 
 

@@ -385,6 +385,8 @@ def test_a_set_is_made_and_used(
     data = results(tmp_path / "runs" / "given")
     assert [row["policy"] for row in data["policies"]] == ["mt_bert", "average"]
     assert not (tmp_path / "teachers").exists()
+    elsewhere = ["evaluate", f"run={tmp_path / 'runs' / 'given'}", "task=toy", "task.data_dir=null"]
+    fails(capsys, elsewhere, "for custom; give cofinetuned=<folder or members> for toy")
 
     # Made first, once, and the same that `kd-env teacher` makes there.
     made = [*words, *shared, f"cofinetuned={MEMBERS}"]
