@@ -177,7 +177,7 @@ class MTBert(TeacherRule):
     ``w = 1 / (1 + CE)`` with the cross-entropy of the teacher on the gold label. The paper weighs single examples
     (``weighting=sample``) and does not normalise: the weights of three good teachers sum to almost 3. With
     ``weighting=batch``, ours, it is the mean of ``log(1 + CE)`` over the batch that enters. The weights are exact as
-    long as the feature is not clipped; the paper's loss besides has ``divergence=ce`` and ``term_scale=none``.
+    long as the feature is not clipped; the paper's loss besides has ``kind=cross_entropy`` and ``term_scale=none``.
 
     Args:
         env: the environment.
