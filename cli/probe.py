@@ -129,8 +129,20 @@ def check(settings: Settings) -> Settings:
         make_agent(settings.agent.name, probe, seed=0, **settings.agent.options)
     else:
         options = {**settings.agent.options, **agent_options(resolved["control"], 0)}
-        make_agent(settings.agent.name, probe, seed=0, device="cpu", **options)
+        _check_warm_up(settings, make_agent(settings.agent.name, probe, seed=0, device="cpu", **options))
     return dataclasses.replace(settings, rules=_rules(settings))
+
+
+def _check_warm_up(settings: Settings, agent: Any) -> None:
+    """Refuse a training that ends before the agent begins to learn."""
+    total = settings.resolved["total_timesteps"]
+    for owner, name in (("config", "warmup_steps"), ("model", "learning_starts")):
+        steps = getattr(getattr(agent, owner, None), name, 0)
+        if total <= steps and settings.resolved["control"] != "untrained":
+            raise ValueError(
+                f"total_timesteps={total} ends within the {steps} random steps that {settings.agent.name} begins with: "
+                f"nothing would be learned. Set total_timesteps above {steps}, or agent.options.{name} below {total}."
+            )
 
 
 def teacher_names(settings: Settings) -> tuple[str, ...]:

@@ -487,6 +487,11 @@ def test_more_mistakes_about_sets(tiny: dict[str, Any], tmp_path: Path, capsys: 
         (["agent=sb3/ppo", "agent.options.nsteps=1"], ["'n_steps'"]),
         (["agent=sb3/dqn", "env.action_view=box"], ["dqn", "discrete"]),
         (["agent=sb3/sac", "env.action_view=native"], ["sac", "box"]),
+        (
+            ["agent=sb3/sac", "total_timesteps=100"],
+            ["total_timesteps=100 ends", "agent.options.learning_starts"],
+        ),
+        (["agent=knowledge_selector", "total_timesteps=640"], ["640 random steps", "agent.options.warmup_steps below"]),
         (["env.terms=[hard_label,soft_labels]"], ["soft_label", "hidden_states"]),
         (["env.terms=[{name: soft_label, temprature: 2}]"], ["'soft_label': 'temprature'", "'temperature'"]),
         (["env.terms=[soft_label,{name: hard_label, as: soft_label}]"], ["named twice", "soft_label_2"]),
