@@ -154,9 +154,7 @@ def _cell(options: Options, problem: Problem, count: int) -> dict[str, Any]:
         "singles": lambda: [env.step(ones) for env in singles],
         "stacked": lambda: stacked.step(many),
     }
-    auto = choose_vectorization(
-        "auto", device=problem.device, hidden_size=problem.student.facts.hidden_size, num_envs=count
-    )
+    auto = choose_vectorization("auto", device=problem.device, arithmetic=problem.arithmetic, num_envs=count)
     workers: VectorEnv[Any, Any, Any] | None = None
     try:
         if "processes" in options.modes:

@@ -87,8 +87,7 @@ def number_of_jobs(settings: Settings, problem: Problem, count: int) -> int:
     jobs = settings.resolved["evaluation"]["jobs"]
     if jobs != "auto":
         return min(int(jobs), count)
-    width = problem.student.facts.hidden_size
-    chosen = choose_vectorization("auto", device=problem.device, hidden_size=width, num_envs=2)
+    chosen = choose_vectorization("auto", device=problem.device, arithmetic=problem.arithmetic, num_envs=2)
     return min(os.cpu_count() or 1, count) if chosen == "processes" else 1
 
 

@@ -156,16 +156,11 @@ def teacher_names(settings: Settings) -> tuple[str, ...]:
 def _check_dropout(settings: Settings) -> None:
     """Refuse a training of students with dropout that would stack them, before a teacher is made."""
     from agents import agent_kind
-    from kd_env.build import resolve_device
-    from kd_env.envs import choose_vectorization
 
-    config, count = settings.env, settings.resolved["num_envs"]
-    student, name = config.student_config, settings.resolved["vectorization"]
+    student, count = settings.env.student_config, settings.resolved["num_envs"]
     if student.dropout == 0 or count == 1 or agent_kind(settings.agent.name) == "rule":
         return
-    # The width of a student with weights of its own is not known yet; auto might stack it.
-    width = student.hidden_size if student.init == "fresh" else 0
-    if choose_vectorization(name, device=resolve_device(config.device), hidden_size=width, num_envs=count) == "stacked":
+    if settings.resolved["vectorization"] != "processes":  # auto might stack: the size of an update is not known yet
         raise ValueError(
             f"student.dropout={student.dropout} needs a process for each of the num_envs={count} students, since "
             "stacked ones have no generator per replica: set vectorization=processes (or student.dropout=0)."

@@ -144,6 +144,13 @@ class Problem:
             options["optimizer"] = {**dataclasses.asdict(self.config.optimizer_config), **options["optimizer"]}
         return Problem(self.assets, EnvConfig.from_kwargs(**{**_shallow(self.config), **options}))
 
+    @property
+    def arithmetic(self) -> float:
+        """Size of an update: tokens of a mean batch times layers times squared hidden size of the student."""
+        facts = self.student.facts
+        tokens = self.config.batch_size * float(self.train.lengths.mean())
+        return tokens * facts.num_layers * facts.hidden_size**2
+
     @cached_property
     def teacher_facts(self) -> TeacherFacts:
         """Loss, entropy, confidence and agreement of every teacher on every train row, each ``[T, R]``."""

@@ -180,16 +180,16 @@ def test_worker_processes_equal_stacked_replicas(tiny: dict[str, Any], tmp_path:
 
 
 def test_vectorization_rule() -> None:
-    """A fixed rule on device, hidden size and N."""
+    """A fixed rule on device, size of an update and N."""
     from kd_env.envs import choose_vectorization
 
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert choose_vectorization("auto", device=cpu, hidden_size=32, num_envs=16) == "stacked"
-    assert choose_vectorization("auto", device=cpu, hidden_size=384, num_envs=4) == "processes"
-    assert choose_vectorization("auto", device=gpu, hidden_size=384, num_envs=4) == "stacked"
-    assert choose_vectorization("stacked", device=cpu, hidden_size=384, num_envs=4) == "stacked"
+    assert choose_vectorization("auto", device=cpu, arithmetic=1e5, num_envs=16) == "stacked"
+    assert choose_vectorization("auto", device=cpu, arithmetic=3e8, num_envs=4) == "processes"
+    assert choose_vectorization("auto", device=gpu, arithmetic=3e8, num_envs=4) == "stacked"
+    assert choose_vectorization("stacked", device=cpu, arithmetic=3e8, num_envs=4) == "stacked"
     with pytest.raises(ValueError, match="Did you mean 'stacked'"):
-        choose_vectorization("staked", device=cpu, hidden_size=32, num_envs=2)
+        choose_vectorization("staked", device=cpu, arithmetic=1e5, num_envs=2)
 
 
 def test_stacked_dropout_is_refused(tiny: dict[str, Any]) -> None:
