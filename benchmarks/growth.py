@@ -155,7 +155,7 @@ def measure(options: Options, cell: dict[str, int]) -> dict[str, float]:
     from transformers import BertForSequenceClassification  # noqa: F401 - part of the baseline
 
     torch.set_num_threads(options.threads)
-    baseline = _resident()
+    baseline = resident()
     with tempfile.TemporaryDirectory() as folder:
         cut_off = common.FEEDBACK_ROWS + common.SELECTION_ROWS
         spec = common.TaskSpec(
@@ -171,14 +171,14 @@ def measure(options: Options, cell: dict[str, int]) -> dict[str, float]:
         }
         problem = build_problem(EnvConfig.from_kwargs(**given))
     device = problem.device
-    built = torch.cuda.memory_allocated(device) if device.type == "cuda" else _resident() - baseline
-    _reset_peak(device)
+    built = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident() - baseline
+    reset_peak(device)
     env = DistillVectorEnv(cell["replicas"], problem=problem)
     env.reset(seed=0)
     ones = np.ones((cell["replicas"], cell["terms"]), dtype=np.int8)
     step = common.clocked(lambda: env.step(ones), device)
     times = [step() for _ in range(options.repeats + 2)][2:]
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak() - baseline
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident() - baseline
     return {
         "seconds": statistics.median(times),
         "built_mib": built / 2**20,
@@ -218,9 +218,10 @@ def _status() -> dict[str, int]:
     return {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Resident memory of this process in bytes, without what was freed."""
     if not _status():
-        return _peak()
+        return peak_resident()
     # Memory that was freed stays with the process until it is asked back, by tens of MiB and never the same.
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
@@ -229,7 +230,8 @@ def _resident() -> int:
     return _status()["VmRSS"]
 
 
-def _peak() -> int:
+def peak_resident() -> int:
+    """The most that was resident, in bytes."""
     found = _status()
     if found:
         return found["VmHWM"]
@@ -239,7 +241,8 @@ def _peak() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
+    """Count the peak anew from here, where the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _status():

@@ -172,13 +172,13 @@ def reading_growth(given: dict[str, Any]) -> float:
     stream = start_stream(problem.buckets, 0)
     batches, _ = draw(problem.buckets, stream, len(stream.order))
     unused: Any = None  # what the student says, which a cached teacher does not look at
-    before = growth._resident()
-    growth._reset_peak(torch.device("cpu"))
+    before = growth.resident()
+    growth.reset_peak(torch.device("cpu"))
     for rows in batches:
         batch = problem.train.gather(rows[None])
         for teacher in problem.teachers:
             teacher.source.signals(rows[None], batch, unused)
-    return (growth._peak() - before) / 2**20
+    return (growth.peak_resident() - before) / 2**20
 
 
 def _random(options: Options, folder: Path) -> tuple[dict[str, Any], list[str]]:

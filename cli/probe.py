@@ -40,9 +40,8 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         entries = term_entries(config.terms)
         self.term_names = tuple(entry.name for entry in entries)
         self.teacher_names, self.reference_teacher = tuple(teacher_names), teacher_names[0]
-        present = np.ones((len(teacher_names), len(self.term_names)), dtype=bool)
-        present[1:, [entry.kind == "hard_label" for entry in entries]] = False  # the only one of ours without a teacher
-        self.actions = make_actions(config, self.term_names, self.teacher_names, present)
+        taught = [entry.kind != "hard_label" for entry in entries]  # the only one of ours without a teacher
+        self.actions = make_actions(config, self.term_names, self.teacher_names, taught)
         self.action_names, self.action_view = self.actions.action_names, config.action_view
         self.decision, self.weighting, self.batch_size = config.decision, config.weighting, config.batch_size
         self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)

@@ -41,7 +41,8 @@ def build_problem(config: EnvConfig) -> Problem:
     rewards.REWARDS[config.reward]
     task = get_task(config.task, config.columns, config.data_dir)
     observations.resolve(config.features, task.regression, len(config.terms), rows=config.weighting == "sample")
-    for folder in teacher_folders(config, task).values():
+    folders = teacher_folders(config, task)
+    for folder in folders.values():
         models.check_source(folder)
     rows = load_train(task, config.data_dir)
     cut = splits.cut(
@@ -60,7 +61,7 @@ def build_problem(config: EnvConfig) -> Problem:
         np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)[: config.evaluation_rows]
     )
 
-    loaded = load_teachers(config, task, cut.fingerprint, device, dtype)
+    loaded = load_teachers(folders, task, cut.fingerprint, device, dtype)
     student, tokenizer = build_student(config, loaded[0], task, device, dtype)
 
     def tables(tokens: Any) -> TeacherTables:

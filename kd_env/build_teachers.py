@@ -51,16 +51,13 @@ def teacher_folders(config: EnvConfig, task: Task) -> dict[str, str]:
 
 
 def load_teachers(
-    config: EnvConfig, task: Task, fingerprint: str, device: torch.device, dtype: torch.dtype
+    folders: Mapping[str, str], task: Task, fingerprint: str, device: torch.device, dtype: torch.dtype
 ) -> list[LoadedTeacher]:
-    """The encoders with their tokenizers, in order.
+    """The encoders of :func:`teacher_folders` with their tokenizers, in order.
 
     Raises:
         ValueError: no model, other labels than the task's, or a record that says that it saw feedback rows.
     """
-    folders = teacher_folders(config, task)
-    for folder in folders.values():
-        models.check_source(folder)
     found = []
     for name, folder in folders.items():
         saw_feedback = provenance(folder, task, fingerprint)

@@ -15,7 +15,7 @@ Actions = KnowledgeSelectionActions | TeacherWeightingActions
 
 
 def make_actions(
-    config: EnvConfig, term_names: Sequence[str], teacher_names: Sequence[str], present: np.ndarray
+    config: EnvConfig, term_names: Sequence[str], teacher_names: Sequence[str], taught: Sequence[bool]
 ) -> Actions:
     """The action model of ``config.decision``.
 
@@ -23,22 +23,26 @@ def make_actions(
         config: options of the environment.
         term_names: the K terms.
         teacher_names: the T teachers.
-        present: ``[T, K]`` bool, existing entries of the loss table.
+        taught: which of the terms read a teacher; the others stand in row 0 of the loss table only.
 
     Raises:
         ValueError: ``weighs`` names a term that is not there, or one without a teacher.
     """
+    present = present_entries(len(teacher_names), taught)
     if config.decision == "knowledge_selection":
-        return KnowledgeSelectionActions(tuple(term_names), config.action_view, config.gate, np.asarray(present))
+        return KnowledgeSelectionActions(tuple(term_names), config.action_view, config.gate, present)
     weighed = np.zeros_like(present)
     for name in config.weighs:
         if name not in term_names:
             raise ValueError(unknown_name("knowledge term in weighs:", name, term_names))
         column = list(term_names).index(name)
-        if len(teacher_names) > 1 and not present[1, column]:
+        if not taught[column]:
             raise ValueError(f"weighs names {name!r}, which has no teacher to be weighed; name other terms.")
         weighed[:, column] = True
     rows = config.batch_size if config.weighting == "sample" else None
-    return TeacherWeightingActions(
-        tuple(teacher_names), weighed, np.asarray(present), config.action_view, config.gate, rows
-    )
+    return TeacherWeightingActions(tuple(teacher_names), weighed, present, config.action_view, config.gate, rows)
+
+
+def present_entries(teachers: int, taught: Sequence[bool]) -> np.ndarray:
+    """Which entries of the loss table exist, ``[T, K]`` bool: a term without a teacher stands in row 0 only."""
+    return np.array([[row == 0 or reads for reads in taught] for row in range(teachers)])

@@ -13,7 +13,7 @@ import torch
 
 from kd_env import losses, models, observations, rewards, splits, teachers
 from kd_env.config import EnvConfig
-from kd_env.decisions import make_actions
+from kd_env.decisions import make_actions, present_entries
 from kd_env.evaluation import metrics
 from kd_env.features_teacher import TeacherFacts, teacher_facts
 from kd_env.glue import Rows, Task
@@ -101,11 +101,8 @@ class Problem:
         if config.teacher_source == "student":
             wanted |= {signal for term in terms for signal in term.teacher_signals}
         self.student_signals = frozenset(signal for signal in wanted if signal.kind != "logits")
-        # A term without a teacher stands in row 0 of its column only.
-        self.present = np.array(
-            [[row == 0 or term.uses_teacher for term in teacher.terms] for row, teacher in enumerate(assets.teachers)]
-        )
-        count = len(assets.teachers)
+        taught, count = [term.uses_teacher for term in self.reference.terms], len(assets.teachers)
+        self.present = present_entries(count, taught)
         self.entry_names = tuple(
             entry_name(term.name, teacher.name, count if term.uses_teacher else 1)
             for row, teacher in enumerate(assets.teachers)
@@ -115,10 +112,7 @@ class Problem:
         self.buckets = make_buckets(assets.train.lengths, config.batch_size)
         self.teacher_loss = self._teacher_loss()
         self.reward = rewards.REWARDS[config.reward]
-        for term in self.reference.terms:
-            if config.decision == "teacher_weighting" and term.name in config.weighs and not term.uses_teacher:
-                raise ValueError(f"weighs names {term.name!r}, which has no teacher to be weighed; name other terms.")
-        self.actions = make_actions(config, self.term_names, self.teacher_names, self.present)
+        self.actions = make_actions(config, self.term_names, self.teacher_names, taught)
         by_row = config.weighting == "sample"
         self.features = observations.resolve(config.features, assets.task.regression, len(names), rows=by_row)
         if any(feature.needs_cls for feature in self.features.values()):

@@ -11,10 +11,8 @@ import numpy as np
 
 from kd_env import losses, models, teachers
 from kd_env.knowledge import LayerPairs, Term
+from kd_env.records import SET_RECORD
 from kd_env.tables import Table
-
-SET_FILE = "kd_env_set.json"
-"""Marks the folder of a co-fine-tuned set."""
 
 
 class TeacherTables(NamedTuple):
@@ -91,7 +89,7 @@ def named_folders(given: Sequence[str | Mapping[str, str]]) -> dict[str, str]:
 
 def _members(given: Sequence[str | Mapping[str, str]]) -> Iterator[str | Mapping[str, str]]:
     for entry in given:
-        if isinstance(entry, str) and (Path(entry) / SET_FILE).is_file():
+        if isinstance(entry, str) and (Path(entry) / SET_RECORD).is_file():
             from kd_env.cofinetune import members
 
             yield from (str(member) for member in members(entry))
