@@ -22,6 +22,20 @@ from agents import storage
 from agents.base import AnyEnv, Array, as_path
 
 
+def named_weights(weights: Any) -> dict[str, float]:
+    """Weights by name, as an option of a rule.
+
+    Raises:
+        ValueError: anything but numbers by name.
+    """
+    numbers = isinstance(weights, Mapping) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in weights.values()
+    )
+    if not numbers:
+        raise ValueError(f"weights={weights!r} must be numbers by name, as {{name: 0.5, other: 0.5}}.")
+    return dict(weights)
+
+
 class Rule(ABC):
     """A fixed policy.
 

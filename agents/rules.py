@@ -17,7 +17,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from agents.base import AnyEnv, Array, add_plugins, episode_steps, require, unknown_name
-from agents.rule_base import Rule
+from agents.rule_base import Rule, named_weights
 from agents.teacher_rules import TEACHER_RULES
 
 GROUP = "kd_env.rules"
@@ -81,7 +81,7 @@ class Fixed(Constant):
     views = ("box", "native", "discrete")
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, weights: Mapping[str, float], gate: float = 1.0) -> None:
-        super().__init__(env, seed=seed, weights=dict(weights), gate=gate)
+        super().__init__(env, seed=seed, weights=named_weights(weights), gate=gate)
         self.encode(weights, gate)  # refuses what the view cannot express before any step is taken
 
     def action(self) -> Array:

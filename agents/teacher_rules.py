@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.base import AnyEnv, unknown_name
-from agents.rule_base import Rule
+from agents.rule_base import Rule, named_weights
 
 Floats = NDArray[np.float64]
 
@@ -156,7 +156,7 @@ class FixedWeights(TeacherRule):
     name = "fixed_weights"
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, weights: Mapping[str, float]) -> None:
-        super().__init__(env, seed=seed, weights=dict(weights))
+        super().__init__(env, seed=seed, weights=named_weights(weights))
         self._weights = np.zeros(len(self.teacher_names))
         for teacher, weight in weights.items():
             self._weights[self.place_of(teacher)] = weight

@@ -186,7 +186,10 @@ def _rules(given: Any) -> tuple[PolicySpec, ...] | None:
             raise ValueError(f"evaluation.rules holds {item!r}; write a name, or {{name: fixed, weights: {{...}}}}.")
         name = str(options.pop("name"))
         same = sum(rule.name == name for rule in found)
-        found.append(PolicySpec(name, options, f"{name}_{same + 1}" if same else name))
+        label = options.pop("label", f"{name}_{same + 1}" if same else name)
+        if not isinstance(label, str) or label in [rule.label for rule in found]:
+            raise ValueError(f"evaluation.rules holds {item!r}, but label={label!r} must be text that no other rule has.")
+        found.append(PolicySpec(name, options, label))
     return tuple(found)
 
 

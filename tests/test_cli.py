@@ -72,11 +72,11 @@ def gaps(folder: Path, index: int = 0) -> list[float]:
 
 
 def test_processes_that_share_the_policies_judge_alike(finished: Path) -> None:
-    words = [f"run={finished}", "evaluation.rules=[all,random_soft]"]
+    words = [f"run={finished}", "evaluation.rules=[all,{name: random_soft, label: any weights}]"]
     for jobs in (1, 2):
         assert run("evaluate", [*words, f"evaluation.jobs={jobs}", f"name=jobs{jobs}"], "kd-env evaluate") == 0
     one, two = (results(finished / "evaluations" / f"jobs{jobs}") for jobs in (1, 2))
-    assert [policy["policy"] for policy in two["policies"]] == ["actor_critic", "all", "random_soft"]
+    assert [policy["policy"] for policy in two["policies"]] == ["actor_critic", "all", "any weights"]
     assert one["policies"] == two["policies"] and one["comparator"] == two["comparator"]
 
 
@@ -509,6 +509,8 @@ def test_more_mistakes_about_sets(tiny: dict[str, Any], tmp_path: Path, capsys: 
         (["resume=perhaps"], ["true or false"]),
         (["evaluation.rules=[alll]"], ["'all'", "greedy"]),
         (["evaluation.rules=[random_gate]", "env.gate=false"], ["gate"]),
+        (["evaluation.rules=[all,{name: greedy, label: all}]"], ["label='all'", "no other"]),
+        (["evaluation.rules=[{name: fixed, weights: [0.5]}]"], ["weights=[0.5]", "by name"]),
         (["evaluation.rules=all"], ["auto or a list"]),
         (["seed=10003"], ["evaluation seeds"]),
         (["device=cuda:7"], ["device='cuda:7'", "device=cpu"]),

@@ -198,6 +198,8 @@ def test_dynamic_soft_by_row_and_with_the_mean_of_the_batch() -> None:
         ("fixed_weights", {"weights": {"big": -1.0}}, "at least 0"),
         ("fixed_weights", {"weights": {"big": float("nan")}}, "finite"),
         ("fixed_weights", {"weights": {"big": 0.0}}, "no_teacher"),
+        ("fixed_weights", {"weights": [0.5, 0.5]}, "numbers by name"),
+        ("fixed_weights", {"weights": {"big": "much"}}, "numbers by name"),
         ("dynamic_soft", {"order": ["small", "big"]}, "name every teacher once.*small, middle, big"),
         ("dynamic_hard", {"order": ["small", "big", "big"]}, "name every teacher once"),
         ("mt_bert", {"normalise": True}, "Did you mean 'normalize'"),
