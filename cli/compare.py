@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import runs
 from cli.options import flag, names_of, split_options
+from cli.settings import agent_label
 from kd_env.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -160,12 +161,13 @@ def agent_labels(configs: Sequence[Config]) -> list[str]:
     wholes = [_agent(config) for config in configs]
     kinds: dict[str, list[dict[str, Any]]] = {}
     for whole in wholes:
-        known = kinds.setdefault(whole["agent"]["name"], [])
+        known = kinds.setdefault(agent_label(whole["agent"]), [])
         if whole not in known:
             known.append(whole)
     labels = []
     for whole in wholes:
-        name, known = whole["agent"]["name"], kinds[whole["agent"]["name"]]
+        name = agent_label(whole["agent"])
+        known = kinds[name]
         keys = list(dict.fromkeys(key for other in known for key in runs.differences(known[0], other)))
         shown = ", ".join(f"{key}={textwrap.shorten(str(_at(whole, key)), 40)}" for key in keys)
         labels.append(name if len(known) == 1 else f"{name} #{known.index(whole) + 1} ({shown})")

@@ -92,7 +92,7 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings:
         env=env,
         teachers=teachers,
         agent=agent,
-        rules=_rules(evaluation["rules"]),
+        rules=_rules(evaluation["rules"], agent),
         run_folder=Path(c["runs_dir"]).expanduser() / name,
         evaluation_seeds=seeds,
         cofinetuned=cofinetuned,
@@ -171,33 +171,42 @@ def _agent(c: Mapping[str, Any]) -> PolicySpec:
         raise ValueError(
             f"agent.options={c['options']!r} must hold options by name, as agent.options.learning_rate=0.001."
         )
-    return PolicySpec(str(c["name"]), dict(c["options"]), str(c["name"]))
+    return PolicySpec(str(c["name"]), dict(c["options"]), agent_label(c))
 
 
-def _rules(given: Any) -> tuple[PolicySpec, ...] | None:
+def _rules(given: Any, agent: PolicySpec) -> tuple[PolicySpec, ...] | None:
     if given == "auto":
         return None
     if not isinstance(given, list):
         raise ValueError(f"evaluation.rules={given!r} must be auto or a list, for example [all,soft_label_only].")
     found: list[PolicySpec] = []
     for item in given:
+        taken = [rule.label for rule in found]
         options = dict(item) if isinstance(item, Mapping) else {"name": item}
         if not isinstance(options.get("name"), str):
             raise ValueError(f"evaluation.rules holds {item!r}; write a name, or {{name: fixed, weights: {{...}}}}.")
         name = str(options.pop("name"))
         same = sum(rule.name == name for rule in found)
         label = options.pop("label", f"{name}_{same + 1}" if same else name)
-        if not isinstance(label, str) or label in [rule.label for rule in found]:
-            raise ValueError(f"evaluation.rules holds {item!r}, but label={label!r} must be text that no other rule has.")
+        # A rule that the run's agent is, too, is judged once.
+        if not isinstance(label, str) or label in taken or (label == agent.label and name != agent.name):
+            raise ValueError(
+                f"evaluation.rules holds {item!r}, but label={label!r} must be text that no other policy has."
+            )
         found.append(PolicySpec(name, options, label))
     return tuple(found)
+
+
+def agent_label(c: Mapping[str, Any]) -> str:
+    """What tables and run folders call the agent of the section ``agent``: its own name, if its preset gives no other."""
+    return str(c.get("label") or c["name"])
 
 
 def default_name(c: Mapping[str, Any]) -> str:
     """Name of the run folder where none is given: <experiment or task>-<agent>[-<control>]-seed<seed>."""
     what = c["presets"].get("experiment") or c["task"]["name"]
     control = "" if c["control"] == "none" else f"-{c['control']}"
-    return f"{what}-{c['agent']['name']}{control}-seed{c['seed']}".replace("/", "-")
+    return f"{what}-{agent_label(c['agent'])}{control}-seed{c['seed']}".replace("/", "-")
 
 
 def _check_numbers(c: Mapping[str, Any]) -> None:

@@ -510,6 +510,7 @@ def test_more_mistakes_about_sets(tiny: dict[str, Any], tmp_path: Path, capsys: 
         (["evaluation.rules=[alll]"], ["'all'", "greedy"]),
         (["evaluation.rules=[random_gate]", "env.gate=false"], ["gate"]),
         (["evaluation.rules=[all,{name: greedy, label: all}]"], ["label='all'", "no other"]),
+        (["evaluation.rules=[{name: all, label: actor_critic}]"], ["label='actor_critic'", "no other"]),
         (["evaluation.rules=[{name: fixed, weights: [0.5]}]"], ["weights=[0.5]", "by name"]),
         (["evaluation.rules=all"], ["auto or a list"]),
         (["seed=10003"], ["evaluation seeds"]),

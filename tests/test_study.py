@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cli import runs, study
+from cli.compare import agent_labels
 from cli.options import split_options
 from cli.pool import Child, run_all
 
@@ -85,6 +86,16 @@ def test_every_training_has_seeds_of_its_own(words: list[str]) -> None:
         assert read_settings(compose("config", training.overrides)).resolved == training.settings.resolved
     many = planned([*(w for w in words if w != "num_envs=4"), "num_envs=150", "first_seed=7"])
     assert [t.settings.resolved["seed"] for t in many[:2]] == [7, 207]
+
+
+def test_two_presets_of_one_agent_are_two_runs() -> None:
+    found = planned(["experiment=expert_teachers", "agents=[row_actor_critic,actor_critic]", "trainings=1"])
+    assert [t.folder.name for t in found] == [
+        f"expert_teachers-{agent}-seed0" for agent in ("row_actor_critic", "actor_critic")
+    ]
+    assert [t.settings.agent.name for t in found] == ["actor_critic"] * 2
+    assert [t.settings.env.weighting for t in found] == ["sample", "batch"]
+    assert agent_labels([t.settings.resolved for t in found]) == ["row_actor_critic", "actor_critic"]
 
 
 def test_finished_means_judged_as_asked_for(words: list[str]) -> None:
