@@ -198,7 +198,7 @@ def _rules(given: Any, agent: PolicySpec) -> tuple[PolicySpec, ...] | None:
 
 
 def agent_label(c: Mapping[str, Any]) -> str:
-    """What tables and run folders call the agent of the section ``agent``: its own name, if its preset gives no other."""
+    """What tables and run folders call the agent of the section ``agent``: its name, or the label of its preset."""
     return str(c.get("label") or c["name"])
 
 

@@ -1,4 +1,4 @@
-"""``kd-env teacher``: fine-tunes a teacher, or a set together, on train rows; records hold the split's fingerprint."""
+"""``kd-env teacher``: makes a teacher, or a set together, from train rows; records hold the split's fingerprint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cli.compose import compose
-from cli.teachers import set_config, teacher_config
+from cli.teachers import MLM_KEYS, mlm_config, set_config, teacher_config
+from kd_env.registry import unknown_name
+
+_OBJECTIVES = ("classification", "mlm")
+_MLM_OPTIONS = ("text", "text_column", "mask_rate", "train_encoder")
 
 
 def make_teacher(overrides: Sequence[str], command: str) -> Path:
@@ -18,9 +22,10 @@ def make_teacher(overrides: Sequence[str], command: str) -> Path:
     """
     from cli.train import set_threads
 
-    resolved = compose("finetune", overrides)
-    _refuse_unread(resolved["teacher"])
-    make = _make_one if resolved["members"] is None else _make_set
+    resolved, default = compose("finetune", overrides), compose("finetune", [])
+    _refuse_unread(resolved, default)
+    alone = _make_one if resolved["members"] is None else _make_set
+    make = _make_mlm if resolved["objective"] == "mlm" else alone
     set_threads(resolved["threads"])
     return make(resolved, command)
 
@@ -57,13 +62,42 @@ def _make_set(resolved: Mapping[str, Any], command: str) -> Path:
     return folder
 
 
-def _refuse_unread(teacher: Mapping[str, Any]) -> None:
-    """Refuse options of a teacher in use, which its fine-tuning does not read."""
-    default = compose("finetune", [])["teacher"]
+def _make_mlm(resolved: Mapping[str, Any], command: str) -> Path:
+    from kd_env.finetune import teacher_record
+    from kd_env.mlm_train import train_mlm
+
+    config = mlm_config(resolved)
+    folder = train_mlm(config)
+    record = teacher_record(folder) or {}
+    print(f"Masked language model of {'+'.join(record['text'])}, trained by `{command}`: {folder}")
+    for name in ("trained_on", "fingerprint", "head", "selection"):
+        print(f"  {name}: {record[name]}")
+    print(f"Fine-tune it: kd-env teacher task=<task> teacher.name_or_path={folder}", flush=True)
+    return folder
+
+
+def _refuse_unread(resolved: Mapping[str, Any], default: Mapping[str, Any]) -> None:
+    """Refuse an unknown objective, and options that the job does not read.
+
+    Those are the options of a teacher in use, and those of the other objective.
+    """
+    if resolved["objective"] not in _OBJECTIVES:
+        raise ValueError(unknown_name("objective", resolved["objective"], _OBJECTIVES))
+    teacher = resolved["teacher"]
     for name in ("path", "source", "cache_dtype"):
-        if teacher[name] != default[name]:
+        if teacher[name] != default["teacher"][name]:
             hint = " The encoder to start from is teacher.name_or_path." if name == "path" else ""
             raise ValueError(
                 f"teacher.{name}={teacher[name]} says how a teacher is used, and kd-env teacher makes one: leave it "
                 f"out.{hint}"
             )
+    mlm = resolved["objective"] == "mlm"
+    own = ("path", "source", "cache_dtype", "name_or_path", *MLM_KEYS)
+    unread = [f"teacher.{name}" for name in teacher if name not in own and teacher[name] != default["teacher"][name]]
+    if not mlm:
+        unread = [name for name in _MLM_OPTIONS if resolved[name] != default[name]]
+    if unread:
+        raise ValueError(
+            f"With objective={resolved['objective']} nothing reads {', '.join(unread)}; leave it out, or set "
+            f"objective={'classification' if mlm else 'mlm'}."
+        )

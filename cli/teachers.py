@@ -17,6 +17,7 @@ from kd_env.registry import unknown_name
 if TYPE_CHECKING:
     from kd_env.cofinetune import CoTeacherConfig
     from kd_env.finetune import TeacherConfig
+    from kd_env.mlm_config import MlmConfig
 
 TASK_KEYS = ("data_dir", "columns", "split_seed", "feedback_rows", "selection_rows", "max_train_rows", "max_length")
 """Options of ``task`` that decide which rows there are and how they are cut."""
@@ -34,6 +35,11 @@ _TRAINING_KEYS = (
     "noisy_words",
     "keep",
 )
+MLM_KEYS = (
+    *("num_hidden_layers", "epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "max_grad_norm", "seed"),
+    *("precision", "evaluations_per_epoch"),
+)
+"""Options of ``teacher`` that a masked language model has, too."""
 _ENTRY_KEYS = ("name", "path", "packaged", "name_or_path", "label_noise", *_ENCODER_KEYS, *_TRAINING_KEYS)
 """Of an entry of ``teachers``."""
 _MEMBER_KEYS = ("name", "packaged", "name_or_path", *_ENCODER_KEYS, "seed")
@@ -79,7 +85,9 @@ def teacher_config(c: Mapping[str, Any], output: str | None) -> TeacherConfig:
     config = TeacherConfig.from_kwargs(**options)
     if output is not None:
         return config
-    return dataclasses.replace(config, output=_made_folder(c, Path(config.name_or_path).name, config.identity()))
+    return dataclasses.replace(
+        config, output=_made_folder(c, f"{task['name']}-{Path(config.name_or_path).name}", config.identity())
+    )
 
 
 def set_config(c: Mapping[str, Any], given: Any, output: str | None, *, key: str) -> CoTeacherConfig:
@@ -113,7 +121,50 @@ def set_config(c: Mapping[str, Any], given: Any, output: str | None, *, key: str
     )
     if output is not None:
         return config
-    return dataclasses.replace(config, output=_made_folder(c, "set", config.identity()))
+    return dataclasses.replace(config, output=_made_folder(c, f"{c['task']['name']}-set", config.identity()))
+
+
+def mlm_config(c: Mapping[str, Any]) -> MlmConfig:
+    """Options of the masked language model that ``text``, ``task`` and ``teacher`` describe.
+
+    Without ``text`` the sentences of the task are taken; without an encoder, the packaged one of an embedded task.
+
+    Args:
+        c: resolved configuration of ``kd-env teacher``.
+
+    Raises:
+        ValueError: no text, no encoder, an option of classification, or a value that does not fit.
+    """
+    from kd_env.mlm_config import MlmConfig
+
+    task, teacher, text = c["task"], c["teacher"], c["text"]
+    for name, value in (("task.label_noise", task["label_noise"]), ("members", c["members"])):
+        if value:
+            raise ValueError(f"{name}={value} is for objective=classification; leave it out with objective=mlm.")
+    if text is None and task["name"] == "custom":
+        raise ValueError("objective=mlm needs text=<folder of .txt files, task or data set>; task=custom names none.")
+    text = task["name"] if text is None else text
+    encoder = teacher["name_or_path"]
+    if not encoder and isinstance(text, str) and text in EMBEDDED:
+        encoder = str(toy.teacher_folder(text))
+    if not encoder:
+        raise ValueError(f"text={text} needs an encoder: give teacher.name_or_path=<folder or hub name>.")
+    config = MlmConfig.from_kwargs(
+        text=text,
+        column=c["text_column"],
+        name_or_path=str(encoder),
+        output=c["output"] or "cache",
+        device=c["device"],
+        show_progress=bool(c["progress"]),
+        resume=bool(c["resume"]),
+        mask_rate=c["mask_rate"],
+        train_encoder=c["train_encoder"],
+        **{key: task[key] for key in TASK_KEYS if key != "columns"},
+        **{key: teacher[key] for key in MLM_KEYS},
+    )
+    if c["output"] is not None:
+        return config
+    return dataclasses.replace(config, output=_made_folder(c, f"mlm-{Path(str(encoder)).name}", config.identity()))
 
 
 def teacher_list(c: Mapping[str, Any]) -> tuple[tuple[str, str | TeacherConfig], ...]:
@@ -182,7 +233,7 @@ def _training_options(c: Mapping[str, Any]) -> dict[str, Any]:
 def _made_folder(c: Mapping[str, Any], what: str, identity: Mapping[str, Any]) -> str:
     """The folder in the cache of what is made from these options."""
     mark = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:10]
-    return str(cache_folder(c["cache_dir"]) / "teachers" / f"{c['task']['name']}-{what}-{mark}")
+    return str(cache_folder(c["cache_dir"]) / "teachers" / f"{what}-{mark}")
 
 
 def _member(c: Mapping[str, Any], entry: Mapping[Any, Any], key: str) -> dict[str, Any]:

@@ -63,8 +63,8 @@ class TrainingOptions:
     label_noise: float = 0.0
     """Share of train labels replaced by a wrong one, after the cut; the selection split stays clean."""
     noisy_words: tuple[str, ...] | None = None
-    """Label noise only in train rows with one of these words (whole, in lower case, in either text); None: in all.
-    ``label_noise`` is then a share of those rows."""
+    """Label noise only in train rows with one of these words (whole, in lower case, in either text), or, where they
+    begin with ``!``, only in rows without any of them; None: in all. ``label_noise`` is then a share of those rows."""
     seed: int = 0
     """Seed of new layers, order of rows and dropout."""
     precision: str = "fp32"

@@ -43,7 +43,7 @@ def new_classifier(options: EncoderOptions, task: Task, seed: int, prefix: str =
         ValueError: no configuration there, or sizes that the architecture does not take.
     """
     with quiet_transformers():
-        config = _load_config(options.name_or_path, None)
+        config = load_config(options.name_or_path, None)
     _name_labels(config, task)
     own = encoder_sizes(config)
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
@@ -79,13 +79,13 @@ def load_classifier(name_or_path: str, task: Task, num_hidden_layers: int | None
     """
     models.check_source(name_or_path)
     with quiet_transformers():
-        config = _load_config(name_or_path, num_hidden_layers)
+        config = load_config(name_or_path, num_hidden_layers)
         keep_head = bool(task.labels) and [config.id2label.get(i) for i in range(len(config.id2label))] == list(
             task.labels
         )
         _name_labels(config, task)
         model, report = _load_weights(name_or_path, config, seed)
-    _check_weights(name_or_path, model, report)
+    check_weights(name_or_path, model, report)
     if not keep_head:
         draw_head(model, seed)
     prefix = model.base_model_prefix + "."
@@ -129,13 +129,18 @@ def _name_labels(config: Any, task: Task) -> None:
     config.problem_type = "regression" if task.regression else "single_label_classification"
 
 
-def _load_config(name_or_path: str, num_hidden_layers: int | None) -> Any:
+def load_config(name_or_path: str, num_hidden_layers: int | None) -> Any:
+    """The configuration of an encoder, with its first blocks alone where a number is given.
+
+    Raises:
+        ValueError: no model there, or fewer blocks.
+    """
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(name_or_path)
     except Exception as error:  # the hub's client fails in many ways; the cause is kept
-        raise ValueError(_not_loaded(name_or_path, error)) from error
+        raise ValueError(not_loaded(name_or_path, error)) from error
     if num_hidden_layers is not None:
         blocks = getattr(config, "num_hidden_layers", None)
         if blocks is None or num_hidden_layers > blocks:
@@ -165,11 +170,11 @@ def _load_weights(name_or_path: str, config: Any, seed: int) -> tuple[Any, dict[
                 use_safetensors=True,  # pickled weights are never read
             )
     except Exception as error:  # damaged weights, an unknown architecture, no network: each library in its own way
-        raise ValueError(_not_loaded(name_or_path, error)) from error
+        raise ValueError(not_loaded(name_or_path, error)) from error
     return model, report
 
 
-def _check_weights(name_or_path: str, model: Any, report: dict[str, Any]) -> None:
+def check_weights(name_or_path: str, model: Any, report: dict[str, Any]) -> None:
     """Refuse weights of another architecture: the encoder would start from noise without a word."""
     prefix = model.base_model_prefix + "."
     absent = [*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])]
@@ -182,7 +187,8 @@ def _check_weights(name_or_path: str, model: Any, report: dict[str, Any]) -> Non
         )
 
 
-def _not_loaded(name_or_path: str, error: Exception) -> str:
+def not_loaded(name_or_path: str, error: Exception) -> str:
+    """Message for a model that could not be loaded, with the reason."""
     reason = (str(error).strip().splitlines() or ["no reason given"])[0]
     return (
         f"The model {name_or_path!r} could not be loaded ({type(error).__name__}: {reason}). Without a network give a "

@@ -68,7 +68,8 @@ def _attention(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
 
 
-def _register_attention() -> None:
+def register_attention() -> None:
+    """Make :data:`ATTENTION` known to transformers; doing it again changes nothing."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
@@ -120,7 +121,7 @@ def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int 
     from transformers.utils import logging as hf_logging
 
     check_source(name_or_path)
-    _register_attention()
+    register_attention()
     pooled = num_labels is None and has_pooling(name_or_path)
     options: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
     verbosity = hf_logging.get_verbosity()
@@ -234,7 +235,7 @@ def new_encoder(kind: type, config: Any) -> Any:
     Raises:
         ValueError: the architecture cannot be built with these sizes.
     """
-    _register_attention()
+    register_attention()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:

@@ -126,22 +126,31 @@ def add_label_noise(labels: np.ndarray, rows: np.ndarray, fraction: float, num_l
 def rows_with_words(rows: Rows, part: np.ndarray, words: Sequence[str]) -> np.ndarray:
     """Those of ``part`` in which, in either text, one of ``words`` stands as a whole word, whatever its case.
 
+    Words that all begin with ``!`` name the other half: the rows in which none of them stands.
+
     Args:
         rows: the official train split.
         part: ``[R]`` row indices.
         words: without spaces; punctuation beside a word does not hide it.
 
     Raises:
-        ValueError: there is no such row.
+        ValueError: there is no such row, or only some words begin with ``!``.
     """
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(re.escape(word.lower()) for word in words)})(?!\w)")
+    without = {word.startswith("!") for word in words}
+    if len(without) > 1:
+        raise ValueError(f"noisy_words={list(words)}: either all words begin with '!' (rows without them) or none.")
+    plain = [re.escape(word.lower().removeprefix("!")) for word in words]
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(plain)})(?!\w)")
     columns = [rows.first] if rows.second is None else [rows.first, rows.second]
-    found = [row for row in part.tolist() if any(pattern.search(column[row].lower()) for column in columns)]
-    if not found:
+    has: np.ndarray = np.array(
+        [any(pattern.search(column[row].lower()) for column in columns) for row in part.tolist()], dtype=np.bool_
+    )
+    found: np.ndarray = part[has != without.pop()]
+    if not len(found):
         raise ValueError(
             f"noisy_words={list(words)}: none of the {len(part)} train rows has one of them; choose other words."
         )
-    return np.array(found, dtype=np.int64)
+    return found.astype(np.int64)
 
 
 def _quantile_bins(scores: np.ndarray) -> np.ndarray:
@@ -229,7 +238,7 @@ def sentence_groups(rows: Rows) -> list[list[int]]:
 
 def _choose_single(rows: Rows, strata: np.ndarray, quotas: Quotas, rng: np.random.Generator) -> Chosen:
     texts = [normalize(text) for text in rows.first]
-    index = _TokenIndex(texts, range(len(texts)))
+    index = TokenIndex(texts, range(len(texts)))
     label = strata.tolist()
     feedback_need, selection_need = quotas
     feedback: list[int] = []
@@ -246,14 +255,14 @@ def _choose_single(rows: Rows, strata: np.ndarray, quotas: Quotas, rng: np.rando
     _check_filled(feedback_need, "rows that no other row contains")
     _check_filled(selection_need, "rows that no other row contains")
     held_out = feedback + selection
-    inside = _TokenIndex(texts, held_out)
+    inside = TokenIndex(texts, held_out)
     held = set(held_out)
     others = (row for row in range(len(texts)) if row not in held)
     dropped = [row for row in others if next(inside.containing(texts[row]), None) is not None]
     return feedback, selection, dropped
 
 
-class _TokenIndex:
+class TokenIndex:
     """Finds the texts that contain a given one, looking only at those that share its rarest token."""
 
     def __init__(self, texts: Sequence[str], rows: Sequence[int]) -> None:

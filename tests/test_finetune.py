@@ -213,6 +213,10 @@ def test_rows_with_words_in_either_text() -> None:
     rows = Rows(["Not here.", "knot", "never-mind", "c d"], ["a", "b", "c", "it was NOT"], np.zeros(4, np.int64))
     assert splits.rows_with_words(rows, np.array([0, 1, 2, 3]), ["not"]).tolist() == [0, 3]
     assert splits.rows_with_words(rows, np.array([1, 2, 3]), ["NOT", "never"]).tolist() == [2, 3]
+    assert splits.rows_with_words(rows, np.array([1, 2, 3]), ["!not"]).tolist() == [1, 2]
+    assert splits.rows_with_words(rows, np.arange(4), ["!not", "!KNOT"]).tolist() == [2]
+    with pytest.raises(ValueError, match="either all words begin with '!'"):
+        splits.rows_with_words(rows, np.arange(4), ["not", "!knot"])
     with pytest.raises(ValueError, match=r"noisy_words=\['x\.'\]: none of the 4 train rows"):
         splits.rows_with_words(rows, np.arange(4), ["x."])
 

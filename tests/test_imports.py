@@ -40,10 +40,16 @@ LAYERS = (
             "finetune_loop",
             "finetune_model",
             "finetune_store",
+            "text",
+            "masking",
+            "mlm_config",
+            "mlm_model",
+            "mlm_train",
         ),
     ),
     ("dynamics",),
     ("envs",),
+    ("tutor",),
 )
 HEAVY = (
     "transformers",
@@ -117,7 +123,17 @@ def test_agents_never_import_kd_env(path: Path) -> None:
 
 def test_only_the_protocol_reads_dev_rows() -> None:
     readers = {str(path.relative_to(ROOT)) for path in sources("kd_env") if "kd_env.glue.load_dev" in imports_of(path)}
-    assert readers <= {"kd_env/evaluation/protocol.py", "kd_env/evaluation/submission.py"}
+    assert readers <= {"kd_env/evaluation/protocol.py", "kd_env/evaluation/submission.py", "kd_env/text.py"}
+
+
+def test_only_reports_ask_for_dev_texts() -> None:
+    """``load_texts`` gives dev texts where it is asked for them by ``dev=...``, and only ``evaluation`` asks."""
+    for path in sources("kd_env"):
+        if path.is_relative_to(ROOT / "kd_env" / "evaluation"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "load_texts":
+                assert all(keyword.arg not in ("dev", None) for keyword in node.keywords), f"{path} asks for dev texts"
 
 
 def test_import_is_light() -> None:
