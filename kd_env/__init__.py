@@ -34,6 +34,13 @@ for _name, _decision in (("KnowledgeSelection", "knowledge_selection"), ("Teache
             vector_entry_point="kd_env.envs.vector:DistillVectorEnv",
             kwargs={"decision": _decision, **({} if _view == "native" else {"action_view": _view})},
         )
+for _suffix, _view in (("", "native"), ("Discrete", "discrete"), ("Continuous", "box")):
+    register(
+        id=f"kd_env/TutorToken{_suffix}-v0",
+        entry_point="kd_env.tutor.env:TutorEnv",
+        vector_entry_point="kd_env.tutor.env:TutorVectorEnv",
+        kwargs={} if _view == "native" else {"action_view": _view},
+    )
 
 
 def __getattr__(name: str) -> Any:

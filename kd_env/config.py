@@ -197,14 +197,15 @@ class EnvConfig:
         Raises:
             ValueError: an unknown key (with near matches) or a value outside its range (with the range).
         """
-        _refuse_unknown("environment option", options, cls)
-        values = {**_decision_defaults(options), **{name: _plain(value) for name, value in options.items()}}
+        refuse_unknown("environment option", options, cls)
+        values = {**_decision_defaults(options), **{name: plain_value(value) for name, value in options.items()}}
         student = values.get("student", StudentConfig())
         if isinstance(student, str):
             student = StudentConfig(init="pretrained", name_or_path=student)
-        values["student"] = _build("student", student, StudentConfig, "a folder, a hub name or a mapping of options")
+        allowed = "a folder, a hub name or a mapping of options"
+        values["student"] = nested_options("student", student, StudentConfig, allowed)
         optimizer = values.get("optimizer", OptimizerConfig())
-        optimizer = _build("optimizer", optimizer, OptimizerConfig, "a mapping of options")
+        optimizer = nested_options("optimizer", optimizer, OptimizerConfig, "a mapping of options")
         rate = values.pop("learning_rate", None)
         values["optimizer"] = optimizer if rate is None else dataclasses.replace(optimizer, learning_rate=rate)
         config = cls(**values)
@@ -230,25 +231,14 @@ class EnvConfig:
     def validate(self) -> None:
         """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
         checks.check_fields("", self, _ENVIRONMENT)
-        checks.check_fields("optimizer.", self.optimizer_config, _OPTIMIZER)
+        check_optimizer(self.optimizer_config)
         if self.updates_per_step > self.budget:
             raise ValueError(
                 f"updates_per_step={self.updates_per_step} is longer than budget={self.budget}; a step (phase) must "
                 "fit into the budget: raise budget or lower updates_per_step."
             )
         self._check_decision()
-        student = self.student_config
-        checks.check_fields("student.", student, _STUDENT)
-        if student.init == "pretrained" and not student.name_or_path:
-            raise ValueError("student.init='pretrained' needs student.name_or_path (a folder or a hub name).")
-        defaults = StudentConfig()
-        for name, inits in _STUDENT_ONLY.items():
-            value = getattr(student, name)
-            if student.init not in inits and value != getattr(defaults, name):
-                raise ValueError(
-                    f"student.{name}={value!r} is only for student.init={' or '.join(inits)}, but "
-                    f"student.init={student.init!r} would ignore it; leave it out or change student.init."
-                )
+        check_student(self.student_config)
 
     def _check_decision(self) -> None:
         checks.one_of(*VIEWS[self.decision])("action_view", self.action_view)
@@ -272,6 +262,26 @@ class EnvConfig:
                     "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
                     "or box view with weighting='sample'."
                 )
+
+
+def check_optimizer(options: OptimizerConfig) -> None:
+    """Raise ``ValueError`` for the first option of the optimiser outside its range."""
+    checks.check_fields("optimizer.", options, _OPTIMIZER)
+
+
+def check_student(student: StudentConfig) -> None:
+    """Raise ``ValueError`` for the first option of a student that is outside its range, or would be ignored."""
+    checks.check_fields("student.", student, _STUDENT)
+    if student.init == "pretrained" and not student.name_or_path:
+        raise ValueError("student.init='pretrained' needs student.name_or_path (a folder or a hub name).")
+    defaults = StudentConfig()
+    for name, inits in _STUDENT_ONLY.items():
+        value = getattr(student, name)
+        if student.init not in inits and value != getattr(defaults, name):
+            raise ValueError(
+                f"student.{name}={value!r} is only for student.init={' or '.join(inits)}, but "
+                f"student.init={student.init!r} would ignore it; leave it out or change student.init."
+            )
 
 
 def _decision_defaults(options: Plain) -> dict[str, Any]:
@@ -363,26 +373,27 @@ _STUDENT_ONLY = {
 }
 
 
-def _build(name: str, given: Any, target: type[Any], allowed: str) -> Any:
+def nested_options(name: str, given: Any, target: type[Any], allowed: str) -> Any:
     """``given`` if it is built already, else built from a mapping."""
     if isinstance(given, target):
         return given
     if not isinstance(given, Mapping):
         checks.refuse(name, given, allowed)
-    _refuse_unknown(f"{name} option", given, target)
-    return target(**{key: _plain(value) for key, value in given.items()})
+    refuse_unknown(f"{name} option", given, target)
+    return target(**{key: plain_value(value) for key, value in given.items()})
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Paths as texts, and lists (of lists) as tuples, so that configurations compare and hash by value."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return tuple(_plain(entry) for entry in value)
+        return tuple(plain_value(entry) for entry in value)
     return value
 
 
-def _refuse_unknown(kind: str, options: Plain, target: type[Any]) -> None:
+def refuse_unknown(kind: str, options: Plain, target: type[Any]) -> None:
+    """Refuse keys that are no field of the dataclass ``target``, with near matches."""
     valid = [f.name for f in dataclasses.fields(target)]
     for key in options:
         if key not in valid:

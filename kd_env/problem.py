@@ -91,7 +91,7 @@ class Problem:
         self.student, self.teachers = assets.student, assets.teachers
         self.reference = assets.reference_teacher
         self.temperature = self.reference.temperature
-        self.device, self.dtype = assets.device, assets.dtype
+        self.device, self.dtype, self.precision = assets.device, assets.dtype, config.precision
         names = tuple(term.name for term in self.reference.terms)
         self.term_names, self.teacher_names = names, tuple(teacher.name for teacher in assets.teachers)
         self.fingerprint = assets.splits.fingerprint

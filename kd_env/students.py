@@ -29,6 +29,21 @@ def classifier_kind(config: Any) -> type:
     return kind
 
 
+def token_classifier_kind(config: Any) -> type:
+    """The library's token classifier for a configuration: scores for every token.
+
+    Raises:
+        ValueError: the architecture has none.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+
+    kinds: Any = MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+    if type(config) not in kinds:
+        raise ValueError(f"{type(config).__name__} has no token classifier; use an encoder such as BERT.")
+    kind: type = kinds[type(config)]
+    return kind
+
+
 def encoder_sizes(config: Any) -> dict[str, int]:
     """Sizes of a configuration, by the names that :func:`fresh_encoder` takes; without those that it does not name."""
     facts, known = encoder_facts(config), config.to_dict()
@@ -89,16 +104,21 @@ def fresh_encoder(
     return module
 
 
-def cut_encoder(source: Any, layers: tuple[int, ...], *, num_labels: int, dropout: float) -> Any:
+def cut_encoder(
+    source: Any, layers: tuple[int, ...], *, num_labels: int, dropout: float, kind: type | None = None
+) -> Any:
     """A new classifier with the named blocks (from 1) of ``source`` and its embeddings and pooler.
 
-    Its prediction layer is new (MT-BERT: "own prediction"), so that it can be drawn afresh for every episode. From a
-    pooled classifier comes the library's sequence classifier ("own pooling"), with the encoder's blocks alone.
+    It is of the class ``kind``, where given, of the same architecture as ``source``. Its prediction layer is new
+    (MT-BERT: "own prediction"), so that it can be drawn afresh for every episode. From a pooled classifier comes the
+    library's sequence classifier ("own pooling"), with the encoder's blocks alone.
 
     Raises:
         ValueError: blocks have to be left out, but the architecture has no one list of them.
     """
-    kind, origin = type(source), source
+    origin = source
+    if kind is None:
+        kind = type(source)
     if isinstance(source, PooledClassifier):
         kind, origin = classifier_kind(source.config), source.encoder
     depth = int(source.config.num_hidden_layers)

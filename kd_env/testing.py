@@ -26,25 +26,9 @@ def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, 
         regression: labels are the teacher's scores, cut to [-2, 2].
         seed: of the rows and of the teacher.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
     folder = Path(folder)
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    core = Tokenizer(models.WordLevel({token: i for i, token in enumerate([*specials, *WORDS])}, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {
-        "pad_token": "[PAD]",
-        "unk_token": "[UNK]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
-    }
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **names)
-    teacher = _random_bert(len(specials) + len(WORDS), 1 if regression else 2, seed=seed)
+    tokenizer = tiny_tokenizer()
+    teacher = _random_bert(len(tokenizer), 1 if regression else 2, seed=seed)
     rng = np.random.default_rng(seed)
     texts: list[str] = []
     while len(texts) < rows + rows // 2:
@@ -97,6 +81,27 @@ def tiny_task(folder: str | Path, *, rows: int = 240, regression: bool = False, 
     }
 
 
+def tiny_tokenizer() -> Any:
+    """One token a word of :data:`WORDS`, and the special tokens of BERT."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    core = Tokenizer(models.WordLevel({token: i for i, token in enumerate([*specials, *WORDS])}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=core, **names)
+
+
 def tiny_teachers(folder: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of :func:`tiny_task` with three teachers: its own (``right``) and two random ones of other sizes.
 
@@ -118,10 +123,51 @@ def tiny_teachers(folder: str | Path, options: Mapping[str, Any]) -> dict[str, A
     return {**found, "teachers": teachers, "terms": ["hard_label", "soft_label", "hidden_states"]}
 
 
+def tiny_text(folder: str | Path, *, rows: int = 240, seed: int = 0) -> dict[str, Any]:
+    """The options of the tutor's environment for a tiny text: random words, and a random masked language model.
+
+    Args:
+        folder: an empty or new folder; gets ``text/`` and ``masked_lm/`` (BERT, 2 layers, hidden 16).
+        rows: texts.
+        seed: of the texts and of the model.
+    """
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder, rng = Path(folder), np.random.default_rng(seed)
+    texts = {" ".join(rng.choice(WORDS, size=int(rng.integers(4, 13)))) for _ in range(rows)}
+    (folder / "text").mkdir(parents=True)
+    (folder / "text" / "lines.txt").write_text("\n".join(sorted(texts)) + "\n", encoding="utf-8")
+    tokenizer = tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    module = _drawn(BertForMaskedLM, config, seed)
+    module.save_pretrained(folder / "masked_lm")
+    tokenizer.save_pretrained(folder / "masked_lm")
+    return {
+        "text": str(folder / "text"),
+        "teacher": str(folder / "masked_lm"),
+        "student": {"hidden_size": 8, "num_attention_heads": 2},
+        "feedback_rows": 24,
+        "selection_rows": 24,
+        "evaluation_rows": 24,
+        "slots": 2,
+        "num_candidates": 4,
+        "batch_size": 4,
+        "budget": 4,
+        "optimizer": {"learning_rate": 0.01},
+    }
+
+
 def _random_bert(vocabulary: int, labels: int, *, seed: int, layers: int = 2, hidden: int = 16) -> Any:
     from transformers import BertConfig, BertForSequenceClassification
-
-    from kd_env.models import new_encoder
 
     config = BertConfig(
         vocab_size=vocabulary,
@@ -135,7 +181,14 @@ def _random_bert(vocabulary: int, labels: int, *, seed: int, layers: int = 2, hi
     )
     config.num_labels = labels
     config.problem_type = "regression" if labels == 1 else "single_label_classification"
-    module = new_encoder(BertForSequenceClassification, config)
+    return _drawn(BertForSequenceClassification, config, seed)
+
+
+def _drawn(kind: type, config: Any, seed: int) -> Any:
+    """A model with large random weights, so that its opinions differ from row to row."""
+    from kd_env.models import new_encoder
+
+    module = new_encoder(kind, config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -168,7 +221,8 @@ def check_environment(env: Any, *, steps: int = 20, seed: int = 0) -> None:
     observation, info = inner.reset(seed=seed)
     for _ in range(steps):
         assert inner.observation_space.contains(observation), "observation outside its space"
-        assert np.isfinite(observation).all(), "observation is not finite"
+        parts = observation if isinstance(observation, dict) else {"observation": observation}
+        assert all(np.isfinite(part).all() for part in parts.values()), "observation is not finite"
         for name, value in info.items():
             assert isinstance(value, bool | int | float | str | np.ndarray), (
                 f"info[{name!r}] is a {type(value).__name__}"
@@ -178,6 +232,9 @@ def check_environment(env: Any, *, steps: int = 20, seed: int = 0) -> None:
         observation, reward, terminated, truncated, info = inner.step(action)
         inner.set_state(saved)
         again = inner.step(action)
-        assert np.array_equal(again[0], observation) and again[1] == reward, "a restored step does not repeat"
+        repeated = again[0] if isinstance(again[0], dict) else {"observation": again[0]}
+        parts = observation if isinstance(observation, dict) else {"observation": observation}
+        same = all(np.array_equal(part, repeated[name]) for name, part in parts.items())
+        assert same and again[1] == reward, "a restored step does not repeat"
         if terminated or truncated:
             observation, info = inner.reset()

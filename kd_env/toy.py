@@ -43,6 +43,12 @@ def teacher_set(name: str) -> dict[str, str]:
     return {"full": str(folder), **others}
 
 
+def masked_lm_folder(name: str) -> Path | None:
+    """Folder of the packaged masked language model of an embedded task; None where there is none."""
+    folder = Path(__file__).parent / "assets" / f"{name}-mlm"
+    return folder if folder.is_dir() else None
+
+
 def toy_rows(name: str, split: SplitName) -> Rows:
     """Rows of an embedded task: 5,200 ``train``, 1,200 ``validation`` and 16,000 ``teacher`` rows.
 

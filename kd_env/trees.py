@@ -36,6 +36,11 @@ def copy(tree: Tree) -> Tree:
     return map_leaves(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf.copy(), tree)
 
 
+def copy_arrays(tree: Tree) -> Tree:
+    """Host arrays copied, tensors shared: what may be written in place where the tensors are given away."""
+    return map_leaves(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
+
+
 def take(tree: Tree, rows: Sequence[int] | np.ndarray) -> Tree:
     """Rows of the first axis, copied, in the given order."""
     index = np.asarray(rows, dtype=np.int64)

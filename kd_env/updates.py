@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.func import vmap
 
 from kd_env import losses, trees
 from kd_env.knowledge import TermInputs
+from kd_env.models import Encoder
 from kd_env.tables import Table
 from kd_env.teacher_set import entry_name
 from kd_env.teachers import autocast, cast
@@ -35,12 +36,28 @@ class Gradients(NamedTuple):
     cosines: Tensor  # [N, K, K] or [N, 0, 0]
 
 
+class HasStudent(Protocol):
+    """A problem, as far as a student's forward pass reads it."""
+
+    @property
+    def student(self) -> Encoder:
+        """The template."""
+
+    @property
+    def precision(self) -> str:
+        """Of the forward pass."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what comes out."""
+
+
 def student_forward(
-    problem: Problem, params: Params, batch: Batch, signals: frozenset[Signal], *, shared_batch: bool = False
+    problem: HasStudent, params: Params, batch: Batch, signals: frozenset[Signal], *, shared_batch: bool = False
 ) -> ModelOutput:
     """Outputs of N students, ``params`` ``[N, ...]``, on their own batches ``[N, B, ...]`` or one shared batch."""
     count = next(iter(params.values())).shape[0]
-    with autocast(batch.input_ids.device, problem.config.precision):
+    with autocast(batch.input_ids.device, problem.precision):
         if count == 1:
             single = batch if shared_batch else trees.map_leaves(lambda t: t.squeeze(0), batch)
             output = problem.student.forward({name: p.squeeze(0) for name, p in params.items()}, single, signals)

@@ -62,3 +62,19 @@ def tiny_set(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     from kd_env.testing import tiny_teachers
 
     return tiny_teachers(tmp_path_factory.mktemp("tiny_set"), tiny)
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Options of the tutor's environment for a tiny text."""
+    from kd_env.testing import tiny_text
+
+    return tiny_text(tmp_path_factory.mktemp("tiny_text"))
+
+
+@pytest.fixture(scope="session")
+def tutor_problem(tiny_text: dict[str, Any]) -> Any:
+    """The tiny text in float64, shared: environments of it cost nothing to make."""
+    from kd_env.tutor import TutorConfig, build_tutor_problem
+
+    return build_tutor_problem(TutorConfig.from_kwargs(**{**tiny_text, "precision": "fp64"}))

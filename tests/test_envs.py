@@ -25,9 +25,16 @@ def test_three_ids_are_registered() -> None:
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_checkers_pass_without_warnings(name: str, tiny: dict[str, Any]) -> None:
+def test_checkers_pass_without_warnings(name: str, tiny: dict[str, Any], tiny_text: dict[str, Any]) -> None:
     """Gymnasium's and SB3's checkers, finite observations, exact restore."""
-    check_environment(gym.make(name, **tiny))
+    check_environment(gym.make(name, **(tiny_text if "TutorToken" in name else tiny)))
+
+
+def test_the_tutors_environment_needs_no_arguments() -> None:
+    """The embedded text has a packaged masked language model."""
+    env = gym.make("kd_env/TutorTokenDiscrete-v0")
+    env.reset(seed=0)
+    assert env.step(3)[4]["updated"]
 
 
 @pytest.mark.parametrize("view", VIEWS)

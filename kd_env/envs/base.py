@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
-
 from kd_env.envs.run import Run, RunView
+from kd_env.envs.single import SingleEnv
 from kd_env.problem import Problem
-from kd_env.types import Effect
 
 
-class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
+class DistillEnv(RunView, SingleEnv):
     """Distillation of one student, one step at a time.
 
     ## Description
@@ -48,60 +44,7 @@ class DistillEnv(RunView, gym.Env[np.ndarray, Any]):
     v0: initial version.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium's own attribute
+    run: Run
 
     def __init__(self, problem: Problem | None = None, **options: Any) -> None:
-        self.run = Run.make(problem, options, 1)
-        self.render_mode = self.run.problem.config.render_mode
-        self.observation_space = self.run.problem.observation_space
-        self.action_space = self.run.problem.actions.space
-        self._np_random_seed = -1  # Gymnasium would draw another generator where there is no seed
-
-    @property
-    def _np_random(self) -> np.random.Generator:
-        # Gymnasium keeps its generator in this attribute; here it is the replica's, so that a state holds it.
-        return self.run.generators[0]
-
-    @_np_random.setter
-    def _np_random(self, value: np.random.Generator) -> None:
-        self.run.generators[0] = value
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; ``options={"budget": n}`` gives it another number of updates."""
-        super().reset(seed=seed)
-        self.run.reset(np.array([0]), _budget(options))
-        return self.run.observation()[0], self._info(self.run.info())
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One step; refuses to go past the end of an episode."""
-        if self.run.state is not None and self.run.ended[0]:
-            raise RuntimeError("The episode has ended; call reset() before the next step.")
-        out = self.run.step(action if isinstance(action, Effect) else np.asarray(action)[None])
-        return (
-            out.observation[0],
-            float(out.reward[0]),
-            bool(out.terminated[0]),
-            bool(out.truncated[0]),
-            self._info(out.info),
-        )
-
-    def render(self) -> str | None:
-        """With ``render_mode="ansi"``: one readable line about the last step."""
-        return self.run.line(0) if self.render_mode == "ansi" else None
-
-    def save_student(self, folder: str | Path) -> Path:
-        """Write the present student in Hugging Face layout."""
-        return self.run.save_student(folder, 0)
-
-    @staticmethod
-    def _info(info: dict[str, np.ndarray]) -> dict[str, Any]:
-        return {name: value[0].item() if value.ndim == 1 else value[0] for name, value in info.items()}
-
-
-def _budget(options: dict[str, Any] | None) -> int | None:
-    for name in options or {}:
-        if name not in ("budget", "reset_mask"):
-            raise ValueError(f"Unknown reset option {name!r}; valid: budget (and reset_mask in vector environments).")
-    return (options or {}).get("budget")
+        super().__init__(Run.make(problem, options, 1))

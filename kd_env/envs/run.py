@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from gymnasium.utils import seeding
+from gymnasium import Space
 from torch import Tensor
 
-from kd_env import dynamics, trees, updates
+from kd_env import dynamics, updates
 from kd_env.actions import KnowledgeSelectionActions
 from kd_env.actions_teacher import TeacherWeightingActions
 from kd_env.build import build_problem
 from kd_env.config import EnvConfig
+from kd_env.envs.replicas import EnvState, Replicas, Transition
 from kd_env.export import write_student
 from kd_env.observations import observe
 from kd_env.problem import Problem, warn_floor
@@ -25,39 +26,17 @@ from kd_env.tables import Table
 from kd_env.types import DistillState, Effect, FeatureSlice
 
 
-class EnvState(NamedTuple):
-    """A deep copy of an environment: the run, every replica's generator and which replicas have ended."""
-
-    spec: str
-    run: DistillState
-    generators: np.ndarray  # [N] objects, the dictionary state of each bit generator
-    ended: np.ndarray  # [N] bool
-
-
-class Transition(NamedTuple):
-    """What one step gives, each ``[N, ...]``."""
-
-    observation: np.ndarray
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    info: dict[str, np.ndarray]
-
-
-class Run:
+class Run(Replicas[DistillState]):
     """N replicas of one problem."""
 
     def __init__(self, problem: Problem, num_replicas: int) -> None:
+        super().__init__(num_replicas, problem.device)
         if num_replicas > 1 and problem.config.student_config.dropout > 0:
             raise ValueError(
                 f"student.dropout={problem.config.student_config.dropout} needs single environments: stacked "
                 "students have no generator per replica. Set student.dropout=0 or use vectorization=processes."
             )
         self.problem = problem
-        self.num_replicas = num_replicas
-        self.state: DistillState | None = None
-        self.generators = [seeding.np_random()[0] for _ in range(num_replicas)]
-        self.ended = np.ones(num_replicas, dtype=bool)
         self._warned = False
         self._scratch: dict[str, Tensor] = {}
 
@@ -80,26 +59,20 @@ class Run:
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def started(self) -> DistillState:
-        """The state; refuses to work before the first reset."""
-        if self.state is None:
-            raise RuntimeError("Call reset() first: there is no episode yet.")
-        return self.state
+    @property
+    def spaces(self) -> tuple[Space[Any], Space[Any]]:
+        """Of one replica's observation and action."""
+        return self.problem.observation_space, self.problem.actions.space
+
+    @property
+    def render_mode(self) -> str | None:
+        """``ansi`` or None."""
+        return self.problem.config.render_mode
 
     def reset(self, replicas: np.ndarray, budget: int | None) -> None:
         """Start a new episode in the named replicas, each from its own generator."""
         budget = self.problem.config.budget if budget is None else budget
-        if isinstance(budget, bool) or int(budget) != budget or budget < 1:
-            raise ValueError(f"options['budget']={budget!r} must be a whole number of at least 1.")
-        seeds = [int(self.generators[index].integers(2**62)) for index in replicas]
-        fresh = dynamics.initial(self.problem, seeds, [int(budget)] * len(seeds))
-        if len(replicas) == self.num_replicas:
-            self.state = fresh
-        else:
-            assert self.state is not None
-            host = trees.map_leaves(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, self.state)
-            self.state = trees.set_rows(host, replicas, fresh)
-        self.ended[replicas] = False
+        fresh = self.begin(replicas, budget, lambda seeds, budgets: dynamics.initial(self.problem, seeds, budgets))
         floored = gap_scale(fresh.loss_reset, self.problem.teacher_loss)[1]
         if floored.any() and not self._warned:
             self._warned = True
@@ -144,45 +117,13 @@ class Run:
             "updates": s.updates.copy(),
         }
 
-    def seed(self, replica: int, seed: int | None) -> None:
-        """Give a replica a new generator; None keeps its present one."""
-        if seed is not None:
-            self.generators[replica] = seeding.np_random(seed)[0]
-
-    def get_state(self) -> EnvState:
-        """A deep copy."""
-        generators = np.empty(self.num_replicas, dtype=object)
-        for index, generator in enumerate(self.generators):
-            generators[index] = generator.bit_generator.state
-        return EnvState(self.spec, trees.copy(self.started()), generators, self.ended.copy())
-
-    def set_state(self, state: EnvState) -> None:
-        """Go back to (or take over) a state; the state itself may be used again.
-
-        Raises:
-            ValueError: it is of another problem, or of another number of replicas.
-        """
-        if state.spec != self.spec:
-            raise ValueError(
-                f"The state is of another problem (spec {state.spec}, here {self.spec}); restore it into an "
-                "environment made with the same options."
-            )
-        if len(state.ended) != self.num_replicas:
-            raise ValueError(f"The state has {len(state.ended)} replicas, this environment {self.num_replicas}.")
-        self.state = trees.to_device(trees.copy(state.run), self.problem.device)
-        for index, saved in enumerate(state.generators):
-            self.generators[index] = np.random.Generator(getattr(np.random, saved["bit_generator"])())
-            self.generators[index].bit_generator.state = saved
-        self.ended = state.ended.copy()
-
     def predict(self, table: Table) -> np.ndarray:
         """Logits of every replica's present student, ``[N, R, C]``."""
         return updates.predict(self.problem, self.started().params, table)
 
     def save_student(self, folder: str | Path, replica: int) -> Path:
         """Write one student in Hugging Face layout."""
-        if not 0 <= replica < self.num_replicas:
-            raise ValueError(f"replica={replica} must lie in [0, {self.num_replicas - 1}].")
+        self.check_replica(replica)
         params = {name: p[replica] for name, p in self.started().params.items()}
         return write_student(self.problem.student, params, self.problem.assets.tokenizer, folder)
 
@@ -326,14 +267,3 @@ def check_replicas(effect: Effect, count: int) -> None:
         raise ValueError(
             f"The effect is of {len(effect.weights)} replicas, the environment has {count}; give weights of all."
         )
-
-
-def seed_list(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
-    """One seed per replica: int -> seed + i, a list as it is, None -> None."""
-    if seed is None:
-        return [None] * count
-    if isinstance(seed, int | np.integer):
-        return [int(seed) + index for index in range(count)]
-    if len(seed) != count:
-        raise ValueError(f"seed has {len(seed)} entries for {count} replicas; give one each, or one number.")
-    return list(seed)

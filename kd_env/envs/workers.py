@@ -14,7 +14,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from kd_env.build import build_problem
 from kd_env.config import EnvConfig
-from kd_env.envs.run import EnvState, Run, RunView, check_replicas
+from kd_env.envs.replicas import EnvState
+from kd_env.envs.run import Run, RunView, check_replicas
 from kd_env.envs.vector import DistillVectorEnv
 from kd_env.problem import Problem
 from kd_env.registry import unknown_name

@@ -1,0 +1,149 @@
+"""What every run of N replicas shares: generators, episodes that begin, states that are taken out and put back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import Space
+from gymnasium.utils import seeding
+
+from kd_env import trees
+
+S = TypeVar("S")
+
+
+class EnvState(NamedTuple):
+    """A deep copy of an environment: the run, every replica's generator and which replicas have ended."""
+
+    spec: str
+    run: Any  # the state of the run
+    generators: np.ndarray  # [N] objects, the dictionary state of each bit generator
+    ended: np.ndarray  # [N] bool
+
+
+class Transition(NamedTuple):
+    """What one step gives, each ``[N, ...]``."""
+
+    observation: Any  # an array, or arrays by name
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    info: dict[str, np.ndarray]
+
+
+class Replicas(ABC, Generic[S]):
+    """N replicas, each with a generator of its own."""
+
+    def __init__(self, num_replicas: int, device: torch.device) -> None:
+        self.num_replicas, self.device = num_replicas, device
+        self.state: S | None = None
+        self.generators = [seeding.np_random()[0] for _ in range(num_replicas)]
+        self.ended = np.ones(num_replicas, dtype=bool)
+
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """Hash of the problem: states travel between environments of the same one."""
+
+    @property
+    @abstractmethod
+    def spaces(self) -> tuple[Space[Any], Space[Any]]:
+        """Of one replica's observation and action."""
+
+    @property
+    @abstractmethod
+    def render_mode(self) -> str | None:
+        """``ansi`` or None."""
+
+    @abstractmethod
+    def reset(self, replicas: np.ndarray, budget: int | None) -> None:
+        """Start a new episode in the named replicas; None is the configured budget."""
+
+    @abstractmethod
+    def step(self, actions: Any) -> Transition:
+        """One step of every replica."""
+
+    @abstractmethod
+    def observation(self) -> Any:
+        """Of every replica."""
+
+    @abstractmethod
+    def info(self) -> dict[str, np.ndarray]:
+        """Fresh host arrays ``[N, ...]`` about the last step."""
+
+    @abstractmethod
+    def line(self, replica: int) -> str:
+        """One readable line about the last step."""
+
+    @abstractmethod
+    def save_student(self, folder: str | Path, replica: int) -> Path:
+        """Write one student in Hugging Face layout."""
+
+    def started(self) -> S:
+        """The state; refuses to work before the first reset."""
+        if self.state is None:
+            raise RuntimeError("Call reset() first: there is no episode yet.")
+        return self.state
+
+    def begin(self, replicas: np.ndarray, budget: int, initial: Callable[[Sequence[int], Sequence[int]], S]) -> S:
+        """Start a new episode in the named replicas, each from its own generator; their new states.
+
+        Args:
+            replicas: which.
+            budget: updates of their episodes.
+            initial: makes states from seeds and budgets.
+
+        Raises:
+            ValueError: a budget that is no whole number of at least 1.
+        """
+        if isinstance(budget, bool) or int(budget) != budget or budget < 1:
+            raise ValueError(f"options['budget']={budget!r} must be a whole number of at least 1.")
+        seeds = [int(self.generators[index].integers(2**62)) for index in replicas]
+        fresh = initial(seeds, [int(budget)] * len(seeds))
+        if len(replicas) == self.num_replicas:
+            self.state = fresh
+        else:
+            self.state = trees.set_rows(trees.copy_arrays(self.started()), replicas, fresh)
+        self.ended[replicas] = False
+        return fresh
+
+    def seed(self, replica: int, seed: int | None) -> None:
+        """Give a replica a new generator; None keeps its present one."""
+        if seed is not None:
+            self.generators[replica] = seeding.np_random(seed)[0]
+
+    def get_state(self) -> EnvState:
+        """A deep copy."""
+        generators = np.empty(self.num_replicas, dtype=object)
+        for index, generator in enumerate(self.generators):
+            generators[index] = generator.bit_generator.state
+        return EnvState(self.spec, trees.copy(self.started()), generators, self.ended.copy())
+
+    def set_state(self, state: EnvState) -> None:
+        """Go back to (or take over) a state; the state itself may be used again.
+
+        Raises:
+            ValueError: it is of another problem, or of another number of replicas.
+        """
+        if state.spec != self.spec:
+            raise ValueError(
+                f"The state is of another problem (spec {state.spec}, here {self.spec}); restore it into an "
+                "environment made with the same options."
+            )
+        if len(state.ended) != self.num_replicas:
+            raise ValueError(f"The state has {len(state.ended)} replicas, this environment {self.num_replicas}.")
+        self.state = trees.to_device(trees.copy(state.run), self.device)
+        for index, saved in enumerate(state.generators):
+            self.generators[index] = np.random.Generator(getattr(np.random, saved["bit_generator"])())
+            self.generators[index].bit_generator.state = saved
+        self.ended = state.ended.copy()
+
+    def check_replica(self, replica: int) -> None:
+        """Refuse the number of a replica that there is not."""
+        if not 0 <= replica < self.num_replicas:
+            raise ValueError(f"replica={replica} must lie in [0, {self.num_replicas - 1}].")

@@ -1,0 +1,7 @@
+"""The tutor's environment: tokens are chosen for masked text, and a student learns on it."""
+
+from kd_env.tutor.config import TutorConfig
+from kd_env.tutor.env import TutorEnv, TutorVectorEnv
+from kd_env.tutor.problem import TutorProblem, build_tutor_problem
+
+__all__ = ["TutorConfig", "TutorEnv", "TutorProblem", "TutorVectorEnv", "build_tutor_problem"]

@@ -1,0 +1,159 @@
+"""The documented, frozen options of ``kd_env/TutorToken-v0``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kd_env import checks
+from kd_env.config import (
+    OptimizerConfig,
+    StudentConfig,
+    check_optimizer,
+    check_student,
+    nested_options,
+    plain_value,
+    refuse_unknown,
+)
+from kd_env.masking import MASK_RATE, check_rate
+from kd_env.registry import unknown_name
+
+MODES = ("joint", "sequential")
+VIEWS = ("native", "candidates", "discrete", "box")
+REWARDS = ("tutor", "teacher_recognises", "student_error", "gap_closed", "loss_drop")
+LOSSES = ("plausibility", "hidden_states", "attention")
+LOSS_WEIGHTS = {"plausibility": 25.0, "hidden_states": 0.5, "attention": 0.5}
+"""Of the paper: 25 L_pp + 0.5 L_dist, where L_dist is the sum of hidden states and attention scores."""
+
+
+@dataclass(frozen=True)
+class TutorConfig:
+    """Options of ``gymnasium.make("kd_env/TutorToken-v0")``. Every field is a plain value or mapping."""
+
+    # -- text
+    text: str = "toy"
+    """Where the text comes from: ``toy``, ``toy_pair``, a GLUE task (its sentences), a folder of ``.txt`` files or the
+    name of a ``datasets`` data set."""
+    data_dir: str | None = None
+    """For GLUE tasks: folder with ``<task>/<split>.parquet``; None reads them from the hub."""
+    column: str | None = None
+    """For a ``datasets`` data set: its column of texts."""
+    split_seed: int = 0
+    """Seed of the cut into train, feedback and selection, and of the masks and replacements of the evaluated rows."""
+    feedback_rows: int | None = None
+    selection_rows: int | None = None
+    max_train_rows: int | None = None
+    evaluation_rows: int = 128
+    """Feedback rows that are evaluated for reward and observation."""
+    max_length: int = 128
+    """Tokens a row is cut to."""
+    # -- models
+    teacher: str | None = None
+    """Folder or hub name of a masked language model; None: the packaged one of the embedded task."""
+    student: StudentConfig | Mapping[str, Any] = field(default_factory=lambda: StudentConfig(num_attention_heads=4))
+    """Where the student comes from; ``init`` is ``fresh`` or ``teacher``."""
+    # -- masking
+    masking: str = "fixed"
+    """``fixed``: every row has ``slots`` masked positions, drawn without replacement. ``bernoulli``: each ordinary
+    token is masked by itself with ``mask_rate`` (the paper); slots beyond ``slots`` are dropped and counted, and slots
+    that a row does not fill are not valid."""
+    mask_rate: float = MASK_RATE
+    slots: int | None = None
+    """P; None: ``max(1, round(mask_rate * mean number of ordinary tokens))``. Rows with fewer ordinary tokens are left
+    out."""
+    # -- decision
+    mode: str = "joint"
+    """``joint``: one action fills every slot (the paper). ``sequential``: one slot of all rows a step; later choices
+    see earlier ones, and the student is updated when the last is filled."""
+    teacher_every: int = 1
+    """With ``mode=sequential``: slots that are filled between two passes of the teacher over the text so far. 1 shows
+    every choice to the next one; P costs one pass, as ``joint`` does."""
+    action_view: str = "native"
+    """``native``: any token of the vocabulary. ``candidates``: one of the teacher's ``num_candidates`` most likely
+    tokens. ``discrete``: one rank in these lists for all slots. ``box``: how the lists are sampled, and how many slots
+    are replaced (:class:`kd_env.tutor.actions.BoxActions`)."""
+    num_candidates: int = 10
+    # -- student's loss
+    losses: Mapping[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
+    """Weight by loss: ``plausibility`` (L_pp), ``hidden_states`` and ``attention`` (raw scores); one that is left out
+    is not computed. Attention needs as many heads in the student as in the teacher."""
+    layer_map: str | tuple[tuple[int, int], ...] = "uniform"
+    # -- process
+    reward: str = "tutor"
+    """``tutor`` (mean over slots of ``teacher_recognises`` + ``student_error``), either of them, ``gap_closed`` or
+    ``loss_drop`` on the feedback rows."""
+    budget: int = 80
+    """Student updates of an episode."""
+    batch_size: int = 16
+    evaluate_every: int = 1
+    """Updates between two evaluations; 0 evaluates at reset and at the end of an episode only."""
+    optimizer: OptimizerConfig | Mapping[str, Any] = field(default_factory=OptimizerConfig)
+    max_episode_steps: int | None = None
+    precision: str = "fp32"
+    """``fp32``, ``bf16`` (autocast of the forward passes) or ``fp64``."""
+    device: str = "auto"
+    render_mode: str | None = None
+
+    @property
+    def student_config(self) -> StudentConfig:
+        """The student's options."""
+        assert isinstance(self.student, StudentConfig)
+        return self.student
+
+    @property
+    def optimizer_config(self) -> OptimizerConfig:
+        """The optimiser's options."""
+        assert isinstance(self.optimizer, OptimizerConfig)
+        return self.optimizer
+
+    @classmethod
+    def from_kwargs(cls, **options: Any) -> TutorConfig:
+        """Validated options; unknown ones are refused with a did-you-mean."""
+        if "teacher_source" in options:
+            raise ValueError(
+                "teacher_source has no place here: the tutor edits every batch, so that no output of the teacher can "
+                "be cached; leave it out (the teacher runs online)."
+            )
+        refuse_unknown("environment option", options, cls)
+        plain = {key: plain_value(value) for key, value in options.items()}
+        for name, target in (("student", StudentConfig), ("optimizer", OptimizerConfig)):
+            if name in plain:
+                plain[name] = nested_options(name, plain[name], target, "a mapping of options")
+        config = cls(**plain)
+        config.validate()
+        return config
+
+    def validate(self) -> None:
+        """Raise ``ValueError`` for the first value outside its range."""
+        whole = {"split_seed": 0, "evaluation_rows": 1, "max_length": 3, "num_candidates": 2, "teacher_every": 1}
+        whole |= {"budget": 1, "batch_size": 1, "evaluate_every": 0}
+        checks.check_fields("", self, {name: checks.whole(low) for name, low in whole.items()})
+        optional = ("feedback_rows", "selection_rows", "max_train_rows", "slots", "max_episode_steps")
+        checks.check_fields("", self, dict.fromkeys(optional, checks.optional(checks.whole(1))))
+        checks.check_fields("", self, {"text": checks.text, "device": checks.text})
+        checks.check_fields("", self, dict.fromkeys(("data_dir", "column", "teacher"), checks.optional(checks.text)))
+        choices = {"masking": ("fixed", "bernoulli"), "mode": MODES, "action_view": VIEWS, "reward": REWARDS}
+        choices["precision"] = ("fp32", "bf16", "fp64")
+        checks.check_fields("", self, {name: checks.one_of(*valid) for name, valid in choices.items()})
+        checks.check_fields("", self, {"render_mode": checks.optional(checks.one_of("ansi"))})
+        checks.check_fields("", self, {"layer_map": checks.layer_numbers(0, length=2)})
+        check_optimizer(self.optimizer_config)
+        check_student(self.student_config)
+        check_rate("mask_rate", self.mask_rate)
+        checks.mapping("losses", self.losses)
+        for name, weight in self.losses.items():
+            if name not in LOSSES:
+                raise ValueError(unknown_name("loss", name, LOSSES))
+            checks.within(0)(f"losses.{name}", weight)
+        if not any(self.losses.values()):
+            raise ValueError(f"losses={dict(self.losses)} weigh nothing: give at least one of {', '.join(LOSSES)}.")
+        if self.student_config.init == "pretrained":
+            raise ValueError("student.init='pretrained' has no meaning here; use fresh, or teacher with its layers.")
+        if self.mode == "joint" and self.teacher_every != 1:
+            raise ValueError(f"teacher_every={self.teacher_every} is for mode='sequential'; leave it out.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that :meth:`from_kwargs` takes back."""
+        return dataclasses.asdict(self)

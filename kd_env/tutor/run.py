@@ -1,0 +1,135 @@
+"""N replicas of the tutor's environment with their generators, stepped by the pure functions of ``dynamics``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+
+from kd_env.envs.replicas import Replicas, Transition
+from kd_env.export import write_student
+from kd_env.rewards import gap_scale
+from kd_env.tutor import dynamics, observe, passes
+from kd_env.tutor.config import TutorConfig
+from kd_env.tutor.problem import TutorProblem, build_tutor_problem, warn_floor
+from kd_env.tutor.state import TutorState
+
+
+class TutorRun(Replicas[TutorState]):
+    """N replicas of one problem."""
+
+    def __init__(self, problem: TutorProblem, num_replicas: int) -> None:
+        super().__init__(num_replicas, problem.device)
+        if num_replicas > 1 and problem.config.student_config.dropout > 0:
+            raise ValueError(
+                f"student.dropout={problem.config.student_config.dropout} needs single environments: stacked students "
+                "have no generator per replica. Set student.dropout=0."
+            )
+        self.problem = problem
+        self._warned = False
+
+    @classmethod
+    def make(cls, problem: TutorProblem | None, options: Mapping[str, Any], num_replicas: int) -> TutorRun:
+        """A run of a given problem (with other options of the decision process) or of a new one."""
+        if problem is None:
+            return cls(build_tutor_problem(TutorConfig.from_kwargs(**options)), num_replicas)
+        if not isinstance(problem, TutorProblem):
+            raise ValueError(f"problem must come from build_tutor_problem, got {type(problem).__name__}.")
+        return cls(problem.with_options(**options) if options else problem, num_replicas)
+
+    @property
+    def spec(self) -> str:
+        """Hash of the problem: states travel between environments of the same one."""
+        plain = {**self.problem.config.to_dict(), "render_mode": None}
+        text = json.dumps([plain, self.problem.fingerprint], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def spaces(self) -> tuple[Space[Any], Space[Any]]:
+        """Of one replica's observation and action."""
+        return self.problem.observation_space, self.problem.actions.space
+
+    @property
+    def render_mode(self) -> str | None:
+        """``ansi`` or None."""
+        return self.problem.config.render_mode
+
+    def reset(self, replicas: np.ndarray, budget: int | None) -> None:
+        """Start a new episode in the named replicas, each from its own generator."""
+        budget = self.problem.config.budget if budget is None else budget
+        fresh = self.begin(replicas, budget, lambda seeds, budgets: dynamics.initial(self.problem, seeds, budgets))
+        floored = gap_scale(fresh.loss_reset, self.problem.loss_floor)[1]
+        if floored.any() and not self._warned:
+            self._warned = True
+            warn_floor(self.problem, float(fresh.loss_reset[floored][0]))
+
+    def step(self, actions: Any) -> Transition:
+        """One step of every replica."""
+        before = self.started()
+        tokens = self.problem.actions.decode(actions, dynamics.choices(self.problem, before))
+        after = dynamics.transition(self.problem, before, tokens)
+        value, clipped = dynamics.reward(self.problem, before, after)
+        self.state = dynamics.credit(after, value)
+        terminated = dynamics.terminal(self.state)
+        truncated = dynamics.truncated(self.problem, self.state) & ~terminated
+        self.ended = terminated | truncated
+        return Transition(self.observation(), value, terminated, truncated, {**self.info(), "reward_clipped": clipped})
+
+    def observation(self) -> dict[str, np.ndarray]:
+        """Arrays ``[N, ...]`` by name."""
+        return observe.observe(self.problem, self.started())
+
+    def info(self) -> dict[str, np.ndarray]:
+        """Fresh host arrays ``[N, ...]``; those of tokens are about the last update, row by row and slot by slot."""
+        s = self.started()
+        tokens = {name: value.copy() for name, value in s.token_rewards._asdict().items()}
+        return {
+            **tokens,
+            "tokens": s.tokens.copy(),
+            "originals": s.originals.copy(),
+            "gap_closed": (s.loss_reset - s.loss) / s.gap_scale,
+            "gap_floored": gap_scale(s.loss_reset, self.problem.loss_floor)[1],
+            "loss": s.loss.copy(),
+            "losses": s.losses.copy(),
+            "update_norm": s.update_norm.copy(),
+            "updated": s.updated.copy(),
+            "dropped_slots": s.dropped.copy(),
+            "diverged": s.diverged.copy(),
+            "updates": s.updates.copy(),
+        }
+
+    def log_probabilities(self) -> torch.Tensor:
+        """The teacher's log-probabilities over the vocabulary at every slot, ``[N, B, P, V]`` on the device."""
+        view = self.started().view
+        with torch.no_grad():
+            logits = self.problem.teacher.decode(view.features)
+            return logits - view.log_partition[..., None]
+
+    def save_student(self, folder: str | Path, replica: int) -> Path:
+        """Write one student in Hugging Face layout; the map to the teacher's width is left out."""
+        self.check_replica(replica)
+        params = {n: p[replica] for n, p in self.started().params.items() if n != passes.PROJECTION}
+        return write_student(self.problem.student, params, self.problem.assets.tokenizer, folder)
+
+    def line(self, replica: int) -> str:
+        """One readable line about the last step."""
+        s, problem = self.started(), self.problem
+        losses = " ".join(f"{n}={v:.3g}" for n, v in zip(problem.loss_names, s.losses[replica], strict=True))
+        gap = float((s.loss_reset[replica] - s.loss[replica]) / s.gap_scale[replica])
+        valid = s.token_rewards.teacher_probability[replica] > 0
+        parts = {
+            name: float(value[replica][valid].mean()) if valid.any() else 0.0
+            for name, value in s.token_rewards._asdict().items()
+        }
+        tokens = " ".join(f"{name}={value:.3f}" for name, value in parts.items())
+        return (
+            f"step {s.steps[replica]:>4} update {s.updates[replica]}/{s.budget[replica]} slot {s.filled[replica]} | "
+            f"losses {losses} | {tokens} | feedback loss {s.loss[replica]:.4f} gap closed {gap:.3f} return "
+            f"{s.returns[replica]:.3f}{' DIVERGED' if s.diverged[replica] else ''}"
+        )

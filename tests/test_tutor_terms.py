@@ -1,0 +1,147 @@
+"""Tutor-KD's quantities against a slow transcription of the paper, token by token."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kd_env.tutor import terms
+from kd_env.types import ModelOutput
+
+GENERATOR = torch.Generator().manual_seed(0)
+ROWS, WIDTH, SLOTS, VOCAB = 3, 7, 2, 11
+LENGTHS = (7, 5, 4)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=GENERATOR, dtype=torch.float64)
+
+
+@pytest.fixture
+def drawn() -> dict[str, Any]:
+    """What two passes of a teacher and one of a student said about three rows."""
+    mask = torch.arange(WIDTH) < torch.tensor(LENGTHS)[:, None]
+    return {
+        "mask": mask,
+        "positions": torch.tensor([[1, 5], [2, 3], [1, 2]]),
+        "valid": torch.tensor([[True, True], [True, False], [True, True]]),
+        "original": torch.tensor([[3, 4], [5, 6], [7, 8]]),
+        "chosen": torch.tensor([[3, 9], [1, 6], [2, 10]]),
+        "before": draw(ROWS, SLOTS, VOCAB).log_softmax(-1),  # log p_T(. | X^M) at the slots
+        "after": draw(ROWS, SLOTS, VOCAB).log_softmax(-1),  # log p_T(. | X')
+        "scores": draw(ROWS, WIDTH),
+    }
+
+
+def pick(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    return log_probs.gather(-1, tokens[..., None])[..., 0]
+
+
+def literal(d: dict[str, Any]) -> tuple[float, list[list[float]], list[list[float]]]:
+    """L_pp, R_T and R_S as the paper writes them, one token after another."""
+    total, count = 0.0, 0
+    recognises = [[0.0] * SLOTS for _ in range(ROWS)]
+    error = [[0.0] * SLOTS for _ in range(ROWS)]
+    for row in range(ROWS):
+        for place in range(WIDTH):
+            if not bool(d["mask"][row, place]):
+                continue
+            m, slot = 1.0, None
+            for index in range(SLOTS):
+                if bool(d["valid"][row, index]) and int(d["positions"][row, index]) == place:
+                    slot = index
+            p = 1 / (1 + math.exp(-float(d["scores"][row, place])))
+            if slot is not None:
+                x, a = int(d["original"][row, slot]), int(d["chosen"][row, slot])
+                before, after = d["before"][row, slot].exp(), d["after"][row, slot].exp()
+                m = min(1.0, float(before[a]) / float(before[x]))
+                recognises[row][slot] = float(after[x]) - float(after[a])
+                error[row][slot] = abs(m - p)
+            total += -(m * math.log(p) + (1 - m) * math.log(1 - p))
+            count += 1
+    return total / count, recognises, error
+
+
+def computed(d: dict[str, Any], mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    label = terms.plausibility(pick(d["before"], d["original"]), pick(d["before"], d["chosen"]))
+    labels = terms.token_labels(label, d["positions"], d["valid"], WIDTH)
+    loss = terms.plausibility_loss(d["scores"], labels, mask)
+    recognises = terms.teacher_recognises(pick(d["after"], d["original"]), pick(d["after"], d["chosen"]))
+    error = terms.student_error(d["scores"].gather(-1, d["positions"]), label)
+    return loss, torch.where(d["valid"], recognises, 0.0), torch.where(d["valid"], error, 0.0)
+
+
+def test_losses_and_rewards_are_those_of_the_paper(drawn: dict[str, Any]) -> None:
+    loss, recognises, error = computed(drawn, drawn["mask"])
+    expected = literal(drawn)
+    assert float(loss) == pytest.approx(expected[0], rel=1e-9)
+    assert torch.allclose(recognises, torch.tensor(expected[1], dtype=torch.float64), rtol=0, atol=1e-12)
+    assert torch.allclose(error, torch.tensor(expected[2], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_an_inverted_mask_is_another_loss(drawn: dict[str, Any]) -> None:
+    """What the released code did: padding attended, real tokens left out."""
+    assert float(computed(drawn, ~drawn["mask"])[0]) != pytest.approx(literal(drawn)[0], rel=1e-2)
+
+
+def test_padding_and_invalid_slots_say_nothing(drawn: dict[str, Any]) -> None:
+    before = computed(drawn, drawn["mask"])
+    drawn["scores"][~drawn["mask"]] = 50.0
+    drawn["chosen"][1, 1] = 0
+    drawn["after"][1, 1] = draw(VOCAB).log_softmax(-1)
+    for old, new in zip(before, computed(drawn, drawn["mask"]), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_an_unchanged_token_is_fully_plausible(drawn: dict[str, Any]) -> None:
+    label = terms.plausibility(pick(drawn["before"], drawn["original"]), pick(drawn["before"], drawn["original"]))
+    assert torch.equal(label, torch.ones_like(label))
+    labels = terms.token_labels(label, drawn["positions"], drawn["valid"], WIDTH)
+    assert torch.equal(labels, torch.ones(ROWS, WIDTH, dtype=labels.dtype))
+    recognises = terms.teacher_recognises(
+        pick(drawn["after"], drawn["original"]), pick(drawn["after"], drawn["original"])
+    )
+    assert not recognises.any()
+
+
+def test_no_student_is_below_the_floor(drawn: dict[str, Any]) -> None:
+    """The perfect student's loss is the entropy of the labels; any other is above."""
+    label = terms.plausibility(pick(drawn["before"], drawn["original"]), pick(drawn["before"], drawn["chosen"]))
+    labels = terms.token_labels(label.clamp(0.01, 0.99), drawn["positions"], drawn["valid"], WIDTH).clamp(max=0.99)
+    floor = float(terms.plausibility_floor(labels, drawn["mask"]))
+    perfect = terms.plausibility_loss(torch.logit(labels), labels, drawn["mask"])
+    assert float(perfect) == pytest.approx(floor, rel=1e-9)
+    assert float(terms.plausibility_loss(torch.logit(labels) + 0.1, labels, drawn["mask"])) > floor
+
+
+def output(**signals: dict[int, Tensor]) -> ModelOutput:
+    empty: dict[str, Any] = {name: {} for name in ModelOutput._fields}
+    return ModelOutput(**{**empty, "logits": torch.empty(0), **signals})
+
+
+def test_distillation_losses_against_loops(drawn: dict[str, Any]) -> None:
+    mask, heads = drawn["mask"], 2
+    hidden = [{layer: draw(ROWS, WIDTH, size) for layer in (0, 1, 2)} for size in (4, 6)]
+    scores = [{layer: draw(ROWS, heads, WIDTH, WIDTH) for layer in (1, 2)} for _ in range(2)]
+    student, teacher = (output(hidden_states=h, attention_scores=s) for h, s in zip(hidden, scores, strict=True))
+    projection, pairs = draw(6, 4), ((0, 0), (1, 2))
+
+    per_row = []
+    for layer, other in pairs:
+        for row, length in enumerate(LENGTHS):
+            gaps = [projection @ hidden[0][layer][row, i] - hidden[1][other][row, i] for i in range(length)]
+            per_row.append(sum(float((gap**2).mean()) for gap in gaps) / length)
+    found = terms.hidden_distance(student, teacher, projection, pairs, mask)
+    assert float(found) == pytest.approx(sum(per_row) / len(per_row), rel=1e-9)
+
+    per_row = []
+    for row, length in enumerate(LENGTHS):
+        gap = scores[0][1][row, :, :length, :length] - scores[1][2][row, :, :length, :length]
+        per_row.append(float((gap**2).mean()))
+    found = terms.attention_loss(student, teacher, ((1, 2),), mask)
+    assert float(found) == pytest.approx(sum(per_row) / len(per_row), rel=1e-9)
+    assert float(terms.attention_loss(student, teacher, ((1, 2),), ~mask)) != pytest.approx(float(found), rel=1e-2)
