@@ -14,6 +14,7 @@ from agents.rules import GROUP as RULES_GROUP
 from agents.rules import RULES, make_rule, rule_class
 from agents.sb3 import ALGORITHMS, SB3Agent, algorithm, make_sb3
 from agents.teacher_selector import TeacherSelector
+from agents.tutor import Tutor
 
 GROUP = "kd_env.agents"
 PREFIX = "sb3/"
@@ -23,6 +24,7 @@ AGENTS: dict[str, type[Any]] = {
     "actor_critic": ActorCritic,
     "knowledge_selector": KnowledgeSelector,
     "teacher_selector": TeacherSelector,
+    "tutor": Tutor,
 }
 """Agents that learn, without SB3's: classes called as ``cls(env, seed=..., device=..., **options)``, with ``load``."""
 

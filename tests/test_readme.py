@@ -17,10 +17,13 @@ from cli.main import COMMANDS
 from cli.options import split_options
 from cli.settings import read_settings, teacher_config
 from cli.study import plan
+from cli.teachers import mlm_config
 from kd_env.config import VIEWS
 from kd_env.glue import EMBEDDED, GLUE
 from kd_env.knowledge import TERMS
 from kd_env.rewards import REWARDS
+from kd_env.tutor.config import REWARDS as TUTOR_REWARDS
+from kd_env.tutor.config import VIEWS as TUTOR_VIEWS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,7 +85,9 @@ def test_commands_are_valid(line: str) -> None:
     if name == "evaluate":
         _, overrides = split_run(overrides)
     config = compose(COMMANDS[name].config, overrides)
-    if name == "teacher":
+    if name == "teacher" and config["objective"] == "mlm":
+        assert mlm_config(config)
+    elif name == "teacher":
         teacher_config(config, config["output"])
     else:
         read_settings(config)
@@ -95,10 +100,10 @@ def test_the_table_of_names_is_complete() -> None:
         "agents": {*AGENTS, *ALGORITHMS, "sb3/"},
         "rules": set(RULES),
         "knowledge terms": set(TERMS) - {"confidence"},
-        "rewards": set(REWARDS),
+        "rewards": {*REWARDS, *TUTOR_REWARDS},
     }
     rows = dict(re.findall(r"^\| ([a-z ]+) \| (.*) \|$", table, flags=re.MULTILINE))
     for kind, names in expected.items():
         assert set(re.findall(r"`([^`]+)`", rows[kind])) == names, kind
     views = set(re.findall(r"`([^`]+)`", rows["action views"]))
-    assert views == {view for names in VIEWS.values() for view in names}
+    assert views == {view for names in VIEWS.values() for view in names} | {*TUTOR_VIEWS}
