@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
@@ -60,6 +61,11 @@ class TutorView:
         return self.run.problem.vocab_size
 
     @property
+    def ordinary_tokens(self) -> np.ndarray:
+        """Ids of the vocabulary's ordinary tokens, without the special ones."""
+        return self.run.problem.assets.tokens.candidates.copy()
+
+    @property
     def num_candidates(self) -> int:
         """k, listed tokens of a slot."""
         return self.run.problem.num_candidates
@@ -87,6 +93,13 @@ class TutorView:
         For agents that stay near the teacher; made anew at every call and in no observation.
         """
         return self.run.log_probabilities()
+
+    def student_errors(self, tokens: torch.Tensor) -> torch.Tensor:
+        """``student_error`` that ``tokens [N, B, P]`` would have, ``[N, B, P]``: one forward pass, no update.
+
+        For baselines that look for difficult tokens; no state changes.
+        """
+        return self.run.student_errors(tokens)
 
     def get_state(self) -> EnvState:
         """A deep copy of everything that decides how this environment goes on."""

@@ -118,6 +118,27 @@ def update(
     return Update(losses.detach(), total.detach(), grads, rewards)
 
 
+def student_errors(
+    problem: TutorProblem,
+    params: Mapping[str, Tensor],
+    rows: np.ndarray,
+    positions: np.ndarray,
+    valid: np.ndarray,
+    base: SlotView,
+    tokens: Tensor,
+) -> Tensor:
+    """``|m - sigmoid(u)|`` of N students for a choice ``[N, B, P]`` that is not made; 0 at slots that are not valid."""
+    batch = problem.train.gather(rows)
+    places, there = (torch.as_tensor(array, device=problem.device) for array in (positions, valid))
+    original = original_tokens(batch, places)
+    chosen = torch.where(there, tokens.to(problem.device), original)
+    with torch.no_grad():
+        labels = terms.plausibility(log_probability(problem, base, original), log_probability(problem, base, chosen))
+        text = edited(batch, places, there, chosen)
+        scores = updates.student_forward(problem, params, text, frozenset()).logits.squeeze(-1)
+        return torch.where(there, terms.student_error(scores.gather(-1, places), labels), 0.0)
+
+
 def student_losses(
     problem: TutorProblem,
     params: Mapping[str, Tensor],

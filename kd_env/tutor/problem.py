@@ -200,7 +200,7 @@ def build_tutor_problem(config: TutorConfig) -> TutorProblem:
     student = build_tutor_student(config, teacher, device, dtype)
     make_buckets(train.table.lengths, config.batch_size)  # refuses too few rows before the teacher runs
     held = tokenize_texts(cut.feedback[: config.evaluation_rows], tokenizer, tokens, config.max_length, at_least=least)
-    feedback, labels, floor = _evaluated_rows(config, teacher, tokens, held, slots, device)
+    feedback, labels, floor = evaluated_rows(config, teacher, tokens, held, slots, device)
     assets = TutorAssets(
         tokenizer=tokenizer,
         tokens=tokens,
@@ -274,7 +274,7 @@ def build_tutor_student(
     return models.Encoder.build(module.to(device, dtype), train_embeddings=trains, fresh=fresh)
 
 
-def _evaluated_rows(
+def evaluated_rows(
     config: TutorConfig,
     teacher: MaskedLM,
     tokens: TokenFacts,

@@ -111,6 +111,11 @@ class TutorRun(Replicas[TutorState]):
             logits = self.problem.teacher.decode(view.features)
             return logits - view.log_partition[..., None]
 
+    def student_errors(self, tokens: torch.Tensor) -> torch.Tensor:
+        """``student_error`` that ``tokens [N, B, P]`` would have."""
+        s = self.started()
+        return passes.student_errors(self.problem, s.params, s.rows, s.positions, s.valid, s.base, tokens)
+
     def save_student(self, folder: str | Path, replica: int) -> Path:
         """Write one student in Hugging Face layout; the map to the teacher's width is left out."""
         self.check_replica(replica)
