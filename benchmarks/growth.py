@@ -1,4 +1,4 @@
-"""How time and memory of a step grow with replicas, knowledge terms, batch, train rows and length.
+"""How time and memory of a step grow with replicas, teachers, knowledge terms, batch, train rows and length.
 
 One of them grows at a time; the others stay at the first value of their list. Every cell runs in a process of its own.
 Memory is above what the imports need: *built* is held by data, teacher outputs and student before the first episode,
@@ -31,6 +31,7 @@ from kd_env.build import resolve_device
 TERMS = (*common.TERMS, "logit_mse", "cls")
 AXES = {
     "replicas": "replicas N",
+    "teachers": "cached teachers T",
     "terms": "knowledge terms K",
     "batch": "rows of a batch B",
     "rows": "train rows",
@@ -46,6 +47,8 @@ class Options(common.Options):
     """Timed steps of every cell, after two that are not timed. Medians are reported."""
     replicas: tuple[int, ...] = (1, 4, 16)
     """Stacked students N. The first value of every list is its base."""
+    teachers: tuple[int, ...] = (1, 2, 4)
+    """Cached teachers T, copies of one; every term has an entry for each."""
     terms: tuple[int, ...] = (4, 1, 2, 6)
     """Knowledge terms K, at most 6: hard and soft labels, hidden states, FSP relations, logits, [CLS]."""
     batch: tuple[int, ...] = (16, 32, 64)
@@ -69,6 +72,7 @@ class Options(common.Options):
 
     RANGES: ClassVar[dict[str, checks.Check]] = {
         "replicas": common.each(checks.whole(1)),
+        "teachers": common.each(checks.whole(1)),
         "terms": common.each(checks.whole(1)),
         "batch": common.each(checks.whole(1)),
         "rows": common.each(checks.whole(1)),
@@ -169,6 +173,8 @@ def measure(options: Options, cell: dict[str, int]) -> dict[str, float]:
             "precision": options.precision,
             "device": options.device,
         }
+        path = given.pop("teacher")
+        given["teachers"] = [{"name": f"copy{place}", "path": path} for place in range(cell["teachers"])]
         problem = build_problem(EnvConfig.from_kwargs(**given))
     device = problem.device
     built = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident() - baseline

@@ -30,7 +30,17 @@ TINY = {
     ),
     "vector": ("hidden=16", "replicas=[1,2]", "modes=[loop,singles,stacked]", "evaluate_every=0", "repeats=2"),
     "growth": (
-        *("replicas=1", "terms=2", "batch=4", "rows=100", "length=8", "hidden=16", "layers=1", "teacher_layers=1"),
+        *(
+            "replicas=1",
+            "teachers=2",
+            "terms=2",
+            "batch=4",
+            "rows=100",
+            "length=8",
+            "hidden=16",
+            "layers=1",
+            "teacher_layers=1",
+        ),
         *("teacher_hidden=16", "vocab=50", "repeats=2"),
     ),
 }
@@ -67,12 +77,12 @@ def test_growth_measures_each_cell_once_with_the_others_at_their_base(
 
     growth = job._load("growth")
     monkeypatch.setattr(growth, "_in_child", measured)
-    options = growth.Options(replicas=(1, 4), terms=(4, 2), batch=(8,), rows=(100,), length=(16, 32))
+    options = growth.Options(replicas=(1, 4), teachers=(1,), terms=(4, 2), batch=(8,), rows=(100,), length=(16, 32))
     rows = growth.run(options)["rows"]
-    base = {"replicas": 1, "terms": 4, "batch": 8, "rows": 100, "length": 16}
+    base = {"replicas": 1, "teachers": 1, "terms": 4, "batch": 8, "rows": 100, "length": 16}
     assert cells == [base, {**base, "replicas": 4}, {**base, "terms": 2}, {**base, "length": 32}]
     assert [(row["axis"], row["value"], row["seconds"]) for row in rows] == [
-        *(("replicas", 1, 1.0), ("replicas", 4, 2.0), ("terms", 4, 1.0), ("terms", 2, 3.0)),
+        *(("replicas", 1, 1.0), ("replicas", 4, 2.0), ("teachers", 1, 1.0), ("terms", 4, 1.0), ("terms", 2, 3.0)),
         *(("batch", 8, 1.0), ("rows", 100, 1.0), ("length", 16, 1.0), ("length", 32, 4.0)),
     ]
 

@@ -1,0 +1,127 @@
+"""Tutors that learn nothing, and the evaluation that every tutor goes through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents import make_agent
+from agents.token_rules import TOKEN_RULES, make_token_rule
+from kd_env.evaluation.tutoring import evaluate_tutors, with_dev_texts
+from kd_env.text import load_texts
+from kd_env.tutor import TutorEnv, TutorVectorEnv
+
+MODES = ("joint", "sequential")
+
+
+def written(env: TutorVectorEnv, rule: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """Tokens ``[N, B, P]`` that a rule writes into one text, and the infos of the update."""
+    observation = env.run.observation()
+    while True:
+        observation, _, _, _, info = env.step(rule.predict(observation)[0])
+        if info["updated"].all():
+            return info["tokens"], info
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", sorted(TOKEN_RULES))
+def test_every_rule_plays_an_episode(name: str, mode: str, tutor_problem: Any) -> None:
+    env = TutorEnv(problem=tutor_problem, mode=mode)
+    rule = make_token_rule(name, env, seed=0)
+    observation, _ = env.reset(seed=0)
+    for _ in range(env.episode_steps):
+        observation, _, ended, _, info = env.step(rule.predict(observation)[0])
+    assert ended and info["updates"] == 4
+
+
+def test_rules_do_what_their_names_say(tutor_problem: Any) -> None:
+    env = TutorVectorEnv(64, problem=tutor_problem)
+    env.reset(seed=0)
+    start = env.get_state()
+    log_probabilities = env.log_probabilities()
+    found = {}
+    for name in TOKEN_RULES:
+        env.set_state(start)
+        found[name] = written(env, make_token_rule(name, env, seed=0))
+    specials = tutor_problem.assets.tokens.special_ids
+    assert not np.isin(found["random_tokens"][0], specials).any()
+    assert len(np.unique(found["random_tokens"][0])) == 40
+    assert np.array_equal(found["teacher_argmax"][0], log_probabilities.argmax(-1).numpy())
+    masked = np.where(start.run.valid, start.run.masked, 0)
+    assert np.array_equal(found["keep_masked"][0], masked)
+
+    def mean(name: str, key: str) -> float:
+        return float(found[name][1][key].mean())
+
+    # Samples of p have the probability E[p] = sum p^2 on average.
+    expected = float((2 * log_probabilities).exp().sum(-1).mean())
+    assert mean("teacher_samples", "teacher_probability") == pytest.approx(expected, rel=0.15)
+    assert mean("random_tokens", "teacher_probability") < expected / 2
+    assert mean("difficult_of_n", "student_error") > mean("teacher_samples", "student_error") + 0.02
+
+
+def test_the_error_that_a_choice_would_have_is_the_one_it_has(tutor_problem: Any) -> None:
+    env = TutorVectorEnv(2, problem=tutor_problem)
+    env.reset(seed=0)
+    tokens = torch.full((2, 4, 2), 9)
+    before = env.get_state()
+    expected = env.student_errors(tokens)
+    assert all(torch.equal(p, before.run.params[name]) for name, p in env.run.started().params.items())
+    info = env.step(tokens.flatten(1).numpy())[4]
+    np.testing.assert_allclose(info["student_error"], expected.numpy(), rtol=1e-6)
+
+
+def test_evaluations_give_every_tutor_the_same_students_and_texts(tutor_problem: Any) -> None:
+    """Equal tutors have equal results, whatever is judged beside them; a learned one stands beside the rules."""
+
+    def rule(name: str) -> Any:
+        return lambda env: make_token_rule(name, env, seed=0)
+
+    agent = make_agent("tutor", TutorVectorEnv(2, problem=tutor_problem), seed=0).learn(8)
+    tutors = {"samples": rule("teacher_samples"), "tutor": lambda env: agent, "again": rule("teacher_samples")}
+    found = evaluate_tutors(tutor_problem, tutors, [100, 101, 102])
+    assert list(found) == list(tutors)
+    for name in ("reward", "teacher_probability", "dev_loss", "dev_gap_closed"):
+        one, other = (getattr(found[key], name) for key in ("samples", "again"))
+        assert one.shape == (3,) and np.isfinite(one).all() and np.array_equal(one, other)
+    assert np.allclose(found["tutor"].reward, found["tutor"].teacher_recognises + found["tutor"].student_error)
+    assert not np.array_equal(found["tutor"].reward, found["samples"].reward)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_means_are_those_of_the_steps(mode: str, tutor_problem: Any) -> None:
+    problem = tutor_problem.with_options(mode=mode)
+    [found] = evaluate_tutors(problem, {"a": lambda env: make_token_rule("teacher_argmax", env)}, [7]).values()
+    env = TutorEnv(problem=problem)
+    rule = make_token_rule("teacher_argmax", env)
+    observation, _ = env.reset(seed=7)
+    rewards = []
+    for _ in range(env.episode_steps):
+        observation, reward, _, _, info = env.step(rule.predict(observation)[0])
+        if info["updated"]:
+            rewards.append(reward)
+    assert len(rewards) == 4 and found.reward[0] == pytest.approx(np.mean(rewards))
+
+
+def test_students_are_judged_on_dev_texts_alone(tutor_problem: Any, tiny_text: dict[str, Any]) -> None:
+    judged = with_dev_texts(tutor_problem, 50)
+    tokenizer = tutor_problem.assets.tokenizer
+    dev = {tuple(tokenizer(text)["input_ids"]) for text in load_texts(tiny_text["text"], dev=True).dev}
+    train = tutor_problem.host_ids
+    assert 0 < len(judged.feedback) <= len(dev)
+    lengths = tutor_problem.train.lengths
+    own = {tuple(row[:length].tolist()) for row, length in zip(train, lengths, strict=True)}
+    assert not own & dev
+
+
+def test_mistakes_are_refused(tutor_problem: Any) -> None:
+    env = TutorVectorEnv(1, problem=tutor_problem)
+    with pytest.raises(ValueError, match="Did you mean 'teacher_samples'"):
+        make_token_rule("teacher_sample", env)
+    with pytest.raises(ValueError, match="samples=0"):
+        make_token_rule("difficult_of_n", env, samples=0)
+    with pytest.raises(ValueError, match="'box' cannot say"):
+        make_token_rule("random_tokens", TutorVectorEnv(1, problem=tutor_problem, action_view="box"))
