@@ -160,8 +160,10 @@ class Tutor:
                 self._observation, _, terminated, truncated, infos = env.step(actions)
                 self.num_timesteps += env.num_envs
                 self.num_episodes += int((terminated | truncated).sum())
-                found = _last_infos(infos, ("updated", "teacher_recognises", "student_error", "teacher_probability"))
-                done = np.asarray(found["updated"], dtype=bool)
+                found = _last_infos(infos, ("teacher_recognises", "student_error", "teacher_probability"))
+                state = _last_infos(infos, ("updated", "diverged"))
+                # What a student says whose numbers are not finite teaches nothing.
+                done = np.asarray(state["updated"] & ~state["diverged"], dtype=bool)
                 if not done.any() or len(memory) < steps:
                     continue
                 metrics = self._update(list(memory), found, done)
@@ -196,8 +198,9 @@ class Tutor:
     def _update(self, texts: list[Choice], found: dict[str, NDArray[Any]], done: NDArray[np.bool_]) -> Metrics:
         """One gradient step on the texts that are complete."""
         c, keep = self.config, torch.as_tensor(done, device=self.device)
-        parts = {name: torch.as_tensor(value[done], dtype=torch.float32) for name, value in found.items()}
-        tokens = {name: value.to(self.device) for name, value in parts.items() if name != "updated"}
+        tokens = {
+            name: torch.as_tensor(value[done], dtype=torch.float32, device=self.device) for name, value in found.items()
+        }
         rewards = c.teacher_weight * tokens["teacher_recognises"] + c.student_weight * tokens["student_error"]
         logits, values = (torch.cat(part, dim=2) for part in zip(*(self._logits(s) for s in texts), strict=True))
         raw, valid = (torch.cat([getattr(s, name) for s in texts], dim=2)[keep] for name in ("raw", "valid"))

@@ -24,11 +24,6 @@ class TextSizes(NamedTuple):
     sequential: bool
     candidates: bool  # whether actions are ranks in the teacher's lists
 
-    @property
-    def choices(self) -> int:
-        """Choices of one slot."""
-        return self.num_candidates if self.candidates else self.vocab_size
-
 
 def text_sizes(env: AnyEnv) -> TextSizes:
     """What the tutor has to know of ``env``.

@@ -29,6 +29,11 @@ EXAMPLES = {
         "kd-env study experiment=harmful_knowledge agents=[actor_critic,sb3/ppo] trainings=5",
         "kd-env study experiment=harmful_knowledge controls=[shuffled_reward,untrained] evaluation.deterministic=false",
     ),
+    "tutor": (
+        "kd-env tutor",
+        "kd-env tutor 'env={text: sst2, data_dir: <glue folder>, teacher: <masked language model>}' trainings=1",
+        "kd-env tutor 'env={mode: sequential}' 'agent={kl_coef: 0.1, baseline: none}' name=sequential",
+    ),
     "compare": (
         "kd-env compare runs/toy-*",
         "kd-env compare runs=[runs/a,runs/b] out=comparison",

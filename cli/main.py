@@ -45,6 +45,12 @@ def _study() -> Job:
     return study
 
 
+def _tutor() -> Job:
+    from cli.tutor import tutor
+
+    return tutor
+
+
 def _compare() -> Job:
     from cli.compare import compare_runs
 
@@ -63,6 +69,7 @@ COMMANDS = {
     "evaluate": Command("judge the policy of a run folder again, also on another task or student", "config", _evaluate),
     "study": Command("several independent trainings of several agents, and their comparison", "study", _study),
     "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),
+    "tutor": Command("train tutors that write tokens into text, and compare them", "tutor", _tutor),
     "bench": Command("measure speed and memory (source checkout only)", None, _bench),
 }
 

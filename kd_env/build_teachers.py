@@ -60,7 +60,7 @@ def load_teachers(
     """
     found = []
     for name, folder in folders.items():
-        saw_feedback = provenance(folder, task, fingerprint)
+        saw_feedback = provenance(folder, task.name, fingerprint)
         module = models.load_encoder(folder).to(device, dtype)
         encoder = models.Encoder.build(module, train_embeddings=True, fresh="none")
         check_teacher(encoder, folder, task)
@@ -178,8 +178,8 @@ def _check_foreign(name: str, terms: Sequence[Term]) -> None:
             )
 
 
-def provenance(teacher: str, task: Task, fingerprint: str) -> str:
-    """Whether the teacher saw feedback rows: ``no`` or ``unknown``.
+def provenance(teacher: str, task: str, fingerprint: str) -> str:
+    """Whether the teacher saw feedback rows of a task (or text): ``no`` or ``unknown``.
 
     A teacher is trusted as far as its record reaches: what it was fine-tuned from must be clean as well.
 
@@ -192,12 +192,12 @@ def provenance(teacher: str, task: Task, fingerprint: str) -> str:
         # A record that is no mapping, or one without these keys, tells nothing.
         known: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
         trained_on, same_split = known.get("trained_on"), known.get("fingerprint") == fingerprint
-        apart = trained_on == "rows apart from every split" and known.get("task") == task.name
+        apart = trained_on == "rows apart from every split" and known.get("task") == task
         if same_split and trained_on != "train" and not apart:
             raise ValueError(
                 f"The teacher {teacher!r}, or an encoder that it was made from, was trained on {trained_on!r} of this "
                 "very split, so it saw feedback rows. Fine-tune one on train rows: "
-                f"`kd-env teacher task={task.name} teacher.name_or_path=...`."
+                f"`kd-env teacher task={task} teacher.name_or_path=...`."
             )
         clean = clean and (apart or (same_split and trained_on == "train"))
         record = known.get("source")

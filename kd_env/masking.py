@@ -30,11 +30,11 @@ def ordinary_tokens(
     return np.asarray(attention_mask).astype(bool) & ~np.isin(input_ids, np.asarray(special_ids, dtype=np.int64))
 
 
-def default_slots(mean_length: float) -> int:
-    """Slots per row where the user names none: 15% of the mean number of ordinary tokens, at least 1."""
+def default_slots(mean_length: float, rate: float = MASK_RATE) -> int:
+    """Slots per row where the user names none: a share of the mean number of ordinary tokens, at least 1."""
     if not checks.is_number(mean_length) or not 0 < mean_length < math.inf:
         checks.refuse("mean_length", mean_length, "above 0 and finite")
-    return max(1, round(MASK_RATE * mean_length))
+    return max(1, round(rate * mean_length))
 
 
 def draw_slots(ordinary: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -21,7 +21,7 @@ from kd_env.finetune_store import Checkpoints, becoming, finished, source_record
 from kd_env.locks import alone
 from kd_env.masking import bernoulli_slots, corrupt, draw_slots, ordinary_tokens
 from kd_env.mlm_config import MlmConfig, sources
-from kd_env.mlm_model import MaskedLM, head_parameters, start_masked_lm
+from kd_env.mlm_model import MaskedLM, check_fits, head_parameters, start_masked_lm
 from kd_env.optim import learning_rate_factor
 from kd_env.tables import Table
 from kd_env.text import TextSplits, TokenFacts, cut_texts, load_texts, token_facts, tokenize_texts
@@ -86,7 +86,8 @@ def train_mlm(config: MlmConfig, *, on_evaluation: Callable[[dict[str, Any]], No
     data = prepare(config, tokenizer, device)
     started = start_masked_lm(config.name_or_path, num_hidden_layers=config.num_hidden_layers, seed=config.seed)
     model = started.model
-    _check_fits(config, tokenizer, model, data)
+    longest = int(max(data.train.lengths.max(), data.selection.lengths.max()))
+    check_fits(config.name_or_path, tokenizer, model, longest)
     model.module.to(device)
     if not config.train_encoder:
         model.module.base_model.requires_grad_(False)
@@ -265,21 +266,6 @@ def _optimizer(config: MlmConfig, model: MaskedLM) -> torch.optim.Optimizer:
     plain = [parameter for parameter in trained if parameter.ndim < 2]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
-def _check_fits(config: MlmConfig, tokenizer: Any, model: MaskedLM, data: MlmData) -> None:
-    """Refuse an encoder without embeddings for every token, or without positions for the longest text."""
-    if len(tokenizer) > model.facts.vocab_size:
-        raise ValueError(
-            f"The tokenizer of {config.name_or_path!r} has {len(tokenizer)} tokens, its model has "
-            f"{model.facts.vocab_size}; give a folder whose tokenizer and model belong together."
-        )
-    longest = int(max(data.train.lengths.max(), data.selection.lengths.max()))
-    positions = models.usable_positions(model.module)
-    if positions is not None and longest > positions:
-        raise ValueError(
-            f"A text has {longest} tokens, {config.name_or_path!r} only {positions} positions; set max_length to them."
-        )
 
 
 def _making(

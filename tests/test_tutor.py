@@ -134,11 +134,16 @@ def test_conformance(mode: str, view: str, tiny_text: dict[str, Any]) -> None:
     check_environment(TutorEnv(**tiny_text, mode=mode, action_view=view))
 
 
-@pytest.mark.parametrize("masking", ["fixed", "bernoulli"])
-@pytest.mark.parametrize("mode", MODES)
-def test_replicas_equal_singles_across_staggered_ends(mode: str, masking: str, tiny_text: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("mode", "masking", "every"),
+    [("joint", "fixed", 1), ("joint", "bernoulli", 1), ("sequential", "fixed", 2), ("sequential", "bernoulli", 1)],
+)
+def test_replicas_equal_singles_across_staggered_ends(
+    mode: str, masking: str, every: int, tiny_text: dict[str, Any]
+) -> None:
     """Unequal budgets, a time limit in the middle of a text and autoresets: everything as in separate environments."""
     options = {**tiny_text, "mode": mode, "masking": masking, "precision": "fp64", "slots": 3, "mask_rate": 0.3}
+    options["teacher_every"] = every
     problem = build_tutor_problem(TutorConfig.from_kwargs(**options))
     limit = 5 if mode == "sequential" else 3
     envs = TutorVectorEnv(3, problem=problem, max_episode_steps=limit)
@@ -170,7 +175,7 @@ def test_replicas_equal_singles_across_staggered_ends(mode: str, masking: str, t
                 mine, own = env.reset()
             for name, part in mine.items():
                 np.testing.assert_allclose(observation[name][index], part, rtol=1e-6, atol=1e-6)
-            for name in ("loss", "losses", "tokens", "teacher_recognises"):
+            for name in ("loss", "losses", "tokens", "teacher_recognises", "plausibility"):
                 np.testing.assert_allclose(info[name][index], own[name], rtol=1e-6, atol=1e-6)
     assert ends >= 6
 
@@ -287,6 +292,51 @@ def test_sequential_and_joint_choices_of_the_same_tokens_teach_the_same(tutor_pr
         assert np.array_equal(info[name], other[name])
 
 
+def test_an_episode_that_is_cut_off_is_evaluated_at_its_end(tutor_problem: Any) -> None:
+    """With evaluations at the end only, a time limit in the middle of a text is an end, too."""
+    options = {"mode": "sequential", "evaluate_every": 0, "max_episode_steps": 3, "reward": "loss_drop"}
+    env = TutorEnv(problem=tutor_problem, **options)
+    before = env.reset(seed=0)[1]["loss"]
+    rewards = []
+    for _ in range(3):
+        _, reward, ended, cut, info = env.step(np.full(env.action_space.shape, 9))
+        rewards.append(reward)
+    assert cut and not ended and info["updates"] == 1
+    assert rewards[:2] == [0.0, 0.0] and rewards[2] == pytest.approx(before - info["loss"]) and rewards[2] != 0
+
+
+def test_a_teacher_of_another_cut_is_marked() -> None:
+    """The packaged teacher was trained on the train texts of split seed 0."""
+    for split_seed, expected in ((0, "no"), (7, "unknown")):
+        problem = build_tutor_problem(TutorConfig.from_kwargs(split_seed=split_seed))
+        assert problem.assets.saw_feedback == expected
+
+
+def test_a_few_options_of_a_student_keep_the_other_defaults() -> None:
+    config = TutorConfig.from_kwargs(student={"num_hidden_layers": 2})
+    assert (config.student_config.num_attention_heads, config.student_config.num_hidden_layers) == (4, 2)
+
+
+def test_texts_that_are_longer_than_the_teacher_reads_are_refused(tiny_text: dict[str, Any], tmp_path: Any) -> None:
+    (tmp_path / "lines.txt").write_text("\n".join(f"w{i} " + "w1 " * (40 + i) for i in range(30)))
+    options = {**tiny_text, "text": str(tmp_path), "feedback_rows": 4, "selection_rows": 4}
+    with pytest.raises(ValueError, match="only 32 positions; set max_length"):
+        TutorEnv(**options)
+    assert TutorEnv(**{**options, "max_length": 32}).problem.host_ids.shape[1] == 32
+
+
+def test_the_padding_token_is_a_token_like_any_other(tutor_problem: Any) -> None:
+    """Chosen for a slot, it teaches stacked students what it teaches single ones."""
+    envs, single = TutorVectorEnv(2, problem=tutor_problem), TutorEnv(problem=tutor_problem)
+    envs.reset(seed=[3, 4])
+    single.reset(seed=4)
+    for _ in range(2):
+        envs.step(np.zeros((2, 8), np.int64))
+        single.step(np.zeros(8, np.int64))
+    for name, p in single.run.started().params.items():
+        torch.testing.assert_close(envs.run.started().params[name][1], p[0], rtol=1e-9, atol=1e-10)
+
+
 def test_rewards_by_name(tutor_problem: Any) -> None:
     found: dict[str, float] = {}
     for name in ("tutor", "teacher_recognises", "student_error", "gap_closed", "loss_drop"):
@@ -342,6 +392,7 @@ def test_divergence_ends_the_episode_of_that_replica(tutor_problem: Any) -> None
     state.run.params["classifier.weight"][1] = float("nan")
     envs.set_state(state)
     _, rewards, terminated, _, info = envs.step(np.full((2, 8), 9))
+    assert all(np.isfinite(info[name]).all() for name in ("teacher_recognises", "student_error", "plausibility"))
     assert terminated.tolist() == [False, True] and info["diverged"].tolist() == [False, True]
     assert rewards[1] == -1.0 and np.isfinite(rewards[0])
 
@@ -364,6 +415,7 @@ def test_divergence_ends_the_episode_of_that_replica(tutor_problem: Any) -> None
         ({"student": {"hidden_size": 8, "num_attention_heads": 4}}, "4 heads and the teacher 2"),
         ({"student": {"init": "pretrained", "name_or_path": "x"}}, "student.init='pretrained'"),
         ({"budgets": 3}, "Did you mean 'budget'"),
+        ({"student": {"hidden_size": 8, "dropout": 0.1}}, "dropout=0.1 is not supported"),
         ({"text": "rte"}, "data_dir"),
     ],
 )
@@ -382,12 +434,13 @@ def test_a_teacher_without_head_is_refused_with_the_command(tiny_text: dict[str,
     [
         ("native", [45] * 8, r"45, outside \[0, 44\]"),
         ("native", [-1] * 8, "-1, outside"),
-        ("native", [1] * 7, r"shape \(7,\)"),
+        ("native", [1] * 7, r"shape \(1, 7\).*1 replicas"),
         ("candidates", [4] * 8, r"outside \[0, 3\]"),
         ("discrete", 4, r"outside \[0, 3\]"),
         ("box", [0.0, 1.5], "1.5, outside"),
         ("box", [0.0, float("nan")], "not finite"),
-        ("native", [0.5] * 8, "whole numbers"),
+        ("native", [1.0] * 7 + [2.5], "holds 2.5.*whole numbers"),
+        ("native", ["a"] * 8, "numbers"),
     ],
 )
 def test_bad_actions_are_refused(view: str, action: Any, message: str, tutor_problem: Any) -> None:
@@ -396,3 +449,12 @@ def test_bad_actions_are_refused(view: str, action: Any, message: str, tutor_pro
     with pytest.raises(ValueError, match=message):
         env.step(np.asarray(action))
     assert env.step(env.action_space.sample())[4]["updates"] == 1
+
+
+def test_options_of_reset_are_checked(tutor_problem: Any) -> None:
+    env = TutorEnv(problem=tutor_problem)
+    for options in ({"reset_mask": np.array([True])}, {"budgets": 2}):
+        with pytest.raises(ValueError, match="Unknown reset option"):
+            env.reset(options=options)
+    env.reset(options={"budget": 1})
+    assert env.step(env.action_space.sample())[2]

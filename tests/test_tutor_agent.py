@@ -79,7 +79,7 @@ class Planted(gym.Env[Any, Any]):
     def _info(self, recognises: np.ndarray, error: np.ndarray, updated: bool) -> dict[str, Any]:
         zeros = np.zeros((ROWS, SLOTS), np.float32)
         found = {"teacher_recognises": recognises.astype(np.float32), "student_error": error.astype(np.float32)}
-        return {**found, "teacher_probability": zeros, "updated": updated}
+        return {**found, "teacher_probability": zeros, "updated": updated, "diverged": False}
 
 
 @pytest.mark.parametrize("baseline", ["none", "mean", "learned"])
@@ -219,6 +219,17 @@ def test_environments_that_do_not_fit_are_refused(tutor_problem: Any, tiny_probl
     agent.save(tmp_path / "tutor")
     with pytest.raises(ValueError, match="vocab_size=12"):
         Tutor.load(tmp_path / "tutor", TutorVectorEnv(1, problem=tutor_problem))
+
+
+def test_a_student_that_diverges_does_not_take_the_tutor_with_it(tutor_problem: Any) -> None:
+    env = TutorVectorEnv(2, problem=tutor_problem)
+    agent = Tutor(env, seed=0).learn(2)
+    state = env.get_state()
+    state.run.params["classifier.weight"][1] = float("nan")
+    env.set_state(state)
+    seen: list[dict[str, float]] = []
+    agent.learn(6, seen.append, reset_num_timesteps=False)
+    assert agent.num_episodes == 2 and all(np.isfinite(list(metrics.values())).all() for metrics in seen)
 
 
 def test_logits_that_are_not_finite_stop_it() -> None:

@@ -71,9 +71,9 @@ def _first(observation: Any) -> Any:
     return trees.map_leaves(lambda values: values[0], observation)
 
 
-def budget_of(options: dict[str, Any] | None) -> int | None:
-    """The budget that ``reset(options=...)`` asks for; other options are refused."""
+def budget_of(options: dict[str, Any] | None, also: str | None = None) -> int | None:
+    """The budget that ``reset(options=...)`` asks for; options but this one and ``also`` are refused."""
     for name in options or {}:
-        if name not in ("budget", "reset_mask"):
+        if name not in ("budget", also):
             raise ValueError(f"Unknown reset option {name!r}; valid: budget (and reset_mask in vector environments).")
     return (options or {}).get("budget")

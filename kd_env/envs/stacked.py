@@ -46,7 +46,7 @@ class StackedEnv(VectorEnv[Any, Any, np.ndarray]):
                 raise ValueError("options['reset_mask'] selects no replica.")
             if self.run.state is None and not mask.all():
                 raise ValueError("The first reset must start every replica: leave out options['reset_mask'].")
-        budget = budget_of(options)
+        budget = budget_of(options, "reset_mask")
         replicas = np.flatnonzero(mask)
         seeds = seed_list(seed, self.num_envs)
         for index in replicas:

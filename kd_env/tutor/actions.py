@@ -67,10 +67,12 @@ class TokenActions(ABC):
         count, space = len(choices.candidates), self.space
         values = np.asarray(raw)
         wanted = (count, *(space.shape or ()))
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"The action holds {values.dtype} values, but the view takes numbers: {space}.")
         if values.shape != wanted:
             raise ValueError(
-                f"The action has shape {values.shape[1:] if values.ndim else values.shape}, but the view takes "
-                f"{wanted[1:]}: {space}."
+                f"The actions have shape {values.shape}, but the view takes {wanted}, one action for each of {count} "
+                f"replicas: {space}."
             )
         if not np.isfinite(values.astype(np.float64)).all():
             raise ValueError(f"The action holds a value that is not finite; the view takes {space}.")
@@ -79,9 +81,11 @@ class TokenActions(ABC):
             bad = values.min() if values.min() < low else values.max()
             raise ValueError(f"The action holds {bad}, outside [{low}, {high}] of the view: {space}.")
         if not isinstance(space, spaces.Box):
-            if (values != values.astype(np.int64)).any():
-                raise ValueError(f"The action holds {values.flat[0]}, but the view takes whole numbers: {space}.")
-            values = values.astype(np.int64)
+            whole = values.astype(np.int64)
+            if (values != whole).any():
+                bad = values[values != whole][0]
+                raise ValueError(f"The action holds {bad}, but the view takes whole numbers: {space}.")
+            values = whole
         return self.tokens(values, choices)
 
     @property

@@ -118,6 +118,9 @@ class TutorConfig:
             )
         refuse_unknown("environment option", options, cls)
         plain = {key: plain_value(value) for key, value in options.items()}
+        student = plain.get("student")
+        if isinstance(student, Mapping) and student.get("init", "fresh") == "fresh" and "hidden_size" not in student:
+            plain["student"] = {"num_attention_heads": 4, **student}  # only one option more than the default
         for name, target in (("student", StudentConfig), ("optimizer", OptimizerConfig)):
             if name in plain:
                 plain[name] = nested_options(name, plain[name], target, "a mapping of options")
@@ -151,6 +154,8 @@ class TutorConfig:
             raise ValueError(f"losses={dict(self.losses)} weigh nothing: give at least one of {', '.join(LOSSES)}.")
         if self.student_config.init == "pretrained":
             raise ValueError("student.init='pretrained' has no meaning here; use fresh, or teacher with its layers.")
+        if self.student_config.dropout:
+            raise ValueError(f"student.dropout={self.student_config.dropout} is not supported here; leave it at 0.")
         if self.mode == "joint" and self.teacher_every != 1:
             raise ValueError(f"teacher_every={self.teacher_every} is for mode='sequential'; leave it out.")
 

@@ -131,6 +131,9 @@ def transition(problem: TutorProblem, state: TutorState, tokens: np.ndarray) -> 
     # Replicas are out of step where one was truncated in the middle of a text.
     full = state.filled == problem.slots
     state = _in_rows(state, np.flatnonzero(full), lambda part: _complete(problem, part))
+    # An episode that is cut off in the middle of a text is evaluated at its end, too.
+    cut_off = truncated(problem, state) & ~full
+    state = _in_rows(state, np.flatnonzero(cut_off), lambda part: _evaluated(problem, part))
     again = ~full & (state.filled % problem.config.teacher_every == 0)
     return _in_rows(state, np.flatnonzero(again), lambda part: _read_again(problem, part))
 
@@ -191,7 +194,8 @@ def _updated(problem: TutorProblem, state: TutorState) -> TutorState:
         update_norm=moved.float().cpu().numpy(),
         tokens=np.where(state.valid, state.chosen, originals),
         originals=originals,
-        token_rewards=found.rewards,
+        # A student that diverged has errors that are no numbers.
+        token_rewards=TokenRewards(*(np.where(diverged[:, None, None], 0.0, part) for part in found.rewards)),
     )
 
 
@@ -237,8 +241,9 @@ def _next_text(problem: TutorProblem, state: TutorState) -> TutorState:
         chosen=np.full(shape, -1, np.int64),
         filled=np.zeros(count, np.int64),
     )
-    view = passes.read(problem, *_masked_text(problem, state))
-    return state._replace(base=view, view=view)
+    base = passes.read(problem, *_masked_text(problem, state))
+    # A copy: where single replicas read again, their rows of ``view`` are written in place.
+    return state._replace(base=base, view=trees.copy(base) if problem.config.mode == "sequential" else base)
 
 
 def _read_again(problem: TutorProblem, state: TutorState) -> TutorState:
@@ -255,7 +260,7 @@ def _masked_text(problem: TutorProblem, state: TutorState) -> tuple[Any, Tensor]
 
 
 def masked_ids(problem: TutorProblem, state: TutorState) -> np.ndarray:
-    """Token ids of the text as the teacher last could read it, ``[N, B, S]`` int64, S the longest row of all."""
+    """Token ids of the text with its masks and what is filled so far, ``[N, B, S]`` int64, S the longest row of all."""
     ids: np.ndarray = problem.host_ids[state.rows].astype(np.int64)
     written = np.where(state.chosen >= 0, state.chosen, state.masked)
     here = np.take_along_axis(ids, state.positions, axis=-1)
@@ -270,10 +275,10 @@ def _originals(problem: TutorProblem, rows: np.ndarray, positions: np.ndarray) -
 def reward(problem: TutorProblem, before: TutorState, after: TutorState) -> tuple[np.ndarray, np.ndarray]:
     """Reward of the step between two states, ``[N]`` float64 in [-2, 2], and whether it was clipped.
 
-    Per-token rewards are averaged over the valid slots. Before a text is complete there is no reward. A divergence
-    brings the return to ``min(return so far, 0) - 1``.
+    Per-token rewards are averaged over the valid slots, and 0 before a text is complete. A divergence brings the return
+    to ``min(return so far, 0) - 1``.
     """
-    value = np.where(after.updated, _value(problem, before, after), 0.0)
+    value = _value(problem, before, after)
     limit = rewards.REWARD_LIMIT
     clipped = np.abs(value) > limit
     value = np.where(after.diverged, rewards.divergence_reward(before.returns), np.clip(value, -limit, limit))
@@ -292,7 +297,7 @@ def _value(problem: TutorProblem, before: TutorState, after: TutorState) -> np.n
     )
     # Slots that are not valid hold 0; they are not counted either. ``before`` holds the slots that were filled.
     count = np.maximum(before.valid.sum((1, 2)), 1)
-    return np.asarray(chosen.astype(np.float64).sum((1, 2)) / count)
+    return np.where(after.updated, chosen.astype(np.float64).sum((1, 2)) / count, 0.0)
 
 
 def credit(state: TutorState, value: np.ndarray) -> TutorState:

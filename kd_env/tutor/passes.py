@@ -49,7 +49,7 @@ def read(problem: TutorProblem, batch: Batch, positions: Tensor) -> SlotView:
 
 
 def slot_view(problem: TutorProblem, hidden: Tensor) -> SlotView:
-    """The teacher's prediction from its last hidden states at the slots; logits are made here alone."""
+    """The teacher's prediction from its last hidden states at the slots."""
     features = problem.teacher.features(hidden)
     logits = problem.teacher.decode(features)
     partition = logits.logsumexp(-1)
@@ -57,9 +57,9 @@ def slot_view(problem: TutorProblem, hidden: Tensor) -> SlotView:
     return SlotView(hidden, features, partition, best.indices, best.values - partition[..., None])
 
 
-def log_probability(problem: TutorProblem, view: SlotView, tokens: Tensor) -> Tensor:
-    """``log p_T(token)`` at the slots, ``[N, B, P]``, without the logits of the other tokens."""
-    return problem.teacher.token_logits(view.features, tokens) - view.log_partition
+def log_probability(problem: TutorProblem, features: Tensor, log_partition: Tensor, tokens: Tensor) -> Tensor:
+    """``log p_T(token)`` at the slots, ``[N, B, P]``, from what the decoder reads there."""
+    return problem.teacher.token_logits(features, tokens) - log_partition
 
 
 class Update(NamedTuple):
@@ -98,12 +98,14 @@ def update(
     text = edited(batch, places, there, chosen)
     with torch.no_grad():
         hidden, taught = _teacher(problem, text, problem.teacher_signals)
-        after = slot_view(problem, at_slots(hidden, places))
-        log_chosen = log_probability(problem, base, chosen)
-        slot_labels = terms.plausibility(log_probability(problem, base, original), log_chosen)
+        before = (base.features, base.log_partition)
+        features = problem.teacher.features(at_slots(hidden, places))
+        after = (features, problem.teacher.decode(features).logsumexp(-1))
+        log_chosen = log_probability(problem, *before, chosen)
+        slot_labels = terms.plausibility(log_probability(problem, *before, original), log_chosen)
         labels = terms.token_labels(slot_labels, places, there, text.input_ids.shape[-1])
         recognises = terms.teacher_recognises(
-            log_probability(problem, after, original), log_probability(problem, after, chosen)
+            log_probability(problem, *after, original), log_probability(problem, *after, chosen)
         )
     leaves = {name: p.detach().requires_grad_(True) for name, p in params.items()}
     output = updates.student_forward(problem, leaves, text, problem.student_signals)
@@ -133,7 +135,9 @@ def student_errors(
     original = original_tokens(batch, places)
     chosen = torch.where(there, tokens.to(problem.device), original)
     with torch.no_grad():
-        labels = terms.plausibility(log_probability(problem, base, original), log_probability(problem, base, chosen))
+        before = (base.features, base.log_partition)
+        log_chosen = log_probability(problem, *before, chosen)
+        labels = terms.plausibility(log_probability(problem, *before, original), log_chosen)
         text = edited(batch, places, there, chosen)
         scores = updates.student_forward(problem, params, text, frozenset()).logits.squeeze(-1)
         return torch.where(there, terms.student_error(scores.gather(-1, places), labels), 0.0)

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd_env import masking, models
 from kd_env.build import resolve_device
+from kd_env.build_teachers import provenance
 from kd_env.layermap import cut_layers, layer_pairs
-from kd_env.mlm_model import MaskedLM, load_masked_lm
+from kd_env.mlm_model import MaskedLM, check_fits, load_masked_lm
 from kd_env.students import cut_encoder, fresh_encoder, token_classifier_kind
 from kd_env.tables import Buckets, Table, make_buckets
 from kd_env.text import TokenFacts, TokenizedTexts, cut_texts, load_texts, token_facts, tokenize_texts
@@ -63,6 +64,7 @@ class TutorAssets(NamedTuple):
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
+    saw_feedback: str  # whether the teacher was trained on feedback texts: no or unknown
 
 
 class TutorProblem:
@@ -194,9 +196,16 @@ def build_tutor_problem(config: TutorConfig) -> TutorProblem:
     cut = cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
     whole = tokenize_texts(cut.train, tokenizer, tokens, config.max_length)
     mean = float(_ordinary(whole.table, tokens).sum(1).mean())
-    slots = config.slots or max(1, round(config.mask_rate * mean))
+    slots = config.slots or masking.default_slots(mean, config.mask_rate)
     least = slots if config.masking == "fixed" else 1
     train = tokenize_texts(cut.train, tokenizer, tokens, config.max_length, at_least=least) if least > 1 else whole
+    check_fits(name, tokenizer, teacher, int(whole.table.lengths.max()))
+    first = train.table.input_ids[:, 0].numpy()
+    if not np.isin(first, tokens.special_ids).all():
+        raise ValueError(
+            f"The tokenizer of {name!r} begins rows without a special token, and slots that are not used point there; "
+            "use an encoder such as BERT, whose rows begin with [CLS]."
+        )
     student = build_tutor_student(config, teacher, device, dtype)
     make_buckets(train.table.lengths, config.batch_size)  # refuses too few rows before the teacher runs
     held = tokenize_texts(cut.feedback[: config.evaluation_rows], tokenizer, tokens, config.max_length, at_least=least)
@@ -216,6 +225,7 @@ def build_tutor_problem(config: TutorConfig) -> TutorProblem:
         device=device,
         dtype=dtype,
         fingerprint=cut.fingerprint,
+        saw_feedback=provenance(name, config.text, cut.fingerprint),
     )
     return TutorProblem(assets, config)
 
@@ -268,9 +278,11 @@ def build_tutor_student(
         kept = cut_layers(options.layers, count, depth)
         module = cut_encoder(source, kept, num_labels=1, dropout=options.dropout, kind=kind)
         trains, fresh = bool(options.train_embeddings), "head"
-    # A tutor may choose any token, the padding token too: with an index of its own its vector would get a gradient in
-    # stacked students and none in single ones.
-    module.get_input_embeddings().padding_idx = None
+    # A tutor may choose any token, the padding token too: with an index of its own its vector (RoBERTa: its position's)
+    # would get a gradient in stacked students and none in single ones.
+    for table in module.modules():
+        if isinstance(table, nn.Embedding):
+            table.padding_idx = None
     return models.Encoder.build(module.to(device, dtype), train_embeddings=trains, fresh=fresh)
 
 

@@ -26,11 +26,6 @@ class TutorRun(Replicas[TutorState]):
 
     def __init__(self, problem: TutorProblem, num_replicas: int) -> None:
         super().__init__(num_replicas, problem.device)
-        if num_replicas > 1 and problem.config.student_config.dropout > 0:
-            raise ValueError(
-                f"student.dropout={problem.config.student_config.dropout} needs single environments: stacked students "
-                "have no generator per replica. Set student.dropout=0."
-            )
         self.problem = problem
         self._warned = False
 
@@ -86,7 +81,10 @@ class TutorRun(Replicas[TutorState]):
         return observe.observe(self.problem, self.started())
 
     def info(self) -> dict[str, np.ndarray]:
-        """Fresh host arrays ``[N, ...]``; those of tokens are about the last update, row by row and slot by slot."""
+        """Fresh host arrays ``[N, ...]``; those of tokens are about the last update, row by row and slot by slot.
+
+        ``dropped_slots`` is about the text that is to be filled.
+        """
         s = self.started()
         tokens = {name: value.copy() for name, value in s.token_rewards._asdict().items()}
         return {
@@ -127,11 +125,7 @@ class TutorRun(Replicas[TutorState]):
         s, problem = self.started(), self.problem
         losses = " ".join(f"{n}={v:.3g}" for n, v in zip(problem.loss_names, s.losses[replica], strict=True))
         gap = float((s.loss_reset[replica] - s.loss[replica]) / s.gap_scale[replica])
-        valid = s.token_rewards.teacher_probability[replica] > 0
-        parts = {
-            name: float(value[replica][valid].mean()) if valid.any() else 0.0
-            for name, value in s.token_rewards._asdict().items()
-        }
+        parts = {name: float(value[replica].mean()) for name, value in s.token_rewards._asdict().items()}
         tokens = " ".join(f"{name}={value:.3f}" for name, value in parts.items())
         return (
             f"step {s.steps[replica]:>4} update {s.updates[replica]}/{s.budget[replica]} slot {s.filled[replica]} | "

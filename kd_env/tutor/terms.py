@@ -6,7 +6,7 @@ Network", EMNLP 2022. Shape letters as in :mod:`kd_env.types`; P slots of a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -108,11 +108,6 @@ def attention_loss(
         for layer, other in pairs
     ]
     return torch.stack(found).mean()
-
-
-def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """The student's loss: every named loss times its weight."""
-    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(0)
 
 
 def teacher_recognises(log_original: Tensor, log_chosen: Tensor) -> Tensor:
