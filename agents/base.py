@@ -135,7 +135,8 @@ def spaces_of(env: AnyEnv) -> Spaces:
     action = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
     if not isinstance(observation, spaces.Box) or len(observation.shape) != 1:
         raise ValueError(
-            f"Agents need a flat 1-D Box observation, got {observation}; use a FlattenObservation wrapper."
+            f"Agents need a flat 1-D Box observation, got {observation}; make the env with observation='flat' where it "
+            "has that option, or use a FlattenObservation wrapper."
         )
     if not isinstance(action, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise ValueError(f"Agents need a Box, Discrete, MultiDiscrete or MultiBinary action space, got {action}.")

@@ -39,6 +39,8 @@ ALL = (BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY)
 VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_DISCRETE: "native", MULTI_BINARY: "native"}
 TEACHER_VIEWS = {BOX: "simplex", DISCRETE: "discrete", MULTI_BINARY: "subset"}
 """Views of an env that weighs teachers."""
+TOKEN_VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_DISCRETE: "candidates"}
+"""Views of an env whose actions are tokens."""
 
 
 class Algorithm(NamedTuple):
@@ -93,17 +95,28 @@ def check_actions(name: str, space: ActionSpace, env: AnyEnv | Spaces | None = N
     """Raise ``ValueError`` naming the action view that works where the algorithm cannot take ``space`` (of ``env``)."""
     entry = algorithm(name)
     kind = type(space).__name__
+    base = None if env is None or isinstance(env, Spaces) else inner_env(env)
+    decision = getattr(base, "decision", None)
     if kind not in entry.actions:
-        base = None if env is None or isinstance(env, Spaces) else inner_env(env)
-        weighs = getattr(base, "decision", None) == "teacher_weighting"
-        words = {action: f"action_view='{view}'" for action, view in (TEACHER_VIEWS if weighs else VIEWS).items()}
+        weighs = decision == "teacher_weighting"
+        views = {"teacher_weighting": TEACHER_VIEWS, "tutor_tokens": TOKEN_VIEWS}.get(str(decision), VIEWS)
+        words = {action: f"action_view='{view}'" for action, view in views.items()}
         if weighs and getattr(base, "weighting", None) == "sample":
             words[DISCRETE] += " and weighting='batch'"
-        views = " or ".join(dict.fromkeys(words[action] for action in entry.actions if action in words))
         raise ValueError(
             f"sb3/{name} takes only {' or '.join(entry.actions)} actions, but the env has {space}; "
-            f"make the env with {views}."
+            f"make the env with {_any_of(entry, words)}."
         )
+    if decision == "tutor_tokens" and getattr(base, "action_view", None) == "native":
+        words = {action: f"action_view='{view}'" for action, view in TOKEN_VIEWS.items()}
+        raise ValueError(
+            f"sb3/{name} would need an output for every token of the vocabulary in every slot ({space}); make the env "
+            f"with {_any_of(entry, words)}."
+        )
+
+
+def _any_of(entry: Algorithm, words: Mapping[str, str]) -> str:
+    return " or ".join(dict.fromkeys(words[action] for action in entry.actions if action in words))
 
 
 def defaults(name: str, count: int, length: int | None, given: Mapping[str, Any]) -> dict[str, Any]:

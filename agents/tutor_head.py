@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,6 +35,9 @@ def text_sizes(env: AnyEnv) -> TextSizes:
     base = inner_env(env)
     if getattr(base, "decision", None) != "tutor_tokens":
         raise ValueError(f"The tutor fills slots of text, and {env} has none; make a kd_env/TutorToken-v0.")
+    space = getattr(env, "single_observation_space", env.observation_space)
+    if not isinstance(space, spaces.Dict):
+        raise ValueError("The tutor reads tokens and slots by name; make the env with observation='dict'.")
     if base.action_view not in VIEWS:
         raise ValueError(
             f"The tutor chooses a token for each slot, which the action view {base.action_view!r} cannot say; make the "

@@ -458,3 +458,43 @@ def test_options_of_reset_are_checked(tutor_problem: Any) -> None:
             env.reset(options=options)
     env.reset(options={"budget": 1})
     assert env.step(env.action_space.sample())[2]
+
+
+@pytest.mark.parametrize(
+    ("agent", "view"),
+    [("sb3/ppo", "candidates"), ("sb3/dqn", "discrete"), ("sb3/sac", "box"), ("actor_critic", "candidates")],
+)
+def test_every_kind_of_agent_learns_from_flat_observations(agent: str, view: str, tutor_problem: Any) -> None:
+    from agents import make_agent
+
+    env = TutorVectorEnv(2, problem=tutor_problem, action_view=view, observation="flat")
+    options: dict[str, Any] = {"batch_size": 4} if agent == "sb3/ppo" else {}
+    options |= {"learning_starts": 4} if agent in ("sb3/dqn", "sb3/sac") else {}
+    learner = make_agent(agent, env, seed=0, **options).learn(16)
+    observation, _ = env.reset(seed=0)
+    actions, _ = learner.predict(observation, deterministic=True)
+    assert env.action_space.contains(actions)
+
+
+def test_flat_observations_are_the_parts_of_the_others(tutor_problem: Any) -> None:
+    envs = [TutorEnv(problem=tutor_problem, observation=kind) for kind in ("flat", "dict")]
+    flat, parts = (env.reset(seed=0)[0] for env in envs)
+    assert envs[0].observation_space.contains(flat) and not envs[1].observation_layout
+    stop = 0
+    for name, part in envs[0].observation_layout.items():
+        assert part.start == stop and np.array_equal(flat[part.slice], parts[name].astype(np.float32))
+        stop = part.stop
+    assert stop == len(flat)
+    check_environment(TutorEnv(problem=tutor_problem, observation="flat", action_view="candidates"))
+
+
+@pytest.mark.parametrize(("agent", "view"), [("ppo", "candidates"), ("dqn", "discrete"), ("sac", "box")])
+def test_sb3_is_refused_on_whole_vocabularies_with_the_view_that_works(
+    agent: str, view: str, tutor_problem: Any
+) -> None:
+    from agents import make_agent
+
+    with pytest.raises(ValueError, match=f"action_view='{view}'"):
+        make_agent(f"sb3/{agent}", TutorVectorEnv(1, problem=tutor_problem, observation="flat"), seed=0)
+    with pytest.raises(ValueError, match="observation='flat'"):
+        make_agent(f"sb3/{agent}", TutorVectorEnv(1, problem=tutor_problem, action_view=view), seed=0)

@@ -215,6 +215,8 @@ def test_environments_that_do_not_fit_are_refused(tutor_problem: Any, tiny_probl
         Tutor(DistillVectorEnv(1, problem=tiny_problem))
     with pytest.raises(ValueError, match="'box' cannot say"):
         Tutor(TutorVectorEnv(1, problem=tutor_problem, action_view="box"))
+    with pytest.raises(ValueError, match="observation='dict'"):
+        Tutor(TutorVectorEnv(1, problem=tutor_problem, observation="flat"))
     agent = Tutor(Planted())
     agent.save(tmp_path / "tutor")
     with pytest.raises(ValueError, match="vocab_size=12"):

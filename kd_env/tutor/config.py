@@ -75,6 +75,9 @@ class TutorConfig:
     tokens. ``discrete``: one rank in these lists for all slots. ``box``: how the lists are sampled, and how many slots
     are replaced (:class:`kd_env.tutor.actions.BoxActions`)."""
     num_candidates: int = 10
+    observation: str = "dict"
+    """``dict``: everything, arrays by name. ``flat``: the numbers among it as one 1-D box, for agents that know no
+    other (the teacher's hidden states and probabilities, valid slots and progress; no token ids)."""
     # -- student's loss
     losses: Mapping[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
     """Weight by loss: ``plausibility`` (L_pp), ``hidden_states`` and ``attention`` (raw scores); one that is left out
@@ -138,6 +141,7 @@ class TutorConfig:
         checks.check_fields("", self, {"text": checks.text, "device": checks.text})
         checks.check_fields("", self, dict.fromkeys(("data_dir", "column", "teacher"), checks.optional(checks.text)))
         choices = {"masking": ("fixed", "bernoulli"), "mode": MODES, "action_view": VIEWS, "reward": REWARDS}
+        choices["observation"] = ("dict", "flat")
         choices["precision"] = ("fp32", "bf16", "fp64")
         checks.check_fields("", self, {name: checks.one_of(*valid) for name, valid in choices.items()})
         checks.check_fields("", self, {"render_mode": checks.optional(checks.one_of("ansi"))})

@@ -11,8 +11,10 @@ from gymnasium.vector import AutoresetMode
 from kd_env.envs.replicas import EnvState
 from kd_env.envs.single import SingleEnv
 from kd_env.envs.stacked import StackedEnv, checked
+from kd_env.tutor import observe
 from kd_env.tutor.problem import TutorProblem
 from kd_env.tutor.run import TutorRun
+from kd_env.types import FeatureSlice
 
 
 class TutorView:
@@ -44,6 +46,11 @@ class TutorView:
     def action_names(self) -> tuple[str, ...]:
         """Names of the action's components, or of the choices in the discrete view."""
         return self.run.problem.actions.action_names
+
+    @property
+    def observation_layout(self) -> dict[str, FeatureSlice]:
+        """With ``observation=flat``: where each part stands; empty where parts have names."""
+        return observe.layout(self.problem) if self.problem.config.observation == "flat" else {}
 
     @property
     def batch_size(self) -> int:

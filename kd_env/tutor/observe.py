@@ -10,6 +10,7 @@ from gymnasium import spaces
 from kd_env import optim
 from kd_env.tutor import dynamics
 from kd_env.tutor.state import TutorState
+from kd_env.types import FeatureSlice
 
 if TYPE_CHECKING:
     from kd_env.tutor.problem import TutorProblem
@@ -18,10 +19,36 @@ HIDDEN_LIMIT = 100.0
 """Hidden states are cut to this range, so that the space is bounded; those of trained encoders stay far below."""
 PROGRESS = ("progress", "remaining_updates", "learning_rate", "gap_closed", "slot")
 """Components of the feature ``progress``, each in [-1, 1]."""
+FLAT = ("hidden_states", "probabilities", "valid", "progress")
+"""Parts of the flat observation, one behind the other."""
 
 
-def space(problem: TutorProblem) -> spaces.Dict:
-    """The space of one replica's observation; B rows, S tokens of the longest row of all, P slots, k candidates.
+def space(problem: TutorProblem) -> spaces.Dict | spaces.Box:
+    """The space of one replica's observation: :func:`parts`, or with ``observation=flat`` the numbers among them."""
+    if problem.config.observation == "dict":
+        return parts(problem)
+    found = layout(problem).values()
+    low, high = (
+        np.concatenate([np.full(part.stop - part.start, getattr(part, side), np.float32) for part in found])
+        for side in ("low", "high")
+    )
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+def layout(problem: TutorProblem) -> dict[str, FeatureSlice]:
+    """Where each part stands in the flat observation."""
+    bounds = {"hidden_states": HIDDEN_LIMIT, "probabilities": 1.0, "valid": 1.0, "progress": 1.0}
+    everything, start, found = parts(problem), 0, {}
+    for name in FLAT:
+        size = int(np.prod(everything[name].shape or ()))
+        low = 0.0 if name in ("probabilities", "valid") else -bounds[name]
+        found[name] = FeatureSlice(start, start + size, (size,), low, bounds[name])
+        start += size
+    return found
+
+
+def parts(problem: TutorProblem) -> spaces.Dict:
+    """The space of all parts by name; B rows, S tokens of the longest row of all, P slots, k candidates.
 
     - ``input_ids [B * S]``: the text with its masks and what was chosen so far; padding at the end of rows.
     - ``lengths [B]``: real tokens of each row.
@@ -53,7 +80,7 @@ def space(problem: TutorProblem) -> spaces.Dict:
     )
 
 
-def observe(problem: TutorProblem, state: TutorState) -> dict[str, np.ndarray]:
+def observe(problem: TutorProblem, state: TutorState) -> dict[str, np.ndarray] | np.ndarray:
     """Fresh host arrays ``[N, ...]`` of the space."""
     count = len(state.seeds)
     closed = np.clip((state.loss_reset - state.loss) / state.gap_scale, -1.0, 1.0)
@@ -80,4 +107,6 @@ def observe(problem: TutorProblem, state: TutorState) -> dict[str, np.ndarray]:
         "probabilities": state.view.log_candidates.float().exp().clamp(max=1.0).cpu().numpy(),
         "progress": progress.astype(np.float32),
     }
+    if problem.config.observation == "flat":
+        return np.concatenate([values[name].reshape(count, -1) for name in FLAT], axis=1, dtype=np.float32)
     return {name: np.array(value).reshape(count, -1) for name, value in values.items()}

@@ -31,7 +31,7 @@ logger = logging.getLogger("kd_env")
 
 PROCESS_OPTIONS = frozenset(
     {
-        *("mode", "teacher_every", "action_view", "num_candidates", "reward", "budget", "batch_size"),
+        *("mode", "teacher_every", "observation", "action_view", "num_candidates", "reward", "budget", "batch_size"),
         *("evaluate_every", "optimizer", "losses", "layer_map", "max_episode_steps", "render_mode"),
     }
 )

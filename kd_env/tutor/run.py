@@ -76,8 +76,8 @@ class TutorRun(Replicas[TutorState]):
         self.ended = terminated | truncated
         return Transition(self.observation(), value, terminated, truncated, {**self.info(), "reward_clipped": clipped})
 
-    def observation(self) -> dict[str, np.ndarray]:
-        """Arrays ``[N, ...]`` by name."""
+    def observation(self) -> dict[str, np.ndarray] | np.ndarray:
+        """Arrays ``[N, ...]`` by name, or ``[N, O]`` with ``observation=flat``."""
         return observe.observe(self.problem, self.started())
 
     def info(self) -> dict[str, np.ndarray]:
