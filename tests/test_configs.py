@@ -190,6 +190,8 @@ def test_agents_are_complete() -> None:
 
 
 EXPERIMENT_AGENTS = {
+    "expert_teachers": "row_actor_critic",
+    "expert_teachers_mrpc": "row_actor_critic",
     "ks_paper": "knowledge_selector",
     "ks_small": "knowledge_selector",
     "mt_bert": "mt_bert",
