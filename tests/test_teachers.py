@@ -233,6 +233,6 @@ def test_provenance_reaches_back_to_what_a_teacher_was_made_from(
     (tmp_path / "kd_env_teacher.json").write_text(json.dumps({**OWN, "task": "toy", "source": source}))
     if expected is None:
         with pytest.raises(ValueError, match="saw feedback rows"):
-            provenance(str(tmp_path), get_task("toy"), "here")
+            provenance(str(tmp_path), "toy", "here")
     else:
-        assert provenance(str(tmp_path), get_task("toy"), "here") == expected
+        assert provenance(str(tmp_path), "toy", "here") == expected
