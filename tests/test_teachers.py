@@ -13,7 +13,7 @@ import torch
 
 from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.build_teachers import provenance
-from kd_env.glue import Rows, get_task
+from kd_env.glue import Rows
 from kd_env.tables import Table, tokenize
 from kd_env.teachers import CachedTeacher, OnlineTeacher, teacher_outputs
 from kd_env.types import Signal
