@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kd_env import losses, optim, rewards, updates
 from kd_env.actions import normalize_weights
+from kd_env.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.models import draw_projection
 from kd_env.tables import draw, start_stream
 from kd_env.types import DistillState, Effect
@@ -54,16 +55,16 @@ def evaluate(problem: Problem, params: dict[str, Tensor]) -> Evaluation:
 def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
     """The start of one episode per seed, a function of it: fresh student, first batches, first evaluation."""
     count, config = len(seeds), problem.config
-    students = [problem.student.initial(_sub_seed(seed, 0)) for seed in seeds]
+    students = [problem.student.initial(sub_seed(seed, 0)) for seed in seeds]
     params = {name: torch.stack([student[name] for student in students]) for name in problem.student.trainable}
-    generators = [torch.Generator().manual_seed(_sub_seed(seed, 1)) for seed in seeds]
+    generators = [torch.Generator().manual_seed(sub_seed(seed, 1)) for seed in seeds]
     for name, shape in problem.assets.projections.items():
         drawn = torch.stack([draw_projection(shape, generator) for generator in generators])
         params[name] = drawn.to(problem.device, problem.dtype)
     streams = np.empty(count, dtype=object)
     next_rows = np.empty((count, config.updates_per_step, config.batch_size), dtype=np.int64)
     for index, seed in enumerate(seeds):
-        stream = start_stream(problem.buckets, _sub_seed(seed, 2))
+        stream = start_stream(problem.buckets, sub_seed(seed, 2))
         next_rows[index], streams[index] = draw(problem.buckets, stream, config.updates_per_step)
     measured = evaluate(problem, params)
     scale, _ = rewards.gap_scale(measured.loss, problem.teacher_loss)
@@ -143,7 +144,7 @@ def transition(
             term_scale,
             term_seen,
             differentiate=bool(apply.any()),
-            dropout_seed=_sub_seed(int(state.seeds[0]), 3 + int(state.updates[0]) + place),
+            dropout_seed=sub_seed(int(state.seeds[0]), 3 + int(state.updates[0]) + place),
         )
         mask = torch.as_tensor(active, device=problem.device)[:, None, None]
         raw, scaled = raw + found.raw * mask, scaled + found.scaled * mask
@@ -152,11 +153,7 @@ def transition(
             norm = optim.gradient_norm(found.grads)
             keep = torch.as_tensor(apply, device=problem.device)
             broken = broken | (~torch.isfinite(norm) & keep)
-            limit = config.optimizer_config.max_grad_norm
-            if limit is not None:
-                factor = (limit / (norm + 1e-6)).clamp(max=1.0)
-                for grad in found.grads.values():
-                    grad.mul_(factor.view(-1, *(1,) * (grad.dim() - 1)))
+            optim.clip_(found.grads, norm, config.optimizer_config.max_grad_norm)
             optim.adamw_(
                 state.params,
                 found.grads,
@@ -235,37 +232,18 @@ def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple
             gap_scale=after.gap_scale,
             metric_before=before.metric,
             metric_after=after.metric,
-            ended=terminal(after) | truncated(problem, after),
+            ended=terminal(after) | truncated(problem.config.max_episode_steps, after),
             batch_loss=after.batch_loss,
             batch_divergence=after.batch_divergence,
         )
     )
-    limit = rewards.REWARD_LIMIT
-    clipped = np.abs(value) > limit
-    value = np.where(after.diverged, rewards.divergence_reward(before.returns), np.clip(value, -limit, limit))
-    return value, clipped & ~after.diverged
-
-
-def credit(state: DistillState, value: np.ndarray) -> DistillState:
-    """The state with a step's rewards added to the returns."""
-    return state._replace(returns=state.returns + value)
-
-
-def terminal(state: DistillState) -> np.ndarray:
-    """``[N]``: the budget is spent, or the student diverged."""
-    return np.asarray((state.updates >= state.budget) | state.diverged)
-
-
-def truncated(problem: Problem, state: DistillState) -> np.ndarray:
-    """``[N]``: ``max_episode_steps`` is reached; nothing else truncates."""
-    limit = problem.config.max_episode_steps
-    return np.zeros(len(state.steps), bool) if limit is None else np.asarray(state.steps >= limit)
+    return bounded(value, before, after)
 
 
 def _evaluated(problem: Problem, state: DistillState) -> DistillState:
     """Evaluate the replicas that are due; the others keep what they had."""
     every = problem.config.evaluate_every
-    due = terminal(state) | truncated(problem, state)
+    due = terminal(state) | truncated(problem.config.max_episode_steps, state)
     if every > 0:
         due |= state.steps % every == 0
     due &= ~state.diverged
@@ -313,8 +291,3 @@ def _report(state: DistillState, replica: int, spent: int, flags: list[bool]) ->
         state.updates[replica] - spent + place,
         state.next_rows[replica, place].tolist(),
     )
-
-
-def _sub_seed(seed: int, purpose: int) -> int:
-    """Independent streams for student, projections and data order from one episode seed."""
-    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))

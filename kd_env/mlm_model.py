@@ -145,7 +145,7 @@ class NewMaskedLM(NamedTuple):
     """Whether the source holds layers that were trained on the labels of some task."""
 
 
-def new_masked_lm(name_or_path: str, *, num_hidden_layers: int | None = None, seed: int) -> MaskedLM:
+def start_masked_lm(name_or_path: str, *, num_hidden_layers: int | None = None, seed: int) -> NewMaskedLM:
     """What training starts from: an encoder with a head whose decoder is tied to the word embeddings.
 
     A head that the source has is kept; else the transform before the decoder is drawn from ``seed``, and biases are 0.
@@ -158,11 +158,6 @@ def new_masked_lm(name_or_path: str, *, num_hidden_layers: int | None = None, se
     Raises:
         ValueError: as :func:`load_masked_lm`, but for the head, and too few blocks.
     """
-    return start_masked_lm(name_or_path, num_hidden_layers=num_hidden_layers, seed=seed).model
-
-
-def start_masked_lm(name_or_path: str, *, num_hidden_layers: int | None = None, seed: int) -> NewMaskedLM:
-    """:func:`new_masked_lm` and what was known of its source."""
     config = _config(name_or_path, num_hidden_layers)
     config.tie_word_embeddings = True
     model, missing, unexpected = _load(name_or_path, config, seed)

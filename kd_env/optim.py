@@ -32,6 +32,21 @@ def gradient_norm(grads: Mapping[str, Tensor]) -> Tensor:
     return total
 
 
+def clip_(grads: Mapping[str, Tensor], norm: Tensor, limit: float | None) -> None:
+    """Scale the gradients of each replica to a norm of at most ``limit``, in place; None leaves them.
+
+    Args:
+        grads: name -> ``[N, ...]``.
+        norm: ``[N]``, of :func:`gradient_norm`.
+        limit: the largest norm.
+    """
+    if limit is None:
+        return
+    factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+    for grad in grads.values():
+        grad.mul_(factor.view(-1, *(1,) * (grad.dim() - 1)))
+
+
 def adamw_(
     params: Mapping[str, Tensor],
     grads: Mapping[str, Tensor],

@@ -18,6 +18,7 @@ LAYERS = (
         *("knowledge", "actions", "observations", "rewards", "glue", "toy", "models", "teachers", "splits", "tables"),
         *(
             "losses",
+            "episodes",
             "optim",
             "layermap",
             "export",

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from cli.main import main
 from kd_env import mlm_train as module
 from kd_env import models
-from kd_env.mlm_model import head_parameters, load_masked_lm, new_masked_lm
+from kd_env.mlm_model import MaskedLM, head_parameters, load_masked_lm, start_masked_lm
 from kd_env.mlm_train import MlmConfig, evaluate, mask, masked_logits, prepare, train_mlm
 from kd_env.records import read_record
 from kd_env.testing import WORDS, tiny_task
@@ -34,6 +34,10 @@ SIZES = {
     "intermediate_size": 32,
     "max_position_embeddings": 40,
 }
+
+
+def new_masked_lm(name_or_path: str, **options: Any) -> MaskedLM:
+    return start_masked_lm(name_or_path, **options).model
 
 
 @pytest.fixture(scope="module")

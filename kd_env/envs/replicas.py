@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -13,8 +13,10 @@ from gymnasium import Space
 from gymnasium.utils import seeding
 
 from kd_env import trees
+from kd_env.episodes import Episode, credit, terminal, truncated
+from kd_env.rewards import gap_scale
 
-S = TypeVar("S")
+S = TypeVar("S", bound=Episode)
 
 
 class EnvState(NamedTuple):
@@ -37,10 +39,13 @@ class Transition(NamedTuple):
 
 
 class Replicas(ABC, Generic[S]):
-    """N replicas, each with a generator of its own."""
+    """N replicas of one problem, each with a generator of its own."""
+
+    problem: Any  # subclasses say whose
 
     def __init__(self, num_replicas: int, device: torch.device) -> None:
         self.num_replicas, self.device = num_replicas, device
+        self._warned = False
         self.state: S | None = None
         self.generators = [seeding.np_random()[0] for _ in range(num_replicas)]
         self.ended = np.ones(num_replicas, dtype=bool)
@@ -51,22 +56,32 @@ class Replicas(ABC, Generic[S]):
         """Hash of the problem: states travel between environments of the same one."""
 
     @property
-    @abstractmethod
     def spaces(self) -> tuple[Space[Any], Space[Any]]:
         """Of one replica's observation and action."""
+        return self.problem.observation_space, self.problem.actions.space
+
+    @property
+    def render_mode(self) -> str | None:
+        """``ansi`` or None."""
+        mode: str | None = self.problem.config.render_mode
+        return mode
 
     @property
     @abstractmethod
-    def render_mode(self) -> str | None:
-        """``ansi`` or None."""
+    def floor(self) -> float:
+        """The loss down to which the gap is counted."""
 
     @abstractmethod
-    def reset(self, replicas: np.ndarray, budget: int | None) -> None:
-        """Start a new episode in the named replicas; None is the configured budget."""
+    def initial(self, seeds: Sequence[int], budgets: Sequence[int]) -> S:
+        """The start of one episode per seed."""
 
     @abstractmethod
-    def step(self, actions: Any) -> Transition:
-        """One step of every replica."""
+    def advance(self, before: S, actions: Any) -> tuple[S, np.ndarray, np.ndarray]:
+        """The state after a step, its rewards ``[N]``, and whether they were clipped."""
+
+    @abstractmethod
+    def warn_floor(self, loss_reset: float) -> None:
+        """Say that the gap is counted down to a floor, not to :attr:`floor`."""
 
     @abstractmethod
     def observation(self) -> Any:
@@ -90,27 +105,40 @@ class Replicas(ABC, Generic[S]):
             raise RuntimeError("Call reset() first: there is no episode yet.")
         return self.state
 
-    def begin(self, replicas: np.ndarray, budget: int, initial: Callable[[Sequence[int], Sequence[int]], S]) -> S:
-        """Start a new episode in the named replicas, each from its own generator; their new states.
+    def reset(self, replicas: np.ndarray, budget: int | None) -> None:
+        """Start a new episode in the named replicas, each from its own generator.
 
         Args:
             replicas: which.
-            budget: updates of their episodes.
-            initial: makes states from seeds and budgets.
+            budget: updates of their episodes; None is the configured number.
 
         Raises:
             ValueError: a budget that is no whole number of at least 1.
         """
+        budget = self.problem.config.budget if budget is None else budget
         if isinstance(budget, bool) or int(budget) != budget or budget < 1:
             raise ValueError(f"options['budget']={budget!r} must be a whole number of at least 1.")
         seeds = [int(self.generators[index].integers(2**62)) for index in replicas]
-        fresh = initial(seeds, [int(budget)] * len(seeds))
+        fresh = self.initial(seeds, [int(budget)] * len(seeds))
         if len(replicas) == self.num_replicas:
             self.state = fresh
         else:
             self.state = trees.set_rows(trees.copy_arrays(self.started()), replicas, fresh)
         self.ended[replicas] = False
-        return fresh
+        floored = gap_scale(fresh.loss_reset, self.floor)[1]
+        if floored.any() and not self._warned:
+            self._warned = True
+            self.warn_floor(float(fresh.loss_reset[floored][0]))
+
+    def step(self, actions: Any) -> Transition:
+        """One step of every replica."""
+        after, value, clipped = self.advance(self.started(), actions)
+        self.state = credit(after, value)
+        terminated = terminal(self.state)
+        cut_off = truncated(self.problem.config.max_episode_steps, self.state) & ~terminated
+        self.ended = terminated | cut_off
+        info = {**self.info(), "reward_clipped": clipped}
+        return Transition(self.observation(), value, terminated, cut_off, info)
 
     def seed(self, replica: int, seed: int | None) -> None:
         """Give a replica a new generator; None keeps its present one."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import Space
 from torch import Tensor
 
 from kd_env import dynamics, updates
@@ -17,7 +16,7 @@ from kd_env.actions import KnowledgeSelectionActions
 from kd_env.actions_teacher import TeacherWeightingActions
 from kd_env.build import build_problem
 from kd_env.config import EnvConfig
-from kd_env.envs.replicas import EnvState, Replicas, Transition
+from kd_env.envs.replicas import EnvState, Replicas
 from kd_env.export import write_student
 from kd_env.observations import observe
 from kd_env.problem import Problem, warn_floor
@@ -29,6 +28,8 @@ from kd_env.types import DistillState, Effect, FeatureSlice
 class Run(Replicas[DistillState]):
     """N replicas of one problem."""
 
+    problem: Problem
+
     def __init__(self, problem: Problem, num_replicas: int) -> None:
         super().__init__(num_replicas, problem.device)
         if num_replicas > 1 and problem.config.student_config.dropout > 0:
@@ -37,7 +38,6 @@ class Run(Replicas[DistillState]):
                 "students have no generator per replica. Set student.dropout=0 or use vectorization=processes."
             )
         self.problem = problem
-        self._warned = False
         self._scratch: dict[str, Tensor] = {}
 
     @classmethod
@@ -60,38 +60,25 @@ class Run(Replicas[DistillState]):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
-    def spaces(self) -> tuple[Space[Any], Space[Any]]:
-        """Of one replica's observation and action."""
-        return self.problem.observation_space, self.problem.actions.space
+    def floor(self) -> float:
+        """The reference teacher's loss ``e_T``."""
+        return self.problem.teacher_loss
 
-    @property
-    def render_mode(self) -> str | None:
-        """``ansi`` or None."""
-        return self.problem.config.render_mode
+    def initial(self, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
+        """The start of one episode per seed."""
+        return dynamics.initial(self.problem, seeds, budgets)
 
-    def reset(self, replicas: np.ndarray, budget: int | None) -> None:
-        """Start a new episode in the named replicas, each from its own generator."""
-        budget = self.problem.config.budget if budget is None else budget
-        fresh = self.begin(replicas, budget, lambda seeds, budgets: dynamics.initial(self.problem, seeds, budgets))
-        floored = gap_scale(fresh.loss_reset, self.problem.teacher_loss)[1]
-        if floored.any() and not self._warned:
-            self._warned = True
-            warn_floor(self.problem, float(fresh.loss_reset[floored][0]))
-
-    def step(self, actions: Any) -> Transition:
-        """One step of every replica."""
-        before = self.started()
+    def advance(self, before: DistillState, actions: Any) -> tuple[DistillState, np.ndarray, np.ndarray]:
+        """The state after a step, its rewards, and whether they were clipped."""
         # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
         effect = actions if isinstance(actions, Effect) else self.problem.actions.decode(actions)
         check_replicas(effect, self.num_replicas)
         after = dynamics.transition(self.problem, before, effect, self._scratch)
-        value, clipped = dynamics.reward(self.problem, before, after)
-        self.state = dynamics.credit(after, value)
-        terminated = dynamics.terminal(self.state)
-        truncated = dynamics.truncated(self.problem, self.state) & ~terminated
-        self.ended = terminated | truncated
-        info = {**self.info(), "reward_clipped": clipped}
-        return Transition(self.observation(), value, terminated, truncated, info)
+        return after, *dynamics.reward(self.problem, before, after)
+
+    def warn_floor(self, loss_reset: float) -> None:
+        """Say that the gap is counted down to a floor."""
+        warn_floor(self.problem, loss_reset)
 
     def observation(self) -> np.ndarray:
         """``[N, O]`` float32."""

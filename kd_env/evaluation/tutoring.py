@@ -5,7 +5,6 @@ Like :mod:`kd_env.evaluation.protocol`, this alone reads dev texts.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,9 +73,7 @@ def with_dev_texts(problem: TutorProblem, rows: int) -> TutorProblem:
     least = assets.slots if config.masking == "fixed" else 1
     held = tokenize_texts(cut.dev[:rows], assets.tokenizer, assets.tokens, config.max_length, at_least=least)
     table, labels, floor = evaluated_rows(config, assets.teacher, assets.tokens, held, assets.slots, assets.device)
-    return TutorProblem(
-        assets._replace(feedback=table, feedback_labels=labels, loss_floor=floor), dataclasses.replace(config)
-    )
+    return TutorProblem(assets._replace(feedback=table, feedback_labels=labels, loss_floor=floor), config)
 
 
 def _one(

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from kd_env import optim, rewards, trees, updates
+from kd_env.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.models import draw_projection
 from kd_env.tables import draw, start_stream
 from kd_env.tutor import passes, terms
@@ -35,15 +37,13 @@ def evaluate(problem: TutorProblem, params: dict[str, Tensor]) -> np.ndarray:
     """``L_pp`` of N students on the evaluated feedback rows, whose replacements never change, ``[N]`` float64."""
     table, count = problem.feedback, next(iter(params.values())).shape[0]
     total = torch.zeros(count, dtype=torch.float64, device=problem.device)
+    loss_of = vmap(terms.plausibility_loss, in_dims=(0, None, None))
     with torch.no_grad():
         for rows in table.chunks(max(32, 256 // count)):
             batch = table.gather(rows)
             scores = updates.student_forward(problem, params, batch, frozenset(), shared_batch=True).logits.squeeze(-1)
             labels = problem.feedback_labels[torch.as_tensor(rows, device=problem.device)][:, : scores.shape[-1]]
-            real = batch.attention_mask.sum()
-            for replica in range(count):  # of each its own mean: their scores do not mix
-                loss = terms.plausibility_loss(scores[replica], labels, batch.attention_mask)
-                total[replica] += loss.double() * real
+            total += loss_of(scores, labels, batch.attention_mask).double() * batch.attention_mask.sum()
     return np.asarray((total / float(table.lengths.sum())).cpu().numpy())
 
 
@@ -132,7 +132,7 @@ def transition(problem: TutorProblem, state: TutorState, tokens: np.ndarray) -> 
     full = state.filled == problem.slots
     state = _in_rows(state, np.flatnonzero(full), lambda part: _complete(problem, part))
     # An episode that is cut off in the middle of a text is evaluated at its end, too.
-    cut_off = truncated(problem, state) & ~full
+    cut_off = truncated(problem.config.max_episode_steps, state) & ~full
     state = _in_rows(state, np.flatnonzero(cut_off), lambda part: _evaluated(problem, part))
     again = ~full & (state.filled % problem.config.teacher_every == 0)
     return _in_rows(state, np.flatnonzero(again), lambda part: _read_again(problem, part))
@@ -157,11 +157,7 @@ def _updated(problem: TutorProblem, state: TutorState) -> TutorState:
     found = passes.update(problem, state.params, state.rows, state.positions, state.valid, state.base, state.chosen)
     norm = optim.gradient_norm(found.grads)
     broken = ~(torch.isfinite(found.total) & torch.isfinite(norm))
-    limit = config.optimizer_config.max_grad_norm
-    if limit is not None:
-        factor = (limit / (norm + 1e-6)).clamp(max=1.0)
-        for grad in found.grads.values():
-            grad.mul_(factor.view(-1, *(1,) * (grad.dim() - 1)))
+    optim.clip_(found.grads, norm, config.optimizer_config.max_grad_norm)
     before = {name: p.clone() for name, p in state.params.items()}
     optim.adamw_(
         state.params,
@@ -202,7 +198,7 @@ def _updated(problem: TutorProblem, state: TutorState) -> TutorState:
 def _evaluated(problem: TutorProblem, state: TutorState) -> TutorState:
     """Evaluate after an update, where it is due; a student whose loss is not finite has diverged."""
     every = problem.config.evaluate_every
-    due = terminal(state) | truncated(problem, state)
+    due = terminal(state) | truncated(problem.config.max_episode_steps, state)
     if every > 0:
         due |= state.updates % every == 0
     due &= ~state.diverged
@@ -278,11 +274,7 @@ def reward(problem: TutorProblem, before: TutorState, after: TutorState) -> tupl
     Per-token rewards are averaged over the valid slots, and 0 before a text is complete. A divergence brings the return
     to ``min(return so far, 0) - 1``.
     """
-    value = _value(problem, before, after)
-    limit = rewards.REWARD_LIMIT
-    clipped = np.abs(value) > limit
-    value = np.where(after.diverged, rewards.divergence_reward(before.returns), np.clip(value, -limit, limit))
-    return value, clipped & ~after.diverged
+    return bounded(_value(problem, before, after), before, after)
 
 
 def _value(problem: TutorProblem, before: TutorState, after: TutorState) -> np.ndarray:
@@ -298,24 +290,3 @@ def _value(problem: TutorProblem, before: TutorState, after: TutorState) -> np.n
     # Slots that are not valid hold 0; they are not counted either. ``before`` holds the slots that were filled.
     count = np.maximum(before.valid.sum((1, 2)), 1)
     return np.where(after.updated, chosen.astype(np.float64).sum((1, 2)) / count, 0.0)
-
-
-def credit(state: TutorState, value: np.ndarray) -> TutorState:
-    """The state with a step's rewards added to the returns."""
-    return state._replace(returns=state.returns + value)
-
-
-def terminal(state: TutorState) -> np.ndarray:
-    """``[N]``: the budget is spent, or the student diverged."""
-    return np.asarray((state.updates >= state.budget) | state.diverged)
-
-
-def truncated(problem: TutorProblem, state: TutorState) -> np.ndarray:
-    """``[N]``: ``max_episode_steps`` is reached; nothing else truncates."""
-    limit = problem.config.max_episode_steps
-    return np.zeros(len(state.steps), bool) if limit is None else np.asarray(state.steps >= limit)
-
-
-def sub_seed(seed: int, purpose: int) -> int:
-    """Independent streams from one episode seed."""
-    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))

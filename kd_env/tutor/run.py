@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import Space
 
-from kd_env.envs.replicas import Replicas, Transition
+from kd_env.envs.replicas import Replicas
 from kd_env.export import write_student
 from kd_env.rewards import gap_scale
 from kd_env.tutor import dynamics, observe, passes
@@ -24,10 +23,11 @@ from kd_env.tutor.state import TutorState
 class TutorRun(Replicas[TutorState]):
     """N replicas of one problem."""
 
+    problem: TutorProblem
+
     def __init__(self, problem: TutorProblem, num_replicas: int) -> None:
         super().__init__(num_replicas, problem.device)
         self.problem = problem
-        self._warned = False
 
     @classmethod
     def make(cls, problem: TutorProblem | None, options: Mapping[str, Any], num_replicas: int) -> TutorRun:
@@ -46,35 +46,23 @@ class TutorRun(Replicas[TutorState]):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
-    def spaces(self) -> tuple[Space[Any], Space[Any]]:
-        """Of one replica's observation and action."""
-        return self.problem.observation_space, self.problem.actions.space
+    def floor(self) -> float:
+        """The least feedback loss."""
+        return self.problem.loss_floor
 
-    @property
-    def render_mode(self) -> str | None:
-        """``ansi`` or None."""
-        return self.problem.config.render_mode
+    def initial(self, seeds: Sequence[int], budgets: Sequence[int]) -> TutorState:
+        """The start of one episode per seed."""
+        return dynamics.initial(self.problem, seeds, budgets)
 
-    def reset(self, replicas: np.ndarray, budget: int | None) -> None:
-        """Start a new episode in the named replicas, each from its own generator."""
-        budget = self.problem.config.budget if budget is None else budget
-        fresh = self.begin(replicas, budget, lambda seeds, budgets: dynamics.initial(self.problem, seeds, budgets))
-        floored = gap_scale(fresh.loss_reset, self.problem.loss_floor)[1]
-        if floored.any() and not self._warned:
-            self._warned = True
-            warn_floor(self.problem, float(fresh.loss_reset[floored][0]))
-
-    def step(self, actions: Any) -> Transition:
-        """One step of every replica."""
-        before = self.started()
+    def advance(self, before: TutorState, actions: Any) -> tuple[TutorState, np.ndarray, np.ndarray]:
+        """The state after a step, its rewards, and whether they were clipped."""
         tokens = self.problem.actions.decode(actions, dynamics.choices(self.problem, before))
         after = dynamics.transition(self.problem, before, tokens)
-        value, clipped = dynamics.reward(self.problem, before, after)
-        self.state = dynamics.credit(after, value)
-        terminated = dynamics.terminal(self.state)
-        truncated = dynamics.truncated(self.problem, self.state) & ~terminated
-        self.ended = terminated | truncated
-        return Transition(self.observation(), value, terminated, truncated, {**self.info(), "reward_clipped": clipped})
+        return after, *dynamics.reward(self.problem, before, after)
+
+    def warn_floor(self, loss_reset: float) -> None:
+        """Say that the gap is counted down to a floor."""
+        warn_floor(self.problem, loss_reset)
 
     def observation(self) -> dict[str, np.ndarray] | np.ndarray:
         """Arrays ``[N, ...]`` by name, or ``[N, O]`` with ``observation=flat``."""

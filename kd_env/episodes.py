@@ -1,0 +1,72 @@
+"""What the episodes of every decision process share: their end, their rewards' bounds and their random streams."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
+
+from kd_env import rewards
+
+
+class Episode(Protocol):
+    """The state of N replicas, as far as their end is concerned; every field ``[N]``."""
+
+    @property
+    def updates(self) -> np.ndarray:
+        """Budget spent."""
+
+    @property
+    def budget(self) -> np.ndarray:
+        """Student updates of the episode."""
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Elapsed steps."""
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Sum of the rewards so far."""
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """Whether the student is lost."""
+
+    @property
+    def loss_reset(self) -> np.ndarray:
+        """Feedback loss at reset."""
+
+
+S = TypeVar("S", bound=Episode)
+
+
+def terminal(state: Episode) -> np.ndarray:
+    """``[N]``: the budget is spent, or the student diverged."""
+    return np.asarray((state.updates >= state.budget) | state.diverged)
+
+
+def truncated(limit: int | None, state: Episode) -> np.ndarray:
+    """``[N]``: ``limit`` steps (``max_episode_steps``) are reached; nothing else truncates."""
+    return np.zeros(len(state.steps), bool) if limit is None else np.asarray(state.steps >= limit)
+
+
+def bounded(value: np.ndarray, before: Episode, after: Episode) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards ``[N]`` in [-2, 2], and whether they were clipped.
+
+    A divergence brings the return to ``min(return so far, 0) - 1`` whatever that takes.
+    """
+    limit = rewards.REWARD_LIMIT
+    clipped = np.abs(value) > limit
+    value = np.where(after.diverged, rewards.divergence_reward(before.returns), np.clip(value, -limit, limit))
+    return value, clipped & ~after.diverged
+
+
+def credit(state: S, value: np.ndarray) -> S:
+    """The state with a step's rewards added to the returns."""
+    changed: S = cast(Any, state)._replace(returns=state.returns + value)  # of a NamedTuple, which protocols cannot say
+    return changed
+
+
+def sub_seed(seed: int, purpose: int) -> int:
+    """Independent random streams by purpose from one episode seed."""
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))
