@@ -171,7 +171,8 @@ def test_stopping_a_study_stops_its_processes(
     children = [Child(str(i), ("timeit", "-n1", "-r1", code), tmp_path / f"{i}.log") for i in range(3)]
 
     def interrupt() -> None:
-        while not all(child.log.exists() and child.log.read_text() for child in children[:2]):
+        # A whole line: without its end, a traceback may follow on it.
+        while not all(child.log.exists() and "\n" in child.log.read_text() for child in children[:2]):
             time.sleep(0.05)
         os.kill(os.getpid(), stop)
 
