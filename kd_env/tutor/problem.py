@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kd_env import masking, models
 from kd_env.build import resolve_device
 from kd_env.build_teachers import provenance
-from kd_env.layermap import cut_layers, layer_pairs
+from kd_env.layermap import layer_pairs
 from kd_env.mlm_model import MaskedLM, check_fits, load_masked_lm
-from kd_env.students import cut_encoder, fresh_encoder, token_classifier_kind
 from kd_env.tables import Buckets, Table, make_buckets
 from kd_env.text import TokenFacts, TokenizedTexts, cut_texts, load_texts, token_facts, tokenize_texts
 from kd_env.tutor import observe, passes, terms
 from kd_env.tutor.actions import TokenActions, make_token_actions
 from kd_env.tutor.config import LOSSES, TutorConfig
+from kd_env.tutor.student import build_tutor_student
 from kd_env.types import Batch, Signal
 
 logger = logging.getLogger("kd_env")
@@ -245,45 +245,6 @@ def packaged_teacher(text: str) -> str:
             f"such as one that `kd-env teacher objective=mlm text={text}` writes."
         )
     return str(folder)
-
-
-def build_tutor_student(
-    config: TutorConfig, teacher: MaskedLM, device: torch.device, dtype: torch.dtype
-) -> models.Encoder:
-    """The student's template: an encoder with one scalar a token.
-
-    Raises:
-        ValueError: sizes that the architecture does not take, or layers that do not exist.
-    """
-    options, source = config.student_config, teacher.module
-    kind = token_classifier_kind(source.config)
-    if options.init == "fresh":
-        if options.hidden_size % options.num_attention_heads:
-            raise ValueError(
-                f"student.hidden_size={options.hidden_size} is not divisible by "
-                f"student.num_attention_heads={options.num_attention_heads}."
-            )
-        sizes = {
-            "num_hidden_layers": options.num_hidden_layers or 1,
-            "hidden_size": options.hidden_size,
-            "num_attention_heads": options.num_attention_heads,
-            "intermediate_size": options.intermediate_size or 4 * options.hidden_size,
-        }
-        module = fresh_encoder(kind, source.config, sizes, num_labels=1, dropout=options.dropout)
-        trains, fresh = options.train_embeddings is not False, "all"
-    else:
-        depth, count = int(source.config.num_hidden_layers), options.num_hidden_layers
-        if count is None and isinstance(options.layers, str):
-            raise ValueError("student.init='teacher' needs student.num_hidden_layers, or explicit student.layers.")
-        kept = cut_layers(options.layers, count, depth)
-        module = cut_encoder(source, kept, num_labels=1, dropout=options.dropout, kind=kind)
-        trains, fresh = bool(options.train_embeddings), "head"
-    # A tutor may choose any token, the padding token too: with an index of its own its vector (RoBERTa: its position's)
-    # would get a gradient in stacked students and none in single ones.
-    for table in module.modules():
-        if isinstance(table, nn.Embedding):
-            table.padding_idx = None
-    return models.Encoder.build(module.to(device, dtype), train_embeddings=trains, fresh=fresh)
 
 
 def evaluated_rows(
