@@ -17,12 +17,12 @@ from kd_env.build_teachers import (
     same_tokens,
     teacher_folders,
 )
-from kd_env.config import EnvConfig
+from kd_env.config import EnvConfig, StudentConfig
 from kd_env.encoder_check import check_encoder, probe_batch
 from kd_env.glue import Rows, Task, get_task, load_train
 from kd_env.layermap import cut_layers, layer_table
 from kd_env.problem import Assets, Problem, label_width
-from kd_env.students import cut_encoder, fresh_encoder
+from kd_env.students import classifier_kind, cut_encoder, fresh_student
 from kd_env.tables import Table, make_buckets, tokenize
 from kd_env.teacher_set import TeacherTables, best_teacher, entry_name
 
@@ -62,7 +62,7 @@ def build_problem(config: EnvConfig) -> Problem:
     )
 
     loaded = load_teachers(folders, task, cut.fingerprint, device, dtype)
-    student, tokenizer = build_student(config, loaded[0], task, device, dtype)
+    student, tokenizer = build_student(config.student_config, loaded[0], task, device, dtype)
 
     def tables(tokens: Any) -> TeacherTables:
         def table(index: np.ndarray, values: np.ndarray) -> Table:
@@ -146,30 +146,17 @@ def resolve_device(name: str) -> torch.device:
 
 
 def build_student(
-    config: EnvConfig, first: LoadedTeacher, task: Task, device: torch.device, dtype: torch.dtype
+    options: StudentConfig, first: LoadedTeacher, task: Task, device: torch.device, dtype: torch.dtype
 ) -> tuple[models.Encoder, Any]:
     """The student's template and its tokenizer: that of the first teacher, or a pre-trained student's own.
 
     Raises:
         ValueError: sizes that the architecture does not take, or layers that do not exist.
     """
-    options, teacher, tokenizer = config.student_config, first.encoder, first.tokenizer
+    teacher, tokenizer = first.encoder, first.tokenizer
     trains = options.train_embeddings
     if options.init == "fresh":
-        sizes = {
-            "num_hidden_layers": options.num_hidden_layers or 1,
-            "hidden_size": options.hidden_size,
-            "num_attention_heads": options.num_attention_heads,
-            "intermediate_size": options.intermediate_size or 4 * options.hidden_size,
-        }
-        if options.hidden_size % options.num_attention_heads:
-            raise ValueError(
-                f"student.hidden_size={options.hidden_size} is not divisible by "
-                f"student.num_attention_heads={options.num_attention_heads}."
-            )
-        module = fresh_encoder(
-            type(teacher.module), teacher.module.config, sizes, num_labels=task.num_labels, dropout=options.dropout
-        )
+        module = fresh_student(options, teacher.module.config, classifier_kind, task.num_labels)
         trains = True if trains is None else trains
         fresh = "all"
     else:

@@ -94,6 +94,9 @@ class StudentConfig:
     """Only ``fresh``."""
     intermediate_size: int | None = None
     """Only ``fresh``; None is 4 x hidden_size."""
+    embedding_size: int | None = None
+    """Only ``fresh``. Width of the word embeddings, which are then mapped to the hidden width (ELECTRA's, so that a
+    student of a BERT is an ELECTRA). None: the teacher's where its family has one, else that of the hidden states."""
     train_embeddings: bool | None = None
     """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
     dropout: float = 0.0
@@ -357,19 +360,15 @@ _STUDENT: dict[str, checks.Check] = {
     "init": checks.one_of("fresh", "teacher", "pretrained"),
     "name_or_path": checks.optional(checks.text),
     "layers": checks.layer_numbers(1),
-    "num_hidden_layers": checks.optional(checks.whole(1)),
-    "hidden_size": checks.whole(1),
-    "num_attention_heads": checks.whole(1),
-    "intermediate_size": checks.optional(checks.whole(1)),
+    **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1)),
+    **dict.fromkeys(("num_hidden_layers", "intermediate_size", "embedding_size"), checks.optional(checks.whole(1))),
     "train_embeddings": checks.optional(checks.boolean),
     "dropout": checks.within(0.0, 0.9),
 }
 _STUDENT_ONLY = {
     "name_or_path": ("pretrained",),
     "layers": ("teacher", "pretrained"),
-    "hidden_size": ("fresh",),
-    "num_attention_heads": ("fresh",),
-    "intermediate_size": ("fresh",),
+    **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"), ("fresh",)),
 }
 
 

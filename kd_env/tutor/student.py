@@ -8,7 +8,7 @@ from torch import nn
 from kd_env import models
 from kd_env.layermap import cut_layers
 from kd_env.mlm_model import MaskedLM
-from kd_env.students import cut_encoder, fresh_encoder, token_classifier_kind
+from kd_env.students import cut_encoder, fresh_student, token_classifier_kind
 from kd_env.tutor.config import TutorConfig
 
 
@@ -21,27 +21,17 @@ def build_tutor_student(
         ValueError: sizes that the architecture does not take, or layers that do not exist.
     """
     options, source = config.student_config, teacher.module
-    kind = token_classifier_kind(source.config)
     if options.init == "fresh":
-        if options.hidden_size % options.num_attention_heads:
-            raise ValueError(
-                f"student.hidden_size={options.hidden_size} is not divisible by "
-                f"student.num_attention_heads={options.num_attention_heads}."
-            )
-        sizes = {
-            "num_hidden_layers": options.num_hidden_layers or 1,
-            "hidden_size": options.hidden_size,
-            "num_attention_heads": options.num_attention_heads,
-            "intermediate_size": options.intermediate_size or 4 * options.hidden_size,
-        }
-        module = fresh_encoder(kind, source.config, sizes, num_labels=1, dropout=options.dropout)
+        module = fresh_student(options, source.config, token_classifier_kind, 1)
         trains, fresh = options.train_embeddings is not False, "all"
     else:
         depth, count = int(source.config.num_hidden_layers), options.num_hidden_layers
         if count is None and isinstance(options.layers, str):
             raise ValueError("student.init='teacher' needs student.num_hidden_layers, or explicit student.layers.")
         kept = cut_layers(options.layers, count, depth)
-        module = cut_encoder(source, kept, num_labels=1, dropout=options.dropout, kind=kind)
+        module = cut_encoder(
+            source, kept, num_labels=1, dropout=options.dropout, kind=token_classifier_kind(source.config)
+        )
         trains, fresh = bool(options.train_embeddings), "head"
     # A tutor may choose any token, the padding token too: with an index of its own its vector (RoBERTa: its position's)
     # would get a gradient in stacked students and none in single ones.
