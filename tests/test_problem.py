@@ -216,7 +216,8 @@ def test_the_dev_split_is_out_of_reach(tiny: dict[str, Any], tmp_path: Path, mon
     for planted in (False, True):
         if planted:
             (tmp_path / "validation.jsonl").write_text("SENTINEL, not JSON")
-            for module in ("kd_env.glue", "kd_env.evaluation.protocol"):  # the latter holds a name of its own
+            # The first holds a name of its own, and must not be imported while the other one is planted.
+            for module in ("kd_env.evaluation.protocol", "kd_env.glue"):
                 monkeypatch.setattr(f"{module}.load_dev", lambda *_: pytest.fail("the dev split was read"))
         env = DistillEnv(**{**tiny, "data_dir": str(tmp_path)})
         observation, _ = env.reset(seed=0)
