@@ -120,8 +120,19 @@ class KeepMasked(TokenRule):
         return masked
 
 
+class KeepOriginal(TokenRule):
+    """No edit at all: the student reads the text as it is. With labels of a task this is plain distillation."""
+
+    name = "keep_original"
+
+    def tokens(self, masked: Tensor) -> Tensor:
+        """What the text says."""
+        found: Tensor = self.base.original_tokens()
+        return found
+
+
 class DifficultOfN(TokenRule):
-    """Of several samples of the teacher the one about whose plausibility the student errs most, slot by slot.
+    """Of several samples of the teacher the one about which the student errs most, slot by slot.
 
     Args:
         env: the environment.
@@ -146,7 +157,7 @@ class DifficultOfN(TokenRule):
 
 
 TOKEN_RULES: dict[str, type[TokenRule]] = {
-    rule.name: rule for rule in (RandomTokens, TeacherSamples, TeacherArgmax, KeepMasked, DifficultOfN)
+    rule.name: rule for rule in (RandomTokens, TeacherSamples, TeacherArgmax, KeepMasked, KeepOriginal, DifficultOfN)
 }
 
 

@@ -40,6 +40,10 @@ class HasStudent(Protocol):
     """A problem, as far as a student's forward pass reads it."""
 
     @property
+    def device(self) -> torch.device:
+        """Of the run."""
+
+    @property
     def student(self) -> Encoder:
         """The template."""
 
@@ -196,7 +200,7 @@ def _cosines(scaled: Tensor, leaves: Params) -> Tensor:
     return cosines
 
 
-def predict(problem: Problem, params: Params, table: Table, rows_at_once: int | None = None) -> np.ndarray:
+def predict(problem: HasStudent, params: Params, table: Table, rows_at_once: int | None = None) -> np.ndarray:
     """Logits of N students on every row of a table, ``[N, R, C]`` float32 (float64 with precision=fp64)."""
     count = next(iter(params.values())).shape[0]
     # Short chunks waste less on padding and stay in a CPU's cache; a GPU wants work.

@@ -10,7 +10,8 @@ import torch
 
 from agents import make_agent
 from agents.token_rules import TOKEN_RULES, make_token_rule
-from kd_env.evaluation.tutoring import evaluate_tutors, with_dev_texts
+from kd_env.evaluation.tutor_dev import with_dev_rows
+from kd_env.evaluation.tutoring import evaluate_tutors
 from kd_env.text import load_texts
 from kd_env.tutor import TutorEnv, TutorVectorEnv
 
@@ -107,7 +108,7 @@ def test_means_are_those_of_the_steps(mode: str, tutor_problem: Any) -> None:
 
 
 def test_students_are_judged_on_dev_texts_alone(tutor_problem: Any, tiny_text: dict[str, Any]) -> None:
-    judged = with_dev_texts(tutor_problem, 50)
+    judged = with_dev_rows(tutor_problem, 50)
     tokenizer = tutor_problem.assets.tokenizer
     dev = {tuple(tokenizer(text)["input_ids"]) for text in load_texts(tiny_text["text"], dev=True).dev}
     train = tutor_problem.host_ids

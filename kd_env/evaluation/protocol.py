@@ -1,6 +1,6 @@
 """The evaluation that every policy goes through: fresh students, the same seeds, the official dev split at the end.
 
-This is the only place that reads dev rows. A policy is anything with ``predict``; the caller says whether it learned.
+Only this package reads dev rows. A policy is anything with ``predict``; the caller says whether it learned.
 """
 
 from __future__ import annotations

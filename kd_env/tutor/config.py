@@ -26,6 +26,14 @@ REWARDS = ("tutor", "teacher_recognises", "student_error", "gap_closed", "loss_d
 LOSSES = ("plausibility", "hidden_states", "attention")
 LOSS_WEIGHTS = {"plausibility": 25.0, "hidden_states": 0.5, "attention": 0.5}
 """Of the paper: 25 L_pp + 0.5 L_dist, where L_dist is the sum of hidden states and attention scores."""
+TASK_LOSSES = ("soft_label", "hard_label", "hidden_states", "attention")
+TASK_LOSS_WEIGHTS = {"soft_label": 1.0}
+"""With labels of a task: plain distillation of the teacher's label distribution on the edited text."""
+
+
+def losses_of(task: str | None) -> tuple[str, ...]:
+    """Names of the losses that there are."""
+    return LOSSES if task is None else TASK_LOSSES
 
 
 @dataclass(frozen=True)
@@ -33,9 +41,15 @@ class TutorConfig:
     """Options of ``gymnasium.make("kd_env/TutorToken-v0")``. Every field is a plain value or mapping."""
 
     # -- text
-    text: str = "toy"
+    task: str | None = None
+    """None: pre-training distillation on ``text`` (the paper). A task of classes (``toy``, ``toy_pair``, a GLUE task,
+    ``custom`` with ``columns``): the tutor rewrites tokens of its labelled rows, whose label a fine-tuned teacher
+    should recognise and the student miss. ``text`` is then theirs."""
+    columns: Mapping[str, Any] | None = None
+    """With ``task=custom``, as in the other environments."""
+    text: str | tuple[str, ...] = "toy"
     """Where the text comes from: ``toy``, ``toy_pair``, a GLUE task (its sentences), a folder of ``.txt`` files or the
-    name of a ``datasets`` data set."""
+    name of a ``datasets`` data set; or several of them, whose texts are put together."""
     data_dir: str | None = None
     """For GLUE tasks: folder with ``<task>/<split>.parquet``; None reads them from the hub."""
     column: str | None = None
@@ -51,9 +65,13 @@ class TutorConfig:
     """Tokens a row is cut to."""
     # -- models
     teacher: str | None = None
-    """Folder or hub name of a masked language model; None: the packaged one of the embedded task."""
+    """Folder or hub name of a masked language model, or with ``task`` of a model that is fine-tuned for it; None: the
+    packaged one of the embedded task."""
+    language_model: str | None = None
+    """With ``task``: folder or hub name of the masked language model that reads the masked rows, whose candidates and
+    hidden states the tutor sees; of the teacher's vocabulary. None: the packaged one."""
     student: StudentConfig | Mapping[str, Any] = field(default_factory=lambda: StudentConfig(num_attention_heads=4))
-    """Where the student comes from; ``init`` is ``fresh`` or ``teacher``."""
+    """Where the student comes from; ``init`` is ``fresh`` or ``teacher``, with ``task`` also ``pretrained``."""
     # -- masking
     masking: str = "fixed"
     """``fixed``: every row has ``slots`` masked positions, drawn without replacement. ``bernoulli``: each ordinary
@@ -81,12 +99,14 @@ class TutorConfig:
     # -- student's loss
     losses: Mapping[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
     """Weight by loss: ``plausibility`` (L_pp), ``hidden_states`` and ``attention`` (raw scores); one that is left out
-    is not computed. Attention needs as many heads in the student as in the teacher."""
+    is not computed. Attention needs as many heads in the student as in the teacher. With ``task`` instead of
+    plausibility ``soft_label`` (KL from the teacher, the default alone) and ``hard_label`` (the gold label)."""
     layer_map: str | tuple[tuple[int, int], ...] = "uniform"
     # -- process
     reward: str = "tutor"
     """``tutor`` (mean over slots of ``teacher_recognises`` + ``student_error``), either of them, ``gap_closed`` or
-    ``loss_drop`` on the feedback rows."""
+    ``loss_drop`` on the feedback rows. With ``task`` the first is the teacher's confidence in the gold label of the
+    edited row, the second the distance of the student's label distribution from the teacher's."""
     budget: int = 80
     """Student updates of an episode."""
     batch_size: int = 16
@@ -121,6 +141,8 @@ class TutorConfig:
             )
         refuse_unknown("environment option", options, cls)
         plain = {key: plain_value(value) for key, value in options.items()}
+        if plain.get("task") is not None:
+            plain = {"text": plain["task"], "losses": dict(TASK_LOSS_WEIGHTS), **plain}
         student = plain.get("student")
         if isinstance(student, Mapping) and student.get("init", "fresh") == "fresh" and "hidden_size" not in student:
             plain["student"] = {"num_attention_heads": 4, **student}  # only one option more than the default
@@ -138,8 +160,11 @@ class TutorConfig:
         checks.check_fields("", self, {name: checks.whole(low) for name, low in whole.items()})
         optional = ("feedback_rows", "selection_rows", "max_train_rows", "slots", "max_episode_steps")
         checks.check_fields("", self, dict.fromkeys(optional, checks.optional(checks.whole(1))))
-        checks.check_fields("", self, {"text": checks.text, "device": checks.text})
-        checks.check_fields("", self, dict.fromkeys(("data_dir", "column", "teacher"), checks.optional(checks.text)))
+        if not isinstance(self.text, str):
+            checks.names("toy")("text", self.text)
+        checks.check_fields("", self, {"device": checks.text})
+        texts = ("data_dir", "column", "teacher", "task", "language_model")
+        checks.check_fields("", self, dict.fromkeys(texts, checks.optional(checks.text)))
         choices = {"masking": ("fixed", "bernoulli"), "mode": MODES, "action_view": VIEWS, "reward": REWARDS}
         choices["observation"] = ("dict", "flat")
         choices["precision"] = ("fp32", "bf16", "fp64")
@@ -150,18 +175,31 @@ class TutorConfig:
         check_student(self.student_config)
         check_rate("mask_rate", self.mask_rate)
         checks.mapping("losses", self.losses)
+        valid = losses_of(self.task)
         for name, weight in self.losses.items():
-            if name not in LOSSES:
-                raise ValueError(unknown_name("loss", name, LOSSES))
+            if name not in valid:
+                raise ValueError(unknown_name("loss", name, valid))
             checks.within(0)(f"losses.{name}", weight)
         if not any(self.losses.values()):
-            raise ValueError(f"losses={dict(self.losses)} weigh nothing: give at least one of {', '.join(LOSSES)}.")
-        if self.student_config.init == "pretrained":
+            raise ValueError(f"losses={dict(self.losses)} weigh nothing: give at least one of {', '.join(valid)}.")
+        self._check_task()
+        if self.student_config.init == "pretrained" and self.task is None:
             raise ValueError("student.init='pretrained' has no meaning here; use fresh, or teacher with its layers.")
         if self.student_config.dropout:
             raise ValueError(f"student.dropout={self.student_config.dropout} is not supported here; leave it at 0.")
         if self.mode == "joint" and self.teacher_every != 1:
             raise ValueError(f"teacher_every={self.teacher_every} is for mode='sequential'; leave it out.")
+
+    def _check_task(self) -> None:
+        if self.task is None:
+            for name in ("columns", "language_model"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}={getattr(self, name)!r} is for task=<task>; leave it out or set task.")
+        elif self.text != self.task or self.column is not None:
+            raise ValueError(
+                f"text={self.text!r}, column={self.column!r} are for pre-training distillation, and task={self.task!r} "
+                "has rows of its own; leave them out."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that :meth:`from_kwargs` takes back."""

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from kd_env import optim, rewards, trees, updates
+from kd_env import optim, rewards, trees
 from kd_env.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.models import draw_projection
 from kd_env.tables import draw, start_stream
-from kd_env.tutor import passes, terms
+from kd_env.tutor import passes
 from kd_env.tutor.actions import Choices
 from kd_env.tutor.state import SlotView, TokenRewards, TutorState
 
@@ -31,20 +30,6 @@ logger = logging.getLogger("kd_env")
 
 # Purposes of the random streams of an episode.
 _STUDENT, _PROJECTION, _ORDER, _MASKS, _CHOICES = range(5)
-
-
-def evaluate(problem: TutorProblem, params: dict[str, Tensor]) -> np.ndarray:
-    """``L_pp`` of N students on the evaluated feedback rows, whose replacements never change, ``[N]`` float64."""
-    table, count = problem.feedback, next(iter(params.values())).shape[0]
-    total = torch.zeros(count, dtype=torch.float64, device=problem.device)
-    loss_of = vmap(terms.plausibility_loss, in_dims=(0, None, None))
-    with torch.no_grad():
-        for rows in table.chunks(max(32, 256 // count)):
-            batch = table.gather(rows)
-            scores = updates.student_forward(problem, params, batch, frozenset(), shared_batch=True).logits.squeeze(-1)
-            labels = problem.feedback_labels[torch.as_tensor(rows, device=problem.device)][:, : scores.shape[-1]]
-            total += loss_of(scores, labels, batch.attention_mask).double() * batch.attention_mask.sum()
-    return np.asarray((total / float(table.lengths.sum())).cpu().numpy())
 
 
 def initial(problem: TutorProblem, seeds: Sequence[int], budgets: Sequence[int]) -> TutorState:
@@ -59,7 +44,7 @@ def initial(problem: TutorProblem, seeds: Sequence[int], budgets: Sequence[int])
     streams = np.empty(count, dtype=object)
     for index, seed in enumerate(seeds):
         streams[index] = start_stream(problem.buckets, sub_seed(seed, _ORDER))
-    loss = evaluate(problem, params)
+    loss = problem.lesson.evaluate(problem, params)
     scale, _ = rewards.gap_scale(loss, problem.loss_floor)
     shape = (count, config.batch_size, problem.slots)
     zeros = TokenRewards(*(np.zeros(shape, np.float32) for _ in TokenRewards._fields))
@@ -105,7 +90,7 @@ def choices(problem: TutorProblem, state: TutorState) -> Choices:
     parts = [
         state.view.candidates.cpu().numpy(),
         state.view.log_candidates.float().cpu().numpy(),
-        _originals(problem, state.rows, state.positions),
+        originals(problem, state.rows, state.positions),
     ]
     if problem.config.mode == "sequential":
         replicas = np.arange(len(state.seeds))
@@ -172,7 +157,7 @@ def _updated(problem: TutorProblem, state: TutorState) -> TutorState:
         config=config.optimizer_config,
     )
     moved = optim.gradient_norm({name: old.sub_(state.params[name]) for name, old in before.items()})
-    originals = _originals(problem, state.rows, state.positions)
+    before_edit = originals(problem, state.rows, state.positions)
     diverged = broken.cpu().numpy()
     for replica in np.flatnonzero(diverged):
         logger.warning(
@@ -188,8 +173,8 @@ def _updated(problem: TutorProblem, state: TutorState) -> TutorState:
         updated=np.ones(count, bool),
         losses=found.losses.float().cpu().numpy(),
         update_norm=moved.float().cpu().numpy(),
-        tokens=np.where(state.valid, state.chosen, originals),
-        originals=originals,
+        tokens=np.where(state.valid, state.chosen, before_edit),
+        originals=before_edit,
         # A student that diverged has errors that are no numbers.
         token_rewards=TokenRewards(*(np.where(diverged[:, None, None], 0.0, part) for part in found.rewards)),
     )
@@ -206,7 +191,8 @@ def _evaluated(problem: TutorProblem, state: TutorState) -> TutorState:
     if not len(rows):
         return state
     index = torch.as_tensor(rows, device=problem.device)
-    measured = evaluate(problem, state.params if due.all() else {name: p[index] for name, p in state.params.items()})
+    part = state.params if due.all() else {name: p[index] for name, p in state.params.items()}
+    measured = problem.lesson.evaluate(problem, part)
     finite = np.isfinite(measured)
     loss, diverged = state.loss.copy(), state.diverged.copy()
     loss[rows[finite]] = measured[finite]
@@ -264,7 +250,8 @@ def masked_ids(problem: TutorProblem, state: TutorState) -> np.ndarray:
     return ids
 
 
-def _originals(problem: TutorProblem, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def originals(problem: TutorProblem, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Tokens of the text at ``positions [N, B, P]`` of train rows ``[N, B]``."""
     return np.asarray(np.take_along_axis(problem.host_ids[rows], positions, axis=-1), np.int64)
 
 

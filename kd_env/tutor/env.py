@@ -101,6 +101,10 @@ class TutorView:
         """
         return self.run.log_probabilities()
 
+    def original_tokens(self) -> torch.Tensor:
+        """The tokens of the text at every slot, ``[N, B, P]``; in no observation. For rules that change nothing."""
+        return self.run.original_tokens()
+
     def student_errors(self, tokens: torch.Tensor) -> torch.Tensor:
         """``student_error`` that ``tokens [N, B, P]`` would have, ``[N, B, P]``: one forward pass, no update.
 
@@ -125,6 +129,10 @@ class TutorEnv(TutorView, SingleEnv):
     the teacher reads the edited text, and the student learns on it: which tokens are plausible (L_pp), the teacher's
     hidden states and its attention scores. Then the next batch is masked.
 
+    With ``task`` the rows are those of a task with labels: a masked language model reads the masked row, the agent
+    rewrites it, a fine-tuned teacher labels what comes out, and the student learns these labels (``soft_label``). This
+    is not in the paper, but its natural extension.
+
     ## Action Space
     With ``mode=joint`` tokens for all B x P slots, with ``mode=sequential`` for one slot of every row. ``native``: any
     token of the vocabulary; ``candidates``: ranks in the teacher's lists; ``discrete``: one rank for all; ``box``:
@@ -140,7 +148,9 @@ class TutorEnv(TutorView, SingleEnv):
     ## Reward
     ``tutor`` by default: the mean over slots of ``teacher_recognises`` (p_T(x|X') - p_T(a|X')) and ``student_error``
     (|m - sigmoid(u)|, of the student before the update); per token in ``info``. With ``mode=sequential`` it comes when
-    the last slot is filled. ``gap_closed`` and ``loss_drop`` compare feedback losses before and after the update.
+    the last slot is filled. With ``task`` they are of whole rows, the same for all slots of one: the teacher's
+    confidence in the gold label of the edited row, and the total variation between the label distributions of student
+    and teacher. ``gap_closed`` and ``loss_drop`` compare feedback losses before and after the update.
 
     ## Episode End
     ``terminated``: the budget of student updates is spent, or the student diverged. ``truncated``:

@@ -12,8 +12,8 @@ from torch.func import vmap
 
 from kd_env import trees, updates
 from kd_env.teachers import autocast, cast
-from kd_env.tutor import terms
-from kd_env.tutor.state import SlotView, TokenRewards
+from kd_env.tutor import label_terms, terms
+from kd_env.tutor.state import SlotView, TokenRewards, Written
 from kd_env.types import Batch, ModelOutput, Signal
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def at_slots(values: Tensor, positions: Tensor) -> Tensor:
 def read(problem: TutorProblem, batch: Batch, positions: Tensor) -> SlotView:
     """One pass of the teacher over ``batch [N, B, S]``: what it says at the slots."""
     with torch.no_grad():
-        hidden, _ = _teacher(problem, batch, frozenset())
+        hidden, _ = run_teacher(problem, batch, frozenset())
         return slot_view(problem, at_slots(hidden, positions))
 
 
@@ -91,32 +91,19 @@ def update(
         base: what the teacher said about the masked text.
         tokens: ``[N, B, P]`` the choice.
     """
-    batch = problem.train.gather(rows)
-    places, there, chosen = (torch.as_tensor(array, device=problem.device) for array in (positions, valid, tokens))
-    original = original_tokens(batch, places)
-    chosen = torch.where(there, chosen, original)
-    text = edited(batch, places, there, chosen)
+    text, written, log_chosen = _write(problem, rows, positions, valid, base, torch.as_tensor(tokens))
     with torch.no_grad():
-        hidden, taught = _teacher(problem, text, problem.teacher_signals)
-        before = (base.features, base.log_partition)
-        features = problem.teacher.features(at_slots(hidden, places))
-        after = (features, problem.teacher.decode(features).logsumexp(-1))
-        log_chosen = log_probability(problem, *before, chosen)
-        slot_labels = terms.plausibility(log_probability(problem, *before, original), log_chosen)
-        labels = terms.token_labels(slot_labels, places, there, text.input_ids.shape[-1])
-        recognises = terms.teacher_recognises(
-            log_probability(problem, *after, original), log_probability(problem, *after, chosen)
-        )
+        taught = problem.lesson.teach(problem, text, written, problem.teacher_signals)
     leaves = {name: p.detach().requires_grad_(True) for name, p in params.items()}
     output = updates.student_forward(problem, leaves, text, problem.student_signals)
-    losses = student_losses(problem, leaves, output, taught, labels, text.attention_mask)
+    losses = student_losses(problem, leaves, output, taught.output, taught.labels, text.attention_mask)
     weights = torch.tensor(problem.loss_weights, dtype=losses.dtype, device=losses.device)
     total = (losses * weights).sum(-1)
     found = torch.autograd.grad(total.sum(), list(leaves.values()), allow_unused=True)
     grads = {name: grad.contiguous() for name, grad in zip(leaves, found, strict=True) if grad is not None}
-    error = terms.student_error(output.logits.detach().squeeze(-1).gather(-1, places), slot_labels)
-    parts = (recognises, error, slot_labels, log_chosen.exp())
-    rewards = TokenRewards(*(torch.where(there, part, 0.0).float().cpu().numpy() for part in parts))
+    error = problem.lesson.error(trees.map_leaves(Tensor.detach, output), taught, written)
+    parts = (taught.recognises, error, written.plausibility, log_chosen.exp())
+    rewards = TokenRewards(*(torch.where(written.valid, part, 0.0).float().cpu().numpy() for part in parts))
     return Update(losses.detach(), total.detach(), grads, rewards)
 
 
@@ -129,7 +116,18 @@ def student_errors(
     base: SlotView,
     tokens: Tensor,
 ) -> Tensor:
-    """``|m - sigmoid(u)|`` of N students for a choice ``[N, B, P]`` that is not made; 0 at slots that are not valid."""
+    """The reward ``student_error`` of N students for a choice ``[N, B, P]`` that is not made; 0 at unused slots."""
+    text, written, _ = _write(problem, rows, positions, valid, base, tokens)
+    with torch.no_grad():
+        taught = problem.lesson.teach(problem, text, written, frozenset())
+        output = updates.student_forward(problem, params, text, frozenset())
+        return torch.where(written.valid, problem.lesson.error(output, taught, written), 0.0)
+
+
+def _write(
+    problem: TutorProblem, rows: np.ndarray, positions: np.ndarray, valid: np.ndarray, base: SlotView, tokens: Tensor
+) -> tuple[Batch, Written, Tensor]:
+    """The edited text, what was written, and ``log p_T(a | X^M)`` of it ``[N, B, P]``."""
     batch = problem.train.gather(rows)
     places, there = (torch.as_tensor(array, device=problem.device) for array in (positions, valid))
     original = original_tokens(batch, places)
@@ -137,10 +135,8 @@ def student_errors(
     with torch.no_grad():
         before = (base.features, base.log_partition)
         log_chosen = log_probability(problem, *before, chosen)
-        labels = terms.plausibility(log_probability(problem, *before, original), log_chosen)
-        text = edited(batch, places, there, chosen)
-        scores = updates.student_forward(problem, params, text, frozenset()).logits.squeeze(-1)
-        return torch.where(there, terms.student_error(scores.gather(-1, places), labels), 0.0)
+        plausible = terms.plausibility(log_probability(problem, *before, original), log_chosen)
+    return edited(batch, places, there, chosen), Written(places, there, original, chosen, plausible), log_chosen
 
 
 def student_losses(
@@ -156,9 +152,9 @@ def student_losses(
     Args:
         problem: the problem.
         params: name -> ``[N, ...]``; the projection is read.
-        student: outputs ``[N, B, ...]``; logits ``[N, B, S, 1]``.
+        student: outputs ``[N, B, ...]``; logits ``[N, B, S, 1]``, or ``[N, B, C]`` with labels of a task.
         teacher: outputs ``[N, B, ...]`` on the same text.
-        labels: ``[N, B, S]`` plausibility of every token.
+        labels: ``[N, B, S]`` plausibility of every token, or ``[N, B]`` gold labels.
         mask: ``[N, B, S]``.
     """
     projection = params.get(PROJECTION)
@@ -172,8 +168,12 @@ def student_losses(
                 found.append(terms.plausibility_loss(student.logits.squeeze(-1), labels, mask))
             elif name == "hidden_states":
                 found.append(terms.hidden_distance(student, teacher, projection, problem.pairs, mask))
-            else:
+            elif name == "attention":
                 found.append(terms.attention_loss(student, teacher, problem.block_pairs, mask))
+            elif name == "soft_label":
+                found.append(label_terms.soft_label_loss(student.logits, teacher.logits))
+            else:
+                found.append(label_terms.hard_label_loss(student.logits, labels))
         return torch.stack(found)
 
     if len(labels) == 1:  # squeeze, since the gradient of an index would be a copy of the projection
@@ -186,7 +186,7 @@ def student_losses(
     return found
 
 
-def _teacher(problem: TutorProblem, batch: Batch, signals: frozenset[Signal]) -> tuple[Tensor, ModelOutput]:
+def run_teacher(problem: TutorProblem, batch: Batch, signals: frozenset[Signal]) -> tuple[Tensor, ModelOutput]:
     """Last hidden states ``[N, B, S, H]`` and the signals, one pass for all replicas."""
     count, rows = batch.input_ids.shape[:2]
     flat: Batch = trees.map_leaves(lambda t: t.flatten(0, 1), batch)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import logging
 import warnings
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -15,19 +13,15 @@ import torch
 from torch import Tensor
 
 from kd_env import masking, models
-from kd_env.build import resolve_device
-from kd_env.build_teachers import provenance
 from kd_env.layermap import layer_pairs
-from kd_env.mlm_model import MaskedLM, check_fits, load_masked_lm
+from kd_env.mlm_model import MaskedLM
 from kd_env.tables import Buckets, Table, make_buckets
-from kd_env.text import TokenFacts, TokenizedTexts, cut_texts, load_texts, token_facts, tokenize_texts
-from kd_env.tutor import observe, passes, terms
+from kd_env.text import TokenFacts
+from kd_env.tutor import observe
 from kd_env.tutor.actions import TokenActions, make_token_actions
-from kd_env.tutor.config import LOSSES, TutorConfig
-from kd_env.tutor.student import build_tutor_student
-from kd_env.types import Batch, Signal
-
-logger = logging.getLogger("kd_env")
+from kd_env.tutor.config import TutorConfig, losses_of
+from kd_env.tutor.lessons import Lesson, TaskLesson, TextLesson
+from kd_env.types import Signal
 
 PROCESS_OPTIONS = frozenset(
     {
@@ -56,10 +50,11 @@ class TutorAssets(NamedTuple):
     ordinary: np.ndarray  # [R, S] bool, positions of train rows that may be masked
     left_out: int  # train texts with fewer ordinary tokens than slots
     slots: int
-    feedback: Table  # evaluated rows, with the replacements written into them
-    feedback_labels: Tensor  # [R, S] their plausibility
-    loss_floor: float  # the least loss on them
-    teacher: MaskedLM
+    feedback: Table  # evaluated rows; without a task with replacements written into them
+    feedback_labels: Tensor  # [R, S] their plausibility; empty with a task
+    loss_floor: float  # the least loss on them, or with a task the teacher's
+    teacher: MaskedLM  # reads the masked text
+    classifier: models.Encoder | None  # with a task: the teacher of its labels
     student: models.Encoder
     device: torch.device
     dtype: torch.dtype
@@ -72,10 +67,12 @@ class TutorProblem:
 
     Attributes:
         config: the validated options.
+        teacher: the masked language model that reads the masked text.
+        lesson: what students learn on the edited text, from that model or from the teacher of a task.
         loss_names: the L losses of the student; ``loss_weights`` alike.
         pairs: mapped (student layer, teacher layer); ``block_pairs`` without the embeddings.
         projection: ``(out, in)`` of the map from student to teacher width, None where they are the same.
-        loss_floor: the least feedback loss, ``e_T`` of the gap.
+        loss_floor: ``e_T`` of the gap: the least feedback loss, or with a task that of its teacher.
         actions: the action view.
         observation_space: a flat ``Dict`` of 1-D boxes (:mod:`kd_env.tutor.observe`).
     """
@@ -92,8 +89,11 @@ class TutorProblem:
             raise ValueError(
                 f"num_candidates={config.num_candidates} is more than the {self.vocab_size} tokens of the vocabulary."
             )
-        student, teacher = assets.student.facts, assets.teacher.facts
-        self.loss_names = tuple(name for name in LOSSES if config.losses.get(name, 0.0) > 0)
+        self.lesson: Lesson = (
+            TextLesson(assets.teacher.facts) if assets.classifier is None else TaskLesson(assets.classifier)
+        )
+        student, teacher = assets.student.facts, self.lesson.facts
+        self.loss_names = tuple(name for name in losses_of(config.task) if config.losses.get(name, 0.0) > 0)
         self.loss_weights = tuple(float(config.losses[name]) for name in self.loss_names)
         self.pairs = layer_pairs(config.layer_map, student.num_layers, teacher.num_layers)
         self.block_pairs = tuple(pair for pair in self.pairs if min(pair) > 0)
@@ -122,9 +122,11 @@ class TutorProblem:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the text, the teacher's weights and the start of the student."""
+        """Hash of the text, the weights of teacher and language model, and the start of the student."""
         digest = hashlib.sha256(json.dumps([self.assets.fingerprint, self.train.content_hash()]).encode())
-        for module in (self.teacher.module, self.student.module):
+        classifier = self.assets.classifier
+        parts = (self.teacher.module, self.student.module, *(() if classifier is None else (classifier.module,)))
+        for module in parts:
             for name, tensor in sorted(module.state_dict().items()):
                 digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -175,127 +177,6 @@ def draw_slots(
     ids = masking.corrupt(input_ids, positions, valid, tokens.mask_id, tokens.candidates, rng)
     masked = np.take_along_axis(ids, positions, axis=-1).astype(np.int64)
     return Slots(positions, valid, masked, dropped)
-
-
-def build_tutor_problem(config: TutorConfig) -> TutorProblem:
-    """Read the text, load the teacher, make the student's template and the evaluated rows.
-
-    Raises:
-        ValueError: an option without meaning, text that is too short, or a teacher without a language-model head (with
-            the command that makes one).
-    """
-    config.validate()
-    device = resolve_device(config.device)
-    dtype = torch.float64 if config.precision == "fp64" else torch.float32
-    name = packaged_teacher(config.text) if config.teacher is None else config.teacher
-    teacher = load_masked_lm(name)
-    teacher = dataclasses.replace(teacher, module=teacher.module.to(device, dtype))
-    tokenizer = models.load_tokenizer(name)
-    tokens = token_facts(tokenizer, name)
-    texts = load_texts(config.text, data_dir=config.data_dir, column=config.column)
-    cut = cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
-    whole = tokenize_texts(cut.train, tokenizer, tokens, config.max_length)
-    mean = float(_ordinary(whole.table, tokens).sum(1).mean())
-    slots = config.slots or masking.default_slots(mean, config.mask_rate)
-    least = slots if config.masking == "fixed" else 1
-    train = tokenize_texts(cut.train, tokenizer, tokens, config.max_length, at_least=least) if least > 1 else whole
-    check_fits(name, tokenizer, teacher, int(whole.table.lengths.max()))
-    first = train.table.input_ids[:, 0].numpy()
-    if not np.isin(first, tokens.special_ids).all():
-        raise ValueError(
-            f"The tokenizer of {name!r} begins rows without a special token, and slots that are not used point there; "
-            "use an encoder such as BERT, whose rows begin with [CLS]."
-        )
-    student = build_tutor_student(config, teacher, device, dtype)
-    make_buckets(train.table.lengths, config.batch_size)  # refuses too few rows before the teacher runs
-    held = tokenize_texts(cut.feedback[: config.evaluation_rows], tokenizer, tokens, config.max_length, at_least=least)
-    feedback, labels, floor = evaluated_rows(config, teacher, tokens, held, slots, device)
-    assets = TutorAssets(
-        tokenizer=tokenizer,
-        tokens=tokens,
-        train=_on(train.table, device),
-        ordinary=_ordinary(train.table, tokens),
-        left_out=len(cut.train) - len(train.kept),
-        slots=slots,
-        feedback=feedback,
-        feedback_labels=labels,
-        loss_floor=floor,
-        teacher=teacher,
-        student=student,
-        device=device,
-        dtype=dtype,
-        fingerprint=cut.fingerprint,
-        saw_feedback=provenance(name, config.text, cut.fingerprint),
-    )
-    return TutorProblem(assets, config)
-
-
-def packaged_teacher(text: str) -> str:
-    """Folder of the packaged masked language model of an embedded task.
-
-    Raises:
-        ValueError: there is none for this text.
-    """
-    from kd_env.toy import masked_lm_folder
-
-    folder = masked_lm_folder(text)
-    if folder is None:
-        raise ValueError(
-            f"text={text!r} comes without a teacher; give teacher=<folder or hub name of a masked language model>, "
-            f"such as one that `kd-env teacher objective=mlm text={text}` writes."
-        )
-    return str(folder)
-
-
-def evaluated_rows(
-    config: TutorConfig,
-    teacher: MaskedLM,
-    tokens: TokenFacts,
-    held: TokenizedTexts,
-    slots: int,
-    device: torch.device,
-) -> tuple[Table, Tensor, float]:
-    """The evaluated rows with fixed slots, in which samples of the teacher stand; their plausibility, and its floor."""
-    table = held.table
-    rng = np.random.default_rng([config.split_seed, 1])
-    ids, ordinary = table.input_ids.numpy(), _ordinary(table, tokens)
-    drawn = draw_slots(config, tokens, ids, ordinary, slots, rng)
-    labels = np.ones(ids.shape)
-    written = ids.copy()
-    moved = _on(table, device)
-    for rows in table.chunks(32):
-        batch = moved.gather(rows)
-        places, there = (torch.as_tensor(array[rows], device=device) for array in (drawn.positions, drawn.valid))
-        one = Batch(*(part[None] for part in batch))
-        masked = passes.edited(one, places[None], there[None], torch.as_tensor(drawn.masked[rows], device=device)[None])
-        with torch.no_grad():
-            hidden, _ = teacher.encode(Batch(*(part[0] for part in masked)), frozenset())
-            features = teacher.features(passes.at_slots(hidden[None], places[None]))
-            logits = teacher.decode(features).double().cpu().numpy()[0]
-        chosen = (logits + rng.gumbel(size=logits.shape)).argmax(-1)
-        original = np.take_along_axis(ids[rows], drawn.positions[rows], axis=-1)
-        at = [np.take_along_axis(logits, token[..., None].astype(np.int64), -1)[..., 0] for token in (chosen, original)]
-        label = np.exp(np.minimum(at[0] - at[1], 0.0))
-        for array, value in ((written, chosen), (labels, label)):
-            here = array[rows]
-            old = np.take_along_axis(here, drawn.positions[rows], axis=-1)
-            np.put_along_axis(here, drawn.positions[rows], np.where(drawn.valid[rows], value, old), axis=-1)
-            array[rows] = here
-    mask = torch.arange(ids.shape[1]) < torch.as_tensor(table.lengths)[:, None]
-    floor = float(terms.plausibility_floor(torch.as_tensor(labels), mask))
-    edited = dataclasses.replace(table, input_ids=torch.as_tensor(written))
-    dtype = teacher.module.dtype
-    return _on(edited, device), torch.as_tensor(labels, dtype=dtype, device=device), floor
-
-
-def _ordinary(table: Table, tokens: TokenFacts) -> np.ndarray:
-    ids = table.input_ids.cpu().numpy()
-    return masking.ordinary_tokens(ids, np.arange(ids.shape[1]) < table.lengths[:, None], tokens.special_ids)
-
-
-def _on(table: Table, device: torch.device) -> Table:
-    names = ("input_ids", "token_type_ids", "device_lengths", "label_tensor")
-    return dataclasses.replace(table, **{name: getattr(table, name).to(device) for name in names})
 
 
 def warn_floor(problem: TutorProblem, loss_reset: float) -> None:

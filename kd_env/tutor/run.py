@@ -15,8 +15,9 @@ from kd_env.envs.replicas import Replicas
 from kd_env.export import write_student
 from kd_env.rewards import gap_scale
 from kd_env.tutor import dynamics, observe, passes
+from kd_env.tutor.build import build_tutor_problem
 from kd_env.tutor.config import TutorConfig
-from kd_env.tutor.problem import TutorProblem, build_tutor_problem, warn_floor
+from kd_env.tutor.problem import TutorProblem, warn_floor
 from kd_env.tutor.state import TutorState
 
 
@@ -96,6 +97,11 @@ class TutorRun(Replicas[TutorState]):
         with torch.no_grad():
             logits = self.problem.teacher.decode(view.features)
             return logits - view.log_partition[..., None]
+
+    def original_tokens(self) -> torch.Tensor:
+        """Tokens of the text at the slots, ``[N, B, P]`` on the device."""
+        s = self.started()
+        return torch.as_tensor(dynamics.originals(self.problem, s.rows, s.positions), device=self.problem.device)
 
     def student_errors(self, tokens: torch.Tensor) -> torch.Tensor:
         """``student_error`` that ``tokens [N, B, P]`` would have."""

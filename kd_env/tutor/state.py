@@ -20,6 +20,16 @@ class SlotView(NamedTuple):
     log_candidates: Tensor  # [N, B, P, k] their log-probabilities
 
 
+class Written(NamedTuple):
+    """What stands in the slots of N edited batches, on the device."""
+
+    places: Tensor  # [N, B, P]
+    valid: Tensor  # [N, B, P]
+    original: Tensor  # [N, B, P]
+    chosen: Tensor  # [N, B, P]
+    plausibility: Tensor  # [N, B, P], m
+
+
 class TokenRewards(NamedTuple):
     """Of the last update, per token, on the host; 0 at slots that are not valid."""
 

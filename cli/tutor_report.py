@@ -1,0 +1,298 @@
+"""What a study of tutors finds: evaluations that are kept with their students, and the report on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cli import runs
+
+if TYPE_CHECKING:
+    from kd_env.evaluation.statistics import Difference
+    from kd_env.evaluation.tutoring import Contender, TutorResult
+    from kd_env.tutor import TutorVectorEnv
+    from kd_env.tutor.problem import TutorProblem
+
+JUDGED, STUDENTS = "judged", "students"
+START = "none"
+"""Folder of students that nobody taught."""
+MEASURES = {
+    "reward": "reward",
+    "teacher_recognises": "R_T",
+    "student_error": "R_S",
+    "plausibility": "plausibility",
+    "teacher_probability": "p_T(a)",
+    "dev_gap_closed": "gap closed (dev)",
+}
+"""Columns of the table, by field of :class:`kd_env.evaluation.tutoring.TutorResult`."""
+_COMPARED = ("reward", "dev_gap_closed")
+_DEV_ROWS = 512
+Samples = Sequence[Mapping[str, Any]]
+
+
+class Lines:
+    """Lines about how far something has come: at every tenth, 5 to 60 seconds after the last one."""
+
+    def __init__(self, name: str, total: int, shown: bool) -> None:
+        self._name, self._total, self._shown = name, total, shown
+        self._begin = self._last = time.monotonic()
+        self._tenths = 0
+
+    def at(self, done: int, words: str = "") -> None:
+        """Say that ``done`` of the total is done, where it is time to."""
+        now, tenths = time.monotonic(), 10 * done // self._total
+        since = now - self._last
+        if self._shown and (since > 60 or (since > 5 and tenths > self._tenths)):
+            self._tenths, self._last = tenths, now
+            print(f"{self._name}: {done}/{self._total} steps, {now - self._begin:.0f} s{words}", flush=True)
+
+
+def judge(
+    contenders: Mapping[str, Contender], native: TutorProblem, folder: Path, options: Mapping[str, Any]
+) -> dict[str, TutorResult]:
+    """Results of all, those that are missing made and written with the students that are kept."""
+    from kd_env.evaluation.report import atomic_write
+    from kd_env.evaluation.tutoring import evaluate_tutors
+    from kd_env.finetune_model import quiet_transformers
+
+    first = options["first_evaluation_seed"]
+    seeds = list(range(first, first + options["evaluation_seeds"]))
+    kept = seeds[: options["save_students"]]
+    found = {name: _read_judged(folder, name, seeds, kept) for name in contenders}
+    missing = {name: contender for name, contender in contenders.items() if found[name] is None}
+    lines: dict[str, Lines] = {}
+
+    def progress(name: str, step: int, steps: int) -> None:
+        if name not in lines:
+            print(f"evaluating {name}", flush=True)
+            lines[name] = Lines(f"evaluating {name}", steps, options["progress"])
+        lines[name].at(step)
+
+    def on_end(name: str, env: TutorVectorEnv, result: TutorResult) -> None:
+        students = folder / STUDENTS / name
+        shutil.rmtree(students, ignore_errors=True)  # of an evaluation of other students
+        for replica, seed in enumerate(kept):
+            if result.diverged[replica]:
+                print(f"{name}: the student of seed {seed} diverged and is not kept.", flush=True)
+            else:
+                with quiet_transformers():
+                    env.save_student(students / f"seed{seed}", replica)
+        values = {key: _plain(value) for key, value in vars(result).items()}
+        judged = folder / JUDGED / f"{name}.json"
+        judged.parent.mkdir(exist_ok=True)
+        atomic_write(judged, json.dumps({"seeds": seeds, "dev_rows": _DEV_ROWS, "result": values}) + "\n")
+
+    with quiet_transformers():
+        _save_starts(native, folder, kept)
+    if missing:
+        shown = progress if options["progress"] else None
+        found |= evaluate_tutors(native, missing, seeds, dev_rows=_DEV_ROWS, progress=shown, on_end=on_end)
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def _read_judged(folder: Path, name: str, seeds: Sequence[int], kept: Sequence[int]) -> TutorResult | None:
+    """The result of an evaluation of the same students, with those that are kept; None where there is none."""
+    from kd_env.evaluation.tutoring import TutorResult
+
+    path = folder / JUDGED / f"{name}.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    fields = {field.name for field in dataclasses.fields(TutorResult)}
+    if found["seeds"] != list(seeds) or found["dev_rows"] != _DEV_ROWS or set(found["result"]) != fields:
+        return None
+    metrics = {key: np.array(value) for key, value in found["result"].pop("metrics").items()}
+    result = TutorResult(**{key: np.array(value) for key, value in found["result"].items()}, metrics=metrics)
+    saved = [(folder / STUDENTS / name / f"seed{seed}").is_dir() for seed in kept]
+    return result if all(there or result.diverged[replica] for replica, there in enumerate(saved)) else None
+
+
+def _plain(value: Any) -> Any:
+    return {key: each.tolist() for key, each in value.items()} if isinstance(value, Mapping) else value.tolist()
+
+
+def _save_starts(problem: TutorProblem, folder: Path, seeds: Sequence[int]) -> None:
+    """Keep students as they are at reset: the same for every tutor."""
+    from kd_env.tutor import TutorVectorEnv
+
+    todo = [seed for seed in seeds if not (folder / STUDENTS / START / f"seed{seed}").is_dir()]
+    if not todo:
+        return
+    env = TutorVectorEnv(len(todo), problem=problem, autoreset_mode="disabled")
+    env.reset(seed=todo)
+    for replica, seed in enumerate(todo):
+        env.save_student(folder / STUDENTS / START / f"seed{seed}", replica)
+
+
+def edited_samples(problem: TutorProblem, agent: Any, seed: int, count: int) -> list[dict[str, Any]]:
+    """Texts of the first batch of an episode, original and as the agent edits them."""
+    from kd_env.tutor import TutorVectorEnv
+
+    env = TutorVectorEnv(1, problem=problem, autoreset_mode="disabled")
+    observation, _ = env.reset(seed=seed)
+    rows = env.run.started().rows[0]
+    positions, valid = env.run.started().positions[0], env.run.started().valid[0]
+    info: dict[str, Any] = {"updated": np.zeros(1, dtype=bool)}
+    state, begins = None, np.ones(1, dtype=bool)
+    while not info["updated"][0]:
+        actions, state = agent.predict(observation, state, begins)
+        observation, _, _, _, info = env.step(actions)
+        begins = np.zeros(1, dtype=bool)
+    tokenizer, found = problem.assets.tokenizer, []
+    for row in range(min(count, len(rows))):
+        ids = problem.host_ids[rows[row]][: problem.train.lengths[rows[row]]]
+        before = tokenizer.convert_ids_to_tokens(ids.tolist())
+        after = list(before)
+        for slot in np.flatnonzero(valid[row]).tolist():
+            place = int(positions[row, slot])
+            token = tokenizer.convert_ids_to_tokens(int(info["tokens"][0, row, slot]))
+            before[place], after[place] = f"[{before[place]}]", f"[{token}]"
+        names = ("plausibility", "student_error")
+        parts = {name: np.round(info[name][0, row][valid[row]].astype(float), 3).tolist() for name in names}
+        found.append({"original": " ".join(before), "edited": " ".join(after), **parts})
+    return found
+
+
+def write_report(
+    folder: Path,
+    command: str,
+    problem: TutorProblem,
+    agents: Mapping[str, Sequence[str]],
+    found: Mapping[str, TutorResult],
+    samples: Samples,
+) -> None:
+    """Print the report, and write it to ``results.md`` and ``results.json``.
+
+    Args:
+        folder: of the study.
+        command: how it was called.
+        problem: of the study.
+        agents: by label, the names of its trainings in ``found``.
+        found: results by name; those of no agent are rules.
+        samples: texts, original and edited.
+    """
+    from kd_env.evaluation.report import atomic_write, without_infinities
+
+    rules = [name for name in found if not any(name in trained for trained in agents.values())]
+    measures = {**MEASURES, **{name: f"{name} (dev)" for name in next(iter(found.values())).metrics}}
+    compared = [name for name in measures if name in _COMPARED or name not in MEASURES]
+    differences = {measure: _differences(agents, rules, found, measure) for measure in compared}
+    text = _text(problem, measures, agents, rules, found, differences, samples)
+    print(text)
+    results = {
+        "command": command,
+        "facts": {
+            "slots": problem.slots,
+            "left_out": problem.assets.left_out,
+            "fingerprint": problem.assets.fingerprint,
+            "saw_feedback": problem.assets.saw_feedback,
+        },
+        "agents": {label: list(names) for label, names in agents.items()},
+        "tutors": {
+            name: {m: _values(result, m).tolist() for m in (*measures, "dev_loss", "diverged")}
+            for name, result in found.items()
+        },
+        "differences": without_infinities(
+            {
+                measure: {
+                    label: {other: dataclasses.asdict(difference) for other, difference in row.items()}
+                    for label, row in table.items()
+                }
+                for measure, table in differences.items()
+            }
+        ),
+        "samples": list(samples),
+    }
+    atomic_write(folder / runs.RESULTS, json.dumps(results, indent=2) + "\n")
+    atomic_write(folder / "results.md", text + "\n")
+    print(f"Written to {folder}", flush=True)
+
+
+def _differences(
+    agents: Mapping[str, Sequence[str]], rules: Sequence[str], found: Mapping[str, TutorResult], measure: str
+) -> dict[str, dict[str, Difference]]:
+    """Every agent minus every rule (paired by students), and minus every other agent (independent trainings)."""
+    from kd_env.evaluation.statistics import nested_difference, welch_difference
+
+    trained = {label: _of(found, names, measure) for label, names in agents.items()}
+    return {
+        label: {
+            **{name: nested_difference(own, _values(found[name], measure)) for name in rules},
+            **{
+                other: welch_difference(own.mean(1), theirs.mean(1))
+                for other, theirs in trained.items()
+                if other != label
+            },
+        }
+        for label, own in trained.items()
+    }
+
+
+def _of(found: Mapping[str, TutorResult], names: Sequence[str], measure: str) -> np.ndarray:
+    """``[trainings, students]``."""
+    return np.stack([_values(found[name], measure) for name in names])
+
+
+def _values(result: TutorResult, measure: str) -> np.ndarray:
+    """A field, or one of the official metrics, ``[students]``."""
+    values: np.ndarray = result.metrics[measure] if measure in result.metrics else getattr(result, measure)
+    return values
+
+
+def _text(
+    problem: TutorProblem,
+    measures: Mapping[str, str],
+    agents: Mapping[str, Sequence[str]],
+    rules: Sequence[str],
+    found: Mapping[str, TutorResult],
+    differences: Mapping[str, Mapping[str, Mapping[str, Difference]]],
+    samples: Samples,
+) -> str:
+    from kd_env.evaluation.report import show
+    from kd_env.evaluation.statistics import nested_interval, t_interval
+
+    lines = [
+        [f"{label} *", str(len(names)), *(show(nested_interval(_of(found, names, m))) for m in measures)]
+        for label, names in agents.items()
+    ]
+    lines += [[name, "rule", *(show(t_interval(_values(found[name], m))) for m in measures)] for name in rules]
+    text = [*_table(["tutor", "trainings", *measures.values()], lines), ""]
+    others = [*rules, *(agents if len(agents) > 1 else ())]
+    for measure, rows in differences.items():
+        if not others:
+            break
+        cells = [
+            [label, *(show(row[other].interval, True) if other in row else "" for other in others)]
+            for label, row in rows.items()
+        ]
+        text += [f"{measures[measure]}, row minus column:", "", *_table(["", *others], cells), ""]
+    text += [_words(problem, agents, found), "", f"Texts, and as {next(iter(agents))} edits them:", ""]
+    for sample in samples:
+        text += [f"- `{sample['original']}`", f"  `{sample['edited']}` (plausibility {sample['plausibility']})"]
+    return "\n".join(text)
+
+
+def _words(problem: TutorProblem, agents: Mapping[str, Sequence[str]], found: Mapping[str, TutorResult]) -> str:
+    students = len(next(iter(found.values())).reward)
+    single = min(map(len, agents.values())) < 2
+    units = "over students (one training supports no claim about its agent)" if single else "over trainings"
+    gap = "L_pp on dev texts" if problem.config.task is None else "the gold labels' cross-entropy on dev rows"
+    apart = ", those between agents as between independent trainings" if len(agents) > 1 else ""
+    return (
+        f"Every tutor taught the same {students} fresh students for {problem.config.budget} updates each; agents act "
+        "as they do in training, but for those that explore by chance alone (dqn, qrdqn), which take their best "
+        f"action. Rewards are means per token over all updates, the gap is that of {gap}. Brackets: 95% t "
+        f"intervals, over trainings for agents (*), over students for the others; differences {units}{apart}. "
+        f"{int(sum(result.diverged.sum() for result in found.values()))} students diverged."
+    )
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)]
