@@ -48,6 +48,21 @@ def write_results(folder: Path, report: Report, history: Iterable[Mapping[str, f
     print(f"Written to {folder}", flush=True)
 
 
+def evaluate_any(overrides: Sequence[str], command: str) -> Path:
+    """``kd-env evaluate``: of a run folder, or with ``students=...`` of students that were distilled on text.
+
+    Raises:
+        ValueError: as :func:`evaluate_run` and :func:`cli.downstream.downstream`; or both are named.
+    """
+    if not _names(overrides, "students"):
+        return evaluate_run(overrides, command)
+    if _names(overrides, "run"):
+        raise ValueError("run=... judges a policy and students=... fine-tunes students; give one of them.")
+    from cli.downstream import downstream
+
+    return downstream(overrides, command)
+
+
 def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     """``kd-env evaluate run=<folder> [overrides]``: the evaluation again, also on another task or student.
 
@@ -133,7 +148,9 @@ def split_run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
         words[0] = f"run={words[0]}"
     named = [text for text in words if text.startswith("run=")]
     if len(named) != 1:
-        raise ValueError("Name one run folder: kd-env evaluate run=<folder> [key=value ...].")
+        raise ValueError(
+            "Name one run folder: kd-env evaluate run=<folder> [key=value ...]; or students to fine-tune: students=..."
+        )
     return Path(named[0].removeprefix("run=")).expanduser(), [text for text in words if text not in named]
 
 

@@ -24,6 +24,7 @@ EXAMPLES = {
     "evaluate": (
         "kd-env evaluate run=runs/toy-actor_critic-seed0 evaluation.seeds=20",
         "kd-env evaluate run=runs/toy-actor_critic-seed0 student.hidden_size=64",
+        "kd-env evaluate 'students={none: <folder>, tutor: [<folder>, <folder>]}' train_rows=[32,512] min_updates=200",
     ),
     "study": (
         "kd-env study experiment=harmful_knowledge agents=[actor_critic,sb3/ppo] trainings=5",
@@ -57,6 +58,7 @@ def command_help(name: str) -> str:
     lines = [f"kd-env {name}: {command.summary}", ""]
     if name == "evaluate":
         lines += ["run=<folder> names the run; its options hold unless they are given again.", ""]
+        lines += ["students=... instead fine-tunes students that were distilled on text; its options stand below.", ""]
     if grouped:
         lines.append("Presets (group=preset):")
         for group, presets in groups(command.config).items():
@@ -72,6 +74,10 @@ def command_help(name: str) -> str:
         lines += ["", "Options of env=teacher_weighting that are not the same there:"]
         for key, value, comment in _differing("env/teacher_weighting", "env/knowledge_selection"):
             lines += _wrap(f"  env.{key}={value}  ", comment, 40)
+    if name == "evaluate":
+        lines += ["", "Options of students=...:"]
+        for key, value, comment in option_comments("downstream"):
+            lines += _wrap(f"  {key}={value}  ", comment, 40)
     cfg = "--cfg job (print the resolved configuration), " if grouped else ""
     lines += ["", f"Flags: --help, {cfg}--debug (tracebacks)", "", "Examples:"]
     lines += [f"  {example}" for example in EXAMPLES[name]]

@@ -34,9 +34,9 @@ def _teacher() -> Job:
 
 
 def _evaluate() -> Job:
-    from cli.evaluate import evaluate_run
+    from cli.evaluate import evaluate_any
 
-    return evaluate_run
+    return evaluate_any
 
 
 def _study() -> Job:
@@ -66,7 +66,7 @@ def _bench() -> Job:
 COMMANDS = {
     "train": Command("train an agent, judge it against the rules, write a report (the main job)", "config", _train),
     "teacher": Command("fine-tune a teacher, or a set together, on the train rows of a task", "finetune", _teacher),
-    "evaluate": Command("judge the policy of a run folder again, also on another task or student", "config", _evaluate),
+    "evaluate": Command("judge a run's policy again, or fine-tune and compare students", "config", _evaluate),
     "study": Command("several independent trainings of several agents, and their comparison", "study", _study),
     "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),
     "tutor": Command("train tutors that write tokens into text, and compare them", "tutor", _tutor),
