@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,15 @@ class Encoder:
     trainable: tuple[str, ...]
     fresh: frozenset[str]
 
+    @cached_property
+    def _tied(self) -> bool:
+        """Whether tensors of the module are shared: looked for once, since each call would walk over all of them."""
+        named = [
+            *self.module.named_parameters(remove_duplicate=False),
+            *self.module.named_buffers(remove_duplicate=False),
+        ]
+        return len({id(tensor) for _, tensor in named}) < len(named)
+
     @classmethod
     def build(cls, module: Any, *, train_embeddings: bool, fresh: str) -> Encoder:
         """Wrap a classifier; ``fresh`` is ``all`` (everything is drawn by seed) or ``head`` (the prediction layers)."""
@@ -334,7 +344,11 @@ class Encoder:
         _recorder.wanted, _recorder.eager, _recorder.layer, _recorder.found = wanted, eager, 0, {}
         try:
             own = {name: params[name] for name in self.trainable if name in params}
-            out = functional_call(self.module, own, (), {**inputs, "output_hidden_states": states})
+            inputs["output_hidden_states"] = states
+            if own:
+                out = functional_call(self.module, own, (), inputs, tie_weights=self._tied)
+            else:
+                out = self.module(**inputs)
             found = _recorder.found
         finally:
             # Also eager: a module that is called on its own afterwards (training of a teacher) would keep its rounding.
