@@ -11,6 +11,7 @@ import pytest
 from agents import RULES
 from agents.catalog import AGENTS
 from agents.sb3 import ALGORITHMS
+from agents.token_rules import TOKEN_RULES
 from cli.compose import compose, resolve_overrides
 from cli.evaluate import split_run
 from cli.main import COMMANDS
@@ -85,6 +86,10 @@ def test_commands_are_valid(line: str) -> None:
     if name == "study":
         assert plan(*split_options("study", overrides))
         return
+    if name == "evaluate" and any(word.startswith("students=") for word in overrides):
+        options, others = split_options("downstream", overrides)
+        assert not others and set(options["students"]) == {"none", "samples"}
+        return
     if name == "evaluate":
         _, overrides = split_run(overrides)
     config = compose(COMMANDS[name].config, overrides)
@@ -101,7 +106,7 @@ def test_the_table_of_names_is_complete() -> None:
     expected = {
         "tasks": {*GLUE, *EMBEDDED, "custom"},
         "agents": {*AGENTS, *ALGORITHMS, "sb3/"},
-        "rules": set(RULES),
+        "rules": {*RULES, *TOKEN_RULES},
         "knowledge terms": set(TERMS) - {"confidence"},
         "rewards": {*REWARDS, *TUTOR_REWARDS},
     }
