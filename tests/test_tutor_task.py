@@ -183,7 +183,7 @@ def test_the_tutor_learns_on_rows_of_tasks(problem: Any) -> None:
 
 
 def test_the_gap_is_that_of_gold_labels(problem: Any) -> None:
-    """Loss on feedback rows as they are, counted down to the teacher's own."""
+    """Loss on feedback rows as they are, counted down to that of the calibrated teacher."""
     env = TutorEnv(problem=problem, reward="gap_closed")
     env.reset(seed=0)
     rows = problem.feedback
@@ -196,7 +196,7 @@ def test_the_gap_is_that_of_gold_labels(problem: Any) -> None:
             "attention_mask": batch.attention_mask.long(),
             "token_type_ids": batch.token_type_ids,
         }
-        floor = float(F.cross_entropy(teacher(**inputs).logits, batch.labels))
+        floor = float(F.cross_entropy(teacher(**inputs).logits / problem.assets.temperature, batch.labels))
         params = {name: p[0] for name, p in before.params.items()}
         start = float(
             F.cross_entropy(torch.func.functional_call(problem.student.module, params, (), inputs).logits, batch.labels)

@@ -30,7 +30,7 @@ def with_dev_rows(problem: TutorProblem, rows: int) -> TutorProblem:
         data = next(iter(load_dev(task, config.data_dir).values()))
         whole = task_table(data, np.arange(len(data.labels)), assets.tokenizer, config.max_length)
         table = on_device(whole, assets.device)
-        floor = teacher_loss(assets.classifier, table, config.precision)
+        floor = teacher_loss(assets.classifier, table, config.precision, assets.temperature)
         return TutorProblem(assets._replace(feedback=table, loss_floor=floor), config)
     texts = load_texts(config.text, data_dir=config.data_dir, column=config.column, dev=True)
     cut = cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)

@@ -65,6 +65,7 @@ def text_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
         feedback=feedback,
         feedback_labels=labels,
         loss_floor=floor,
+        temperature=1.0,
         teacher=teacher,
         classifier=None,
         student=student,

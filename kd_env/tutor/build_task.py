@@ -63,10 +63,13 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
     make_buckets(train.lengths, config.batch_size)  # refuses too few rows before the teacher runs
     evaluated = np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)[: config.evaluation_rows]
     feedback = on_device(table(np.sort(evaluated)), device)
-    longest = int(max(whole.lengths.max(), feedback.lengths.max()))
+    selection = on_device(table(cut.selection), device)
+    longest = int(max(part.lengths.max() for part in (whole, feedback, selection)))
     check_fits(reader, tokenizer, language_model, longest)
     check_first(reader, train, tokens)
     check_positions(loaded.encoder, longest, "teacher")
+    chosen = _logits(loaded.encoder, selection, config.precision)
+    temperature = losses.fit_temperature(chosen, selection.labels)
     student = task_student(config, loaded, tokenizer, task, device, dtype)
     check_positions(student, longest, "student")
     for encoder, what in ((loaded.encoder, "teacher"), (student, "student")):
@@ -80,7 +83,8 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
         slots=slots,
         feedback=feedback,
         feedback_labels=torch.empty(0, device=device),
-        loss_floor=teacher_loss(loaded.encoder, feedback, config.precision),
+        loss_floor=teacher_loss(loaded.encoder, feedback, config.precision, temperature),
+        temperature=temperature,
         teacher=language_model,
         classifier=loaded.encoder,
         student=student,
@@ -98,10 +102,14 @@ def task_table(data: Rows, part: np.ndarray, tokenizer: Any, max_length: int) ->
     return tokenize(chosen, tokenizer, max_length, torch.device("cpu"), torch.float32)
 
 
-def teacher_loss(encoder: models.Encoder, table: Table, precision: str) -> float:
-    """Cross-entropy of the teacher with the gold labels of a table."""
-    logits = teachers.teacher_outputs(encoder, table, (), dtype="float32", precision=precision)[teachers.LOGITS]
-    return float(losses.gold_loss(np.asarray(logits), table.labels, None))
+def teacher_loss(encoder: models.Encoder, table: Table, precision: str, temperature: float) -> float:
+    """Cross-entropy of the calibrated teacher with the gold labels of a table, as in the other environments."""
+    return float(losses.gold_loss(_logits(encoder, table, precision) / temperature, table.labels, None))
+
+
+def _logits(encoder: models.Encoder, table: Table, precision: str) -> np.ndarray:
+    found = teachers.teacher_outputs(encoder, table, (), dtype="float32", precision=precision)
+    return np.asarray(found[teachers.LOGITS])
 
 
 def task_student(

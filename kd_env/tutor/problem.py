@@ -52,7 +52,8 @@ class TutorAssets(NamedTuple):
     slots: int
     feedback: Table  # evaluated rows; without a task with replacements written into them
     feedback_labels: Tensor  # [R, S] their plausibility; empty with a task
-    loss_floor: float  # the least loss on them, or with a task the teacher's
+    loss_floor: float  # the least loss on them, or with a task the calibrated teacher's
+    temperature: float  # of that calibration, from the selection rows; 1 without a task
     teacher: MaskedLM  # reads the masked text
     classifier: models.Encoder | None  # with a task: the teacher of its labels
     student: models.Encoder
@@ -182,7 +183,7 @@ def draw_slots(
 def warn_floor(problem: TutorProblem, loss_reset: float) -> None:
     """Say that the gap is counted from a floor."""
     warnings.warn(
-        f"The student's loss at reset ({loss_reset:.4f}) is hardly above the least possible one "
+        f"The student's loss at reset ({loss_reset:.4f}) is hardly above the least that counts "
         f"({problem.loss_floor:.4f}); the gap is counted as 5% of the loss at reset.",
         stacklevel=2,
     )
