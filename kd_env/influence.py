@@ -1,0 +1,397 @@
+"""How much each sample of a student's update lowers its loss on feedback rows: exactly, by one forward-mode product.
+
+LGTM (Ren et al., ACL 2023) weighs samples by their *distillation influence*. With per-sample losses ``l_i``, weights
+``w`` and an optimiser ``U``, the update is ``s'(w) = U(grad mean_i w_i l_i(s))``, and what is wanted is
+
+    ``s_i = -d L_feedback(s'(w)) / d w_i  at  w = 1``,
+
+the drop of the feedback loss per unit of weight. The optimiser acts element by element, so that its derivative with
+respect to the gradient is a diagonal ``D``, and
+
+    ``s_i = -<grad l_i(s), D v> / B``  with  ``v = grad L_feedback(s')``.
+
+All B products are the directional derivatives of the per-sample losses along ``D v``: one ``torch.func.jvp``. The
+finite differences of the released code are here too. All of it is pure functions of N stacked students; nothing
+that is given is written in place.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from kd_env import optim, trees, updates
+from kd_env.config import OptimizerConfig
+from kd_env.registry import unknown_name
+from kd_env.teachers import autocast, cast
+from kd_env.types import Batch, DistillState, ModelOutput, Signal
+
+if TYPE_CHECKING:
+    from kd_env.problem import Problem
+
+Params = Mapping[str, Tensor]
+SampleLosses = Callable[[dict[str, Tensor]], Tensor]
+"""Per-sample losses ``[N, B]`` as a function of (some of) the students' parameters, name -> ``[N, ...]``."""
+
+VIRTUAL_OPTIMIZERS = ("adamw", "sgd")
+
+
+class VirtualStep(NamedTuple):
+    """An update that is only looked at; both dictionaries hold the tensors that have a gradient."""
+
+    params: dict[str, Tensor]  # s', name -> [N, ...]
+    slopes: dict[str, Tensor]  # D, elementwise d s' / d gradient; broadcasts to [N, ...]
+
+
+class LookAhead(NamedTuple):
+    """What one virtual step says; enough for the exact influence and for finite differences of any other loss."""
+
+    losses: SampleLosses  # the student's weighted losses l_i on the batch, [N, B]
+    feedback_loss: Tensor  # [N] at s'
+    feedback_gradient: dict[str, Tensor]  # v, name -> [N, ...]; tensors that either loss does not read are left out
+    direction: dict[str, Tensor]  # D v, alike
+
+
+def sample_influence(
+    problem: Problem,
+    students: DistillState,
+    rows: np.ndarray,
+    feedback_rows: np.ndarray,
+    *,
+    learning_rates: np.ndarray,
+    optimizer: str = "adamw",
+    weights: Tensor | None = None,
+    taught: tuple[ModelOutput, ...] | None = None,
+    feedback_labels: Tensor | None = None,
+) -> Tensor:
+    """Drop of the feedback loss per unit of weight of each sample of the next update, ``[N, B]``, at weights 1.
+
+    Cost: of the student one forward and one backward pass on the batch, the same on the feedback rows, and one
+    forward-mode product (a forward pass that carries a tangent) on the batch; of the teachers one forward pass where
+    they are online and ``taught`` is not given. Dropout is off, gradients are not clipped.
+
+    Args: those of :func:`look_ahead`.
+    """
+    ahead = look_ahead(
+        problem,
+        students,
+        rows,
+        feedback_rows,
+        learning_rates=learning_rates,
+        optimizer=optimizer,
+        weights=weights,
+        taught=taught,
+        feedback_labels=feedback_labels,
+    )
+    return influence_of(ahead, students.params)
+
+
+def influence_of(ahead: LookAhead, params: Params) -> Tensor:
+    """The influence that a look ahead from ``params`` gives, ``[N, B]``: the one forward-mode product."""
+    along = directional_losses(ahead.losses, params, ahead.direction)
+    return -along / along.shape[1]
+
+
+def look_ahead(
+    problem: Problem,
+    students: DistillState,
+    rows: np.ndarray,
+    feedback_rows: np.ndarray,
+    *,
+    learning_rates: np.ndarray,
+    optimizer: str = "adamw",
+    weights: Tensor | None = None,
+    taught: tuple[ModelOutput, ...] | None = None,
+    feedback_labels: Tensor | None = None,
+) -> LookAhead:
+    """Make the next update virtually and pull the feedback gradient back through it.
+
+    The loss is that of the real update: the table over running scales that this batch is part of.
+
+    Args:
+        problem: the problem.
+        students: N of them in the middle of a run; nothing of them is changed.
+        rows: ``[N, B]`` rows of the train table.
+        feedback_rows: ``[N, M]``, or ``[M]`` for all students, rows of the feedback table.
+        learning_rates: ``[N]`` of this update.
+        optimizer: ``adamw`` (the students' own, with their moments) or ``sgd``.
+        weights: ``[N, T, K, 1 or B]`` fixed weights of the entries of the table; None is 1.
+        taught: what the T teachers say about the rows, fields ``[N, B, ...]``; None asks the problem's sources.
+        feedback_labels: instead of the feedback table's, in the shape of ``feedback_rows``.
+
+    Raises:
+        ValueError: an unknown optimiser, no feedback rows, or shapes that do not fit.
+    """
+    _check(students, rows, feedback_rows, learning_rates, optimizer, feedback_labels)
+    grads, losses = loss_gradient(problem, students, rows, weights, taught)
+    step = virtual_step(
+        students, grads, learning_rates=learning_rates, optimizer=optimizer, config=problem.config.optimizer_config
+    )
+    batch = problem.feedback.gather(feedback_rows)
+    if feedback_labels is not None:
+        batch = batch._replace(labels=feedback_labels)
+    loss, gradient = feedback_gradient(problem, students.params, step.params, batch)
+    return LookAhead(losses, loss, gradient, pull_back(step, gradient))
+
+
+def loss_gradient(
+    problem: Problem,
+    students: DistillState,
+    rows: np.ndarray,
+    weights: Tensor | None = None,
+    taught: tuple[ModelOutput, ...] | None = None,
+) -> tuple[dict[str, Tensor], SampleLosses]:
+    """Gradient of the mean weighted loss (one forward and one backward pass), and the losses as a function.
+
+    In that function what the teachers say and the running scales are constants, as they are in the real update.
+
+    Returns:
+        name -> ``[N, ...]`` without the tensors that no loss reads, and :data:`SampleLosses`.
+    """
+    params, batch = students.params, problem.train.gather(rows)
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    with torch.enable_grad():
+        student = updates.student_forward(problem, leaves, batch, problem.student_signals)
+        if taught is None:
+            taught = tuple(teacher.source.signals(rows, batch, student) for teacher in problem.teachers)
+        fixed = tuple(trees.map_leaves(Tensor.detach, output) for output in taught)
+        table = updates.loss_table(problem, leaves, student, fixed, batch)
+        factor = torch.ones_like(table) if weights is None else weights
+        divisor = _divisor(problem, students, table.detach())[..., None]
+        loss = _weighted(table, factor, divisor).mean(-1).sum()
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
+    fixed_params = {name: p.detach() for name, p in params.items()}
+
+    def losses(some: dict[str, Tensor]) -> Tensor:
+        own = {**fixed_params, **some}
+        output = eager_forward(problem, own, batch, problem.student_signals)
+        return _weighted(updates.loss_table(problem, own, output, fixed, batch), factor, divisor)
+
+    return grads, losses
+
+
+def virtual_step(
+    students: DistillState,
+    grads: Params,
+    *,
+    learning_rates: np.ndarray,
+    optimizer: str,
+    config: OptimizerConfig,
+) -> VirtualStep:
+    """One step of SGD or of the students' AdamW without clipping, as new tensors, and its derivative.
+
+    AdamW is :func:`kd_env.optim.adamw_`: ``s' = (1 - r d) s - r m'/c1 / (sqrt(v'/c2) + eps)`` with learning rate r, new
+    moments m' and v', bias corrections c1 and c2, and decay d for tensors with more than one axis per replica. Its
+    derivative goes through m' and v'. A student without an update so far makes a step of SGD: Adam's first update is a
+    sign, and its derivative says nothing.
+
+    Args:
+        students: parameters, moments and numbers of updates are read.
+        grads: name -> ``[N, ...]``.
+        learning_rates: ``[N]``.
+        optimizer: ``adamw`` or ``sgd``.
+        config: betas, eps and weight decay.
+    """
+    after: dict[str, Tensor] = {}
+    slopes: dict[str, Tensor] = {}
+    first = students.optimizer_steps == 0 if optimizer == "adamw" else np.ones(len(learning_rates), bool)
+    for name, grad in grads.items():
+        value = students.params[name].detach()
+        rate = _column(learning_rates, value)
+        if first.all():
+            after[name], slopes[name] = value - rate * grad, -rate
+            continue
+        moments = (students.exp_avg[name], students.exp_avg_sq[name])
+        after[name], slopes[name] = _adamw(value, grad, moments, rate, students.optimizer_steps + 1, config)
+        if first.any():
+            plain = _column(first, value, torch.bool)
+            after[name] = torch.where(plain, value - rate * grad, after[name])
+            slopes[name] = torch.where(plain, -rate, slopes[name])
+    return VirtualStep(after, slopes)
+
+
+def feedback_gradient(
+    problem: Problem, params: Params, stepped: Params, batch: Batch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean loss against gold labels after a virtual step, ``[N]``, and its gradient with respect to what was stepped.
+
+    Cross-entropy in nats; in regression the squared error over the squared label range.
+
+    Args:
+        problem: the problem.
+        params: of the students, name -> ``[N, ...]``.
+        stepped: those of them that the step changed.
+        batch: fields ``[N, M, ...]``, or ``[M, ...]`` for all students.
+    """
+    leaves = {name: p.detach().requires_grad_() for name, p in stepped.items()}
+    own = {**{name: p.detach() for name, p in params.items()}, **leaves}
+    with torch.enable_grad():
+        shared = batch.labels.dim() == 1
+        logits = updates.student_forward(problem, own, batch, frozenset(), shared_batch=shared).logits
+        labels = batch.labels.expand(logits.shape[:2])
+        if problem.label_width is None:
+            values = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+        else:
+            values = ((logits[..., 0] - labels) / problem.label_width).square()
+        loss = values.mean(-1)
+        found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+    return loss.detach(), {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
+
+
+def pull_back(step: VirtualStep, gradient: Params) -> dict[str, Tensor]:
+    """A gradient with respect to the stepped parameters as one with respect to the step's own gradient: ``D v``."""
+    return {name: step.slopes[name] * value for name, value in gradient.items()}
+
+
+def directional_losses(losses: SampleLosses, params: Params, direction: Params) -> Tensor:
+    """``<grad l_i, direction>`` of every sample, ``[N, B]``, by one forward-mode product.
+
+    Args:
+        losses: per-sample losses; their forward pass must have forward derivatives (:func:`eager_forward`).
+        params: name -> ``[N, ...]``; the point.
+        direction: name -> ``[N, ...]``; tensors that are not named stay as they are.
+    """
+    if not direction:  # no tensor is read by both losses
+        return torch.zeros_like(losses({}))
+    point = {name: params[name].detach() for name in direction}
+    _ready_forward_mode()
+    with torch.no_grad():
+        found: Tensor = jvp(losses, (point,), (dict(direction),))[1]
+    return found
+
+
+def finite_difference_influence(
+    losses: SampleLosses, params: Params, direction: Params, *, radius: float = 0.01
+) -> Tensor:
+    """The same by central differences, as LGTM's released code: two perturbed forward passes.
+
+    ``(l_i(s + R v) - l_i(s - R v)) / (2 R)`` with ``R = radius / ||v||`` for every student. The code takes the feedback
+    gradient for v, which is right for SGD up to the factor learning rate / B, and the teacher's loss for l.
+
+    Args:
+        losses: any per-sample losses ``[N, B]`` as a function of the students' parameters.
+        params: name -> ``[N, ...]``.
+        direction: name -> ``[N, ...]``, v.
+        radius: length of the perturbation.
+
+    Returns:
+        ``[N, B]``; 0 where the direction is 0.
+    """
+    # Without the bound a zero direction gives NaN instead of no influence.
+    norm = optim.gradient_norm(direction)
+    step = radius / norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
+    with torch.no_grad():
+        above, below = (
+            losses({name: params[name] + sign * _column(step, v) * v for name, v in direction.items()})
+            for sign in (1.0, -1.0)
+        )
+    return (above - below) / (2 * step[:, None])
+
+
+def cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine between the influences ``[N, B]`` of each student's samples, ``[N]``; 0 where one of them is all zero."""
+    # Influences shrink with the learning rate: their squares leave the range of float32, and a usual eps hides them.
+    unit = [F.normalize(values.double(), dim=-1, eps=1e-100) for values in (one, other)]
+    return (unit[0] * unit[1]).sum(-1).to(one.dtype)
+
+
+def eager_forward(problem: Problem, params: Params, batch: Batch, signals: frozenset[Signal]) -> ModelOutput:
+    """:func:`kd_env.updates.student_forward` with an attention that has forward derivatives, also for one student."""
+
+    def one(own: Params, own_batch: Batch) -> ModelOutput:
+        return problem.student.forward(own, own_batch, signals, eager=True)
+
+    with autocast(batch.input_ids.device, problem.precision):
+        if batch.labels.shape[0] == 1:
+            first = {name: p.squeeze(0) for name, p in params.items()}
+            output = one(first, trees.map_leaves(lambda t: t.squeeze(0), batch))
+            output = trees.map_leaves(lambda t: t[None], output)
+        else:
+            output = vmap(one)(dict(params), batch)
+    return cast(output, problem.dtype)
+
+
+def _weighted(table: Tensor, weights: Tensor, divisor: Tensor) -> Tensor:
+    """``[N, T, K, B]`` -> ``[N, B]``; an entry without weight is left out even where it is not finite."""
+    zero = torch.zeros((), dtype=table.dtype, device=table.device)
+    return torch.where(weights != 0, weights * (table / divisor), zero).sum((1, 2))
+
+
+def _divisor(problem: Problem, students: DistillState, table: Tensor) -> Tensor:
+    """The running scale of the terms with this batch in it, as in the real update, ``[N, T, K]``."""
+    if problem.config.term_scale != "running":
+        return torch.ones_like(students.term_scale)
+    seen = (students.term_seen + 1).clamp(max=100.0)[:, None, None]
+    return (students.term_scale + (table.mean(-1) - students.term_scale) / seen).clamp(min=1e-8)
+
+
+def _adamw(
+    value: Tensor,
+    grad: Tensor,
+    moments: tuple[Tensor, Tensor],
+    rate: Tensor,
+    steps: np.ndarray,
+    config: OptimizerConfig,
+) -> tuple[Tensor, Tensor]:
+    """One tensor after its step number ``steps`` ``[N]``, and the elementwise derivative by the gradient."""
+    (beta1, beta2), decay = config.betas, config.weight_decay if value.dim() > 2 else 0.0
+    first, second = _column(1 - beta1**steps, value), _column(1 - beta2**steps, value)
+    mean = torch.lerp(moments[0], grad, 1 - beta1)
+    root = torch.addcmul(beta2 * moments[1], grad, grad, value=1 - beta2).div_(second).sqrt_()
+    below = root + config.eps
+    step, ratio = rate / first, mean / below
+    after = value * (1 - rate * decay) - step * ratio
+    # A row of the embeddings that no batch has shown yet: the root of 0 would give NaN, and its mean is 0.
+    bend = torch.where(root > 0, (1 - beta2) / second * grad / root, root.new_zeros(()))
+    return after, -step * ((1 - beta1) - ratio * bend) / below
+
+
+@cache
+def _ready_forward_mode() -> None:
+    """The first product of a process, on a number: torch compiles rules then, by a way that it calls deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
+        jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
+
+
+def _column(values: np.ndarray | Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """``[N]`` as ``[N, 1, ...]`` beside ``like`` ``[N, ...]``, in its type where no other is given."""
+    found = torch.as_tensor(values, dtype=dtype or like.dtype, device=like.device)
+    return found.view(-1, *(1,) * (like.dim() - 1))
+
+
+def _check(
+    students: DistillState,
+    rows: np.ndarray,
+    feedback_rows: np.ndarray,
+    learning_rates: np.ndarray,
+    optimizer: str,
+    feedback_labels: Tensor | None,
+) -> None:
+    if optimizer not in VIRTUAL_OPTIMIZERS:
+        raise ValueError(unknown_name("virtual optimizer", optimizer, VIRTUAL_OPTIMIZERS))
+    count = len(students.optimizer_steps)
+    shapes = {
+        "rows": (rows.shape, f"({count}, B)", rows.ndim == 2 and len(rows) == count),
+        "feedback_rows": (
+            feedback_rows.shape,
+            f"(M,) or ({count}, M), with at least one row",
+            feedback_rows.size > 0 and (feedback_rows.ndim == 1 or feedback_rows.shape[:-1] == (count,)),
+        ),
+        "learning_rates": (learning_rates.shape, f"({count},)", learning_rates.shape == (count,)),
+    }
+    if feedback_labels is not None:
+        given = tuple(feedback_labels.shape)
+        shapes["feedback_labels"] = (given, f"{feedback_rows.shape}, as feedback_rows", given == feedback_rows.shape)
+    for name, (shape, wanted, fits) in shapes.items():
+        if not fits:
+            raise ValueError(f"{name} has the shape {shape}; for {count} students give {wanted}.")
