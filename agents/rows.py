@@ -177,6 +177,12 @@ def _misfit(env: AnyEnv) -> str:
         return "the env selects knowledge for the whole batch; make one that decides about each row."
     if decision == "teacher_weighting" and base.weighting == "batch":
         return "the env takes one action a batch (weighting='batch'); make it with weighting='sample'."
+    # With two rows a batch, the two controls would pass for one component a row, too.
+    if decision == "sample_weighting" and base.action_view in ("discrete", "box"):
+        return (
+            f"the env's controls hold for the whole batch (action_view={base.action_view!r}); make it with "
+            "action_view='native' or 'subset'."
+        )
     if not getattr(base, "row_features", ()):
         return (
             "the env observes no features of single rows (row_features is empty); add some to its features, for "

@@ -39,6 +39,8 @@ ALL = (BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY)
 VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_DISCRETE: "native", MULTI_BINARY: "native"}
 TEACHER_VIEWS = {BOX: "simplex", DISCRETE: "discrete", MULTI_BINARY: "subset"}
 """Views of an env that weighs teachers."""
+SAMPLE_VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_BINARY: "subset"}
+"""Views of an env that weighs rows."""
 TOKEN_VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_DISCRETE: "candidates"}
 """Views of an env whose actions are tokens."""
 
@@ -99,7 +101,8 @@ def check_actions(name: str, space: ActionSpace, env: AnyEnv | Spaces | None = N
     decision = getattr(base, "decision", None)
     if kind not in entry.actions:
         weighs = decision == "teacher_weighting"
-        views = {"teacher_weighting": TEACHER_VIEWS, "tutor_tokens": TOKEN_VIEWS}.get(str(decision), VIEWS)
+        by_decision = {"teacher_weighting": TEACHER_VIEWS, "sample_weighting": SAMPLE_VIEWS}
+        views = {**by_decision, "tutor_tokens": TOKEN_VIEWS}.get(str(decision), VIEWS)
         words = {action: f"action_view='{view}'" for action, view in views.items()}
         if weighs and getattr(base, "weighting", None) == "sample":
             words[DISCRETE] += " and weighting='batch'"

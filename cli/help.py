@@ -71,9 +71,10 @@ def command_help(name: str) -> str:
         for key, value, comment in option_comments(f"{group}/{preset}"):
             lines += _wrap(f"  {group}.{key}={value}  ", comment, 40)
     if command.config == "config":
-        lines += ["", "Options of env=teacher_weighting that are not the same there:"]
-        for key, value, comment in _differing("env/teacher_weighting", "env/knowledge_selection"):
-            lines += _wrap(f"  env.{key}={value}  ", comment, 40)
+        for env in ("teacher_weighting", "sample_weighting"):
+            lines += ["", f"Options of env={env} that are not the same there:"]
+            for key, value, comment in _differing(f"env/{env}", "env/knowledge_selection"):
+                lines += _wrap(f"  env.{key}={value}  ", comment, 40)
     if name == "evaluate":
         lines += ["", "Options of students=...:"]
         for key, value, comment in option_comments("downstream"):

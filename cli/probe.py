@@ -41,7 +41,7 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         self.term_names = tuple(entry.name for entry in entries)
         self.teacher_names, self.reference_teacher = tuple(teacher_names), teacher_names[0]
         taught = [entry.kind != "hard_label" for entry in entries]  # the only one of ours without a teacher
-        self.actions = make_actions(config, self.term_names, self.teacher_names, taught)
+        self.actions: Any = make_actions(config, self.term_names, self.teacher_names, taught)
         self.action_names, self.action_view = self.actions.action_names, config.action_view
         self.decision, self.weighting, self.batch_size = config.decision, config.weighting, config.batch_size
         self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)
@@ -67,7 +67,15 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         """As in the real environment."""
         return self.actions.encode(weights, gate)
 
+    def encode_samples(self, weights: Any) -> Any:
+        """As in the real environment."""
+        return self.actions.encode(weights)
+
     def teacher_effect(self, weights: Any) -> Any:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no effect.")
+
+    def sample_effect(self, weights: Any) -> Any:
         """Exists, because rules ask whether it does."""
         raise RuntimeError("A probe has no effect.")
 
@@ -106,7 +114,7 @@ def check(settings: Settings) -> Settings:
         ValueError: what does not exist or does not fit, with the remedy.
     """
     from agents import agent_kind, make_agent
-    from kd_env import observations, rewards
+    from kd_env import observations, rewards, scores
     from kd_env.build import resolve_device
     from kd_env.envs.workers import VECTORIZATIONS
     from kd_env.evaluation.protocol import check_dev
@@ -120,6 +128,7 @@ def check(settings: Settings) -> Settings:
     rewards.REWARDS[config.reward]
     task = get_task(config.task, config.columns, config.data_dir)
     observations.resolve(config.features, task.regression, len(config.terms), rows=config.weighting == "sample")
+    scores.resolve(config.score, task.regression)
     check_dev(task, config.data_dir)
     kind = agent_kind(settings.agent.name)
     _check_sees_reward(settings.agent.name, config)

@@ -120,8 +120,9 @@ def _meaning(env: Any) -> dict[str, list[Any]]:
         _COMPONENTS: list(env.action_names),
         _FEATURES: layout,
     }
-    if env.decision == "teacher_weighting":  # two of its views have the same space and mean different weights
-        found[_VIEW] = ["simplex" if env.action_view == "native" else env.action_view]
+    if env.decision != "knowledge_selection":  # views with the same space and other weights
+        same = env.decision == "teacher_weighting" and env.action_view == "native"
+        found[_VIEW] = ["simplex" if same else env.action_view]
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.controls import check_control, controlled_env
 from cli.teachers import TASK_KEYS, cache_folder, cofinetuned_set, teacher_config, teacher_list
-from kd_env.config import DEFAULT_FEATURES, TEACHER_FEATURES, EnvConfig
+from kd_env.config import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES, EnvConfig
 from kd_env.glue import EMBEDDED, get_task
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ENVIRONMENTS = {
     "kd_env/KnowledgeSelection-v0": "knowledge_selection",
     "kd_env/TeacherWeighting-v0": "teacher_weighting",
+    "kd_env/SampleWeighting-v0": "sample_weighting",
 }
 """Environments of the main job and what is decided in them."""
 
@@ -160,7 +161,8 @@ def default_features(task: Mapping[str, Any], decision: str, weighting: str) -> 
     """The default features that have a meaning for the task: entropy and agreement have none in regression."""
     from kd_env.observations import FEATURES
 
-    names = DEFAULT_FEATURES if decision == "knowledge_selection" else TEACHER_FEATURES[weighting]
+    by_decision = {"knowledge_selection": DEFAULT_FEATURES, "sample_weighting": SAMPLE_FEATURES}
+    names = by_decision[decision] if decision in by_decision else TEACHER_FEATURES[weighting]
     if not get_task(task["name"], task["columns"], task["data_dir"]).regression:
         return names
     return tuple(name for name in names if not FEATURES[name].classification_only)

@@ -26,7 +26,11 @@ _LAZY = {
 }
 __all__ = ["DistillEnv", "DistillVectorEnv", "EnvConfig", "Problem", "__version__", "build_problem"]
 
-for _name, _decision in (("KnowledgeSelection", "knowledge_selection"), ("TeacherWeighting", "teacher_weighting")):
+for _name, _decision in (
+    ("KnowledgeSelection", "knowledge_selection"),
+    ("TeacherWeighting", "teacher_weighting"),
+    ("SampleWeighting", "sample_weighting"),
+):
     for _suffix, _view in (("", "native"), ("Discrete", "discrete"), ("Continuous", "box")):
         register(
             id=f"kd_env/{_name}{_suffix}-v0",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd_env import models, observations, rewards, splits
+from kd_env import models, observations, rewards, scores, splits
 from kd_env.build_teachers import (
     LoadedTeacher,
     check_positions,
@@ -41,6 +41,7 @@ def build_problem(config: EnvConfig) -> Problem:
     rewards.REWARDS[config.reward]
     task = get_task(config.task, config.columns, config.data_dir)
     observations.resolve(config.features, task.regression, len(config.terms), rows=config.weighting == "sample")
+    scores.resolve(config.score, task.regression)
     folders = teacher_folders(config, task)
     for folder in folders.values():
         models.check_source(folder)

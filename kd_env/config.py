@@ -13,10 +13,11 @@ from kd_env.registry import unknown_name
 
 Plain = Mapping[str, Any]
 
-DECISIONS = ("knowledge_selection", "teacher_weighting")
+DECISIONS = ("knowledge_selection", "teacher_weighting", "sample_weighting")
 VIEWS = {
     "knowledge_selection": ("native", "discrete", "box"),
     "teacher_weighting": ("native", "simplex", "subset", "discrete", "box"),
+    "sample_weighting": ("native", "subset", "discrete", "box"),
 }
 """Action views by decision."""
 DEFAULT_TERMS = ("hard_label", "soft_label", "hidden_states", "relation")
@@ -60,6 +61,23 @@ TEACHER_FEATURES = {
     ),
 }
 """Default features of teacher_weighting, by what one weight holds for."""
+SAMPLE_FEATURES = (
+    "progress",
+    "remaining_budget",
+    "gap",
+    "student_on_batch",
+    "teacher_losses",
+    "row_student",
+    "row_margin",
+    "row_confidence",
+    "row_teacher_losses",
+    "row_teacher_entropies",
+    "row_teacher_confidences",
+    "row_teacher_student_agreement",
+    "row_length",
+    "row_seen",
+)
+"""Default features of sample_weighting."""
 
 
 @dataclass(frozen=True)
@@ -172,20 +190,23 @@ class EnvConfig:
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
     # -- decision process
     decision: str = "knowledge_selection"
-    """What the agent decides: ``knowledge_selection`` (how the knowledge terms count) or ``teacher_weighting`` (how the
-    teachers count). The registered ids set it."""
+    """What the agent decides: ``knowledge_selection`` (how the knowledge terms count), ``teacher_weighting`` (how the
+    teachers count) or ``sample_weighting`` (how the rows of a batch count). The registered ids set it."""
     weighting: str = "batch"
-    """``teacher_weighting`` only. What one weight holds for: ``batch`` (a whole step) or ``sample`` (one row of it)."""
+    """What one weight holds for: ``batch`` (a whole step) or ``sample`` (one row of it). ``teacher_weighting`` takes
+    both, ``sample_weighting`` only ``sample``, its default."""
     weighs: Sequence[str] = ("soft_label",)
     """``teacher_weighting`` only. Names of the terms that the action weighs; the others keep weight 1."""
+    score: str = "student_loss"
+    """``sample_weighting`` only. What ranks rows in its discrete and box view, by name (:mod:`kd_env.scores`)."""
     features: Sequence[str] = DEFAULT_FEATURES
     reward: str = "gap_closed"
     gap: str = "labels"
     """``labels`` (loss against gold labels) or ``divergence`` (KL from teacher to student, without labels)."""
     action_view: str = "native"
-    """``native``, ``discrete`` or ``box``; to weigh teachers also ``simplex`` (the same as native) and ``subset``."""
+    """``native``, ``discrete`` or ``box``; of teachers also ``simplex`` (native) and ``subset``, of rows ``subset``."""
     gate: bool = True
-    """Box view only: one more component that skips or scales the update."""
+    """Box view of terms and teachers only: one more component that skips or scales the update."""
     max_episode_steps: int | None = None
     """Steps after which an episode is truncated; None: episodes end with the budget only."""
     render_mode: str | None = None
@@ -247,14 +268,16 @@ class EnvConfig:
         checks.one_of(*VIEWS[self.decision])("action_view", self.action_view)
         if self.teacher is not None and self.teachers is not None:
             raise ValueError(f"teacher={self.teacher!r} and teachers={self.teachers!r} are both given; leave one out.")
-        if self.decision != "teacher_weighting":
-            for name, default in (("weighting", "batch"), ("weighs", ("soft_label",))):
-                if tuple(getattr(self, name)) != tuple(default):
-                    raise ValueError(
-                        f"{name}={getattr(self, name)!r} is only for decision='teacher_weighting' "
-                        "(env=teacher_weighting in the main job); leave it out or change the decision."
-                    )
-        elif self.weighting == "sample":
+        if self.decision == "sample_weighting":
+            self._check_samples()
+        for name, decisions in _DECISION_ONLY.items():
+            default = getattr(EnvConfig, name)
+            if self.decision not in decisions and tuple(getattr(self, name)) != tuple(default):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is only for decision={decisions[0]!r} (env={decisions[0]} in the "
+                    "main job); leave it out or change the decision."
+                )
+        if self.decision == "teacher_weighting" and self.weighting == "sample":
             if self.updates_per_step != 1:
                 raise ValueError(
                     f"updates_per_step={self.updates_per_step} does not fit weighting='sample': the action weighs the "
@@ -265,6 +288,23 @@ class EnvConfig:
                     "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
                     "or box view with weighting='sample'."
                 )
+
+    def _check_samples(self) -> None:
+        if self.weighting != "sample":
+            raise ValueError(
+                f"weighting={self.weighting!r} does not fit decision='sample_weighting', which weighs single rows; set "
+                "weighting='sample' or leave it out."
+            )
+        if self.updates_per_step != 1:
+            raise ValueError(
+                f"updates_per_step={self.updates_per_step} does not fit decision='sample_weighting': the action weighs "
+                "the rows of one batch. Set updates_per_step=1."
+            )
+        if self.weight_normalization != "none":
+            raise ValueError(
+                f"weight_normalization={self.weight_normalization!r} would undo decision='sample_weighting': it makes "
+                "the weights of all rows the same. Set weight_normalization='none'."
+            )
 
 
 def check_optimizer(options: OptimizerConfig) -> None:
@@ -288,11 +328,14 @@ def check_student(student: StudentConfig) -> None:
 
 
 def _decision_defaults(options: Plain) -> dict[str, Any]:
-    """Defaults of ``teacher_weighting`` that differ from those of the fields."""
+    """Defaults of the decisions that differ from those of the fields."""
+    defaults: dict[str, Any] = {"terms": ("hard_label", "soft_label")}
+    if options.get("decision") == "sample_weighting":
+        by_row = {"weighting": "sample", "updates_per_step": 1, "reward": "loss_drop", "features": SAMPLE_FEATURES}
+        return {**defaults, **by_row}
     if options.get("decision") != "teacher_weighting":
         return {}
     weighting = str(options.get("weighting", "batch"))
-    defaults: dict[str, Any] = {"terms": ("hard_label", "soft_label")}
     if weighting == "sample":
         defaults["updates_per_step"] = 1
     return {**defaults, "features": TEACHER_FEATURES.get(weighting, DEFAULT_FEATURES)}
@@ -307,6 +350,11 @@ def _teacher_entries(name: str, value: Any) -> None:
             checks.refuse(f"{name} entry", entry, "a folder, a hub name, or a mapping with the texts name and path")
 
 
+_DECISION_ONLY = {
+    "weighting": ("teacher_weighting", "sample_weighting"),
+    "weighs": ("teacher_weighting",),
+    "score": ("sample_weighting",),
+}
 _ROWS = checks.optional(checks.whole(1))
 _ENVIRONMENT: dict[str, checks.Check] = {
     "task": checks.text,
@@ -326,6 +374,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "decision": checks.one_of(*DECISIONS),
     "weighting": checks.one_of("batch", "sample"),
     "weighs": checks.names("soft_label"),
+    "score": checks.text,
     "teacher_source": checks.one_of("cached", "online", "student"),
     "cache_dir": checks.optional(checks.text),
     "cache_dtype": checks.one_of("float32", "float16"),

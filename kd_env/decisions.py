@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from kd_env.actions import KnowledgeSelectionActions
+from kd_env.actions_sample import SampleWeightingActions
 from kd_env.actions_teacher import TeacherWeightingActions
 from kd_env.config import EnvConfig
 from kd_env.registry import unknown_name
 
-Actions = KnowledgeSelectionActions | TeacherWeightingActions
+Actions = KnowledgeSelectionActions | TeacherWeightingActions | SampleWeightingActions
 
 
 def make_actions(
@@ -31,6 +32,8 @@ def make_actions(
     present = present_entries(len(teacher_names), taught)
     if config.decision == "knowledge_selection":
         return KnowledgeSelectionActions(tuple(term_names), config.action_view, config.gate, present)
+    if config.decision == "sample_weighting":
+        return SampleWeightingActions(config.batch_size, present, config.action_view, config.score)
     weighed = np.zeros_like(present)
     for name in config.weighs:
         if name not in term_names:

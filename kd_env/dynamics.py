@@ -100,7 +100,7 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         update_norm=np.zeros(count, np.float32),
         skipped=np.zeros(count, bool),
         last_rows=np.zeros((count, addressed), np.int64),
-        row_weights=np.zeros((count, len(problem.teachers) if addressed else 0, addressed), np.float32),
+        row_weights=np.zeros((count, _weighed_per_row(problem) if addressed else 0, addressed), np.float32),
         batch_loss=np.zeros(count),
         batch_divergence=np.zeros(count),
     )
@@ -211,13 +211,21 @@ def _of_last_batch(
     # A budget that ends within the step leaves batches that were drawn and trained nothing.
     rows = state.next_rows[np.arange(len(spend)), np.maximum(spend, 1) - 1]
     if problem.config.weighting == "sample":
-        column = problem.term_names.index(problem.config.weighs[0])
-        shape = (len(rows), len(problem.teachers), rows.shape[1])
+        count = _weighed_per_row(problem)
+        # A row's weight stands in every entry that exists, and the first one always does.
+        by_teacher = problem.config.decision == "teacher_weighting"
+        column = problem.term_names.index(problem.config.weighs[0]) if by_teacher else 0
         found["last_rows"] = rows.copy()
-        found["row_weights"] = np.broadcast_to(weights[:, :, column], shape).copy()
+        shape = (len(rows), count, rows.shape[1])
+        found["row_weights"] = np.broadcast_to(weights[:, :count, column], shape).copy()
     if problem.config.reward in rewards.BATCH_REWARDS:
         found["batch_loss"], found["batch_divergence"] = updates.batch_losses(problem, state.params, rows, weights)
     return found
+
+
+def _weighed_per_row(problem: Problem) -> int:
+    """Weights that an action gives to each row: one a teacher, or one."""
+    return len(problem.teachers) if problem.config.decision == "teacher_weighting" else 1
 
 
 def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple[np.ndarray, np.ndarray]:

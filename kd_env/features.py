@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class View:
     """What features look at; costly parts that several features share are computed once."""
 
-    def __init__(self, problem: Problem, state: DistillState) -> None:
+    def __init__(self, problem: Problem, state: DistillState, *, reads_cls: bool = True) -> None:
         self.problem = problem
         self.state = state
+        self._reads_cls = reads_cls
 
     @property
     def rows(self) -> np.ndarray:
@@ -34,7 +35,7 @@ class View:
     @cached_property
     def next_batch(self) -> NextBatch:
         """What student and teachers say about these rows."""
-        with_cls = any(feature.needs_cls for feature in self.problem.features.values())
+        with_cls = self._reads_cls and any(feature.needs_cls for feature in self.problem.features.values())
         return next_batch(self.problem, self.state.params, self.rows, with_cls=with_cls)
 
     @property

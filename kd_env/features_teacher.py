@@ -92,10 +92,11 @@ def register() -> None:
         ("student_on_batch", "row_student", _student, _student_width, {"high": 10.0}),
         ("teacher_representations", "row_teacher_representations", _representations, _widths, wide),
     ):
-        _add(name, by_row, rows, width, options)
+        add_rows(name, by_row, rows, width, options)
 
 
-def _add(name: str, by_row: str, rows: Rows, width: Callable[[Problem], int], options: dict[str, Any]) -> None:
+def add_rows(name: str, by_row: str, rows: Rows, width: Callable[[Problem], int], options: dict[str, Any]) -> None:
+    """Add the feature ``name``, means ``[n]`` over the batch, and ``by_row``, the values ``[B, n]`` themselves."""
     FEATURES.register(name)(Feature(lambda p: (width(p),), lambda v: rows(v).mean(1), **options))
     shape: Callable[[Problem], tuple[int, ...]] = lambda p: (p.config.batch_size, width(p))  # noqa: E731
     FEATURES.register(by_row)(Feature(shape, rows, per_row=True, **options))

@@ -47,6 +47,17 @@ def entropy(logits: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(-(np.exp(log_p) * log_p).sum(-1) / np.log(logits.shape[-1]), 0.0, 1.0))
 
 
+def margin(logits: np.ndarray) -> np.ndarray:
+    """Difference between the two largest probabilities of each row, in [0, 1]; ``[..., C] -> [...]``."""
+    largest = np.sort(np.exp(log_softmax(logits)), axis=-1)[..., -2:]
+    return np.asarray(largest[..., 1] - largest[..., 0])
+
+
+def confidence(logits: np.ndarray) -> np.ndarray:
+    """Largest probability of each row, in [1/C, 1]; ``[..., C] -> [...]``."""
+    return np.asarray(np.exp(log_softmax(logits).max(axis=-1)))
+
+
 def predictions(logits: np.ndarray, regression: bool) -> np.ndarray:
     """Class indices, or scores for regression; ``[..., C] -> [...]``."""
     return logits[..., 0] if regression else logits.argmax(axis=-1)

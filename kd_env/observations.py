@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from gymnasium import spaces
 
-from kd_env import features_teacher
+from kd_env import features_sample, features_teacher
 from kd_env.features import FEATURES, Feature, View
 from kd_env.types import DistillState, FeatureSlice
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["FEATURES", "Feature", "View", "make_layout", "make_space", "observe", "resolve"]
 
 features_teacher.register()
+features_sample.register()
 
 
 def resolve(names: Sequence[str], regression: bool, num_terms: int, *, rows: bool = False) -> dict[str, Feature]:
@@ -46,7 +47,8 @@ def resolve(names: Sequence[str], regression: bool, num_terms: int, *, rows: boo
         if feature.per_row and not rows:
             raise ValueError(
                 f"The feature {name!r} describes single rows of the next batch, but actions do not address them; set "
-                f"weighting='sample', or use {name.removeprefix('row_')!r} or its like for the batch."
+                f"weighting='sample' (or decision='sample_weighting'), or use {name.removeprefix('row_')!r} or its "
+                "like for the batch."
             )
         if name == "gradient_cosines" and num_terms < 2:
             raise ValueError("The feature 'gradient_cosines' needs at least two terms; leave it out.")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from kd_env import losses, models, observations, rewards, splits, teachers
+from kd_env import losses, models, observations, rewards, scores, splits, teachers
 from kd_env.config import EnvConfig
 from kd_env.decisions import make_actions, present_entries
 from kd_env.evaluation import metrics
@@ -27,6 +27,7 @@ PROCESS_OPTIONS = frozenset(
         "decision",
         "weighting",
         "weighs",
+        "score",
         "features",
         "reward",
         "gap",
@@ -113,6 +114,7 @@ class Problem:
         self.teacher_loss = self._teacher_loss()
         self.reward = rewards.REWARDS[config.reward]
         self.actions = make_actions(config, self.term_names, self.teacher_names, taught)
+        scores.resolve(config.score, assets.task.regression)
         by_row = config.weighting == "sample"
         self.features = observations.resolve(config.features, assets.task.regression, len(names), rows=by_row)
         if any(feature.needs_cls for feature in self.features.values()):

@@ -161,7 +161,9 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
     about_teachers = (
         agent in ("teacher_selector", "row_actor_critic") or getattr(rule, "decision", "") == "teacher_weighting"
     )
-    found = settings_of(f"agent={agent}", "num_envs=2", *(["env=teacher_weighting"] if about_teachers else []))
+    about_rows = getattr(rule, "decision", "") == "sample_weighting"
+    env_preset = ["env=teacher_weighting"] if about_teachers else ["env=sample_weighting"] if about_rows else []
+    found = settings_of(f"agent={agent}", "num_envs=2", *env_preset)
     probe.check(found)
     view = found.env.action_view
     assert view == found.resolved["agent"]["action_view"]
@@ -170,6 +172,9 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
         env = found.env
         options = {"weighting": env.weighting, "updates_per_step": env.updates_per_step, "features": env.features}
         problem = three_teachers.with_options(**options)
+    if about_rows:
+        rows = {"decision": "sample_weighting", "weighting": "sample", "updates_per_step": 1}
+        problem = tiny_problem.with_options(**rows, features=found.env.features, reward=found.env.reward)
     if "teacher_cls" in found.env.features:  # a preset may bring features that the problem must be built with
         problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "features": found.env.features}))
     if set(getattr(RULES.get(found.agent.name), "needs_terms", ())) - set(problem.term_names):
@@ -196,6 +201,7 @@ EXPERIMENT_AGENTS = {
     "ks_small": "knowledge_selector",
     "mt_bert": "mt_bert",
     "mt_bert_mrpc": "mt_bert",
+    "noisy_samples": "row_actor_critic",
     "rl_kd": "teacher_selector",
     "rl_kd_mrpc": "teacher_selector",
 }

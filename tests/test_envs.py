@@ -21,13 +21,15 @@ VIEWS = ("native", "discrete", "box")
 
 def test_three_ids_are_registered() -> None:
     """The list of ids below is the registry itself, and not empty."""
-    assert {f"kd_env/KnowledgeSelection{suffix}-v0" for suffix in ("", "Discrete", "Continuous")} <= set(IDS)
+    for name in ("KnowledgeSelection", "TeacherWeighting", "SampleWeighting", "TutorToken"):
+        assert {f"kd_env/{name}{suffix}-v0" for suffix in ("", "Discrete", "Continuous")} <= set(IDS)
 
 
 @pytest.mark.parametrize("name", IDS)
 def test_checkers_pass_without_warnings(name: str, tiny: dict[str, Any], tiny_text: dict[str, Any]) -> None:
     """Gymnasium's and SB3's checkers, finite observations, exact restore."""
-    check_environment(gym.make(name, **(tiny_text if "TutorToken" in name else tiny)))
+    options = {**tiny, "updates_per_step": 1} if "SampleWeighting" in name else tiny
+    check_environment(gym.make(name, **(tiny_text if "TutorToken" in name else options)))
 
 
 def test_the_tutors_environment_needs_no_arguments() -> None:

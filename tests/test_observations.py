@@ -61,6 +61,11 @@ def test_values_against_their_definitions(tiny: dict[str, Any]) -> None:
         hidden = problem.reference.encoder.module(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), output_hidden_states=True
         ).hidden_states[-1]
+    q = torch.softmax(torch.as_tensor(env.predict(problem.train)[0][rows[0]]).double(), -1).numpy()
+    expected["margin"] = np.abs(q[:, 0] - q[:, 1]).mean()
+    expected["confidence"] = q.max(-1).mean()
+    expected["length"] = (problem.train.lengths[rows[0]] / problem.train.lengths.max()).mean()
+    expected["seen"] = 0.0  # 16 rows of one epoch
     expected["teacher_cls"] = hidden[:, 0].mean(0).numpy()
     for name, value in expected.items():
         np.testing.assert_allclose(part(env, observation, name), value, rtol=1e-4, atol=1e-5, err_msg=name)

@@ -14,13 +14,14 @@ class DistillEnv(RunView, SingleEnv):
 
     ## Description
     One or several teachers are distilled into a fresh student with a fixed budget of updates. At every step the agent
-    says how the knowledge terms (``decision=knowledge_selection``) or the teachers (``teacher_weighting``) count in the
-    next updates; the student is updated, and the change of its loss on held-out feedback rows is the reward.
+    says how the knowledge terms (``decision=knowledge_selection``), the teachers (``teacher_weighting``) or the rows of
+    the batch (``sample_weighting``) count in the next updates; the student is updated, and the change of its loss on
+    held-out feedback rows is the reward.
 
     ## Action Space
     See :class:`kd_env.actions.KnowledgeSelectionActions`: ``native`` (MultiBinary), ``discrete`` or ``box``; and
     :class:`kd_env.actions_teacher.TeacherWeightingActions`: ``native`` (= ``simplex``), ``subset``, ``discrete`` or
-    ``box``.
+    ``box``; and :class:`kd_env.actions_sample.SampleWeightingActions`: ``native``, ``subset``, ``discrete`` or ``box``.
 
     ## Observation Space
     A flat float32 box; ``observation_layout`` names each feature's slice.
@@ -29,7 +30,8 @@ class DistillEnv(RunView, SingleEnv):
     A fresh student drawn from the seed (or cut from a model, with a fresh head), the first batches drawn.
 
     ## Reward
-    ``gap_closed`` by default: ``(e_before - e_after) / D``, measured after the updates that the action caused.
+    ``gap_closed`` by default: ``(e_before - e_after) / D``, measured after the updates that the action caused; where
+    rows are weighed ``loss_drop``, ``e_before - e_after``.
 
     ## Episode End
     ``terminated``: the budget is spent, or the student diverged. ``truncated``: ``max_episode_steps`` only. Beware:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kd_env import dynamics, updates
 from kd_env.actions import KnowledgeSelectionActions
+from kd_env.actions_sample import SampleWeightingActions
 from kd_env.actions_teacher import TeacherWeightingActions
 from kd_env.build import build_problem
 from kd_env.config import EnvConfig
@@ -21,6 +22,7 @@ from kd_env.export import write_student
 from kd_env.observations import observe
 from kd_env.problem import Problem, warn_floor
 from kd_env.rewards import gap_scale
+from kd_env.scores import row_scores
 from kd_env.tables import Table
 from kd_env.types import DistillState, Effect, FeatureSlice
 
@@ -71,10 +73,17 @@ class Run(Replicas[DistillState]):
     def advance(self, before: DistillState, actions: Any) -> tuple[DistillState, np.ndarray, np.ndarray]:
         """The state after a step, its rewards, and whether they were clipped."""
         # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
-        effect = actions if isinstance(actions, Effect) else self.problem.actions.decode(actions)
+        effect = actions if isinstance(actions, Effect) else self.effect(before, actions)
         check_replicas(effect, self.num_replicas)
         after = dynamics.transition(self.problem, before, effect, self._scratch)
         return after, *dynamics.reward(self.problem, before, after)
+
+    def effect(self, state: DistillState, actions: Any) -> Effect:
+        """Effect of raw actions in a state: controls of a score rank the rows of its next batch."""
+        model = self.problem.actions
+        if not isinstance(model, SampleWeightingActions):
+            return model.decode(actions)
+        return model.decode(actions, row_scores(self.problem, state) if model.ranks else None)
 
     def warn_floor(self, loss_reset: float) -> None:
         """Say that the gap is counted down to a floor."""
@@ -164,7 +173,7 @@ class RunView:
 
     @property
     def decision(self) -> str:
-        """What the agent decides: ``knowledge_selection`` or ``teacher_weighting``."""
+        """What the agent decides: ``knowledge_selection``, ``teacher_weighting`` or ``sample_weighting``."""
         return self.run.problem.config.decision
 
     @property
@@ -189,7 +198,7 @@ class RunView:
 
     @property
     def action_view(self) -> str:
-        """``native``, ``discrete`` or ``box``, and where teachers are weighed ``simplex`` or ``subset``."""
+        """``native``, ``discrete`` or ``box``, and where teachers or rows are weighed ``simplex`` or ``subset``."""
         return self.run.problem.config.action_view
 
     @property
@@ -203,18 +212,19 @@ class RunView:
         """Raw action of one replica for weights by term name; see ``KnowledgeSelectionActions.encode``.
 
         Raises:
-            ValueError: the environment weighs teachers, or the view cannot express the weights.
+            ValueError: the environment weighs teachers or rows, or the view cannot express the weights.
         """
         actions = self.run.problem.actions
         if not isinstance(actions, KnowledgeSelectionActions):
-            raise ValueError("encode_action is for decision='knowledge_selection'; use encode_teachers here.")
+            own = "encode_samples" if isinstance(actions, SampleWeightingActions) else "encode_teachers"
+            raise ValueError(f"encode_action is for decision='knowledge_selection'; use {own} here.")
         return actions.encode(weights, gate)
 
     def encode_teachers(self, weights: Any, gate: float = 1.0) -> np.ndarray:
         """Raw action of one replica for weights by teacher; see ``TeacherWeightingActions.encode``.
 
         Raises:
-            ValueError: the environment selects knowledge, or the view cannot express the weights.
+            ValueError: the environment decides about something else, or the view cannot express the weights.
         """
         return self._weighs_teachers().encode(weights, gate)
 
@@ -222,14 +232,36 @@ class RunView:
         """What ``step`` takes in place of actions, with exactly the weights ``[N, T]`` or ``[N, B, T]``.
 
         Raises:
-            ValueError: the environment selects knowledge, or a weight is negative or not finite.
+            ValueError: the environment decides about something else, or a weight is negative or not finite.
         """
         return self._weighs_teachers().effect(weights)
+
+    def encode_samples(self, weights: Any) -> np.ndarray:
+        """Raw action of one replica for weights ``[B]`` of rows; see ``SampleWeightingActions.encode``.
+
+        Raises:
+            ValueError: the environment decides about something else, or the view cannot express the weights.
+        """
+        return self._weighs_samples().encode(weights)
+
+    def sample_effect(self, weights: Any) -> Effect:
+        """What ``step`` takes in place of actions, with exactly the weights ``[N, B]`` of the next batch's rows.
+
+        Raises:
+            ValueError: the environment decides about something else, or a weight is negative or not finite.
+        """
+        return self._weighs_samples().effect(weights)
 
     def _weighs_teachers(self) -> TeacherWeightingActions:
         actions = self.run.problem.actions
         if not isinstance(actions, TeacherWeightingActions):
-            raise ValueError("Teachers are weighed with decision='teacher_weighting'; use encode_action here.")
+            raise ValueError(f"Teachers are weighed with decision='teacher_weighting'; here it is {self.decision!r}.")
+        return actions
+
+    def _weighs_samples(self) -> SampleWeightingActions:
+        actions = self.run.problem.actions
+        if not isinstance(actions, SampleWeightingActions):
+            raise ValueError(f"Rows are weighed with decision='sample_weighting'; here it is {self.decision!r}.")
         return actions
 
     def get_state(self) -> EnvState:

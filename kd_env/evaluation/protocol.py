@@ -300,6 +300,11 @@ def _metrics(problem: Problem, logits: NDArray[Any], table: Table) -> dict[str, 
     return metrics.compute(problem.task.metrics, guesses, table.labels)
 
 
+def _follows(problem: Problem) -> bool:
+    """Whether single rows choose between teachers."""
+    return problem.config.decision == "teacher_weighting" and problem.config.weighting == "sample"
+
+
 class _Episode(NamedTuple):
     """What one episode of N students gave."""
 
@@ -343,7 +348,7 @@ def _drive(
         diverged=diverged,
         weights=_side_by_side([part.weights for part in parts]),
         update_scale=_side_by_side([part.scales for part in parts]),
-        followed=np.concatenate([part.followed for part in parts]) if own.config.weighting == "sample" else None,
+        followed=np.concatenate([part.followed for part in parts]) if _follows(own) else None,
     )
 
 
@@ -372,7 +377,7 @@ def _episode(
         moved = running & ~info["skipped"]
         weights.append(_applied(info["weights"], running[:, None], moved[:, None]))
         scales.append(_applied(info["update_scale"], running, moved))
-        if "row_weights" in info:
+        if _follows(env.problem):
             followed.append(np.where(running, follows_best(env.problem, info["rows"], info["row_weights"]), np.nan))
         finished = ended & running
         if finished.any():
