@@ -317,6 +317,15 @@ def test_a_few_options_of_a_student_keep_the_other_defaults() -> None:
     assert (config.student_config.num_attention_heads, config.student_config.num_hidden_layers) == (4, 2)
 
 
+def test_a_student_that_knows_something_has_a_small_step_by_default() -> None:
+    cut = TutorConfig.from_kwargs(student={"init": "teacher", "num_hidden_layers": 1}, optimizer={"warmup": 0.2})
+    assert cut.optimizer_config.learning_rate == 3e-4 and cut.optimizer_config.warmup == 0.2
+    assert TutorConfig.from_kwargs().optimizer_config.learning_rate == 7e-3
+    asked = TutorConfig.from_kwargs(student={"init": "teacher"}, optimizer={"learning_rate": 0.01})
+    assert asked.optimizer_config.learning_rate == 0.01
+    assert TutorConfig.from_kwargs(**cut.to_dict()) == cut
+
+
 def test_texts_that_are_longer_than_the_teacher_reads_are_refused(tiny_text: dict[str, Any], tmp_path: Any) -> None:
     (tmp_path / "lines.txt").write_text("\n".join(f"w{i} " + "w1 " * (40 + i) for i in range(30)))
     options = {**tiny_text, "text": str(tmp_path), "feedback_rows": 4, "selection_rows": 4}

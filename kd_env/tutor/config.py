@@ -26,6 +26,9 @@ REWARDS = ("tutor", "teacher_recognises", "student_error", "gap_closed", "loss_d
 LOSSES = ("plausibility", "hidden_states", "attention")
 LOSS_WEIGHTS = {"plausibility": 25.0, "hidden_states": 0.5, "attention": 0.5}
 """Of the paper: 25 L_pp + 0.5 L_dist, where L_dist is the sum of hidden states and attention scores."""
+TRAINED_LEARNING_RATE = 3e-4
+"""Default of ``optimizer.learning_rate`` where the student is cut from a trained model: the default for small fresh
+students, 7e-3, destroys what such a one knows in its first updates."""
 TASK_LOSSES = ("soft_label", "hard_label", "hidden_states", "attention")
 TASK_LOSS_WEIGHTS = {"soft_label": 1.0}
 """With labels of a task: plain distillation of the teacher's label distribution on the edited text."""
@@ -113,6 +116,7 @@ class TutorConfig:
     evaluate_every: int = 1
     """Updates between two evaluations; 0 evaluates at reset and at the end of an episode only."""
     optimizer: OptimizerConfig | Mapping[str, Any] = field(default_factory=OptimizerConfig)
+    """AdamW; ``learning_rate`` is 7e-3 by default for fresh students, 3e-4 for others."""
     max_episode_steps: int | None = None
     precision: str = "fp32"
     """``fp32``, ``bf16`` (autocast of the forward passes) or ``fp64``."""
@@ -146,6 +150,10 @@ class TutorConfig:
         student = plain.get("student")
         if isinstance(student, Mapping) and student.get("init", "fresh") == "fresh" and "hidden_size" not in student:
             plain["student"] = {"num_attention_heads": 4, **student}  # only one option more than the default
+        if isinstance(student, Mapping) and student.get("init", "fresh") != "fresh":
+            given = plain.get("optimizer", {})
+            if isinstance(given, Mapping) and "learning_rate" not in given:
+                plain["optimizer"] = {"learning_rate": TRAINED_LEARNING_RATE, **given}
         for name, target in (("student", StudentConfig), ("optimizer", OptimizerConfig)):
             if name in plain:
                 plain[name] = nested_options(name, plain[name], target, "a mapping of options")
