@@ -26,13 +26,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import jvp
 
 from kd_env import optim, trees, updates
 from kd_env.config import OptimizerConfig
 from kd_env.registry import unknown_name
-from kd_env.teachers import autocast, cast
-from kd_env.types import Batch, DistillState, ModelOutput, Signal
+from kd_env.types import Batch, DistillState, ModelOutput
 
 if TYPE_CHECKING:
     from kd_env.problem import Problem
@@ -173,7 +172,7 @@ def loss_gradient(
 
     def losses(some: dict[str, Tensor]) -> Tensor:
         own = {**fixed_params, **some}
-        output = eager_forward(problem, own, batch, problem.student_signals)
+        output = updates.student_forward(problem, own, batch, problem.student_signals, eager=True)
         return _weighted(updates.loss_table(problem, own, output, fixed, batch), factor, divisor)
 
     return grads, losses
@@ -256,7 +255,7 @@ def directional_losses(losses: SampleLosses, params: Params, direction: Params) 
     """``<grad l_i, direction>`` of every sample, ``[N, B]``, by one forward-mode product.
 
     Args:
-        losses: per-sample losses; their forward pass must have forward derivatives (:func:`eager_forward`).
+        losses: per-sample losses; their forward pass must have forward derivatives (``eager=True``).
         params: name -> ``[N, ...]``; the point.
         direction: name -> ``[N, ...]``; tensors that are not named stay as they are.
     """
@@ -304,22 +303,6 @@ def cosine(one: Tensor, other: Tensor) -> Tensor:
     return (unit[0] * unit[1]).sum(-1).to(one.dtype)
 
 
-def eager_forward(problem: Problem, params: Params, batch: Batch, signals: frozenset[Signal]) -> ModelOutput:
-    """:func:`kd_env.updates.student_forward` with an attention that has forward derivatives, also for one student."""
-
-    def one(own: Params, own_batch: Batch) -> ModelOutput:
-        return problem.student.forward(own, own_batch, signals, eager=True)
-
-    with autocast(batch.input_ids.device, problem.precision):
-        if batch.labels.shape[0] == 1:
-            first = {name: p.squeeze(0) for name, p in params.items()}
-            output = one(first, trees.map_leaves(lambda t: t.squeeze(0), batch))
-            output = trees.map_leaves(lambda t: t[None], output)
-        else:
-            output = vmap(one)(dict(params), batch)
-    return cast(output, problem.dtype)
-
-
 def _weighted(table: Tensor, weights: Tensor, divisor: Tensor) -> Tensor:
     """``[N, T, K, B]`` -> ``[N, B]``; an entry without weight is left out even where it is not finite."""
     zero = torch.zeros((), dtype=table.dtype, device=table.device)
@@ -330,8 +313,8 @@ def _divisor(problem: Problem, students: DistillState, table: Tensor) -> Tensor:
     """The running scale of the terms with this batch in it, as in the real update, ``[N, T, K]``."""
     if problem.config.term_scale != "running":
         return torch.ones_like(students.term_scale)
-    seen = (students.term_seen + 1).clamp(max=100.0)[:, None, None]
-    return (students.term_scale + (table.mean(-1) - students.term_scale) / seen).clamp(min=1e-8)
+    scale = updates.running_scale(students.term_scale, students.term_seen, table.mean(-1))
+    return scale.clamp(min=updates.SMALLEST_SCALE)
 
 
 def _adamw(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from kd_env.problem import Problem
 
 Params = Mapping[str, Tensor]
+SMALLEST_SCALE = 1e-8
+"""Least divisor of a term's loss."""
 
 
 class Gradients(NamedTuple):
@@ -57,14 +59,24 @@ class HasStudent(Protocol):
 
 
 def student_forward(
-    problem: HasStudent, params: Params, batch: Batch, signals: frozenset[Signal], *, shared_batch: bool = False
+    problem: HasStudent,
+    params: Params,
+    batch: Batch,
+    signals: frozenset[Signal],
+    *,
+    shared_batch: bool = False,
+    eager: bool = False,
 ) -> ModelOutput:
-    """Outputs of N students, ``params`` ``[N, ...]``, on their own batches ``[N, B, ...]`` or one shared batch."""
+    """Outputs of N students, ``params`` ``[N, ...]``, on their own batches ``[N, B, ...]`` or one shared batch.
+
+    With ``eager`` a single student's attention has forward-mode derivatives, too; that of several always has.
+    """
     count = next(iter(params.values())).shape[0]
     with autocast(batch.input_ids.device, problem.precision):
         if count == 1:
             single = batch if shared_batch else trees.map_leaves(lambda t: t.squeeze(0), batch)
-            output = problem.student.forward({name: p.squeeze(0) for name, p in params.items()}, single, signals)
+            first = {name: p.squeeze(0) for name, p in params.items()}
+            output = problem.student.forward(first, single, signals, eager=eager)
             output = trees.map_leaves(lambda t: t[None], output)
         else:
 
@@ -114,6 +126,14 @@ def loss_table(
     return vmap(one)(projections, student, taught, batch)
 
 
+def running_scale(term_scale: Tensor, term_seen: Tensor, raw: Tensor) -> Tensor:
+    """The running means ``[N, T, K]`` with the losses of one more update, of which there were ``term_seen [N]``.
+
+    A plain mean over the first 100 updates, an exponential one afterwards.
+    """
+    return term_scale + (raw - term_scale) / (term_seen + 1).clamp(max=100.0)[:, None, None]
+
+
 def gradients(
     problem: Problem,
     params: Params,
@@ -145,10 +165,8 @@ def gradients(
         table = loss_table(problem, leaves, student, taught, batch)
         raw = table.detach().mean(-1)
         if problem.config.term_scale == "running":
-            # A plain mean over the first 100 updates, an exponential one afterwards.
-            seen = (term_seen + 1).clamp(max=100.0)[:, None, None]
-            scale = term_scale + (raw - term_scale) / seen
-            divisor = scale.clamp(min=1e-8)
+            scale = running_scale(term_scale, term_seen, raw)
+            divisor = scale.clamp(min=SMALLEST_SCALE)
         else:
             scale, divisor = term_scale, torch.ones_like(term_scale)
         scaled = table / divisor[..., None]
