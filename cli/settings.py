@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cli.controls import check_control, controlled_env
 from cli.teachers import TASK_KEYS, cache_folder, cofinetuned_set, teacher_config, teacher_list
-from kd_env.config import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES, EnvConfig
+from kd_env.config import EnvConfig
+from kd_env.default_features import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
 from kd_env.glue import EMBEDDED, get_task
 
 if TYPE_CHECKING:

@@ -62,7 +62,8 @@ def build_problem(config: EnvConfig) -> Problem:
         np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)[: config.evaluation_rows]
     )
 
-    loaded = load_teachers(folders, task, cut.fingerprint, device, dtype)
+    learning = config.learning_teacher_config if config.teacher_learns else None
+    loaded = load_teachers(folders, task, cut.fingerprint, device, dtype, learning)
     student, tokenizer = build_student(config.student_config, loaded[0], task, device, dtype)
 
     def tables(tokens: Any) -> TeacherTables:

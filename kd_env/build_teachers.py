@@ -10,11 +10,13 @@ import torch
 
 from kd_env import losses, models, observations, teachers, toy
 from kd_env.config import EnvConfig
+from kd_env.config_teacher import LearningTeacherConfig
 from kd_env.encoder_check import check_encoder, probe_batch
 from kd_env.glue import EMBEDDED, Task
 from kd_env.knowledge import Term, TermSpec, build_terms
-from kd_env.layermap import layer_pairs
+from kd_env.layermap import cut_layers, layer_pairs
 from kd_env.records import read_record
+from kd_env.students import cut_encoder
 from kd_env.tables import Table
 from kd_env.teacher_set import Teacher, TeacherTables, named_folders
 from kd_env.types import EncoderFacts, Signal
@@ -51,9 +53,14 @@ def teacher_folders(config: EnvConfig, task: Task) -> dict[str, str]:
 
 
 def load_teachers(
-    folders: Mapping[str, str], task: Task, fingerprint: str, device: torch.device, dtype: torch.dtype
+    folders: Mapping[str, str],
+    task: Task,
+    fingerprint: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    learning: LearningTeacherConfig | None = None,
 ) -> list[LoadedTeacher]:
-    """The encoders of :func:`teacher_folders` with their tokenizers, in order.
+    """The encoders of :func:`teacher_folders` with their tokenizers, in order; with ``learning`` to be trained.
 
     Raises:
         ValueError: no model, other labels than the task's, or a record that says that it saw feedback rows.
@@ -61,11 +68,31 @@ def load_teachers(
     found = []
     for name, folder in folders.items():
         saw_feedback = provenance(folder, task.name, fingerprint)
-        module = models.load_encoder(folder).to(device, dtype)
-        encoder = models.Encoder.build(module, train_embeddings=True, fresh="none")
+        if learning is None:
+            module = models.load_encoder(folder).to(device, dtype)
+            encoder = models.Encoder.build(module, train_embeddings=True, fresh="none")
+        else:
+            encoder = _learning_teacher(learning, folder, task, device, dtype)
         check_teacher(encoder, folder, task)
         found.append(LoadedTeacher(name, folder, encoder, models.load_tokenizer(folder), saw_feedback))
     return found
+
+
+def _learning_teacher(
+    options: LearningTeacherConfig, folder: str, task: Task, device: torch.device, dtype: torch.dtype
+) -> models.Encoder:
+    bare = options.init == "pretrained"
+    module = models.load_encoder(folder, num_labels=task.num_labels if bare else None)
+    if options.num_hidden_layers is not None:
+        kept = cut_layers("first", options.num_hidden_layers, int(module.config.num_hidden_layers))
+        cut = cut_encoder(module, kept, num_labels=task.num_labels, dropout=0.0)
+        if not bare:  # the cut has a new head
+            cut.load_state_dict(module.state_dict(), strict=False)
+        module = cut
+    if bare and task.labels:
+        module.config.id2label = dict(enumerate(task.labels))
+    module = module.to(device, dtype)
+    return models.Encoder.build(module, train_embeddings=options.train_embeddings, fresh="head" if bare else "none")
 
 
 def make_teacher(
@@ -107,6 +134,11 @@ def make_teacher(
     signals = {signal for term in terms for signal in term.teacher_signals}
     if foreign:
         _check_foreign(loaded.name, terms)
+        if config.teacher_learns:
+            raise ValueError(
+                f"The teacher {loaded.name!r} has another tokenizer than the student, and learns from the student's "
+                "batches; use a student with its tokenizer (student.init=fresh or teacher), or teacher_updates='none'."
+            )
     if any(observations.FEATURES[name].needs_cls for name in config.features):
         signals.add(Signal("cls", facts.num_layers))
     if config.teacher_source != "student":
@@ -138,8 +170,9 @@ def make_teacher(
         own = tables.train if foreign else None
         online = teachers.OnlineTeacher(encoder, signals, config.precision, table=own)
         source = teachers.StudentAsTeacher(facts) if config.teacher_source == "student" else online
-        train_logits = np.asarray(outputs(tables.train, set())[teachers.LOGITS])
-    labels = tables.selection.labels
+        # What a teacher that learns says is never read from here: a pass over all rows would be for nothing.
+        train_logits = np.asarray(outputs(tables.train, set())[teachers.LOGITS] if not config.teacher_learns else [])
+    labels, fixed = tables.selection.labels, task.regression or config.teacher_learns
     return Teacher(
         name=loaded.name,
         folder=loaded.folder,
@@ -154,7 +187,7 @@ def make_teacher(
         train_logits=train_logits,
         feedback_logits=feedback_logits,
         selection_logits=selection_logits,
-        temperature=1.0 if task.regression else losses.fit_temperature(selection_logits, labels),
+        temperature=1.0 if fixed else losses.fit_temperature(selection_logits, labels),
     )
 
 

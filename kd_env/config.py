@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kd_env import checks
+from kd_env.config_teacher import LearningTeacherConfig, check_teacher_updates
+from kd_env.default_features import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
 from kd_env.registry import unknown_name
 
 Plain = Mapping[str, Any]
@@ -21,63 +23,6 @@ VIEWS = {
 }
 """Action views by decision."""
 DEFAULT_TERMS = ("hard_label", "soft_label", "hidden_states", "relation")
-DEFAULT_FEATURES = (
-    "progress",
-    "remaining_budget",
-    "learning_rate",
-    "term_losses",
-    "term_losses_normalized",
-    "gap",
-    "student_entropy",
-    "teacher_entropy",
-    "agreement",
-    "feedback_metric",
-    "previous_action",
-)
-TEACHER_FEATURES = {
-    "batch": (
-        "progress",
-        "remaining_budget",
-        "learning_rate",
-        "gap",
-        "teacher_losses",
-        "teacher_entropies",
-        "teacher_confidences",
-        "teacher_student_agreement",
-        "teacher_agreement",
-        "student_on_batch",
-        "previous_action",
-    ),
-    "sample": (
-        "progress",
-        "remaining_budget",
-        "gap",
-        "row_teacher_losses",
-        "row_teacher_entropies",
-        "row_teacher_confidences",
-        "row_teacher_student_agreement",
-        "row_teacher_agreement",
-        "row_student",
-    ),
-}
-"""Default features of teacher_weighting, by what one weight holds for."""
-SAMPLE_FEATURES = (
-    "progress",
-    "remaining_budget",
-    "gap",
-    "student_on_batch",
-    "teacher_losses",
-    "row_student",
-    "row_margin",
-    "row_confidence",
-    "row_teacher_losses",
-    "row_teacher_entropies",
-    "row_teacher_confidences",
-    "row_teacher_student_agreement",
-    "row_length",
-    "row_seen",
-)
-"""Default features of sample_weighting."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +106,12 @@ class EnvConfig:
     teacher_source: str = "cached"
     """``cached`` (computed once), ``online`` (computed for every batch), or ``student``: a control in which every
     signal of the teacher is the student's own at that moment, so that there is nothing to be learned from it."""
+    teacher_updates: str = "none"
+    """Whether the teacher learns beside the student: ``none`` (it is frozen), ``prokt`` (on every row alike) or
+    ``weighted`` (the action weighs the rows of its update, ``sample_weighting`` only). One that learns is part of the
+    state, and needs ``teacher_source=online``."""
+    learning_teacher: Plain | LearningTeacherConfig = field(default_factory=LearningTeacherConfig)
+    """How a teacher that learns is made and trained."""
     cache_dir: str | None = None
     """Folder of the disk cache of teacher outputs; None keeps them in memory."""
     cache_dtype: str = "float32"
@@ -230,6 +181,12 @@ class EnvConfig:
         values["student"] = nested_options("student", student, StudentConfig, allowed)
         optimizer = values.get("optimizer", OptimizerConfig())
         optimizer = nested_options("optimizer", optimizer, OptimizerConfig, "a mapping of options")
+        values["learning_teacher"] = nested_options(
+            "learning_teacher",
+            values.get("learning_teacher", LearningTeacherConfig()),
+            LearningTeacherConfig,
+            "a mapping of options",
+        )
         rate = values.pop("learning_rate", None)
         values["optimizer"] = optimizer if rate is None else dataclasses.replace(optimizer, learning_rate=rate)
         config = cls(**values)
@@ -248,6 +205,17 @@ class EnvConfig:
         assert isinstance(self.optimizer, OptimizerConfig)
         return self.optimizer
 
+    @property
+    def learning_teacher_config(self) -> LearningTeacherConfig:
+        """The options of a teacher that learns, always as :class:`LearningTeacherConfig`."""
+        assert isinstance(self.learning_teacher, LearningTeacherConfig)
+        return self.learning_teacher
+
+    @property
+    def teacher_learns(self) -> bool:
+        """Whether the teacher is trained beside the student."""
+        return self.teacher_updates != "none"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that :meth:`from_kwargs` takes back."""
         return dataclasses.asdict(self)
@@ -262,6 +230,7 @@ class EnvConfig:
                 "fit into the budget: raise budget or lower updates_per_step."
             )
         self._check_decision()
+        check_teacher_updates(self)
         check_student(self.student_config)
 
     def _check_decision(self) -> None:
@@ -330,6 +299,8 @@ def check_student(student: StudentConfig) -> None:
 def _decision_defaults(options: Plain) -> dict[str, Any]:
     """Defaults of the decisions that differ from those of the fields."""
     defaults: dict[str, Any] = {"terms": ("hard_label", "soft_label")}
+    if options.get("teacher_updates", "none") != "none":  # no fixed teacher's loss is there to count a gap down to
+        return {**_decision_defaults({**options, "teacher_updates": "none"}), "reward": "loss_drop"}
     if options.get("decision") == "sample_weighting":
         by_row = {"weighting": "sample", "updates_per_step": 1, "reward": "loss_drop", "features": SAMPLE_FEATURES}
         return {**defaults, **by_row}
@@ -376,6 +347,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "weighs": checks.names("soft_label"),
     "score": checks.text,
     "teacher_source": checks.one_of("cached", "online", "student"),
+    "teacher_updates": checks.one_of("none", "prokt", "weighted"),
     "cache_dir": checks.optional(checks.text),
     "cache_dtype": checks.one_of("float32", "float16"),
     "layer_map": checks.layer_numbers(0, length=2),

@@ -14,17 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_env import losses, optim, rewards, updates
+from kd_env import losses, optim, rewards, teaching, trees, updates
 from kd_env.actions import normalize_weights
 from kd_env.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.models import draw_projection
 from kd_env.tables import draw, start_stream
-from kd_env.types import DistillState, Effect
+from kd_env.types import DistillState, Effect, TeacherState
 
 if TYPE_CHECKING:
     from kd_env.problem import Problem
 
 logger = logging.getLogger("kd_env")
+
+_TEACHER = 2**40
+"""Stream of a learning teacher's head; those of single updates are counted from 3."""
 
 
 class Evaluation(NamedTuple):
@@ -36,8 +39,11 @@ class Evaluation(NamedTuple):
     agreement: np.ndarray
 
 
-def evaluate(problem: Problem, params: dict[str, Tensor]) -> Evaluation:
-    """Feedback loss, headline metric, entropy and agreement with the teacher. Reads feedback rows only."""
+def evaluate(problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None) -> Evaluation:
+    """Feedback loss, headline metric, entropy and agreement with the teacher. Reads feedback rows only.
+
+    The agreement with a teacher that learns is 0 where no feature asks for it: it costs a pass of the teacher.
+    """
     logits = updates.predict(problem, params, problem.feedback)
     finite = np.isfinite(logits).all(axis=(1, 2))
     safe = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
@@ -46,10 +52,20 @@ def evaluate(problem: Problem, params: dict[str, Tensor]) -> Evaluation:
         entropy, agreement = np.zeros(count), np.zeros(count)
     else:
         entropy = losses.entropy(safe).mean(-1)
-        agreement = (safe.argmax(-1) == problem.reference.feedback_logits.argmax(-1)).mean(-1)
+        agreement = (safe.argmax(-1) == _taught_classes(problem, teacher)).mean(-1)
     metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
     loss = np.where(finite, problem.loss(safe, problem.feedback, problem.reference.feedback_logits), np.nan)
     return Evaluation(loss, metric, entropy, agreement)
+
+
+def _taught_classes(problem: Problem, teacher: TeacherState | None) -> np.ndarray:
+    """What the teachers choose on the feedback rows, ``[R]`` or ``[N, R]``; -1 where nobody asks."""
+    if teacher is None:
+        return np.asarray(problem.reference.feedback_logits.argmax(-1))
+    if "agreement" not in problem.features:
+        return np.full(len(problem.feedback), -1)
+    said = updates.predict(problem, teacher.params, problem.feedback, encoder=problem.reference.encoder)
+    return np.asarray(said.argmax(-1))
 
 
 def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
@@ -66,7 +82,8 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
     for index, seed in enumerate(seeds):
         stream = start_stream(problem.buckets, sub_seed(seed, 2))
         next_rows[index], streams[index] = draw(problem.buckets, stream, config.updates_per_step)
-    measured = evaluate(problem, params)
+    teacher = teaching.begin(problem, [sub_seed(seed, _TEACHER) for seed in seeds]) if config.teacher_learns else None
+    measured = evaluate(problem, params, teacher)
     scale, _ = rewards.gap_scale(measured.loss, problem.teacher_loss)
     table = (count, *problem.present.shape)
     pairs = len(problem.term_names) if problem.wants_cosines else 0
@@ -103,6 +120,7 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         row_weights=np.zeros((count, _weighed_per_row(problem) if addressed else 0, addressed), np.float32),
         batch_loss=np.zeros(count),
         batch_divergence=np.zeros(count),
+        teacher=teacher,
     )
 
 
@@ -133,9 +151,29 @@ def transition(
     bad = torch.zeros(len(moves), device=problem.device)
     bad_at: list[Tensor] = []
     term_scale, term_seen = state.term_scale, state.term_seen
+    teacher = state.teacher
     for place in range(int(spend.max())):
         active = place < spend
         apply = active & moves
+        factor = optim.learning_rate_factor(state.updates + place, state.budget, config.optimizer_config.warmup)
+        lost = torch.zeros(len(moves), dtype=torch.bool, device=problem.device)
+        if teacher is not None:  # before the student, who then learns from what the teacher says afterwards
+            now = state._replace(
+                teacher=teacher,
+                optimizer_steps=state.optimizer_steps + applied,
+                term_scale=term_scale,
+                term_seen=term_seen,
+                updates=state.updates + place,
+            )
+            teacher, lost = teaching.teach(
+                problem,
+                now,
+                state.next_rows[:, place],
+                effect.teacher,
+                student_weights=device_weights,
+                active=active,
+                factor=factor,
+            )
         found = updates.gradients(
             problem,
             state.params,
@@ -143,12 +181,13 @@ def transition(
             device_weights,
             term_scale,
             term_seen,
+            teacher=teacher,
             differentiate=bool(apply.any()),
             dropout_seed=sub_seed(int(state.seeds[0]), 3 + int(state.updates[0]) + place),
         )
         mask = torch.as_tensor(active, device=problem.device)[:, None, None]
         raw, scaled = raw + found.raw * mask, scaled + found.scaled * mask
-        broken = ~torch.isfinite(found.loss)
+        broken = ~torch.isfinite(found.loss) | lost
         if apply.any():
             norm = optim.gradient_norm(found.grads)
             keep = torch.as_tensor(apply, device=problem.device)
@@ -160,9 +199,7 @@ def transition(
                 state.exp_avg,
                 state.exp_avg_sq,
                 steps=state.optimizer_steps + applied,
-                learning_rates=config.optimizer_config.learning_rate
-                * optim.learning_rate_factor(state.updates + place, state.budget, config.optimizer_config.warmup)
-                * effect.update_scale,
+                learning_rates=config.optimizer_config.learning_rate * factor * effect.update_scale,
                 apply=apply,
                 non_finite=broken.float(),
                 config=config.optimizer_config,
@@ -191,7 +228,10 @@ def transition(
         update_scale=effect.update_scale,
         update_norm=np.where(moves, norms.float().cpu().numpy(), 0.0).astype(np.float32),
         skipped=~moves,
+        teacher=teacher,
     )
+    if problem.config.teacher_updates == "weighted" and effect.teacher is not None:
+        weights = effect.teacher.weights[:, None, None]  # what the action said of the rows
     last: dict[str, Any] = _of_last_batch(problem, state, weights, spend)
     state = state._replace(**last)
     for index in np.flatnonzero(diverged):
@@ -219,7 +259,7 @@ def _of_last_batch(
         shape = (len(rows), count, rows.shape[1])
         found["row_weights"] = np.broadcast_to(weights[:, :count, column], shape).copy()
     if problem.config.reward in rewards.BATCH_REWARDS:
-        found["batch_loss"], found["batch_divergence"] = updates.batch_losses(problem, state.params, rows, weights)
+        found["batch_loss"], found["batch_divergence"] = updates.batch_losses(problem, state, rows, weights)
     return found
 
 
@@ -258,11 +298,10 @@ def _evaluated(problem: Problem, state: DistillState) -> DistillState:
     if not due.any():
         return state
     rows = np.flatnonzero(due)
-    chosen = state.params
+    chosen = (state.params, state.teacher)
     if not due.all():
-        index = torch.as_tensor(rows, device=problem.device)
-        chosen = {name: p[index] for name, p in state.params.items()}
-    measured = evaluate(problem, chosen)
+        chosen = trees.take(chosen, rows)
+    measured = evaluate(problem, *chosen)
     finite = np.isfinite(measured.loss)
     good = rows[finite]
     diverged = state.diverged.copy()

@@ -12,6 +12,7 @@ import numpy as np
 from kd_env.losses import entropy
 from kd_env.optim import learning_rate_factor
 from kd_env.registry import Registry
+from kd_env.taught import TeacherFacts, taught_facts, taught_logits
 from kd_env.types import DistillState
 from kd_env.updates import NextBatch, next_batch
 
@@ -36,7 +37,12 @@ class View:
     def next_batch(self) -> NextBatch:
         """What student and teachers say about these rows."""
         with_cls = self._reads_cls and any(feature.needs_cls for feature in self.problem.features.values())
-        return next_batch(self.problem, self.state.params, self.rows, with_cls=with_cls)
+        return next_batch(self.problem, self.state, self.rows, with_cls=with_cls)
+
+    @cached_property
+    def teacher_facts(self) -> TeacherFacts:
+        """What the teachers say about these rows, each ``[T, N, B]``."""
+        return taught_facts(self.problem, self.state, self.rows)
 
     @property
     def student_cls(self) -> np.ndarray:
@@ -89,7 +95,8 @@ def _relative_gap(v: View) -> np.ndarray:
 
 def _teacher_entropy(v: View) -> np.ndarray:
     rows = v.state.next_rows
-    return _column(entropy(v.problem.reference.train_logits[rows.reshape(len(rows), -1)]).mean(-1))
+    logits = taught_logits(v.problem, v.state, rows.reshape(len(rows), -1))[v.problem.assets.reference]
+    return _column(entropy(logits).mean(-1))
 
 
 def _learning_rate(v: View) -> np.ndarray:

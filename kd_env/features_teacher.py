@@ -6,7 +6,7 @@ Labels are those of the train split, wrong ones included where there is label no
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,32 +20,9 @@ Rows = Callable[[View], np.ndarray]
 """From a view to values of every row, ``[N, B, n]``."""
 
 
-class TeacherFacts(NamedTuple):
-    """What T teachers say about R train rows, each ``[T, R]``; the last four are None in regression."""
-
-    loss: np.ndarray  # on the train labels: cross-entropy in nats, or the scaled squared error
-    entropy: np.ndarray | None  # in units of log C
-    confidence: np.ndarray | None  # probability of the label
-    prediction: np.ndarray | None  # class
-    agreement: np.ndarray | None  # share of the other teachers that choose the same class; 1 for a single teacher
-
-
-def teacher_facts(logits: np.ndarray, labels: np.ndarray, label_width: float | None) -> TeacherFacts:
-    """Facts for logits ``[T, R, C]`` (uncalibrated) and labels ``[R]``."""
-    loss = row_gold_loss(logits, labels, label_width)
-    if label_width is not None:
-        return TeacherFacts(loss, None, None, None, None)
-    chosen = logits.argmax(-1)
-    same = (chosen[:, None] == chosen[None]).sum(1) - 1
-    others = max(len(logits) - 1, 1)
-    agreement = same / others if len(logits) > 1 else np.ones(chosen.shape)
-    return TeacherFacts(loss, entropy(logits), np.exp(-loss), chosen, agreement)
-
-
 def _of_teachers(name: str) -> Rows:
     def rows(v: View) -> np.ndarray:
-        values = getattr(v.problem.teacher_facts, name)
-        return np.asarray(np.moveaxis(values[:, v.rows], 0, -1))  # [T, N, B] -> [N, B, T]
+        return np.moveaxis(getattr(v.teacher_facts, name), 0, -1)  # [T, N, B] -> [N, B, T]
 
     return rows
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -40,6 +40,15 @@ Params = Mapping[str, Tensor]
 SampleLosses = Callable[[dict[str, Tensor]], Tensor]
 """Per-sample losses ``[N, B]`` as a function of (some of) the students' parameters, name -> ``[N, ...]``."""
 
+
+class TaughtLosses(Protocol):
+    """:data:`SampleLosses` that may be given other words of the teachers than those they were made with."""
+
+    def __call__(self, params: dict[str, Tensor], taught: tuple[ModelOutput, ...] | None = None) -> Tensor:
+        """Losses ``[N, B]``; differentiable by what is given."""
+        ...
+
+
 VIRTUAL_OPTIMIZERS = ("adamw", "sgd")
 
 
@@ -53,7 +62,8 @@ class VirtualStep(NamedTuple):
 class LookAhead(NamedTuple):
     """What one virtual step says; enough for the exact influence and for finite differences of any other loss."""
 
-    losses: SampleLosses  # the student's weighted losses l_i on the batch, [N, B]
+    losses: TaughtLosses  # the student's weighted losses l_i on the batch, [N, B]
+    logits: Tensor  # [N, B, C], the student's before the step
     feedback_loss: Tensor  # [N] at s'
     feedback_gradient: dict[str, Tensor]  # v, name -> [N, ...]; tensors that either loss does not read are left out
     direction: dict[str, Tensor]  # D v, alike
@@ -95,8 +105,8 @@ def sample_influence(
 
 def influence_of(ahead: LookAhead, params: Params) -> Tensor:
     """The influence that a look ahead from ``params`` gives, ``[N, B]``: the one forward-mode product."""
-    along = directional_losses(ahead.losses, params, ahead.direction)
-    return -along / along.shape[1]
+    found = directional_losses(ahead.losses, params, ahead.direction)
+    return -found / found.shape[1]
 
 
 def look_ahead(
@@ -130,7 +140,7 @@ def look_ahead(
         ValueError: an unknown optimiser, no feedback rows, or shapes that do not fit.
     """
     _check(students, rows, feedback_rows, learning_rates, optimizer, feedback_labels)
-    grads, losses = loss_gradient(problem, students, rows, weights, taught)
+    grads, losses, logits = loss_gradient(problem, students, rows, weights, taught)
     step = virtual_step(
         students, grads, learning_rates=learning_rates, optimizer=optimizer, config=problem.config.optimizer_config
     )
@@ -138,7 +148,7 @@ def look_ahead(
     if feedback_labels is not None:
         batch = batch._replace(labels=feedback_labels)
     loss, gradient = feedback_gradient(problem, students.params, step.params, batch)
-    return LookAhead(losses, loss, gradient, pull_back(step, gradient))
+    return LookAhead(losses, logits, loss, gradient, pull_back(step, gradient))
 
 
 def loss_gradient(
@@ -147,20 +157,22 @@ def loss_gradient(
     rows: np.ndarray,
     weights: Tensor | None = None,
     taught: tuple[ModelOutput, ...] | None = None,
-) -> tuple[dict[str, Tensor], SampleLosses]:
+) -> tuple[dict[str, Tensor], TaughtLosses, Tensor]:
     """Gradient of the mean weighted loss (one forward and one backward pass), and the losses as a function.
 
-    In that function what the teachers say and the running scales are constants, as they are in the real update.
+    In that function the running scales are constants, as they are in the real update, and so is what the teachers say
+    unless it is given anew.
 
     Returns:
-        name -> ``[N, ...]`` without the tensors that no loss reads, and :data:`SampleLosses`.
+        name -> ``[N, ...]`` without the tensors that no loss reads, :class:`TaughtLosses`, and the students' logits
+        ``[N, B, C]``.
     """
     params, batch = students.params, problem.train.gather(rows)
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():
         student = updates.student_forward(problem, leaves, batch, problem.student_signals)
         if taught is None:
-            taught = tuple(teacher.source.signals(rows, batch, student) for teacher in problem.teachers)
+            taught = updates.teacher_signals(problem, students.teacher, rows, batch, student)
         fixed = tuple(trees.map_leaves(Tensor.detach, output) for output in taught)
         table = updates.loss_table(problem, leaves, student, fixed, batch)
         factor = torch.ones_like(table) if weights is None else weights
@@ -170,12 +182,13 @@ def loss_gradient(
     grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
     fixed_params = {name: p.detach() for name, p in params.items()}
 
-    def losses(some: dict[str, Tensor]) -> Tensor:
-        own = {**fixed_params, **some}
+    def losses(params: dict[str, Tensor], taught: tuple[ModelOutput, ...] | None = None) -> Tensor:
+        own = {**fixed_params, **params}
         output = updates.student_forward(problem, own, batch, problem.student_signals, eager=True)
-        return _weighted(updates.loss_table(problem, own, output, fixed, batch), factor, divisor)
+        said = fixed if taught is None else taught
+        return _weighted(updates.loss_table(problem, own, output, said, batch), factor, divisor)
 
-    return grads, losses
+    return grads, losses, student.logits.detach()
 
 
 def virtual_step(
@@ -261,10 +274,15 @@ def directional_losses(losses: SampleLosses, params: Params, direction: Params) 
     """
     if not direction:  # no tensor is read by both losses
         return torch.zeros_like(losses({}))
+    with torch.no_grad():
+        return along(losses, params, direction)
+
+
+def along(losses: SampleLosses, params: Params, direction: Params) -> Tensor:
+    """The same with a graph: it can be differentiated by tensors that the losses read beside the parameters."""
     point = {name: params[name].detach() for name in direction}
     _ready_forward_mode()
-    with torch.no_grad():
-        found: Tensor = jvp(losses, (point,), (dict(direction),))[1]
+    found: Tensor = jvp(losses, (point,), (dict(direction),))[1]
     return found
 
 
@@ -285,14 +303,19 @@ def finite_difference_influence(
     Returns:
         ``[N, B]``; 0 where the direction is 0.
     """
+    with torch.no_grad():
+        return central_differences(losses, params, direction, radius=radius)
+
+
+def central_differences(losses: SampleLosses, params: Params, direction: Params, *, radius: float) -> Tensor:
+    """The same with a graph, see :func:`along`."""
     # Without the bound a zero direction gives NaN instead of no influence.
     norm = optim.gradient_norm(direction)
     step = radius / norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
-    with torch.no_grad():
-        above, below = (
-            losses({name: params[name] + sign * _column(step, v) * v for name, v in direction.items()})
-            for sign in (1.0, -1.0)
-        )
+    above, below = (
+        losses({name: params[name] + sign * _column(step, v) * v for name, v in direction.items()})
+        for sign in (1.0, -1.0)
+    )
     return (above - below) / (2 * step[:, None])
 
 

@@ -283,13 +283,13 @@ class Encoder:
 
     @classmethod
     def build(cls, module: Any, *, train_embeddings: bool, fresh: str) -> Encoder:
-        """Wrap a classifier; ``fresh`` is ``all`` (everything is drawn by seed) or ``head`` (the prediction layers)."""
+        """Wrap a classifier; drawn anew by seed is ``all`` of it, its ``head`` (the prediction layers), or ``none``."""
         embeddings = module.get_input_embeddings()
         frozen = {id(embeddings.weight)} if not train_embeddings else set()
         base = module.base_model
         inner = {id(parameter) for parameter in base.parameters()}
         named = {name: parameter for name, parameter in module.named_parameters() if id(parameter) not in frozen}
-        drawn = named if fresh == "all" else {n: p for n, p in named.items() if id(p) not in inner}
+        drawn = {n: p for n, p in named.items() if fresh == "all" or (fresh == "head" and id(p) not in inner)}
         _check_initialisable(module, set(drawn))
         for parameter in module.parameters():
             parameter.requires_grad_(False)

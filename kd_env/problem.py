@@ -15,10 +15,10 @@ from kd_env import losses, models, observations, rewards, scores, splits, teache
 from kd_env.config import EnvConfig
 from kd_env.decisions import make_actions, present_entries
 from kd_env.evaluation import metrics
-from kd_env.features_teacher import TeacherFacts, teacher_facts
 from kd_env.glue import Rows, Task
 from kd_env.layermap import layer_table
 from kd_env.tables import Table, make_buckets, tokenize
+from kd_env.taught import TeacherFacts, teacher_facts
 from kd_env.teacher_set import Teacher, entry_name
 from kd_env.types import Signal
 
@@ -102,6 +102,7 @@ class Problem:
         if config.teacher_source == "student":
             wanted |= {signal for term in terms for signal in term.teacher_signals}
         self.student_signals = frozenset(signal for signal in wanted if signal.kind != "logits")
+        self.teacher_signals = frozenset(s for term in terms for s in term.teacher_signals if s.kind != "logits")
         taught, count = [term.uses_teacher for term in self.reference.terms], len(assets.teachers)
         self.present = present_entries(count, taught)
         self.entry_names = tuple(
@@ -119,6 +120,7 @@ class Problem:
         self.features = observations.resolve(config.features, assets.task.regression, len(names), rows=by_row)
         if any(feature.needs_cls for feature in self.features.values()):
             self._require_cls()
+            self.teacher_signals |= {Signal("cls", self.reference.source.facts.num_layers)}
         self.wants_cosines = "gradient_cosines" in self.features
         self.layout = observations.make_layout(self.features, self)
         self.observation_space = observations.make_space(self.layout)
@@ -142,10 +144,12 @@ class Problem:
 
     @property
     def arithmetic(self) -> float:
-        """Size of an update: tokens of a mean batch times layers times squared hidden size of the student."""
+        """Size of an update: tokens of a mean batch times layers times squared hidden size, of what is trained."""
         facts = self.student.facts
         tokens = self.config.batch_size * float(self.train.lengths.mean())
-        return tokens * facts.num_layers * facts.hidden_size**2
+        teacher = self.reference.encoder.facts
+        learns = teacher.num_layers * teacher.hidden_size**2 if self.config.teacher_learns else 0
+        return tokens * (facts.num_layers * facts.hidden_size**2 + learns)
 
     @cached_property
     def teacher_facts(self) -> TeacherFacts:
@@ -178,8 +182,8 @@ class Problem:
         return losses.gold_loss(logits, table.labels, self.label_width)
 
     def reference_loss(self, teacher_logits: np.ndarray, table: Table) -> float:
-        """``e_T`` on a table: the calibrated teacher's loss, or 0 with ``gap=divergence``."""
-        if self.config.gap == "divergence":
+        """``e_T`` on a table: the calibrated teacher's loss; 0 with ``gap=divergence`` or if the teacher learns."""
+        if self.config.gap == "divergence" or self.config.teacher_learns:
             return 0.0
         return float(losses.gold_loss(teacher_logits / self.temperature, table.labels, self.label_width))
 

@@ -14,6 +14,7 @@ import numpy as np
 from kd_env import losses
 from kd_env.features import View
 from kd_env.registry import Registry
+from kd_env.taught import taught_logits
 from kd_env.types import DistillState
 
 if TYPE_CHECKING:
@@ -66,12 +67,12 @@ def _student_loss(v: View) -> np.ndarray:
 
 
 def _teacher_loss(v: View) -> np.ndarray:
-    return np.asarray(v.problem.teacher_facts.loss[:, v.rows].mean(0))
+    return np.asarray(v.teacher_facts.loss.mean(0))
 
 
 def _disagreement(v: View) -> np.ndarray:
     own, width = v.next_batch.student_logits, v.problem.label_width
-    each = [losses.row_divergence(own, teacher.train_logits[v.rows], width) for teacher in v.problem.teachers]
+    each = [losses.row_divergence(own, logits, width) for logits in taught_logits(v.problem, v.state, v.rows)]
     return np.asarray(np.mean(each, axis=0))
 
 

@@ -71,11 +71,35 @@ class FeatureSlice(NamedTuple):
         return slice(self.start, self.stop)
 
 
+class TeacherEffect(NamedTuple):
+    """What an action does to the update of a teacher that learns, of N replicas."""
+
+    weights: np.ndarray  # [N, B] float32, of the rows' auxiliary losses
+    influence: np.ndarray  # [N] float32, factor of the influence gradient; where it is 0 for all it is not computed
+    target: str = "student_loss"
+    """Which form of the influence gradient: ``student_loss`` (exact) or ``teacher_loss`` (LGTM's released code)."""
+
+
 class Effect(NamedTuple):
     """What an action does to one step of N replicas. Host arrays: actions come from the host."""
 
     weights: np.ndarray  # [N, T, K, 1 or B] float32, raw weights of the table before normalisation
     update_scale: np.ndarray  # [N] float32 in [0, 1], multiplies the learning rate; 0 skips the update
+    teacher: TeacherEffect | None = None  # where the teacher learns; None: every row alike, without influence
+
+
+class TeacherState(NamedTuple):
+    """A teacher that learns beside each student. Leading axis N everywhere."""
+
+    params: dict[str, Tensor]  # trainable teacher tensors, name -> [N, ...]
+    exp_avg: dict[str, Tensor]
+    exp_avg_sq: dict[str, Tensor]
+    optimizer_steps: np.ndarray  # [N] int64, updates that were applied
+    loss: np.ndarray  # [N] float64, mean auxiliary loss of the last batch before the update
+    influence_ratio: (
+        np.ndarray
+    )  # [N] float32, ||c h|| / ||d|| of the last update; 0 without influence or auxiliary loss
+    influence_cosine: np.ndarray  # [N] float32, between the two forms of h, where it is asked for, else 0
 
 
 class DistillState(NamedTuple):
@@ -120,3 +144,4 @@ class DistillState(NamedTuple):
         np.ndarray
     )  # [N] float64, the updated student's loss on the labels of the step's last batch, where asked
     batch_divergence: np.ndarray  # [N] float64, its KL from the chosen teachers there, where asked for
+    teacher: TeacherState | None = None  # None where the teacher is frozen

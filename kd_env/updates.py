@@ -17,7 +17,7 @@ from kd_env.models import Encoder
 from kd_env.tables import Table
 from kd_env.teacher_set import entry_name
 from kd_env.teachers import autocast, cast
-from kd_env.types import Batch, ModelOutput, Signal
+from kd_env.types import Batch, DistillState, ModelOutput, Signal, TeacherState
 
 if TYPE_CHECKING:
     from kd_env.problem import Problem
@@ -71,20 +71,60 @@ def student_forward(
 
     With ``eager`` a single student's attention has forward-mode derivatives, too; that of several always has.
     """
+    return encoder_forward(problem, problem.student, params, batch, signals, shared_batch=shared_batch, eager=eager)
+
+
+def encoder_forward(
+    problem: HasStudent,
+    encoder: Encoder,
+    params: Params,
+    batch: Batch,
+    signals: frozenset[Signal],
+    *,
+    shared_batch: bool = False,
+    eager: bool = False,
+) -> ModelOutput:
+    """The same of N copies of any encoder, such as teachers that learn."""
     count = next(iter(params.values())).shape[0]
     with autocast(batch.input_ids.device, problem.precision):
         if count == 1:
             single = batch if shared_batch else trees.map_leaves(lambda t: t.squeeze(0), batch)
             first = {name: p.squeeze(0) for name, p in params.items()}
-            output = problem.student.forward(first, single, signals, eager=eager)
+            output = encoder.forward(first, single, signals, eager=eager)
             output = trees.map_leaves(lambda t: t[None], output)
         else:
 
             def one(own: Params, own_batch: Batch) -> ModelOutput:
-                return problem.student.forward(own, own_batch, signals, eager=True)
+                return encoder.forward(own, own_batch, signals, eager=True)
 
             output = vmap(one, in_dims=(0, None if shared_batch else 0))(dict(params), batch)
     return cast(output, problem.dtype)
+
+
+def teacher_signals(
+    problem: Problem, teacher: TeacherState | None, rows: np.ndarray, batch: Batch, student: ModelOutput
+) -> tuple[ModelOutput, ...]:
+    """What the T teachers say about rows ``[N, B]``, without gradient; one that learns as it is now.
+
+    Args:
+        problem: the problem.
+        teacher: of a state.
+        rows: ``[N, B]`` rows of the train table.
+        batch: these rows.
+        student: what the students say about them.
+    """
+    if teacher is None:
+        return tuple(each.source.signals(rows, batch, student) for each in problem.teachers)
+    with torch.no_grad():
+        return (encoder_forward(problem, problem.reference.encoder, teacher.params, batch, problem.teacher_signals),)
+
+
+def changing_logits(problem: Problem, params: Params, teacher: TeacherState | None, batch: Batch) -> Tensor:
+    """Logits ``[N, B, C]`` of the teachers that learn, or of students that are their own teachers (None)."""
+    with torch.no_grad():
+        if teacher is None:
+            return student_forward(problem, params, batch, frozenset()).logits
+        return encoder_forward(problem, problem.reference.encoder, teacher.params, batch, frozenset()).logits
 
 
 def loss_table(
@@ -142,6 +182,7 @@ def gradients(
     term_scale: Tensor,
     term_seen: Tensor,
     *,
+    teacher: TeacherState | None,
     differentiate: bool,
     dropout_seed: int = 0,
 ) -> Gradients:
@@ -154,6 +195,7 @@ def gradients(
         weights: ``[N, T, K, 1 or B]``.
         term_scale: ``[N, T, K]`` running mean so far.
         term_seen: ``[N]`` updates in that mean.
+        teacher: of a state.
         differentiate: False computes the losses only (nothing is going to be applied).
         dropout_seed: of the student's dropout; single students only.
     """
@@ -161,7 +203,7 @@ def gradients(
     leaves = {name: p.detach().requires_grad_(differentiate) for name, p in params.items()}
     with torch.set_grad_enabled(differentiate), _dropout(problem, dropout_seed):
         student = student_forward(problem, leaves, batch, problem.student_signals)
-        taught = tuple(teacher.source.signals(rows, batch, student) for teacher in problem.teachers)
+        taught = teacher_signals(problem, teacher, rows, batch, student)
         table = loss_table(problem, leaves, student, taught, batch)
         raw = table.detach().mean(-1)
         if problem.config.term_scale == "running":
@@ -218,15 +260,26 @@ def _cosines(scaled: Tensor, leaves: Params) -> Tensor:
     return cosines
 
 
-def predict(problem: HasStudent, params: Params, table: Table, rows_at_once: int | None = None) -> np.ndarray:
-    """Logits of N students on every row of a table, ``[N, R, C]`` float32 (float64 with precision=fp64)."""
+def predict(
+    problem: HasStudent,
+    params: Params,
+    table: Table,
+    rows_at_once: int | None = None,
+    encoder: Encoder | None = None,
+) -> np.ndarray:
+    """Logits of N students on every row of a table, ``[N, R, C]`` float32 (float64 with precision=fp64).
+
+    With ``encoder`` those of N copies of it.
+    """
+    chosen = problem.student if encoder is None else encoder
     count = next(iter(params.values())).shape[0]
     # Short chunks waste less on padding and stay in a CPU's cache; a GPU wants work.
     size = rows_at_once or max(32, (8192 if problem.device.type == "cuda" else 256) // count)
     result: Tensor | None = None
     with torch.no_grad():
         for rows in table.chunks(size):
-            logits = student_forward(problem, params, table.gather(rows), frozenset(), shared_batch=True).logits
+            batch = table.gather(rows)
+            logits = encoder_forward(problem, chosen, params, batch, frozenset(), shared_batch=True).logits
             if result is None:
                 result = logits.new_empty(count, len(table), logits.shape[-1])
             result[:, torch.as_tensor(rows, device=logits.device)] = logits
@@ -235,7 +288,7 @@ def predict(problem: HasStudent, params: Params, table: Table, rows_at_once: int
 
 
 def batch_losses(
-    problem: Problem, params: Params, rows: np.ndarray, weights: np.ndarray
+    problem: Problem, state: DistillState, rows: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean loss of N students on the (train) labels of rows ``[N, B]``, and their weighted KL from the teachers.
 
@@ -243,8 +296,9 @@ def batch_losses(
     teacher is chosen, or where the student is its own teacher (``teacher_source=student``). In regression both are
     squared errors over the squared label range.
     """
+    batch = problem.train.gather(rows)
     with torch.no_grad():
-        logits = student_forward(problem, params, problem.train.gather(rows), frozenset()).logits.cpu().numpy()
+        logits = student_forward(problem, state.params, batch, frozenset()).logits.cpu().numpy()
     labels, width = problem.train.labels[rows], problem.label_width
     label_loss = losses.gold_loss(logits, labels, width)
     if problem.config.teacher_source == "student":  # the control would else hear of the teachers from its reward
@@ -256,7 +310,11 @@ def batch_losses(
         column = np.broadcast_to(found, (len(rows), len(problem.teachers), rows.shape[1])).astype(np.float64)
     total = column.sum(1, keepdims=True)
     shares = np.divide(column, total, out=np.zeros_like(column), where=total > 0)
-    taught = [losses.row_divergence(logits, teacher.train_logits[rows], width) for teacher in problem.teachers]
+    if state.teacher is None:
+        said = [teacher.train_logits[rows] for teacher in problem.teachers]
+    else:
+        said = [changing_logits(problem, state.params, state.teacher, batch).cpu().numpy()]
+    taught = [losses.row_divergence(logits, each, width) for each in said]
     return label_loss, np.asarray((shares * np.stack(taught, axis=1)).sum(1).mean(-1))
 
 
@@ -268,16 +326,16 @@ class NextBatch(NamedTuple):
     teacher_cls: tuple[np.ndarray, ...]  # T times [N, B, H_T]; empty where not asked for
 
 
-def next_batch(problem: Problem, params: Params, rows: np.ndarray, *, with_cls: bool) -> NextBatch:
+def next_batch(problem: Problem, state: DistillState, rows: np.ndarray, *, with_cls: bool) -> NextBatch:
     """One forward pass of N students on rows ``[N, B]``, and the teachers' last [CLS] where asked for."""
     batch = problem.train.gather(rows)
     last = Signal("cls", problem.student.facts.num_layers)
     with torch.no_grad():
-        output = student_forward(problem, params, batch, frozenset({last}) if with_cls else frozenset())
+        output = student_forward(problem, state.params, batch, frozenset({last}) if with_cls else frozenset())
         taught: tuple[np.ndarray, ...] = ()
         if with_cls:
-            sources = [teacher.source for teacher in problem.teachers]
-            found = [source.signals(rows, batch, output).cls[source.facts.num_layers] for source in sources]
-            taught = tuple(each.cpu().numpy() for each in found)
+            found = teacher_signals(problem, state.teacher, rows, batch, output)
+            depths = [teacher.source.facts.num_layers for teacher in problem.teachers]
+            taught = tuple(said.cls[depth].cpu().numpy() for said, depth in zip(found, depths, strict=True))
     cls = output.cls[last.layer].cpu().numpy() if with_cls else None
     return NextBatch(output.logits.cpu().numpy(), cls, taught)

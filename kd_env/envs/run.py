@@ -24,7 +24,7 @@ from kd_env.problem import Problem, warn_floor
 from kd_env.rewards import gap_scale
 from kd_env.scores import row_scores
 from kd_env.tables import Table
-from kd_env.types import DistillState, Effect, FeatureSlice
+from kd_env.types import DistillState, Effect, FeatureSlice, TeacherState
 
 
 class Run(Replicas[DistillState]):
@@ -111,6 +111,7 @@ class Run(Replicas[DistillState]):
             "skipped": s.skipped.copy(),
             "diverged": s.diverged.copy(),
             "updates": s.updates.copy(),
+            **_of_teacher(s.teacher),
         }
 
     def predict(self, table: Table) -> np.ndarray:
@@ -278,6 +279,13 @@ class RunView:
     def predict(self, table: Table) -> np.ndarray:
         """Logits of the present students on a table (``problem.tokenize``), ``[N, R, C]``."""
         return self.run.predict(table)
+
+
+def _of_teacher(teacher: TeacherState | None) -> dict[str, np.ndarray]:
+    if teacher is None:
+        return {}
+    names = ("loss", "influence_ratio", "influence_cosine")
+    return {f"teacher_{name}": getattr(teacher, name).copy() for name in names}
 
 
 def check_replicas(effect: Effect, count: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
+from kd_env import trees
 from kd_env.build import build_problem
 from kd_env.config import EnvConfig
 from kd_env.envs.replicas import EnvState
@@ -68,7 +69,7 @@ class DistillProcessVectorEnv(RunView, AsyncVectorEnv):
         """Raw actions ``[N, ...]``, or an effect in place of them, which is cut into one for each process."""
         if isinstance(actions, Effect):
             check_replicas(actions, self.num_envs)
-            actions = [Effect(*(part[i : i + 1] for part in actions)) for i in range(self.num_envs)]
+            actions = [trees.take(actions, [i]) for i in range(self.num_envs)]
         super().step_async(actions)
 
     def get_state(self) -> EnvState:

@@ -1,0 +1,285 @@
+"""The update of a teacher that learns beside its student: ProKT's loss on weighed rows, and LGTM's influence gradient.
+
+One step of LGTM (Ren et al., ACL 2023): the student makes its next update virtually, the loss of that student on
+feedback rows is differentiated by the teacher's parameters through what the teacher says, and the teacher moves along
+that gradient ``h`` beside its own loss. Then the student learns from the updated teacher. With the student's losses
+``l_i(s, t)`` and ``D v`` of :mod:`kd_env.influence`,
+
+    ``d L_feedback(s'(t)) / d t  =  d/dt mean_i <grad_s l_i(s, t), D v>``,
+
+one forward-mode product of the student's losses, then one backward pass through the teacher. ``h`` is that gradient per
+unit of the student's learning rate: D holds it as a factor, and the influence would vanish with the schedule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_env import influence, optim, trees, updates
+from kd_env.config import OptimizerConfig
+from kd_env.registry import unknown_name
+from kd_env.types import Batch, DistillState, ModelOutput, TeacherEffect, TeacherState
+
+if TYPE_CHECKING:
+    from kd_env.problem import Problem
+
+Grads = dict[str, Tensor]
+TARGETS = ("student_loss", "teacher_loss")
+RADIUS = 0.01
+"""Length of the student's perturbation in ``teacher_loss``, as in the released code."""
+
+
+class Lesson(NamedTuple):
+    """What one update of N teachers consists of."""
+
+    grads: Grads  # name -> [N, ...], the whole gradient
+    loss: Tensor  # [N] mean auxiliary loss of the rows, whatever their weights
+    ratio: Tensor  # [N] ||c h|| / ||d||, 0 where one of them is
+    cosine: Tensor  # [N] between the two forms of h, where asked for, else 0
+
+
+def begin(problem: Problem, seeds: list[int]) -> TeacherState:
+    """The teachers at the start of an episode, a function of the seeds where the head is drawn anew."""
+    encoder, count = problem.reference.encoder, len(seeds)
+    each = [encoder.initial(seed) for seed in seeds]
+    params = {name: torch.stack([values[name] for values in each]) for name in encoder.trainable}
+    return TeacherState(
+        params=params,
+        exp_avg={name: torch.zeros_like(p) for name, p in params.items()},
+        exp_avg_sq={name: torch.zeros_like(p) for name, p in params.items()},
+        optimizer_steps=np.zeros(count, np.int64),
+        loss=np.zeros(count),
+        influence_ratio=np.zeros(count, np.float32),
+        influence_cosine=np.zeros(count, np.float32),
+    )
+
+
+def teach(
+    problem: Problem,
+    state: DistillState,
+    rows: np.ndarray,
+    effect: TeacherEffect | None,
+    *,
+    student_weights: Tensor,
+    active: np.ndarray,
+    factor: np.ndarray,
+) -> tuple[TeacherState, Tensor]:
+    """One update of the teachers, in place; the new state, and where loss or gradient were not finite ``[N]``.
+
+    A teacher whose rows all have weight 0 and whose influence is 0 stays as it is.
+
+    Args:
+        problem: the problem.
+        state: of N replicas before their students' update.
+        rows: ``[N, B]`` train rows of that update.
+        effect: weights of the rows and factor of the influence; None: every row alike, without influence.
+        student_weights: ``[N, T, K, 1 or B]``, of the student's update on these rows.
+        active: ``[N]`` bool, replicas that have budget left.
+        factor: ``[N]`` of the students' learning rates, the schedule.
+    """
+    teacher = state.teacher
+    assert teacher is not None
+    if effect is None:
+        effect = TeacherEffect(np.ones(rows.shape, np.float32), np.zeros(len(rows), np.float32))
+    options, own = problem.config.learning_teacher_config, problem.config.optimizer_config
+    rates = own.learning_rate * factor
+    lesson = gradient(problem, state, rows, effect, student_weights, rates)
+    moves = active & ((effect.weights != 0).any(-1) | (effect.influence != 0))
+    keep = torch.as_tensor(moves, device=problem.device)
+    config: OptimizerConfig = dataclasses.replace(
+        own,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        warmup=options.warmup,
+    )
+    norm = optim.gradient_norm(lesson.grads)
+    broken = ~torch.isfinite(lesson.loss) | (~torch.isfinite(norm) & keep)
+    optim.clip_(lesson.grads, norm, config.max_grad_norm)
+    optim.adamw_(
+        teacher.params,
+        lesson.grads,
+        teacher.exp_avg,
+        teacher.exp_avg_sq,
+        steps=teacher.optimizer_steps,
+        learning_rates=config.learning_rate * optim.learning_rate_factor(state.updates, state.budget, config.warmup),
+        apply=moves,
+        non_finite=broken.float(),
+        config=config,
+    )
+    after = teacher._replace(
+        optimizer_steps=teacher.optimizer_steps + moves,
+        loss=np.where(active, lesson.loss.double().cpu().numpy(), teacher.loss),
+        influence_ratio=np.where(active, lesson.ratio.float().cpu().numpy(), teacher.influence_ratio),
+        influence_cosine=np.where(active, lesson.cosine.float().cpu().numpy(), teacher.influence_cosine),
+    )
+    return after, broken & torch.as_tensor(active, device=problem.device)
+
+
+def gradient(
+    problem: Problem,
+    state: DistillState,
+    rows: np.ndarray,
+    effect: TeacherEffect,
+    student_weights: Tensor,
+    learning_rates: np.ndarray,
+) -> Lesson:
+    """The teachers' gradient ``d + c h``: of the weighed auxiliary loss, and of the influence.
+
+    Passes without influence: teacher one forward and one backward, student one forward. With it: teacher one more
+    backward (d and h apart, for their ratio); student two forward and two backward (on the batch and on the feedback
+    rows) and one forward-mode product, or for ``teacher_loss`` two more forward passes in its place.
+
+    Args: those of :func:`teach`, and the students' learning rates ``[N]``.
+    """
+    teacher = state.teacher
+    assert teacher is not None
+    batch, encoder = problem.train.gather(rows), problem.reference.encoder
+    leaves = {name: p.detach().requires_grad_() for name, p in teacher.params.items()}
+    wants = bool((effect.influence != 0).any())
+    with torch.enable_grad():
+        said = updates.encoder_forward(problem, encoder, leaves, batch, problem.teacher_signals)
+    ahead: influence.LookAhead | None = None
+    if wants:
+        fixed = trees.map_leaves(Tensor.detach, said)
+        ahead = influence.look_ahead(
+            problem,
+            state,
+            rows,
+            feedback_rows(problem, state),
+            learning_rates=learning_rates,
+            weights=student_weights,
+            taught=(fixed,),
+        )
+        student = ahead.logits
+    else:
+        with torch.no_grad():
+            student = updates.student_forward(problem, state.params, batch, frozenset()).logits
+    weights = torch.as_tensor(effect.weights, dtype=problem.dtype, device=problem.device)
+    zero = torch.zeros(len(rows), dtype=problem.dtype, device=problem.device)
+    with torch.enable_grad():
+        auxiliary = auxiliary_losses(problem, said.logits, student, batch)
+        # A row without weight is left out even where its loss is not finite.
+        loss = torch.where(weights != 0, weights * auxiliary, torch.zeros_like(auxiliary)).mean(-1)
+    total: Grads = _grads(loss, leaves, keep=wants) if effect.weights.any() else {}
+    ratio, cosine = zero, zero
+    if ahead is not None:
+        factors = torch.as_tensor(effect.influence, dtype=problem.dtype, device=problem.device)
+        both = problem.config.learning_teacher_config.log_cosine
+        found = influence_gradient(
+            problem, state, said, leaves, ahead, batch, learning_rates, effect.target, keep_graph=both
+        )
+        if both:
+            (other,) = (target for target in TARGETS if target != effect.target)
+            second = influence_gradient(problem, state, said, leaves, ahead, batch, learning_rates, other)
+            cosine = influence.cosine(_flat(found), _flat(second))
+        scaled = {name: value * factors.view(-1, *(1,) * (value.dim() - 1)) for name, value in found.items()}
+        if total:
+            below = optim.gradient_norm(total)
+            ratio = torch.where(below > 0, optim.gradient_norm(scaled) / below.clamp(min=1e-30), zero)
+        # Not a sum where the factor is 0: such a replica's gradient is that of ProKT to the last bit.
+        total = {name: _joined(total.get(name), scaled.get(name), factors != 0) for name in {**total, **scaled}}
+    return Lesson(total, auxiliary.detach().mean(-1), ratio, cosine)
+
+
+def auxiliary_losses(problem: Problem, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
+    """The teacher's own losses: ``a KL(p_S || p_T) + (1 - a) CE(y, p_T)``, ``[N, B]``.
+
+    Args:
+        problem: the problem, of which ``soft_weight`` is a.
+        teacher: logits ``[N, B, C]``, with gradient.
+        student: logits, alike, without.
+        batch: its labels ``[N, B]`` are read.
+    """
+    share, width = problem.config.learning_teacher_config.soft_weight, problem.label_width
+    if width is not None:
+        score = teacher[..., 0]
+        soft, hard = ((score - student[..., 0]) / width).square(), ((score - batch.labels) / width).square()
+        return share * soft + (1.0 - share) * hard
+    log_teacher, log_student = torch.log_softmax(teacher, -1), torch.log_softmax(student, -1)
+    soft = (log_student.exp() * (log_student - log_teacher)).sum(-1)
+    hard = F.nll_loss(log_teacher.flatten(0, 1), batch.labels.flatten(), reduction="none").view(soft.shape)
+    return share * soft + (1.0 - share) * hard
+
+
+def influence_gradient(
+    problem: Problem,
+    state: DistillState,
+    said: ModelOutput,
+    leaves: Grads,
+    ahead: influence.LookAhead,
+    batch: Batch,
+    learning_rates: np.ndarray,
+    target: str,
+    *,
+    keep_graph: bool = False,
+) -> Grads:
+    """``h``, gradient of the feedback loss after the virtual step, per unit of learning rate, name -> ``[N, ...]``.
+
+    ``student_loss`` is exact. ``teacher_loss`` is the form of LGTM's released code: central differences of the
+    teacher's own loss along the feedback gradient, whatever the student's optimiser.
+
+    Args:
+        problem: the problem.
+        state: of N replicas.
+        said: what the teachers say about the batch, with the graph to ``leaves``.
+        leaves: the teachers' parameters.
+        ahead: the virtual step.
+        batch: of the step.
+        learning_rates: ``[N]`` of the students.
+        target: of :data:`TARGETS`.
+        keep_graph: whether ``said`` is differentiated again afterwards.
+
+    Raises:
+        ValueError: an unknown target.
+    """
+    if target not in TARGETS:
+        raise ValueError(unknown_name("influence target", target, TARGETS))
+    with torch.enable_grad():
+        if target == "student_loss":
+            rates = torch.as_tensor(learning_rates, dtype=problem.dtype, device=problem.device)
+            found = (
+                influence.along(lambda params: ahead.losses(params, (said,)), state.params, ahead.direction).mean(-1)
+                / rates
+            )
+        else:
+            down = {name: -value for name, value in ahead.feedback_gradient.items()}
+
+            def own(params: dict[str, Tensor]) -> Tensor:
+                with torch.no_grad():
+                    logits = updates.student_forward(problem, {**state.params, **params}, batch, frozenset()).logits
+                return auxiliary_losses(problem, said.logits, logits, batch)
+
+            found = influence.central_differences(own, state.params, down, radius=RADIUS).mean(-1)
+        return _grads(found, leaves, keep=keep_graph)
+
+
+def _grads(loss: Tensor, leaves: Grads, *, keep: bool) -> Grads:
+    found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, retain_graph=keep)
+    # The fused optimiser walks memory in order: a transposed gradient would update the wrong entries.
+    return {name: grad.contiguous() for name, grad in zip(leaves, found, strict=True) if grad is not None}
+
+
+def _joined(own: Tensor | None, more: Tensor | None, wanted: Tensor) -> Tensor:
+    if own is None or more is None:
+        found = more if own is None else own
+        assert found is not None
+        return found
+    return torch.where(wanted.view(-1, *(1,) * (own.dim() - 1)), own + more, own)
+
+
+def _flat(grads: Grads) -> Tensor:
+    return torch.cat([grads[name].flatten(1) for name in sorted(grads)], dim=1)
+
+
+def feedback_rows(problem: Problem, state: DistillState) -> np.ndarray:
+    """Rows ``[N, M]`` of the feedback table for the virtual step, drawn without replacement by seed and update."""
+    count, total = problem.config.batch_size, len(problem.feedback)
+    pairs = zip(state.seeds, state.updates, strict=True)
+    return np.stack([np.random.default_rng([int(s), int(u), 5]).permutation(total)[:count] for s, u in pairs])
