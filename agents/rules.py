@@ -20,6 +20,7 @@ from agents.base import AnyEnv, Array, add_plugins, episode_steps, require, unkn
 from agents.rule_base import Rule, named_weights
 from agents.sample_rules import SAMPLE_RULES
 from agents.teacher_rules import TEACHER_RULES
+from agents.teaching_rules import TEACHING_RULES
 
 GROUP = "kd_env.rules"
 
@@ -255,7 +256,9 @@ KNOWLEDGE_RULES: tuple[type[Rule], ...] = (
     Greedy,
 )
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES)}
+RULES: dict[str, type[Rule]] = {
+    rule.name: rule for rule in (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *TEACHING_RULES)
+}
 
 
 def rule_class(name: str) -> type[Rule]:

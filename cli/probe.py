@@ -43,6 +43,7 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         taught = [entry.kind != "hard_label" for entry in entries]  # the only one of ours without a teacher
         self.actions: Any = make_actions(config, self.term_names, self.teacher_names, taught)
         self.action_names, self.action_view = self.actions.action_names, config.action_view
+        self.teacher_updates = config.teacher_updates
         self.decision, self.weighting, self.batch_size = config.decision, config.weighting, config.batch_size
         self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)
         regression = get_task(config.task, config.columns, config.data_dir).regression
@@ -78,6 +79,12 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
     def sample_effect(self, weights: Any) -> Any:
         """Exists, because rules ask whether it does."""
         raise RuntimeError("A probe has no effect.")
+
+    def lesson_effect(
+        self, weights: Any, influence: float = 0.0, target: str = "student_loss", matched: bool = False
+    ) -> Any:
+        """As in the real environment, so that options of rules are checked."""
+        return self.actions.lesson(weights, influence, target, matched)
 
     def get_state(self) -> Any:
         """Exists, because rules ask whether it does."""

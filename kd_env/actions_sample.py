@@ -9,7 +9,8 @@ import numpy as np
 from gymnasium import spaces
 
 from kd_env.actions import check_range
-from kd_env.types import Effect
+from kd_env.registry import unknown_name
+from kd_env.types import Effect, TeacherEffect
 
 TILT = 2.0
 """Box view: weights of kept rows grow by e^2 for each standard deviation of the score, at temperature 1."""
@@ -17,11 +18,17 @@ SHARES = (("half", 0.5), ("quarter", 0.25))
 """Discrete view: shares of the batch that can be kept, from either end of the score."""
 
 
+TARGETS = ("student_loss", "teacher_loss")
+"""Forms of the influence gradient: exact, and that of LGTM's released code."""
+
+
 @dataclass(frozen=True)
 class SampleWeightingActions:
-    """How much each of the B rows of the next batch counts in the student's update (design.md section 2).
+    """How much each of the B rows of the next batch counts in the student's or the teacher's update.
 
-    The weight of a row multiplies all its losses: of every term and every teacher.
+    Of the student (design.md section 2), the weight of a row multiplies all its losses: of every term and every
+    teacher. Of a teacher that learns (``teacher_updates=weighted``) it multiplies the row's auxiliary loss, and the
+    student learns from every row alike.
 
     ======== =================== ==================================================================================
     view     space               weights of the rows
@@ -43,12 +50,14 @@ class SampleWeightingActions:
         present: ``[T, K]`` bool, entries of the loss table that exist; all of them are weighed.
         view: ``native``, ``subset``, ``discrete`` or ``box``.
         score: what ranks the rows in the discrete and box view, see :mod:`kd_env.scores`.
+        teacher_updates: ``none``, ``prokt`` (the teacher learns, the student's update is weighed) or ``weighted``.
     """
 
     rows: int
     present: np.ndarray
     view: str
     score: str
+    teacher_updates: str = "none"
 
     @property
     def ranks(self) -> bool:
@@ -119,8 +128,45 @@ class SampleWeightingActions:
         if given.ndim != 2 or given.shape[1] != self.rows:
             raise ValueError(f"Weights of rows have shape {given.shape}, but batches need {('N', self.rows)}.")
         self._check_weights(given)
+        if self.teacher_updates == "weighted":
+            return self.lesson(given, 0.0, TARGETS[0])
         table = self.present[None, :, :, None] * given[:, None, None, :]
         return Effect(table.astype(np.float32), np.ones(len(given), dtype=np.float32))
+
+    def lesson(self, weights: Any, influence: float, target: str, matched: bool = False) -> Effect:
+        """The effect of weights in a learning teacher's update, with the influence gradient beside them.
+
+        The student learns from every row alike. The teacher moves along ``d + c h``, see :mod:`kd_env.teaching`.
+
+        Args:
+            weights: ``[N, B]`` of the rows' auxiliary losses, at least 0 and finite; all 0 leaves them out.
+            influence: c, at least 0 and finite; 0 leaves the influence out.
+            target: ``student_loss`` or ``teacher_loss``.
+            matched: whether h is first scaled to the norm of d, so that c is their ratio; needs weights above 0.
+
+        Raises:
+            ValueError: the teacher does not learn, or a value that is not allowed.
+        """
+        if self.teacher_updates == "none":
+            raise ValueError(
+                "The teacher of this env does not learn (teacher_updates='none'), so that nothing can be said of its "
+                "update; make the env with teacher_updates='prokt' or 'weighted' and teacher_source='online'."
+            )
+        given = np.asarray(weights, dtype=np.float64)
+        if given.ndim != 2 or given.shape[1] != self.rows:
+            raise ValueError(f"Weights of rows have shape {given.shape}, but batches need {('N', self.rows)}.")
+        self._check_weights(given)
+        if not 0.0 <= influence <= np.finfo(np.float32).max:
+            raise ValueError(f"influence={influence!r} must be finite and at least 0.")
+        if target not in TARGETS:
+            raise ValueError(unknown_name("influence target", target, TARGETS))
+        if matched and influence > 0 and not given.any(-1).all():
+            raise ValueError("matched=True scales the influence to the auxiliary loss, but all weights of it are 0.")
+        count = len(given)
+        table = np.broadcast_to(self.present[None, :, :, None], (count, *self.present.shape, 1)).astype(np.float32)
+        factors = np.full(count, influence, np.float32)
+        teacher = TeacherEffect(given.astype(np.float32), factors, matched, target)
+        return Effect(table, np.ones(count, dtype=np.float32), teacher)
 
     def encode(self, weights: Any) -> np.ndarray:
         """Raw action of one replica for weights ``[B]``.

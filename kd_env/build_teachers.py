@@ -81,7 +81,7 @@ def load_teachers(
 def _learning_teacher(
     options: LearningTeacherConfig, folder: str, task: Task, device: torch.device, dtype: torch.dtype
 ) -> models.Encoder:
-    bare = options.init == "pretrained"
+    bare = options.init != "finetuned"
     module = models.load_encoder(folder, num_labels=task.num_labels if bare else None)
     if options.num_hidden_layers is not None:
         kept = cut_layers("first", options.num_hidden_layers, int(module.config.num_hidden_layers))
@@ -92,7 +92,8 @@ def _learning_teacher(
     if bare and task.labels:
         module.config.id2label = dict(enumerate(task.labels))
     module = module.to(device, dtype)
-    return models.Encoder.build(module, train_embeddings=options.train_embeddings, fresh="head" if bare else "none")
+    drawn = {"finetuned": "none", "pretrained": "head", "fresh": "all"}[options.init]
+    return models.Encoder.build(module, train_embeddings=options.train_embeddings, fresh=drawn)
 
 
 def make_teacher(

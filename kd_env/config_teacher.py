@@ -21,8 +21,8 @@ class LearningTeacherConfig:
     """
 
     init: str = "finetuned"
-    """``finetuned`` (the folder has a head for the task) or ``pretrained`` (an encoder; its head is drawn anew from the
-    seed of every episode)."""
+    """``finetuned`` (the folder has a head for the task), ``pretrained`` (an encoder; its head is drawn anew from the
+    seed of every episode) or ``fresh`` (all of it is drawn, of the same sizes)."""
     num_hidden_layers: int | None = None
     """Keep the first n blocks of the encoder; None keeps all."""
     train_embeddings: bool = False
@@ -41,7 +41,7 @@ class LearningTeacherConfig:
 
 
 _CHECKS: dict[str, checks.Check] = {
-    "init": checks.one_of("finetuned", "pretrained"),
+    "init": checks.one_of("finetuned", "pretrained", "fresh"),
     "num_hidden_layers": checks.optional(checks.whole(1)),
     "train_embeddings": checks.boolean,
     "soft_weight": checks.within(0.0, 1.0),

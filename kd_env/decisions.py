@@ -33,7 +33,9 @@ def make_actions(
     if config.decision == "knowledge_selection":
         return KnowledgeSelectionActions(tuple(term_names), config.action_view, config.gate, present)
     if config.decision == "sample_weighting":
-        return SampleWeightingActions(config.batch_size, present, config.action_view, config.score)
+        return SampleWeightingActions(
+            config.batch_size, present, config.action_view, config.score, config.teacher_updates
+        )
     weighed = np.zeros_like(present)
     for name in config.weighs:
         if name not in term_names:

@@ -7,8 +7,9 @@ that gradient ``h`` beside its own loss. Then the student learns from the update
 
     ``d L_feedback(s'(t)) / d t  =  d/dt mean_i <grad_s l_i(s, t), D v>``,
 
-one forward-mode product of the student's losses, then one backward pass through the teacher. ``h`` is that gradient per
-unit of the student's learning rate: D holds it as a factor, and the influence would vanish with the schedule.
+one forward-mode product of the student's losses, then one backward pass through the teacher. D holds the student's
+learning rate as a factor: ``h`` is small, and vanishes with the schedule. LGTM's code even multiplies it by the
+teacher's rate. So the ratio of the two gradients is told, and a factor may be given in units of it (``matched``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_env import influence, optim, trees, updates
+from kd_env.actions_sample import TARGETS
 from kd_env.config import OptimizerConfig
 from kd_env.registry import unknown_name
 from kd_env.types import Batch, DistillState, ModelOutput, TeacherEffect, TeacherState
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from kd_env.problem import Problem
 
 Grads = dict[str, Tensor]
-TARGETS = ("student_loss", "teacher_loss")
 RADIUS = 0.01
 """Length of the student's perturbation in ``teacher_loss``, as in the released code."""
 
@@ -40,7 +41,7 @@ class Lesson(NamedTuple):
 
     grads: Grads  # name -> [N, ...], the whole gradient
     loss: Tensor  # [N] mean auxiliary loss of the rows, whatever their weights
-    ratio: Tensor  # [N] ||c h|| / ||d||, 0 where one of them is
+    ratio: Tensor  # [N] ||h|| / ||d||, 0 where one of them is
     cosine: Tensor  # [N] between the two forms of h, where asked for, else 0
 
 
@@ -179,10 +180,12 @@ def gradient(
             (other,) = (target for target in TARGETS if target != effect.target)
             second = influence_gradient(problem, state, said, leaves, ahead, batch, learning_rates, other)
             cosine = influence.cosine(_flat(found), _flat(second))
-        scaled = {name: value * factors.view(-1, *(1,) * (value.dim() - 1)) for name, value in found.items()}
         if total:
-            below = optim.gradient_norm(total)
-            ratio = torch.where(below > 0, optim.gradient_norm(scaled) / below.clamp(min=1e-30), zero)
+            own, length = optim.gradient_norm(total), optim.gradient_norm(found)
+            ratio = torch.where(own > 0, length / own.clamp(min=1e-30), zero)
+            if effect.matched:
+                factors = factors * torch.where(length > 0, own / length.clamp(min=1e-30), zero)
+        scaled = {name: value * factors.view(-1, *(1,) * (value.dim() - 1)) for name, value in found.items()}
         # Not a sum where the factor is 0: such a replica's gradient is that of ProKT to the last bit.
         total = {name: _joined(total.get(name), scaled.get(name), factors != 0) for name in {**total, **scaled}}
     return Lesson(total, auxiliary.detach().mean(-1), ratio, cosine)
@@ -220,10 +223,10 @@ def influence_gradient(
     *,
     keep_graph: bool = False,
 ) -> Grads:
-    """``h``, gradient of the feedback loss after the virtual step, per unit of learning rate, name -> ``[N, ...]``.
+    """``h``, gradient of the feedback loss after the virtual step by the teachers' parameters, name -> ``[N, ...]``.
 
     ``student_loss`` is exact. ``teacher_loss`` is the form of LGTM's released code: central differences of the
-    teacher's own loss along the feedback gradient, whatever the student's optimiser.
+    teacher's own loss along the feedback gradient, whatever the student's optimiser, times its learning rate.
 
     Args:
         problem: the problem.
@@ -243,20 +246,20 @@ def influence_gradient(
         raise ValueError(unknown_name("influence target", target, TARGETS))
     with torch.enable_grad():
         if target == "student_loss":
-            rates = torch.as_tensor(learning_rates, dtype=problem.dtype, device=problem.device)
-            found = (
-                influence.along(lambda params: ahead.losses(params, (said,)), state.params, ahead.direction).mean(-1)
-                / rates
-            )
+
+            def losses(params: dict[str, Tensor]) -> Tensor:
+                return ahead.losses(params, (said,))
+
+            found = influence.along(losses, state.params, ahead.direction).mean(-1)
         else:
-            down = {name: -value for name, value in ahead.feedback_gradient.items()}
 
             def own(params: dict[str, Tensor]) -> Tensor:
                 with torch.no_grad():
                     logits = updates.student_forward(problem, {**state.params, **params}, batch, frozenset()).logits
                 return auxiliary_losses(problem, said.logits, logits, batch)
 
-            found = influence.central_differences(own, state.params, down, radius=RADIUS).mean(-1)
+            up = influence.central_differences(own, state.params, ahead.feedback_gradient, radius=RADIUS)
+            found = -torch.as_tensor(learning_rates, dtype=problem.dtype, device=problem.device) * up.mean(-1)
         return _grads(found, leaves, keep=keep_graph)
 
 

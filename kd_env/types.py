@@ -76,6 +76,8 @@ class TeacherEffect(NamedTuple):
 
     weights: np.ndarray  # [N, B] float32, of the rows' auxiliary losses
     influence: np.ndarray  # [N] float32, factor of the influence gradient; where it is 0 for all it is not computed
+    matched: bool = False
+    """Whether that gradient is first scaled to the norm of the auxiliary one, so that the factor is their ratio."""
     target: str = "student_loss"
     """Which form of the influence gradient: ``student_loss`` (exact) or ``teacher_loss`` (LGTM's released code)."""
 
@@ -96,9 +98,7 @@ class TeacherState(NamedTuple):
     exp_avg_sq: dict[str, Tensor]
     optimizer_steps: np.ndarray  # [N] int64, updates that were applied
     loss: np.ndarray  # [N] float64, mean auxiliary loss of the last batch before the update
-    influence_ratio: (
-        np.ndarray
-    )  # [N] float32, ||c h|| / ||d|| of the last update; 0 without influence or auxiliary loss
+    influence_ratio: np.ndarray  # [N] float32, ||h|| / ||d|| of the last update; 0 without one of them
     influence_cosine: np.ndarray  # [N] float32, between the two forms of h, where it is asked for, else 0
 
 

@@ -183,6 +183,11 @@ class RunView:
         return self.run.problem.config.weighting
 
     @property
+    def teacher_updates(self) -> str:
+        """How the teacher learns: ``none``, ``prokt`` or ``weighted``."""
+        return self.run.problem.config.teacher_updates
+
+    @property
     def batch_size(self) -> int:
         """B, rows of a batch."""
         return self.run.problem.config.batch_size
@@ -252,6 +257,16 @@ class RunView:
             ValueError: the environment decides about something else, or a weight is negative or not finite.
         """
         return self._weighs_samples().effect(weights)
+
+    def lesson_effect(
+        self, weights: Any, influence: float = 0.0, target: str = "student_loss", matched: bool = False
+    ) -> Effect:
+        """What ``step`` takes in place of actions where the teacher learns; see ``SampleWeightingActions.lesson``.
+
+        Raises:
+            ValueError: the environment decides about something else, its teacher does not learn, or a bad value.
+        """
+        return self._weighs_samples().lesson(weights, influence, target, matched)
 
     def _weighs_teachers(self) -> TeacherWeightingActions:
         actions = self.run.problem.actions
