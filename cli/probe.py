@@ -79,6 +79,10 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         """Exists, because rules ask whether it does."""
         raise RuntimeError("A probe has no effect.")
 
+    def row_influence(self) -> Any:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no rows.")
+
     def get_state(self) -> Any:
         """Exists, because rules ask whether it does."""
         raise RuntimeError("A probe has no state.")

@@ -12,6 +12,7 @@ import numpy as np
 from kd_env.losses import entropy
 from kd_env.optim import learning_rate_factor
 from kd_env.registry import Registry
+from kd_env.row_influence import row_influence
 from kd_env.types import DistillState
 from kd_env.updates import NextBatch, next_batch
 
@@ -37,6 +38,11 @@ class View:
         """What student and teachers say about these rows."""
         with_cls = self._reads_cls and any(feature.needs_cls for feature in self.problem.features.values())
         return next_batch(self.problem, self.state.params, self.rows, with_cls=with_cls)
+
+    @cached_property
+    def row_influence(self) -> np.ndarray:
+        """How much each of these rows lowers the feedback loss, ``[N, B]``."""
+        return row_influence(self.problem, self.state)
 
     @property
     def student_cls(self) -> np.ndarray:

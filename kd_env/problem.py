@@ -18,6 +18,7 @@ from kd_env.evaluation import metrics
 from kd_env.features_teacher import TeacherFacts, teacher_facts
 from kd_env.glue import Rows, Task
 from kd_env.layermap import layer_table
+from kd_env.row_influence import check_influence
 from kd_env.tables import Table, make_buckets, tokenize
 from kd_env.teacher_set import Teacher, entry_name
 from kd_env.types import Signal
@@ -29,6 +30,7 @@ PROCESS_OPTIONS = frozenset(
         "weighs",
         "score",
         "features",
+        "influence",
         "reward",
         "gap",
         "action_view",
@@ -119,6 +121,7 @@ class Problem:
         self.features = observations.resolve(config.features, assets.task.regression, len(names), rows=by_row)
         if any(feature.needs_cls for feature in self.features.values()):
             self._require_cls()
+        check_influence(config, len(self.feedback))
         self.wants_cosines = "gradient_cosines" in self.features
         self.layout = observations.make_layout(self.features, self)
         self.observation_space = observations.make_space(self.layout)
@@ -136,8 +139,9 @@ class Problem:
                     f"The option {name!r} needs another problem: build one with build_problem. Changeable here: "
                     f"{', '.join(sorted(PROCESS_OPTIONS))}."
                 )
-        if isinstance(options.get("optimizer"), Mapping):  # the options that are not named stay as they are
-            options["optimizer"] = {**dataclasses.asdict(self.config.optimizer_config), **options["optimizer"]}
+        for name, present in (("optimizer", self.config.optimizer_config), ("influence", self.config.influence_config)):
+            if isinstance(options.get(name), Mapping):  # the options that are not named stay as they are
+                options[name] = {**dataclasses.asdict(present), **options[name]}
         return Problem(self.assets, EnvConfig.from_kwargs(**{**_shallow(self.config), **options}))
 
     @property
