@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from agents import make_rule
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
 from kd_env.influence import VIRTUAL_OPTIMIZERS, sample_influence
 from kd_env.optim import learning_rate_factor
 from kd_env.row_influence import feedback_choice, row_influence, scaled_influence
 
+VIEWS = ("native", "subset", "discrete", "box")
 FEATURES = ["progress", "row_influence", "influence", "row_student"]
 
 
@@ -165,6 +167,58 @@ def test_the_score_keeps_the_rows_of_high_influence(view: str, problem: Any) -> 
     action = np.array([3, 3]) if view == "discrete" else np.array([[0.0, 0.0]] * 2, np.float32)
     weights = env.step(action)[4]["row_weights"][:, 0]
     np.testing.assert_array_equal(weights, np.where(influence >= np.sort(influence)[:, 3:4], 2.0, 0.0))
+
+
+# -- the rule
+
+
+def lgtm_by_hand(influence: np.ndarray) -> np.ndarray:
+    return np.array([[1 + max(-1.0, min(1.0, s / (3 * np.std(row)))) for s in row] for row in influence])
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_lgtm_weighs_rows_by_their_influence(view: str, problem: Any) -> None:
+    """The same weights in every view, through actions of the native one; in a vector and in a single environment."""
+    env = stepped(problem, 2, 2, action_view=view)
+    rule = make_rule("lgtm", env)
+    expected = lgtm_by_hand(env.row_influence())
+    actions, _ = rule.predict(env.run.observation())
+    if view == "native":
+        assert env.action_space.contains(actions)
+    np.testing.assert_allclose(env.step(actions)[4]["row_weights"][:, 0], expected, rtol=1e-5, atol=1e-6)
+    assert np.ptp(expected) > 0.1
+    single = DistillEnv(problem=problem, action_view=view)
+    observation, _ = single.reset(seed=3)
+    expected = lgtm_by_hand(single.row_influence())
+    weights = single.step(make_rule("lgtm", single).predict(observation)[0])[4]["row_weights"]
+    np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_lgtm_without_differences_is_uniform(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = stepped(problem, 2, 0)
+    monkeypatch.setattr(env, "row_influence", lambda: np.full((2, 6), 1e-5))
+    assert not np.asarray(make_rule("lgtm", env).predict(env.run.observation())[0]).any()
+
+
+def test_lgtm_where_it_cannot_be(problem: Any, tiny_problem: Any) -> None:
+    with pytest.raises(ValueError, match="choose a rule for 'knowledge_selection'"):
+        make_rule("lgtm", DistillEnv(problem=tiny_problem))
+    env = stepped(problem, 2, 0)
+    with pytest.raises(ValueError, match="2 replicas; it got 1"):
+        make_rule("lgtm", env).predict(env.run.observation()[0])
+
+    class Mute:
+        decision, action_view, term_names, observation_layout = "sample_weighting", "native", (), {}
+
+        @property
+        def unwrapped(self) -> Any:
+            return self
+
+        def encode_samples(self, weights: Any) -> Any:
+            return weights
+
+    with pytest.raises(ValueError, match="tells the influence of its rows"):
+        make_rule("lgtm", Mute())
 
 
 # -- bad input
