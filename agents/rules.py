@@ -2,7 +2,8 @@
 
 They read ``term_names``, ``action_names``, ``action_view``, ``encode_action(weights, gate)`` and, where they look at
 the observation, ``observation_layout`` of ``env.unwrapped``; those that weigh teachers are in
-:mod:`agents.teacher_rules`, those that weigh rows in :mod:`agents.sample_rules`.
+:mod:`agents.teacher_rules`, those that weigh rows in :mod:`agents.sample_rules` and
+:mod:`agents.influence_rules`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from agents.base import AnyEnv, Array, add_plugins, episode_steps, require, unknown_name
+from agents.influence_rules import INFLUENCE_RULES
 from agents.rule_base import Rule, named_weights
 from agents.sample_rules import SAMPLE_RULES
 from agents.teacher_rules import TEACHER_RULES
@@ -257,7 +259,7 @@ KNOWLEDGE_RULES: tuple[type[Rule], ...] = (
 )
 
 RULES: dict[str, type[Rule]] = {
-    rule.name: rule for rule in (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *TEACHING_RULES)
+    rule.name: rule for rule in (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
 }
 
 

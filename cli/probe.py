@@ -86,6 +86,10 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         """As in the real environment, so that options of rules are checked."""
         return self.actions.lesson(weights, influence, target, matched)
 
+    def row_influence(self) -> Any:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no rows.")
+
     def get_state(self) -> Any:
         """Exists, because rules ask whether it does."""
         raise RuntimeError("A probe has no state.")

@@ -22,6 +22,7 @@ from kd_env.encoder_check import check_encoder, probe_batch
 from kd_env.glue import Rows, Task, get_task, load_train
 from kd_env.layermap import cut_layers, layer_table
 from kd_env.problem import Assets, Problem, label_width
+from kd_env.row_influence import check_influence
 from kd_env.students import classifier_kind, cut_encoder, fresh_student
 from kd_env.tables import Table, make_buckets, tokenize
 from kd_env.teacher_set import TeacherTables, best_teacher, entry_name
@@ -61,6 +62,7 @@ def build_problem(config: EnvConfig) -> Problem:
     evaluated = np.sort(
         np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)[: config.evaluation_rows]
     )
+    check_influence(config, len(evaluated))
 
     learning = config.learning_teacher_config if config.teacher_learns else None
     loaded = load_teachers(folders, task, cut.fingerprint, device, dtype, learning)

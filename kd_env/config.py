@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kd_env import checks
+from kd_env.config_influence import InfluenceConfig, check_influence
 from kd_env.config_teacher import LearningTeacherConfig, check_teacher_updates
 from kd_env.default_features import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
-from kd_env.registry import unknown_name
-
-Plain = Mapping[str, Any]
+from kd_env.plain import Plain, nested_options, plain_value, refuse_unknown
 
 DECISIONS = ("knowledge_selection", "teacher_weighting", "sample_weighting")
 VIEWS = {
@@ -151,6 +149,8 @@ class EnvConfig:
     score: str = "student_loss"
     """``sample_weighting`` only. What ranks rows in its discrete and box view, by name (:mod:`kd_env.scores`)."""
     features: Sequence[str] = DEFAULT_FEATURES
+    influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
+    """How the influence of rows is found, where a feature, a score or a rule asks for it."""
     reward: str = "gap_closed"
     gap: str = "labels"
     """``labels`` (loss against gold labels) or ``divergence`` (KL from teacher to student, without labels)."""
@@ -187,6 +187,8 @@ class EnvConfig:
             LearningTeacherConfig,
             "a mapping of options",
         )
+        given = values.get("influence", InfluenceConfig())
+        values["influence"] = nested_options("influence", given, InfluenceConfig, "a mapping of options")
         rate = values.pop("learning_rate", None)
         values["optimizer"] = optimizer if rate is None else dataclasses.replace(optimizer, learning_rate=rate)
         config = cls(**values)
@@ -216,6 +218,12 @@ class EnvConfig:
         """Whether the teacher is trained beside the student."""
         return self.teacher_updates != "none"
 
+    @property
+    def influence_config(self) -> InfluenceConfig:
+        """The options of the influence, always as :class:`InfluenceConfig`."""
+        assert isinstance(self.influence, InfluenceConfig)
+        return self.influence
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that :meth:`from_kwargs` takes back."""
         return dataclasses.asdict(self)
@@ -224,6 +232,7 @@ class EnvConfig:
         """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
         checks.check_fields("", self, _ENVIRONMENT)
         check_optimizer(self.optimizer_config)
+        check_influence(self.influence_config, self.evaluation_rows)
         if self.updates_per_step > self.budget:
             raise ValueError(
                 f"updates_per_step={self.updates_per_step} is longer than budget={self.budget}; a step (phase) must "
@@ -391,30 +400,3 @@ _STUDENT_ONLY = {
     "layers": ("teacher", "pretrained"),
     **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"), ("fresh",)),
 }
-
-
-def nested_options(name: str, given: Any, target: type[Any], allowed: str) -> Any:
-    """``given`` if it is built already, else built from a mapping."""
-    if isinstance(given, target):
-        return given
-    if not isinstance(given, Mapping):
-        checks.refuse(name, given, allowed)
-    refuse_unknown(f"{name} option", given, target)
-    return target(**{key: plain_value(value) for key, value in given.items()})
-
-
-def plain_value(value: Any) -> Any:
-    """Paths as texts, and lists (of lists) as tuples, so that configurations compare and hash by value."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return tuple(plain_value(entry) for entry in value)
-    return value
-
-
-def refuse_unknown(kind: str, options: Plain, target: type[Any]) -> None:
-    """Refuse keys that are no field of the dataclass ``target``, with near matches."""
-    valid = [f.name for f in dataclasses.fields(target)]
-    for key in options:
-        if key not in valid:
-            raise ValueError(unknown_name(kind, key, valid))

@@ -12,6 +12,7 @@ import numpy as np
 from kd_env.losses import entropy
 from kd_env.optim import learning_rate_factor
 from kd_env.registry import Registry
+from kd_env.row_influence import row_influence
 from kd_env.taught import TeacherFacts, taught_facts, taught_logits
 from kd_env.types import DistillState
 from kd_env.updates import NextBatch, next_batch
@@ -43,6 +44,11 @@ class View:
     def teacher_facts(self) -> TeacherFacts:
         """What the teachers say about these rows, each ``[T, N, B]``."""
         return taught_facts(self.problem, self.state, self.rows)
+
+    @cached_property
+    def row_influence(self) -> np.ndarray:
+        """How much each of these rows lowers the feedback loss, ``[N, B]``."""
+        return row_influence(self.problem, self.state)
 
     @property
     def student_cls(self) -> np.ndarray:

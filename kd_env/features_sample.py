@@ -1,4 +1,7 @@
-"""Features of the rows that the next action will weigh: how sure the student is, how long they are, how often seen."""
+"""Features of the rows that the next action will weigh.
+
+How sure the student is, how long they are, how often they were seen, and how much each would lower the feedback loss.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 from kd_env import losses
 from kd_env.features import View
 from kd_env.features_teacher import add_rows
+from kd_env.row_influence import scaled_influence
 
 
 def _of_student(measure: Callable[[np.ndarray], np.ndarray]) -> Callable[[View], np.ndarray]:
@@ -23,6 +27,10 @@ def _length(v: View) -> np.ndarray:
 
 def _seen(v: View) -> np.ndarray:
     return np.asarray(np.log1p(visits(v))[..., None])
+
+
+def _influence(v: View) -> np.ndarray:
+    return scaled_influence(v.row_influence)[..., None]
 
 
 def visits(v: View) -> np.ndarray:
@@ -47,3 +55,4 @@ def register() -> None:
     add_rows("confidence", "row_confidence", _of_student(losses.confidence), lambda _: 1, by_class)
     add_rows("length", "row_length", _length, lambda _: 1, {})
     add_rows("seen", "row_seen", _seen, lambda _: 1, {"high": 10.0})
+    add_rows("influence", "row_influence", _influence, lambda _: 1, {"low": -1.0})

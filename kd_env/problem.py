@@ -17,6 +17,7 @@ from kd_env.decisions import make_actions, present_entries
 from kd_env.evaluation import metrics
 from kd_env.glue import Rows, Task
 from kd_env.layermap import layer_table
+from kd_env.row_influence import check_influence
 from kd_env.tables import Table, make_buckets, tokenize
 from kd_env.taught import TeacherFacts, teacher_facts
 from kd_env.teacher_set import Teacher, entry_name
@@ -29,6 +30,7 @@ PROCESS_OPTIONS = frozenset(
         "weighs",
         "score",
         "features",
+        "influence",
         "reward",
         "gap",
         "action_view",
@@ -121,6 +123,7 @@ class Problem:
         if any(feature.needs_cls for feature in self.features.values()):
             self._require_cls()
             self.teacher_signals |= {Signal("cls", self.reference.source.facts.num_layers)}
+        check_influence(config, len(self.feedback))
         self.wants_cosines = "gradient_cosines" in self.features
         self.layout = observations.make_layout(self.features, self)
         self.observation_space = observations.make_space(self.layout)
@@ -138,8 +141,9 @@ class Problem:
                     f"The option {name!r} needs another problem: build one with build_problem. Changeable here: "
                     f"{', '.join(sorted(PROCESS_OPTIONS))}."
                 )
-        if isinstance(options.get("optimizer"), Mapping):  # the options that are not named stay as they are
-            options["optimizer"] = {**dataclasses.asdict(self.config.optimizer_config), **options["optimizer"]}
+        for name, present in (("optimizer", self.config.optimizer_config), ("influence", self.config.influence_config)):
+            if isinstance(options.get(name), Mapping):  # the options that are not named stay as they are
+                options[name] = {**dataclasses.asdict(present), **options[name]}
         return Problem(self.assets, EnvConfig.from_kwargs(**{**_shallow(self.config), **options}))
 
     @property

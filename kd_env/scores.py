@@ -1,7 +1,8 @@
 """Scores of the rows of the next batch by name: what the discrete and box view of sample weighting rank rows by.
 
 Every score is one number a row, a function of the state before the action; all but ``teacher_loss`` cost one forward
-pass of the student on that batch. Labels are those of the train split, wrong ones included.
+pass of the student on that batch, ``influence`` several passes (:func:`kd_env.influence.sample_influence`). Labels are
+those of the train split, wrong ones included.
 """
 
 from __future__ import annotations
@@ -85,3 +86,5 @@ SCORES.register("disagreement")(Score(_disagreement))
 SCORES.register("student_entropy")(Score(lambda v: losses.entropy(v.next_batch.student_logits), True))
 SCORES.register("margin")(Score(lambda v: losses.margin(v.next_batch.student_logits), True))
 SCORES.register("confidence")(Score(lambda v: losses.confidence(v.next_batch.student_logits), True))
+# Drop of the feedback loss per unit of the row's weight: what LGTM's rule weighs rows by.
+SCORES.register("influence")(Score(lambda v: v.row_influence))

@@ -26,6 +26,7 @@ from kd_env import influence, optim, trees, updates
 from kd_env.actions_sample import TARGETS
 from kd_env.config import OptimizerConfig
 from kd_env.registry import unknown_name
+from kd_env.row_influence import feedback_choice
 from kd_env.types import Batch, DistillState, ModelOutput, TeacherEffect, TeacherState
 
 if TYPE_CHECKING:
@@ -153,8 +154,9 @@ def gradient(
             problem,
             state,
             rows,
-            feedback_rows(problem, state),
+            feedback_choice(problem, state),
             learning_rates=learning_rates,
+            optimizer=problem.config.influence_config.optimizer,
             weights=student_weights,
             taught=(fixed,),
         )
@@ -279,10 +281,3 @@ def _joined(own: Tensor | None, more: Tensor | None, wanted: Tensor) -> Tensor:
 
 def _flat(grads: Grads) -> Tensor:
     return torch.cat([grads[name].flatten(1) for name in sorted(grads)], dim=1)
-
-
-def feedback_rows(problem: Problem, state: DistillState) -> np.ndarray:
-    """Rows ``[N, M]`` of the feedback table for the virtual step, drawn without replacement by seed and update."""
-    count, total = problem.config.batch_size, len(problem.feedback)
-    pairs = zip(state.seeds, state.updates, strict=True)
-    return np.stack([np.random.default_rng([int(s), int(u), 5]).permutation(total)[:count] for s, u in pairs])

@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Layers from the bottom up: a module may import its own layer and those below it, never one above.
 LAYERS = (
-    ("types", "trees", "registry", "checks", "config", "config_teacher", "default_features", "records", "locks"),
+    (
+        *("types", "trees", "registry", "checks", "plain", "config", "config_influence", "config_teacher"),
+        *("default_features", "records", "locks"),
+    ),
     (
         *("knowledge", "actions", "observations", "rewards", "glue", "toy", "models", "teachers", "splits", "tables"),
         *(
@@ -30,6 +33,7 @@ LAYERS = (
             "encoder_check",
             "decisions",
             "influence",
+            "row_influence",
             "actions_teacher",
             "actions_sample",
             "features",

@@ -284,7 +284,7 @@ def test_the_gradient_is_that_of_the_real_update(trained: Case) -> None:
 
 
 def test_the_virtual_step_is_the_real_optimisers(trained: Case) -> None:
-    grads, _ = influence.loss_gradient(trained.problem, trained.students, trained.rows)
+    grads, _, _ = influence.loss_gradient(trained.problem, trained.students, trained.rows)
     config = trained.problem.config.optimizer_config
     step = influence.virtual_step(trained.students, grads, learning_rates=RATE, optimizer="adamw", config=config)
     real = trees.copy(trained.students)

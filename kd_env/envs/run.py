@@ -22,6 +22,7 @@ from kd_env.export import write_student
 from kd_env.observations import observe
 from kd_env.problem import Problem, warn_floor
 from kd_env.rewards import gap_scale
+from kd_env.row_influence import row_influence
 from kd_env.scores import row_scores
 from kd_env.tables import Table
 from kd_env.types import DistillState, Effect, FeatureSlice, TeacherState
@@ -267,6 +268,17 @@ class RunView:
             ValueError: the environment decides about something else, its teacher does not learn, or a bad value.
         """
         return self._weighs_samples().lesson(weights, influence, target, matched)
+
+    def row_influence(self) -> np.ndarray:
+        """Drop of the feedback loss per unit of weight of each row of the next batch, ``[N, B]`` float64.
+
+        A function of the present state, which it does not change; see :func:`kd_env.row_influence.row_influence`.
+
+        Raises:
+            RuntimeError: before the first reset.
+            ValueError: fewer feedback rows are evaluated than ``influence.rows`` wants.
+        """
+        return row_influence(self.run.problem, self.run.started())
 
     def _weighs_teachers(self) -> TeacherWeightingActions:
         actions = self.run.problem.actions

@@ -72,6 +72,10 @@ class DistillProcessVectorEnv(RunView, AsyncVectorEnv):
             actions = [trees.take(actions, [i]) for i in range(self.num_envs)]
         super().step_async(actions)
 
+    def row_influence(self) -> np.ndarray:
+        """Of every process's student, as in the other environments."""
+        return np.concatenate(self.call("row_influence"))
+
     def get_state(self) -> EnvState:
         """Refused."""
         raise ValueError("States of worker processes cannot be copied; use vectorization=stacked.")

@@ -8,16 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kd_env import checks
-from kd_env.config import (
-    OptimizerConfig,
-    StudentConfig,
-    check_optimizer,
-    check_student,
-    nested_options,
-    plain_value,
-    refuse_unknown,
-)
+from kd_env.config import OptimizerConfig, StudentConfig, check_optimizer, check_student
 from kd_env.masking import MASK_RATE, check_rate
+from kd_env.plain import nested_options, plain_value, refuse_unknown
 from kd_env.registry import unknown_name
 
 MODES = ("joint", "sequential")

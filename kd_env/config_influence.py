@@ -1,0 +1,47 @@
+"""Options of the influence of single rows, which features, scores and rules ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kd_env import checks
+
+
+@dataclass(frozen=True)
+class InfluenceConfig:
+    """Options of the virtual step by which the influence of rows is found (:mod:`kd_env.influence`)."""
+
+    rows: int | None = None
+    """Feedback rows in the gradient of a step, drawn anew for every update from the evaluated ones; None is
+    ``batch_size``."""
+    optimizer: str = "adamw"
+    """Of the virtual step: ``adamw`` (the student's own, with its moments) or ``sgd``."""
+
+
+_CHECKS: dict[str, checks.Check] = {
+    "rows": checks.optional(checks.whole(1)),
+    "optimizer": checks.one_of("adamw", "sgd"),
+}
+
+
+def check_influence(options: InfluenceConfig, evaluation_rows: int) -> None:
+    """Raise ``ValueError`` for the first option outside its range, and for more rows than are evaluated."""
+    checks.check_fields("influence.", options, _CHECKS)
+    if options.rows is not None:
+        check_rows(options.rows, evaluation_rows, f"evaluation_rows={evaluation_rows}")
+
+
+def check_rows(wanted: int, there: int, source: str) -> None:
+    """Raise ``ValueError`` where a step of the influence wants more feedback rows than there are.
+
+    Args:
+        wanted: rows of a step.
+        there: rows that are evaluated.
+        source: what says so, for the message.
+    """
+    if wanted > there:
+        raise ValueError(
+            f"The influence of rows draws {wanted} feedback rows a step (influence.rows, by default batch_size), but "
+            f"only {there} are evaluated ({source}); raise evaluation_rows and feedback_rows, or set influence.rows to "
+            f"at most {there}."
+        )
