@@ -48,6 +48,9 @@ def teacher_folders(config: EnvConfig, task: Task) -> dict[str, str]:
             )
         if config.decision == "teacher_weighting":
             return toy.teacher_set(task.name)
+        bare = toy.masked_lm_folder(task.name)
+        if config.teacher_learns and config.learning_teacher_config.init == "pretrained" and bare is not None:
+            return {task.name: str(bare)}
         return {task.name: str(toy.teacher_folder(task.name))}
     return {task.name: config.teacher}
 

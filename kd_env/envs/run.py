@@ -119,6 +119,13 @@ class Run(Replicas[DistillState]):
         """Logits of every replica's present student, ``[N, R, C]``."""
         return updates.predict(self.problem, self.started().params, table)
 
+    def predict_teacher(self, table: Table) -> np.ndarray:
+        """Logits of every replica's present teacher, ``[N, R, C]``; refused where the teacher is frozen."""
+        teacher = self.started().teacher
+        if teacher is None:
+            raise ValueError("The teacher is frozen (teacher_updates='none'): its logits are problem.teacher_logits.")
+        return updates.predict(self.problem, teacher.params, table, encoder=self.problem.reference.encoder)
+
     def save_student(self, folder: str | Path, replica: int) -> Path:
         """Write one student in Hugging Face layout."""
         self.check_replica(replica)
@@ -306,6 +313,14 @@ class RunView:
     def predict(self, table: Table) -> np.ndarray:
         """Logits of the present students on a table (``problem.tokenize``), ``[N, R, C]``."""
         return self.run.predict(table)
+
+    def predict_teacher(self, table: Table) -> np.ndarray:
+        """The same of the teachers that learn beside them.
+
+        Raises:
+            ValueError: the teacher is frozen.
+        """
+        return self.run.predict_teacher(table)
 
 
 def _of_teacher(teacher: TeacherState | None) -> dict[str, np.ndarray]:

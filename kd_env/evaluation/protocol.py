@@ -26,6 +26,9 @@ from kd_env.tables import Table
 SELECTION = "selection"
 """Name of the selection split among the splits of an evaluation; dev splits have their official names."""
 
+TEACHER_TRACES = ("teacher_loss", "teacher_influence_ratio", "teacher_influence_cosine")
+"""What ``info`` says of a teacher that learns."""
+
 Progress = Callable[[str, int, int], None]
 """Called with the policy's name, the steps done and the steps of a full episode."""
 Floats = NDArray[np.float64]
@@ -76,6 +79,17 @@ class SplitScores:
 
 
 @dataclass(frozen=True)
+class TaughtBeside:
+    """The teachers that learned beside the N students of a policy."""
+
+    metrics: dict[str, dict[str, Floats]]
+    """By split and metric, ``[N]``: of the teacher at the end of the episode."""
+    over_time: dict[str, Floats]
+    """``teacher_loss``, ``teacher_influence_ratio`` and ``teacher_influence_cosine`` of every step, ``[steps, N]``; NaN
+    after a replica's end."""
+
+
+@dataclass(frozen=True)
 class PolicyResult:
     """What one policy did to the students of every seed."""
 
@@ -92,6 +106,9 @@ class PolicyResult:
     followed: Floats | None = None
     """``[N]``, where rows are weighed: share of rows on which the teacher that is best there (lowest loss on the train
     label) has the largest weight; ties share, so that equal weights of T teachers have 1 / T."""
+
+    taught: TaughtBeside | None = None
+    """Where the teacher learns: what became of it."""
 
     @property
     def mean_weights(self) -> Floats:
@@ -314,6 +331,8 @@ class _Episode(NamedTuple):
     weights: Floats  # [steps, N, K]
     scales: Floats  # [steps, N]
     followed: Floats  # [N], NaN where no rows are weighed
+    teachers: dict[str, Floats]  # by split logits [N, R, C] of teachers that learn, else empty
+    traces: dict[str, Floats]  # what info says of such teachers, each [steps, N]
 
 
 def _drive(
@@ -349,7 +368,18 @@ def _drive(
         weights=_side_by_side([part.weights for part in parts]),
         update_scale=_side_by_side([part.scales for part in parts]),
         followed=np.concatenate([part.followed for part in parts]) if _follows(own) else None,
+        taught=_taught_beside(own, splits, parts) if own.config.teacher_learns else None,
     )
+
+
+def _taught_beside(problem: Problem, splits: Mapping[str, _Split], parts: Sequence[_Episode]) -> TaughtBeside:
+    found: dict[str, dict[str, Floats]] = {}
+    for split, part in splits.items():
+        logits = np.nan_to_num(np.concatenate([each.teachers[split] for each in parts]))
+        scores = [_metrics(problem, one, part.table) for one in logits]
+        found[split] = {name: np.array([score[name] for score in scores]) for name in problem.task.metrics}
+    names = parts[0].traces
+    return TaughtBeside(found, {name: _side_by_side([each.traces[name] for each in parts]) for name in names})
 
 
 def _episode(
@@ -369,6 +399,9 @@ def _episode(
     labels = env.problem.task.num_labels
     logits = {split: np.zeros((count, len(part.table), labels)) for split, part in splits.items()}
     weights, scales, followed = [], [], []
+    learns = env.problem.config.teacher_learns
+    teachers = {split: np.zeros_like(part) for split, part in logits.items()} if learns else {}
+    traces: dict[str, list[Floats]] = {name: [] for name in TEACHER_TRACES} if learns else {}
     while running.any():
         actions, memory = policy.predict(observations, state=memory, episode_start=starts, deterministic=deterministic)
         observations, rewards, terminations, truncations, info = env.step(actions)
@@ -379,11 +412,15 @@ def _episode(
         scales.append(_applied(info["update_scale"], running, moved))
         if _follows(env.problem):
             followed.append(np.where(running, follows_best(env.problem, info["rows"], info["row_weights"]), np.nan))
+        for name, trace in traces.items():
+            trace.append(np.where(running, info[name], np.nan))
         finished = ended & running
         if finished.any():
             diverged[finished] = info["diverged"][finished]
             for split, part in splits.items():
                 logits[split][finished] = env.predict(part.table)[finished]
+            for split, said in teachers.items():
+                said[finished] = env.predict_teacher(splits[split].table)[finished]
         running &= ~ended
         starts = ended
         if ended.any() and running.any():
@@ -391,7 +428,8 @@ def _episode(
         if progress is not None:
             progress(len(weights), env.episode_steps)
     share = np.nanmean(np.stack(followed), axis=0) if followed else np.full(count, np.nan)
-    return _Episode(logits, returns, diverged, np.stack(weights), np.stack(scales), share)
+    told = {name: np.stack(trace) for name, trace in traces.items()}
+    return _Episode(logits, returns, diverged, np.stack(weights), np.stack(scales), share, teachers, told)
 
 
 def follows_best(problem: Problem, rows: NDArray[Any], weights: NDArray[Any]) -> Floats:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_env.evaluation import metrics
-from kd_env.evaluation.protocol import SELECTION, Evaluation, PolicyResult
+from kd_env.evaluation.protocol import SELECTION, Evaluation, PolicyResult, TaughtBeside
 from kd_env.evaluation.statistics import (
     MIN_UNITS_FOR_CLAIM,
     Difference,
@@ -50,6 +50,8 @@ class Row:
     mean_weights: dict[str, float]
     followed: Interval | None
     """Where rows are weighed: share of rows on which the teacher that is best there has the largest weight."""
+    teacher_metric: dict[str, Interval] | None
+    """Where the teacher learns: by split, its first metric at the end of the episode."""
     mean_update_scale: float
     skipped: float
     """Share of steps without an update."""
@@ -61,7 +63,7 @@ class Report:
     """Everything that is printed or written about one evaluation."""
 
     measure: str
-    """``gap_closed``, or ``loss`` where the floor of the gap was active."""
+    """``gap_closed``, or ``loss`` where the floor of the gap was active or the teacher learned."""
     rows: tuple[Row, ...]
     evaluation: Evaluation
     trainings: int
@@ -77,6 +79,8 @@ class Report:
             titles += [f"{name}{mark}" for name in e.metric_names]
             titles += [f"{self.measure.replace('_', ' ')}{mark}", f"difference to {e.comparator or '-'}{mark}"]
         follows = ["best teacher followed"] if any(row.followed is not None for row in self.rows) else []
+        if any(row.teacher_metric is not None for row in self.rows):
+            follows += [f"its teacher's {e.metric_names[0]} ({split})" for split in e.dev_splits]
         return [*titles, *(f"w {name}" for name in e.term_names), *follows, "skipped"]
 
     def cells(self, row: Row) -> list[str]:
@@ -91,6 +95,8 @@ class Report:
                 "(comparator)" if row.comparator else "-" if difference is None else show(difference.interval, True)
             ]
         follows = [] if row.followed is None else [show(row.followed)]
+        if row.teacher_metric is not None:
+            follows += [show(row.teacher_metric[split]) for split in self.evaluation.dev_splits]
         return [*cells, *(f"{w:.2f}" for w in row.mean_weights.values()), *follows, f"{row.skipped:.0%}"]
 
 
@@ -110,7 +116,8 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
         replicates: bootstrap draws of dev examples.
         seed: seed of those draws.
     """
-    measure = "loss" if evaluation.floored else "gap_closed"
+    learns = "teacher_updates" in evaluation.facts
+    measure = "loss" if evaluation.floored or learns else "gap_closed"
     splits = (SELECTION, *evaluation.dev_splits)
     policies = evaluation.policies
     differences: dict[str, dict[str, Difference | None]] = {
@@ -134,6 +141,7 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             examples={s: _over_examples(evaluation, result, s, replicates, seed, level) for s in evaluation.dev_splits},
             mean_weights=dict(zip(evaluation.term_names, map(float, result.mean_weights), strict=True)),
             followed=None if result.followed is None else t_interval(result.followed, level),
+            teacher_metric=_teacher_metric(evaluation, result, level),
             mean_update_scale=float(np.nanmean(result.update_scale)),
             skipped=float(np.mean(result.update_scale[~np.isnan(result.update_scale)] == 0.0)),
             diverged=int(result.diverged.sum()),
@@ -202,10 +210,15 @@ def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
 
     Args:
         facts: of an evaluation.
-        measure: ``gap_closed``, or ``loss`` where the floor of the gap was active.
+        measure: ``gap_closed``, or ``loss`` where the floor of the gap was active or the teacher learned.
     """
     words = []
-    if measure == "loss":
+    if "teacher_updates" in facts:
+        words.append(
+            "The teacher learned beside each student, so that there is no fixed gap to close: losses are shown, and "
+            "the metric of the teachers at the end."
+        )
+    elif measure == "loss":
         words.append(
             "The teacher's calibrated loss is hardly below that of a fresh student (the floor of the gap is active), "
             "so losses are shown in place of the gap closed."
@@ -268,6 +281,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "return": result.returns.tolist(),
             "diverged": result.diverged.tolist(),
             **({} if result.followed is None else {"followed": result.followed.tolist()}),
+            **({} if result.taught is None else {"teacher_over_time": _over_time(result.taught)}),
             "action_view": result.action_view,
             "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
             "chosen": _by_term(e, _share_above_zero(result.weights)),
@@ -294,6 +308,18 @@ def to_json(report: Report) -> dict[str, Any]:
 def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, list[float]]:
     """``[N, K]`` as the values of every seed by term."""
     return {name: values[:, index].tolist() for index, name in enumerate(evaluation.term_names)}
+
+
+def _over_time(taught: TaughtBeside) -> dict[str, list[float]]:
+    """Means over the replicas that are still running, of every step."""
+    return {name: np.nanmean(values, axis=1).tolist() for name, values in taught.over_time.items()}
+
+
+def _teacher_metric(evaluation: Evaluation, result: PolicyResult, level: float) -> dict[str, Interval] | None:
+    if result.taught is None:
+        return None
+    first = evaluation.metric_names[0]
+    return {split: t_interval(found[first], level) for split, found in result.taught.metrics.items()}
 
 
 def _share_above_zero(weights: NDArray[np.float64]) -> NDArray[np.float64]:
