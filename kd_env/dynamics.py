@@ -160,7 +160,7 @@ def transition(
                 state.exp_avg,
                 state.exp_avg_sq,
                 steps=state.optimizer_steps + applied,
-                learning_rates=config.optimizer_config.learning_rate
+                learning_rates=config.optimizer_config.rate
                 * optim.learning_rate_factor(state.updates + place, state.budget, config.optimizer_config.warmup)
                 * effect.update_scale,
                 apply=apply,

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Layers from the bottom up: a module may import its own layer and those below it, never one above.
 LAYERS = (
-    ("types", "trees", "registry", "checks", "config", "records", "locks"),
+    ("types", "trees", "registry", "checks", "config", "config_optimizer", "records", "locks"),
     (
         *("knowledge", "actions", "observations", "rewards", "glue", "toy", "models", "teachers", "splits", "tables"),
         *(
