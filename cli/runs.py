@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kd_env.config_optimizer import FRESH_LEARNING_RATE
 from kd_env.evaluation.report import atomic_write
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
@@ -41,8 +42,7 @@ def check_folder(folder: Path, resolved: Mapping[str, Any]) -> None:
     _make_runs_dir(folder.parent)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    began = any((folder / name).exists() for name in (POLICY, CHECKPOINT, LOGS, RESULTS))
-    if (folder / CONFIG).is_file() and not began:
+    if (folder / CONFIG).is_file() and not _began(folder):
         return
     if not resolved["resume"]:
         raise ValueError(
@@ -78,6 +78,23 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
     return from_yaml((folder / CONFIG).read_text()), list(json.loads((folder / OVERRIDES).read_text()))
 
 
+def with_former_rate(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed configuration with the learning rate of the run in ``folder``, where an earlier version began it.
+
+    The default was 0.007 for every student then. Such a run of students that are not fresh goes on, and is judged, as
+    it began, where ``config`` has the same kind of student and chooses no learning rate; else nothing is changed.
+    """
+    same = dict(config)
+    env, init = config["env"], config["student"]["init"]
+    if not _began(folder) or not (folder / CONFIG).is_file() or env["optimizer"]["learning_rate"] is not None:
+        return same
+    before = from_yaml((folder / CONFIG).read_text())
+    rate = before["env"]["optimizer"]["learning_rate"]
+    if init == "fresh" or before["student"]["init"] != init or rate != FRESH_LEARNING_RATE:
+        return same
+    return {**same, "env": {**env, "optimizer": {**env["optimizer"], "learning_rate": rate}}}
+
+
 def write_spaces(folder: Path, env: Any) -> None:
     """Write what the observations and actions of a training meant."""
     atomic_write(folder / SPACES, json.dumps(_meaning(env), indent=2) + "\n")
@@ -111,6 +128,10 @@ def check_spaces(folder: Path, env: Any) -> None:
                 f"The policy of {folder} was trained with other {what}: {_words(trained)}; here they are "
                 f"{_words(found)}. Evaluate it with the same, or train another."
             )
+
+
+def _began(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (POLICY, CHECKPOINT, LOGS, RESULTS))
 
 
 def _meaning(env: Any) -> dict[str, list[Any]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli import runs
 from cli.controls import check_control, controlled_env
 from cli.teachers import TASK_KEYS, cache_folder, cofinetuned_set, teacher_config, teacher_list
 from kd_env.config import EnvConfig
@@ -86,11 +87,12 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings:
             f"seed={c['seed']} with num_envs={c['num_envs']} trains on evaluation seeds ({seeds[0]} to {seeds[-1]}); "
             "choose another seed or evaluation.first_seed."
         )
+    chosen = {**c["env"]["optimizer"], "learning_rate": env.optimizer_config.rate}
     name = c["name"] or default_name(c)
     if not isinstance(name, str) or name != Path(name).name or name.startswith("."):
         raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
     return Settings(
-        resolved={**c, "name": name, "env": {**c["env"], "features": list(env.features)}},
+        resolved={**c, "name": name, "env": {**c["env"], "features": list(env.features), "optimizer": chosen}},
         env=env,
         teachers=teachers,
         agent=agent,
@@ -99,6 +101,18 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings:
         evaluation_seeds=seeds,
         cofinetuned=cofinetuned,
     )
+
+
+def read_begun(resolved: Mapping[str, Any]) -> Settings:
+    """As :func:`read_settings`, of a job that goes on in its run folder where ``resume`` says so.
+
+    Raises:
+        ValueError: as there.
+    """
+    settings = read_settings(resolved)
+    if not settings.resolved["resume"]:
+        return settings
+    return read_settings(runs.with_former_rate(settings.run_folder, resolved))
 
 
 def with_feedback(env: EnvConfig) -> EnvConfig:

@@ -15,7 +15,7 @@ from cli.compose import compose
 from cli.options import names_of, split_options, whole
 from cli.pool import Child, run_all
 from cli.presets import groups, option_comments
-from cli.settings import Settings, read_settings
+from cli.settings import Settings, read_begun
 from kd_env.evaluation.report import atomic_write
 from kd_env.registry import unknown_name
 
@@ -132,7 +132,7 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
             if found:  # rules are deterministic given the seeds: one run judges them for all
                 evaluation["rules"] = []
                 overrides = [*(text for text in overrides if not _sets_rules(text)), "evaluation.rules=[]"]
-            settings = read_settings({**resolved, **own, "evaluation": evaluation})
+            settings = read_begun({**resolved, **own, "evaluation": evaluation})
             if index == 0:
                 probe.check(settings)
             found.append(Training(settings, tuple(overrides)))

@@ -10,7 +10,7 @@ from cli import probe, runs
 from cli.compose import compose
 from cli.controls import agent_options
 from cli.evaluate import evaluate, write_results
-from cli.settings import Settings, read_settings, with_ready
+from cli.settings import Settings, read_begun, with_ready
 from cli.watch import GapRecorder, Watch, read_history
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def train(overrides: Sequence[str], command: str) -> Path:
         ValueError: anything that does not fit, before any work starts.
     """
     probe.require_own_agents()
-    settings = probe.check(read_settings(compose("config", overrides)))
+    settings = probe.check(read_begun(compose("config", overrides)))
     set_threads(settings.resolved["threads"])
     folder = settings.run_folder
     runs.check_folder(folder, settings.resolved)

@@ -9,6 +9,7 @@ from typing import Any
 
 from kd_env import checks
 from kd_env.config_influence import InfluenceConfig, check_influence
+from kd_env.config_optimizer import OptimizerConfig, check_optimizer
 from kd_env.config_teacher import LearningTeacherConfig, check_teacher_updates
 from kd_env.default_features import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
 from kd_env.plain import Plain, nested_options, plain_value, refuse_unknown
@@ -21,20 +22,6 @@ VIEWS = {
 }
 """Action views by decision."""
 DEFAULT_TERMS = ("hard_label", "soft_label", "hidden_states", "relation")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW of the student (decoupled weight decay; biases and layer norms are not decayed)."""
-
-    learning_rate: float = 7e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    max_grad_norm: float | None = 1.0
-    """Gradient norm at which gradients are clipped, over all trainable tensors of one student; None does not clip."""
-    warmup: float = 0.1
-    """Share of the budget over which the learning rate rises linearly; it then falls linearly and is never negative."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +119,7 @@ class EnvConfig:
     batch_size: int = 16
     optimizer: Plain | OptimizerConfig = field(default_factory=OptimizerConfig)
     learning_rate: float | None = None
-    """Short for ``optimizer={"learning_rate": ...}``."""
+    """Short for ``optimizer={"learning_rate": ...}``, whose default depends on the student."""
     precision: str = "fp32"
     """``fp32``, ``bf16`` (autocast of the forward passes) or ``fp64`` (for checks)."""
     device: str = "auto"
@@ -164,6 +151,10 @@ class EnvConfig:
     """None or ``ansi``."""
     show_progress: bool = False
     """Progress bars on long preparation (teacher outputs)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.optimizer, OptimizerConfig) and isinstance(self.student, StudentConfig):
+            object.__setattr__(self, "optimizer", self.optimizer.of_student(self.student.init))
 
     @classmethod
     def from_kwargs(cls, **options: Any) -> EnvConfig:
@@ -285,11 +276,6 @@ class EnvConfig:
             )
 
 
-def check_optimizer(options: OptimizerConfig) -> None:
-    """Raise ``ValueError`` for the first option of the optimiser outside its range."""
-    checks.check_fields("optimizer.", options, _OPTIMIZER)
-
-
 def check_student(student: StudentConfig) -> None:
     """Raise ``ValueError`` for the first option of a student that is outside its range, or would be ignored."""
     checks.check_fields("student.", student, _STUDENT)
@@ -377,14 +363,6 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "max_episode_steps": _ROWS,
     "render_mode": checks.optional(checks.one_of("ansi")),
     "show_progress": checks.boolean,
-}
-_OPTIMIZER: dict[str, checks.Check] = {
-    "learning_rate": checks.positive,
-    "betas": checks.pair_of_rates,
-    "eps": checks.positive,
-    "weight_decay": checks.within(0.0),
-    "max_grad_norm": checks.optional(checks.positive),
-    "warmup": checks.within(0.0, 1.0),
 }
 _STUDENT: dict[str, checks.Check] = {
     "init": checks.one_of("fresh", "teacher", "pretrained"),

@@ -199,7 +199,7 @@ def transition(
                 state.exp_avg,
                 state.exp_avg_sq,
                 steps=state.optimizer_steps + applied,
-                learning_rates=config.optimizer_config.learning_rate * factor * effect.update_scale,
+                learning_rates=config.optimizer_config.rate * factor * effect.update_scale,
                 apply=apply,
                 non_finite=broken.float(),
                 config=config.optimizer_config,

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from kd_env import optim, trees, updates
-from kd_env.config import OptimizerConfig
+from kd_env.config_optimizer import OptimizerConfig
 from kd_env.registry import unknown_name
 from kd_env.types import Batch, DistillState, ModelOutput
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_env.config import OptimizerConfig
+from kd_env.config_optimizer import OptimizerConfig
 
 
 def learning_rate_factor(update: np.ndarray, budget: np.ndarray, warmup: float) -> np.ndarray:

@@ -37,7 +37,7 @@ def row_influence(problem: Problem, state: DistillState) -> np.ndarray:
         state,
         state.next_rows[:, 0],
         feedback_choice(problem, state),
-        learning_rates=config.learning_rate * learning_rate_factor(state.updates, state.budget, config.warmup),
+        learning_rates=config.rate * learning_rate_factor(state.updates, state.budget, config.warmup),
         optimizer=problem.config.influence_config.optimizer,
     )
     values = found.double().cpu().numpy()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from kd_env import influence, optim, trees, updates
 from kd_env.actions_sample import TARGETS
-from kd_env.config import OptimizerConfig
+from kd_env.config_optimizer import OptimizerConfig
 from kd_env.registry import unknown_name
 from kd_env.row_influence import feedback_choice
 from kd_env.types import Batch, DistillState, ModelOutput, TeacherEffect, TeacherState
@@ -90,7 +90,7 @@ def teach(
     if effect is None:
         effect = TeacherEffect(np.ones(rows.shape, np.float32), np.zeros(len(rows), np.float32))
     options, own = problem.config.learning_teacher_config, problem.config.optimizer_config
-    rates = own.learning_rate * factor
+    rates = own.rate * factor
     lesson = gradient(problem, state, rows, effect, student_weights, rates)
     moves = active & ((effect.weights != 0).any(-1) | (effect.influence != 0))
     keep = torch.as_tensor(moves, device=problem.device)
@@ -110,7 +110,7 @@ def teach(
         teacher.exp_avg,
         teacher.exp_avg_sq,
         steps=teacher.optimizer_steps,
-        learning_rates=config.learning_rate * optim.learning_rate_factor(state.updates, state.budget, config.warmup),
+        learning_rates=config.rate * optim.learning_rate_factor(state.updates, state.budget, config.warmup),
         apply=moves,
         non_finite=broken.float(),
         config=config,

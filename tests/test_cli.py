@@ -19,6 +19,7 @@ from cli.main import main, run
 from cli.options import split_options
 from cli.presets import groups
 from cli.settings import PolicySpec, Settings, read_settings
+from cli.study import plan
 from cli.watch import read_history
 from kd_env import DistillVectorEnv, EnvConfig
 
@@ -138,6 +139,41 @@ def test_resume_goes_on_from_the_checkpoint(base: list[str], tmp_path: Path, mon
     first = gaps(folder)
     assert run("train", [*words, "resume=true"], "kd-env train") == 0
     assert gaps(folder) == first
+
+
+def test_runs_that_began_under_the_former_default_learning_rate(
+    base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cut student had 0.007 where nothing was chosen: such a run goes on and is judged as it began."""
+    rate = "env.optimizer.learning_rate"
+    plain = [text for text in base if not text.startswith(("student", rate, "evaluation.rules"))]
+    words = [*plain, "student=first1", "evaluation.rules=[all]", f"runs_dir={tmp_path}/old"]
+    assert run("train", [*words, f"{rate}=0.007"], "kd-env train") == 0
+    folder = tmp_path / "old" / "custom-actor_critic-seed0"
+    (folder / "overrides.json").write_text(json.dumps(words))  # as an earlier version left it
+    first = gaps(folder)
+
+    def used(path: Path) -> Any:
+        return load(path)["env"]["optimizer"]["learning_rate"]
+
+    assert run("train", [*words, "resume=true"], "kd-env train") == 0
+    assert used(folder) == 0.007 and gaps(folder) == first
+    assert main(["evaluate", f"run={folder}"]) == 0
+    assert used(folder / "evaluations" / "1") == 0.007 and gaps(folder / "evaluations" / "1") == first
+    fails(capsys, ["train", *words, "resume=true", f"{rate}=0.0003"], rate, "resume")
+    options, own = split_options("study", [*words[:-1], f"runs_dir={tmp_path}", "name=old", "trainings=1"])
+    assert plan(options, own)[0].settings.env.optimizer_config.rate == 0.007
+    with pytest.raises(ValueError, match=r"learning_rate is 0\.007 in the first and 0\.0003 in the second"):
+        plan({**options, "trainings": 2}, own)  # a new training beside it, which nothing tells how the study began
+
+    other = compose("config", [*plain, "student=pretrained", "student.name_or_path=folder"])
+    assert runs.with_former_rate(folder, other) == other  # not the kind of student that the run began with
+    shutil.rmtree(folder / "policy")
+    for name in ("logs", "checkpoint"):
+        shutil.rmtree(folder / name)
+    (folder / "results.json").unlink()
+    again = compose("config", words)
+    assert runs.with_former_rate(folder, again) == again  # it failed before its training: begun anew
 
 
 def test_evaluate_repeats_a_run_and_goes_elsewhere(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

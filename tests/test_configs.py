@@ -138,6 +138,21 @@ def test_students(student: str, tiny: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("env", GROUPS["env"])
+def test_the_learning_rate_follows_the_student(env: str) -> None:
+    """The resolved configuration holds the number; a value that is given wins for every student."""
+    for words, rate in (
+        (["task=toy"], 0.007),
+        (["task=rte", *NEEDS_MODEL], 0.0003),  # student=auto
+        (["student=first1", "env.optimizer.warmup=0.2"], 0.0003),
+        (["student=pretrained", "student.name_or_path=folder"], 0.0003),
+        (["student=first1", "env.optimizer.learning_rate=0.01"], 0.01),
+    ):
+        found = settings_of(f"env={env}", "env.action_view=native", *words)
+        assert found.env.optimizer_config.rate == found.resolved["env"]["optimizer"]["learning_rate"] == rate
+        assert found.resolved["env"]["optimizer"]["betas"] == [0.9, 0.999]
+
+
+@pytest.mark.parametrize("env", GROUPS["env"])
 @pytest.mark.parametrize("view", ["native", "discrete", "box"])
 def test_environments(env: str, view: str, tiny: dict[str, Any], tmp_path: Path) -> None:
     overrides = tiny_overrides(tiny, tmp_path)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     (
         *("types", "trees", "registry", "checks", "plain", "config", "config_influence", "config_teacher"),
-        *("default_features", "records", "locks"),
+        *("config_optimizer", "default_features", "records", "locks"),
     ),
     (
         *("knowledge", "actions", "observations", "rewards", "glue", "toy", "models", "teachers", "splits", "tables"),

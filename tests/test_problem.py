@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from kd_env import DistillEnv, EnvConfig, build_problem
-from kd_env.config import OptimizerConfig, StudentConfig
+from kd_env.config import StudentConfig
+from kd_env.config_optimizer import OPTIMIZER_CHECKS, OptimizerConfig
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ NAN, INF = float("nan"), float("inf")
         ("learning_rate", ["x", INF, NAN, True], "above 0"),
         ("gate", ["yes", 1], "true or false"),
         ("show_progress", ["x"], "true or false"),
-        ("optimizer.learning_rate", ["x", 0, None], "above 0"),
+        ("optimizer.learning_rate", ["x", 0, True], "above 0"),
         ("optimizer.betas", [0.9, [0.9], [0.9, 1.0], [0.9, "a"]], "two numbers"),
         ("optimizer.warmup", ["a", 2], r"in \[0.0, 1.0\]"),
         ("optimizer.eps", [-1, 0, None], "above 0"),
@@ -118,7 +119,7 @@ def test_every_option_has_a_check() -> None:
     for target, table in (
         (EnvConfig, {"student": None, "optimizer": None, **config._ENVIRONMENT}),
         (StudentConfig, config._STUDENT),
-        (OptimizerConfig, config._OPTIMIZER),
+        (OptimizerConfig, OPTIMIZER_CHECKS),
     ):
         assert {field.name for field in dataclasses.fields(target)} == set(table)
 
@@ -251,6 +252,56 @@ def test_options_of_the_decision_process_share_the_rest(tiny_problem: Any) -> No
         tiny_problem.with_options(task="toy")
     with pytest.raises(ValueError, match="teacher_cls"):
         tiny_problem.with_options(features=["teacher_cls"])
+
+
+CUT = {"init": "teacher", "num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("student", "rate"),
+    [
+        ({}, 7e-3),
+        ({"hidden_size": 8}, 7e-3),
+        (CUT, 3e-4),
+        (StudentConfig(init="teacher", num_hidden_layers=1), 3e-4),
+        ({"init": "pretrained", "name_or_path": "folder"}, 3e-4),
+        ("folder", 3e-4),
+    ],
+)
+def test_the_default_learning_rate_is_that_of_the_students_kind(student: Any, rate: float) -> None:
+    """Wherever it is left out or None, and never where it is chosen, by either way of writing."""
+    for optimizer in ({}, {"warmup": 0.2}, {"learning_rate": None}, OptimizerConfig(eps=1e-6)):
+        config = EnvConfig.from_kwargs(student=student, optimizer=optimizer, learning_rate=None)
+        assert config.optimizer_config.learning_rate == config.optimizer_config.rate == rate
+        assert config.to_dict()["optimizer"]["learning_rate"] == rate
+        assert EnvConfig.from_kwargs(**config.to_dict()) == config
+    for chosen in (
+        {"optimizer": {"learning_rate": 0.01}},
+        {"optimizer": OptimizerConfig(0.01)},
+        {"learning_rate": 0.01},
+    ):
+        assert EnvConfig.from_kwargs(student=student, **chosen).optimizer_config.rate == 0.01
+    built = EnvConfig.from_kwargs(student=student).student_config
+    assert EnvConfig(student=built).optimizer_config.rate == rate
+    assert EnvConfig(student=built, optimizer=OptimizerConfig(0.01)).optimizer_config.rate == 0.01
+
+
+def test_a_cut_student_is_trained_with_its_default(tiny: dict[str, Any]) -> None:
+    """It is the number written out: states travel, and an update is the same to the last bit, unlike one with 7e-3."""
+    given = {**tiny, "student": CUT, "learning_rate": None}
+    problem = build_problem(EnvConfig.from_kwargs(**given))
+    norms, specs = [], []
+    for options in ({}, {"learning_rate": 3e-4}, {"learning_rate": 7e-3}):
+        env = DistillEnv(problem=problem, **options)
+        env.reset(seed=0)
+        norms.append(float(env.step(np.ones(env.action_space.shape, int))[4]["update_norm"]))
+        specs.append(env.run.spec)
+    assert norms[0] == norms[1] < norms[2] / 10
+    assert specs[0] == specs[1] != specs[2]
+    for options, rate in (({"optimizer": {"warmup": 0.5}}, 3e-4), ({"learning_rate": 0.02}, 0.02)):
+        other = problem.with_options(**options)
+        assert other.config.optimizer_config.rate == rate
+        assert other.with_options(budget=4, optimizer={"eps": 1e-6}).config.optimizer_config.rate == rate
 
 
 def test_configuration_round_trip(tiny: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kd_env.config import StudentConfig
+from kd_env.config_optimizer import OptimizerConfig
 from kd_env.testing import check_environment
 from kd_env.tutor import TutorConfig, TutorEnv, TutorVectorEnv, build_tutor_problem
 from kd_env.tutor.dynamics import masked_ids
@@ -320,9 +322,17 @@ def test_a_few_options_of_a_student_keep_the_other_defaults() -> None:
 def test_a_student_that_knows_something_has_a_small_step_by_default() -> None:
     cut = TutorConfig.from_kwargs(student={"init": "teacher", "num_hidden_layers": 1}, optimizer={"warmup": 0.2})
     assert cut.optimizer_config.learning_rate == 3e-4 and cut.optimizer_config.warmup == 0.2
-    assert TutorConfig.from_kwargs().optimizer_config.learning_rate == 7e-3
-    asked = TutorConfig.from_kwargs(student={"init": "teacher"}, optimizer={"learning_rate": 0.01})
-    assert asked.optimizer_config.learning_rate == 0.01
+    ready = {"init": "pretrained", "name_or_path": "folder"}
+    for student, options, rate in (
+        (StudentConfig(init="teacher", num_hidden_layers=1), {"learning_rate": None}, 3e-4),
+        (ready, {}, 3e-4),
+        ({"num_hidden_layers": 2}, {"learning_rate": None}, 7e-3),
+        ({"init": "teacher"}, {"learning_rate": 0.01}, 0.01),
+    ):
+        task = "toy" if student is ready else None
+        config = TutorConfig.from_kwargs(student=student, optimizer=options, task=task)
+        assert config.to_dict()["optimizer"]["learning_rate"] == config.optimizer_config.rate == rate
+    assert TutorConfig().optimizer_config == TutorConfig.from_kwargs().optimizer_config == OptimizerConfig(7e-3)
     assert TutorConfig.from_kwargs(**cut.to_dict()) == cut
 
 

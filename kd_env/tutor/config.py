@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kd_env import checks
-from kd_env.config import OptimizerConfig, StudentConfig, check_optimizer, check_student
+from kd_env.config import StudentConfig, check_student
+from kd_env.config_optimizer import OptimizerConfig, check_optimizer
 from kd_env.masking import MASK_RATE, check_rate
 from kd_env.plain import nested_options, plain_value, refuse_unknown
 from kd_env.registry import unknown_name
@@ -19,9 +20,6 @@ REWARDS = ("tutor", "teacher_recognises", "student_error", "gap_closed", "loss_d
 LOSSES = ("plausibility", "hidden_states", "attention")
 LOSS_WEIGHTS = {"plausibility": 25.0, "hidden_states": 0.5, "attention": 0.5}
 """Of the paper: 25 L_pp + 0.5 L_dist, where L_dist is the sum of hidden states and attention scores."""
-TRAINED_LEARNING_RATE = 3e-4
-"""Default of ``optimizer.learning_rate`` where the student is cut from a trained model: the default for small fresh
-students, 7e-3, destroys what such a one knows in its first updates."""
 TASK_LOSSES = ("soft_label", "hard_label", "hidden_states", "attention")
 TASK_LOSS_WEIGHTS = {"soft_label": 1.0}
 """With labels of a task: plain distillation of the teacher's label distribution on the edited text."""
@@ -116,6 +114,10 @@ class TutorConfig:
     device: str = "auto"
     render_mode: str | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.optimizer, OptimizerConfig) and isinstance(self.student, StudentConfig):
+            object.__setattr__(self, "optimizer", self.optimizer.of_student(self.student.init))
+
     @property
     def student_config(self) -> StudentConfig:
         """The student's options."""
@@ -143,10 +145,6 @@ class TutorConfig:
         student = plain.get("student")
         if isinstance(student, Mapping) and student.get("init", "fresh") == "fresh" and "hidden_size" not in student:
             plain["student"] = {"num_attention_heads": 4, **student}  # only one option more than the default
-        if isinstance(student, Mapping) and student.get("init", "fresh") != "fresh":
-            given = plain.get("optimizer", {})
-            if isinstance(given, Mapping) and "learning_rate" not in given:
-                plain["optimizer"] = {"learning_rate": TRAINED_LEARNING_RATE, **given}
         for name, target in (("student", StudentConfig), ("optimizer", OptimizerConfig)):
             if name in plain:
                 plain[name] = nested_options(name, plain[name], target, "a mapping of options")

@@ -150,7 +150,7 @@ def _updated(problem: TutorProblem, state: TutorState) -> TutorState:
         state.exp_avg,
         state.exp_avg_sq,
         steps=state.optimizer_steps,
-        learning_rates=config.optimizer_config.learning_rate
+        learning_rates=config.optimizer_config.rate
         * optim.learning_rate_factor(state.updates, state.budget, config.optimizer_config.warmup),
         apply=np.ones(count, bool),
         non_finite=broken.float(),
