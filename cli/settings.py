@@ -125,6 +125,12 @@ def _teachers(c: Mapping[str, Any]) -> tuple[tuple[str, str | TeacherConfig], ..
     if c["teachers"] is not None:
         return teacher_list(c)
     teacher, task = c["teacher"], c["task"]["name"]
+    if teacher["name_or_path"] and c["env"].get("learning_teacher", {}).get("init", "finetuned") != "finetuned":
+        raise ValueError(
+            f"teacher.name_or_path={teacher['name_or_path']} would be fine-tuned first, for nothing: with "
+            f"env.learning_teacher.init={c['env']['learning_teacher']['init']} the teacher starts without a head. Give "
+            "the encoder as teacher.path."
+        )
     if teacher["path"] and teacher["name_or_path"]:
         raise ValueError(
             "teacher.path (fine-tuned already) and teacher.name_or_path (to be fine-tuned) are both given; set one of "

@@ -114,10 +114,17 @@ def test_types_and_ranges(key: str, values: list[Any], allowed: str) -> None:
 
 def test_every_option_has_a_check() -> None:
     """A new field without a type check would be refused nowhere."""
-    from kd_env import config
+    from kd_env import config, config_influence, config_teacher
+    from kd_env.config_influence import InfluenceConfig
+    from kd_env.config_teacher import LearningTeacherConfig
 
+    assert {field.name for field in dataclasses.fields(LearningTeacherConfig)} == set(config_teacher._CHECKS)
+    assert {field.name for field in dataclasses.fields(InfluenceConfig)} == set(config_influence._CHECKS)
     for target, table in (
-        (EnvConfig, {"student": None, "optimizer": None, **config._ENVIRONMENT}),
+        (
+            EnvConfig,
+            {**dict.fromkeys(("student", "optimizer", "influence", "learning_teacher")), **config._ENVIRONMENT},
+        ),
         (StudentConfig, config._STUDENT),
         (OptimizerConfig, OPTIMIZER_CHECKS),
     ):
