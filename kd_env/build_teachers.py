@@ -163,8 +163,13 @@ def make_teacher(
             name="" if config.teachers is None else loaded.name,
         )
 
-    selection_logits = np.asarray(outputs(tables.selection, set())[teachers.LOGITS])
-    feedback_logits = np.asarray(outputs(tables.feedback, set())[teachers.LOGITS])
+    def logits(part: Table) -> np.ndarray:
+        # What a teacher that learns says at first is never read: a pass over the rows would be for nothing.
+        if config.teacher_learns:
+            return np.zeros((len(part), task.num_labels), np.float32)
+        return np.asarray(outputs(part, set())[teachers.LOGITS])
+
+    selection_logits, feedback_logits = logits(tables.selection), logits(tables.feedback)
     source: teachers.TeacherSource
     if config.teacher_source == "cached":
         held = outputs(tables.train, signals)
@@ -174,8 +179,7 @@ def make_teacher(
         own = tables.train if foreign else None
         online = teachers.OnlineTeacher(encoder, signals, config.precision, table=own)
         source = teachers.StudentAsTeacher(facts) if config.teacher_source == "student" else online
-        # What a teacher that learns says is never read from here: a pass over all rows would be for nothing.
-        train_logits = np.asarray(outputs(tables.train, set())[teachers.LOGITS] if not config.teacher_learns else [])
+        train_logits = logits(tables.train)
     labels, fixed = tables.selection.labels, task.regression or config.teacher_learns
     return Teacher(
         name=loaded.name,

@@ -167,7 +167,9 @@ class Problem:
         return tokenize(rows, tokenizer, self.config.max_length, self.device, self.dtype)
 
     def teacher_logits(self, table: Table) -> np.ndarray:
-        """Uncalibrated logits of the reference teacher on rows in its tokens, ``[R, C]``."""
+        """Uncalibrated logits of the reference teacher on rows in its tokens, ``[R, C]``; zeros if it learns."""
+        if self.config.teacher_learns:
+            return np.zeros((len(table), self.task.num_labels), np.float32)
         outputs = teachers.teacher_outputs(
             self.reference.encoder,
             table,

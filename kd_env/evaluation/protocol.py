@@ -135,7 +135,7 @@ class Evaluation:
     comparator: str | None
     """The rule that is best on the selection split; None without rules."""
     teacher: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By split: the metrics of the reference teacher and its calibrated ``loss``."""
+    """By split: the metrics of the reference teacher and its calibrated ``loss``; empty where the teacher learns."""
     labels: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
@@ -203,7 +203,9 @@ def evaluate_policies(
         regression=problem.task.regression,
         policies=results,
         comparator=choose_comparator(results.values()),
-        teacher={
+        teacher={}
+        if problem.config.teacher_learns
+        else {
             split: {**_metrics(problem, teacher_logits[split], table), "loss": splits[split].teacher_loss}
             for split, table in tables.items()
         },
