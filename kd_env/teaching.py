@@ -101,20 +101,22 @@ def teach(
         max_grad_norm=options.max_grad_norm,
         warmup=options.warmup,
     )
-    norm = optim.gradient_norm(lesson.grads)
-    broken = ~torch.isfinite(lesson.loss) | (~torch.isfinite(norm) & keep)
-    optim.clip_(lesson.grads, norm, config.max_grad_norm)
-    optim.adamw_(
-        teacher.params,
-        lesson.grads,
-        teacher.exp_avg,
-        teacher.exp_avg_sq,
-        steps=teacher.optimizer_steps,
-        learning_rates=config.rate * optim.learning_rate_factor(state.updates, state.budget, config.warmup),
-        apply=moves,
-        non_finite=broken.float(),
-        config=config,
-    )
+    broken = ~torch.isfinite(lesson.loss)
+    if lesson.grads:
+        norm = optim.gradient_norm(lesson.grads)
+        broken = broken | (~torch.isfinite(norm) & keep)
+        optim.clip_(lesson.grads, norm, config.max_grad_norm)
+        optim.adamw_(
+            teacher.params,
+            lesson.grads,
+            teacher.exp_avg,
+            teacher.exp_avg_sq,
+            steps=teacher.optimizer_steps,
+            learning_rates=config.rate * optim.learning_rate_factor(state.updates, state.budget, config.warmup),
+            apply=moves,
+            non_finite=broken.float(),
+            config=config,
+        )
     after = teacher._replace(
         optimizer_steps=teacher.optimizer_steps + moves,
         loss=np.where(active, lesson.loss.double().cpu().numpy(), teacher.loss),

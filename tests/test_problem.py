@@ -120,10 +120,11 @@ def test_every_option_has_a_check() -> None:
 
     assert {field.name for field in dataclasses.fields(LearningTeacherConfig)} == set(config_teacher._CHECKS)
     assert {field.name for field in dataclasses.fields(InfluenceConfig)} == set(config_influence._CHECKS)
+    nested = ("student", "optimizer", "influence", "learning_teacher")
     for target, table in (
         (
             EnvConfig,
-            {**dict.fromkeys(("student", "optimizer", "influence", "learning_teacher")), **config._ENVIRONMENT},
+            {**dict.fromkeys(nested), **config._ENVIRONMENT},
         ),
         (StudentConfig, config._STUDENT),
         (OptimizerConfig, OPTIMIZER_CHECKS),

@@ -46,10 +46,8 @@ def weighted(tiny: dict[str, Any]) -> Any:
     return build_problem(EnvConfig.from_kwargs(**options(tiny, teacher_updates="weighted")))
 
 
-def lesson(
-    env: Any, weight: float = 1.0, coef: float = 0.0, target: str = "student_loss", matched: bool = False
-) -> Any:
-    return env.lesson_effect(np.full((1, ROWS), weight), coef, target, matched)
+def lesson(env: Any, weight: float = 1.0, *influence: Any) -> Any:
+    return env.lesson_effect(np.full((1, ROWS), weight), *influence)
 
 
 def after(problem: Any, steps: int, *effect: Any) -> Any:
@@ -222,7 +220,7 @@ def test_the_teachers_update_is_pytorchs(problem: Any) -> None:
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * optim.learning_rate_factor(state.updates, state.budget, 0.1)[0]
         optimizer.step()
-        assert float(loss) == pytest.approx(after(problem, step + 1).teacher.loss[0], rel=1e-9)
+        assert loss.item() == pytest.approx(after(problem, step + 1).teacher.loss[0], rel=1e-9)
     for name, value in teacher.items():
         torch.testing.assert_close(end.teacher.params[name][0], value.detach(), rtol=1e-6, atol=1e-9)
 
@@ -303,7 +301,8 @@ def test_the_influence_lowers_the_loss_that_it_is_about(problem: Any) -> None:
         )
         losses.append(float(ahead.feedback_loss[0]))
     assert losses[1] < losses[0] < losses[2]
-    assert losses[2] - losses[1] == pytest.approx(2e-5 * norm, rel=1e-4)
+    # The running scale of the soft labels moves with the teacher, and is held fixed in h as in the student's update.
+    assert losses[2] - losses[1] == pytest.approx(2e-5 * norm, rel=0.02)
 
 
 @pytest.mark.parametrize("updates", ["prokt", "weighted"])
@@ -382,7 +381,7 @@ def test_a_head_or_a_whole_teacher_is_drawn_by_seed(tiny: dict[str, Any]) -> Non
         ({"decision": "knowledge_selection", "teacher_updates": "weighted"}, "decision='knowledge_selection'"),
         ({"gap": "divergence"}, "gap='labels'"),
         ({"learning_teacher": {"soft_weight": 1.5}}, "soft_weight"),
-        ({"learning_teacher": {"init": "trained"}}, "finetuned, pretrained, fresh"),
+        ({"learning_teacher": {"init": "trained"}}, "pretrained"),
         ({"learning_teacher": {"rate": 1.0}}, "Unknown learning_teacher option 'rate'"),
         ({"influence": {"rows": 33}}, "evaluation_rows"),
         ({"feedback_rows": 5}, "only 5 are evaluated"),
@@ -426,7 +425,7 @@ def test_bad_lessons_are_refused(problem: Any, tiny: dict[str, Any]) -> None:
 
 def test_terms_beside_a_learning_teacher(tiny: dict[str, Any]) -> None:
     """Where terms are chosen the teacher may learn too, before each of the updates of a step (mutual learning)."""
-    env = DistillEnv(**options(tiny, decision="knowledge_selection", updates_per_step=2))
+    env = DistillEnv(**options(tiny, decision="knowledge_selection", updates_per_step=2, features=["agreement"]))
     env.reset(seed=0)
     *_, info = env.step(np.ones(3, np.int8))
     state = env.get_state().run
