@@ -72,7 +72,7 @@ def feedback_rows(config: EnvConfig, there: int) -> int:
 
 
 def check_influence(config: EnvConfig, there: int) -> None:
-    """Refuse too few evaluated feedback rows, ``there``, for what was asked for: a number of rows, a score, a feature."""
+    """Refuse too few evaluated feedback rows, ``there``, where a number, the score or a feature asks for influence."""
     asked = "influence" in (config.score, *(name.removeprefix("row_") for name in config.features))
     if asked or config.influence_config.rows is not None:
         feedback_rows(config, there)

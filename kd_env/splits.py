@@ -117,10 +117,19 @@ def add_label_noise(labels: np.ndarray, rows: np.ndarray, fraction: float, num_l
     if num_labels < 2 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"label_noise={fraction!r} needs classes; regression has no wrong class: set label_noise=0.")
     rng = np.random.default_rng([seed, 2])
-    changed = rng.permutation(rows)[: round(fraction * len(rows))]
+    changed = _first_of(rows, fraction, rng)
     noisy = labels.copy()
     noisy[changed] = (labels[changed] + rng.integers(1, num_labels, size=len(changed))) % num_labels
     return noisy
+
+
+def replaced_rows(rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Those of ``rows`` whose label :func:`add_label_noise` replaces, for reports: nothing else may know."""
+    return _first_of(rows, fraction, np.random.default_rng([seed, 2]))
+
+
+def _first_of(rows: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    return rng.permutation(rows)[: round(fraction * len(rows))]
 
 
 def rows_with_words(rows: Rows, part: np.ndarray, words: Sequence[str]) -> np.ndarray:

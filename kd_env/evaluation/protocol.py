@@ -17,6 +17,7 @@ from kd_env import losses
 from kd_env.build_teachers import check_positions
 from kd_env.envs import DistillVectorEnv
 from kd_env.evaluation import metrics
+from kd_env.evaluation.noise import RightRows, wrong_rows
 from kd_env.glue import Task, load_dev
 from kd_env.models import Encoder
 from kd_env.problem import Problem
@@ -92,6 +93,9 @@ class PolicyResult:
     followed: Floats | None = None
     """``[N]``, where rows are weighed: share of rows on which the teacher that is best there (lowest loss on the train
     label) has the largest weight; ties share, so that equal weights of T teachers have 1 / T."""
+    right_rows_auc: Floats | None = None
+    """``[N]``, where labels of train rows were replaced and rows are weighed: the probability that a row with its right
+    label had a larger weight than one with a wrong label (:meth:`kd_env.evaluation.noise.RightRows.auc`)."""
 
     @property
     def mean_weights(self) -> Floats:
@@ -314,6 +318,7 @@ class _Episode(NamedTuple):
     weights: Floats  # [steps, N, K]
     scales: Floats  # [steps, N]
     followed: Floats  # [N], NaN where no rows are weighed
+    right_rows_auc: Floats | None  # [N]
 
 
 def _drive(
@@ -337,6 +342,7 @@ def _drive(
     parts = [_episode(env, policy, splits, group, deterministic, told) for group in groups]
     env.close()
     diverged = np.concatenate([part.diverged for part in parts])
+    told_apart = [part.right_rows_auc for part in parts if part.right_rows_auc is not None]
     logits = {split: np.concatenate([part.logits[split] for part in parts]) for split in splits}
     return PolicyResult(
         name=name,
@@ -349,6 +355,7 @@ def _drive(
         weights=_side_by_side([part.weights for part in parts]),
         update_scale=_side_by_side([part.scales for part in parts]),
         followed=np.concatenate([part.followed for part in parts]) if _follows(own) else None,
+        right_rows_auc=np.concatenate(told_apart) if told_apart else None,
     )
 
 
@@ -369,6 +376,8 @@ def _episode(
     labels = env.problem.task.num_labels
     logits = {split: np.zeros((count, len(part.table), labels)) for split, part in splits.items()}
     weights, scales, followed = [], [], []
+    wrong = wrong_rows(env.problem)
+    right_rows = None if wrong is None else RightRows(wrong, count)
     while running.any():
         actions, memory = policy.predict(observations, state=memory, episode_start=starts, deterministic=deterministic)
         observations, rewards, terminations, truncations, info = env.step(actions)
@@ -379,6 +388,8 @@ def _episode(
         scales.append(_applied(info["update_scale"], running, moved))
         if _follows(env.problem):
             followed.append(np.where(running, follows_best(env.problem, info["rows"], info["row_weights"]), np.nan))
+        if right_rows is not None:
+            right_rows.add(info["rows"], info["row_weights"][:, 0], moved)
         finished = ended & running
         if finished.any():
             diverged[finished] = info["diverged"][finished]
@@ -391,7 +402,8 @@ def _episode(
         if progress is not None:
             progress(len(weights), env.episode_steps)
     share = np.nanmean(np.stack(followed), axis=0) if followed else np.full(count, np.nan)
-    return _Episode(logits, returns, diverged, np.stack(weights), np.stack(scales), share)
+    apart = None if right_rows is None else right_rows.auc()
+    return _Episode(logits, returns, diverged, np.stack(weights), np.stack(scales), share, apart)
 
 
 def follows_best(problem: Problem, rows: NDArray[Any], weights: NDArray[Any]) -> Floats:

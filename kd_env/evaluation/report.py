@@ -28,6 +28,8 @@ from kd_env.evaluation.statistics import (
     t_interval,
 )
 
+AUC_TITLE = "AUC of right rows"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -50,6 +52,8 @@ class Row:
     mean_weights: dict[str, float]
     followed: Interval | None
     """Where rows are weighed: share of rows on which the teacher that is best there has the largest weight."""
+    right_rows_auc: Interval | None
+    """Where rows are weighed and some labels are wrong: how often a right row has a larger weight than a wrong one."""
     mean_update_scale: float
     skipped: float
     """Share of steps without an update."""
@@ -77,6 +81,7 @@ class Report:
             titles += [f"{name}{mark}" for name in e.metric_names]
             titles += [f"{self.measure.replace('_', ' ')}{mark}", f"difference to {e.comparator or '-'}{mark}"]
         follows = ["best teacher followed"] if any(row.followed is not None for row in self.rows) else []
+        follows += [AUC_TITLE] if any(row.right_rows_auc is not None for row in self.rows) else []
         return [*titles, *(f"w {name}" for name in e.term_names), *follows, "skipped"]
 
     def cells(self, row: Row) -> list[str]:
@@ -90,7 +95,7 @@ class Report:
             cells += [
                 "(comparator)" if row.comparator else "-" if difference is None else show(difference.interval, True)
             ]
-        follows = [] if row.followed is None else [show(row.followed)]
+        follows = [show(found) for found in (row.followed, row.right_rows_auc) if found is not None]
         return [*cells, *(f"{w:.2f}" for w in row.mean_weights.values()), *follows, f"{row.skipped:.0%}"]
 
 
@@ -134,6 +139,7 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             examples={s: _over_examples(evaluation, result, s, replicates, seed, level) for s in evaluation.dev_splits},
             mean_weights=dict(zip(evaluation.term_names, map(float, result.mean_weights), strict=True)),
             followed=None if result.followed is None else t_interval(result.followed, level),
+            right_rows_auc=None if result.right_rows_auc is None else t_interval(result.right_rows_auc, level),
             mean_update_scale=float(np.nanmean(result.update_scale)),
             skipped=float(np.mean(result.update_scale[~np.isnan(result.update_scale)] == 0.0)),
             diverged=int(result.diverged.sum()),
@@ -268,6 +274,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "return": result.returns.tolist(),
             "diverged": result.diverged.tolist(),
             **({} if result.followed is None else {"followed": result.followed.tolist()}),
+            **({} if result.right_rows_auc is None else {"right_rows_auc": result.right_rows_auc.tolist()}),
             "action_view": result.action_view,
             "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
             "chosen": _by_term(e, _share_above_zero(result.weights)),
@@ -318,6 +325,9 @@ def to_csv(report: Report) -> str:
             if split in row.examples:
                 name = f"{report.evaluation.metric_names[0]}_over_examples"
                 writer.writerow([row.policy, row.learned, split, name, *_numbers(row.examples[split]), "dev example"])
+        if row.right_rows_auc is not None:
+            found_apart = _numbers(row.right_rows_auc)
+            writer.writerow([row.policy, row.learned, "", "right_rows_auc", *found_apart, "evaluation seed"])
     return text.getvalue()
 
 
