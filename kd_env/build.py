@@ -63,6 +63,9 @@ def build_problem(config: EnvConfig) -> Problem:
         np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)[: config.evaluation_rows]
     )
     check_influence(config, len(evaluated))
+    feedback_labels = rows.labels
+    if config.feedback_labels == "shuffled":
+        feedback_labels = splits.shuffle_labels(rows.labels, evaluated, config.split_seed)
 
     loaded = load_teachers(folders, task, cut.fingerprint, device, dtype)
     student, tokenizer = build_student(config.student_config, loaded[0], task, device, dtype)
@@ -74,7 +77,7 @@ def build_problem(config: EnvConfig) -> Problem:
             return tokenize(chosen, tokens, config.max_length, device, dtype)
 
         return TeacherTables(
-            table(train_rows, labels), table(evaluated, rows.labels), table(cut.selection, rows.labels)
+            table(train_rows, labels), table(evaluated, feedback_labels), table(cut.selection, rows.labels)
         )
 
     own = tables(tokenizer)

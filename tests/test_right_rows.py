@@ -20,7 +20,7 @@ from kd_env.evaluation.metrics import auc
 from kd_env.evaluation.noise import RightRows, wrong_rows
 from kd_env.evaluation.protocol import Contender, evaluate_policies
 from kd_env.glue import load_train
-from kd_env.splits import add_label_noise, replaced_rows
+from kd_env.splits import add_label_noise, replaced_rows, shuffle_labels
 
 
 def by_pairs(larger: np.ndarray, smaller: np.ndarray) -> float:
@@ -186,3 +186,67 @@ def test_clean_labels_have_no_such_column(tiny: dict[str, Any]) -> None:
     clean = evaluate_policies(noisy(tiny, label_noise=0.0), {"u": Contender(lambda e: make_rule("uniform", e))}, [1, 2])
     shown = report.summarize(clean, replicates=10)
     assert clean.policies["u"].right_rows_auc is None and "AUC of right rows" not in shown.header
+
+
+# -- controls
+
+
+def auc_of_lgtm(**options: Any) -> float:
+    """On the embedded task with 30% wrong labels, a student with the encoder of the teacher, 12 updates."""
+    soft = {"name": "soft_label", "temperature": 1.0}
+    plain = {
+        **{"decision": "sample_weighting", "terms": ["hard_label", soft], "term_scale": "none", "budget": 12},
+        **{"student": {"init": "teacher", "num_hidden_layers": 2}, "label_noise": 0.3, "features": ["progress"]},
+        **{"learning_rate": 0.001, "max_train_rows": 320, "evaluation_rows": 32, "influence": {"optimizer": "sgd"}},
+    }
+    problem = build_problem(EnvConfig.from_kwargs(**{**plain, **options}))
+    wrong = wrong_rows(problem)
+    assert wrong is not None
+    env, found = DistillVectorEnv(1, problem=problem, autoreset_mode="disabled"), RightRows(wrong, 1)
+    rule, (observation, _) = make_rule("lgtm", env), env.reset(seed=0)
+    for _ in range(12):
+        observation, *_, info = env.step(rule.predict(observation)[0])
+        found.add(info["rows"], info["row_weights"][:, 0], ~info["skipped"])
+    return float(found.auc()[0])
+
+
+def test_lgtm_finds_the_wrong_rows_through_their_labels_and_the_feedback_alone() -> None:
+    assert auc_of_lgtm() > 0.9
+    soft = {"name": "soft_label", "temperature": 1.0}
+    assert abs(auc_of_lgtm(terms=[soft]) - 0.5) < 0.1, "without gold labels in the loss, wrong ones cannot matter"
+
+
+@pytest.mark.filterwarnings("ignore:The teacher's loss:UserWarning")
+def test_lgtm_does_not_find_them_by_shuffled_feedback() -> None:
+    """Labels that say nothing ask for a student that is sure of nothing, which wrong rows make it: 0.5 at most."""
+    assert auc_of_lgtm(feedback_labels="shuffled") < 0.6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_labels_say_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, rows = rng.choice(3, size=200, p=[0.6, 0.3, 0.1]), rng.permutation(200)[:120]
+    found = shuffle_labels(labels, rows, seed)
+    rest = np.setdiff1d(np.arange(200), rows)
+    np.testing.assert_array_equal(found[rest], labels[rest])
+    np.testing.assert_array_equal(np.sort(found[rows]), np.sort(labels[rows]))
+    shares = np.bincount(labels[rows], minlength=3) / 120
+    for kind in range(3):
+        mine = found[rows][labels[rows] == kind]
+        assert np.abs(np.bincount(mine, minlength=3) - shares * len(mine)).max() < 2.0
+    assert not np.array_equal(found, shuffle_labels(labels, rows, seed + 1))
+    scores = rng.normal(size=200)
+    np.testing.assert_array_equal(np.sort(shuffle_labels(scores, rows, seed)[rows]), np.sort(scores[rows]))
+    assert abs(np.corrcoef(shuffle_labels(scores, rows, seed)[rows], scores[rows])[0, 1]) < 0.3
+
+
+def test_shuffled_feedback_changes_nothing_else(tiny: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match="floor of the gap"):
+        shuffled = noisy(tiny, feedback_labels="shuffled")
+        DistillVectorEnv(1, problem=shuffled).reset(seed=0)
+    gold = noisy(tiny)
+    assert (shuffled.feedback.labels != gold.feedback.labels).any()
+    for table in ("train", "selection"):
+        np.testing.assert_array_equal(getattr(shuffled, table).labels, getattr(gold, table).labels)
+    assert shuffled.feedback.content_hash() == gold.feedback.content_hash()
+    assert shuffled.temperature == gold.temperature
