@@ -23,6 +23,8 @@ _PROBLEM = ("task", "teacher", "student")
 _SETS = ("teachers", "cofinetuned")
 _OF_THE_AGENT = ("action_view", "features", "weighting")
 """Options of the environment that belong to the agent: what it sees and how it says what it wants."""
+_OTHER_PROBLEM = {"teacher_is_student", "shuffled_feedback"}
+"""Controls that change the problem."""
 _NO_MATTER = (
     *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every"),
     *("threads", "cache_dir", "device", "vectorization", "presets"),
@@ -147,9 +149,8 @@ def check_comparable(configs: Sequence[tuple[str, Config]]) -> None:
         a, b = _problem(first), _problem(config)
         for key in runs.differences(a, b):
             controls = {str(first["control"]), str(config["control"])}
-            hint = " control=teacher_is_student changes the problem: compare its runs apart." * (
-                len(controls) > 1 and "teacher_is_student" in controls
-            )
+            apart = sorted(controls & _OTHER_PROBLEM) if len(controls) > 1 else []
+            hint = "".join(f" control={name} changes the problem: compare its runs apart." for name in apart)
             raise ValueError(
                 f"{first_name} and {name} cannot be compared: {key} is {_at(a, key)!r} in the first and "
                 f"{_at(b, key)!r} in the second.{hint}"

@@ -18,7 +18,8 @@ from cli.settings import PolicySpec, Settings, with_feedback
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
-    from kd_env.evaluation.protocol import Contender, Evaluation, Policy
+    from kd_env.evaluation.protocol import Contender, Policy
+    from kd_env.evaluation.results import Evaluation
     from kd_env.problem import Problem
 
 EXTRA = " (train+feedback)"

@@ -14,6 +14,7 @@ CONTROLS = {
     "none": "no control",
     "shuffled_reward": "rewards permuted over the replicas and steps of each rollout before the agent learns from them",
     "teacher_is_student": "every teacher signal is the student's own; reward loss_drop, without the term hard_label",
+    "shuffled_feedback": "labels of the evaluated feedback rows permuted: reward, features and influence see no truth",
     "untrained": "the networks as they were drawn, without training",
 }
 
@@ -35,11 +36,13 @@ def check_control(name: Any, rule: bool) -> None:
 
 
 def controlled_env(env: Mapping[str, Any], control: str) -> dict[str, Any]:
-    """The environment's options under ``control=teacher_is_student``; others change nothing.
+    """The environment's options under ``control=teacher_is_student`` or ``shuffled_feedback``; others change nothing.
 
     Raises:
         ValueError: no term is left, or the teacher is needed for the observation.
     """
+    if control == "shuffled_feedback":
+        return {**env, "feedback_labels": "shuffled"}
     if control != "teacher_is_student":
         return dict(env)
     names = [term["name"] if isinstance(term, Mapping) else term for term in env["terms"]]

@@ -63,6 +63,9 @@ def build_problem(config: EnvConfig) -> Problem:
         np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)[: config.evaluation_rows]
     )
     check_influence(config, len(evaluated))
+    feedback_labels = rows.labels
+    if config.feedback_labels == "shuffled":
+        feedback_labels = splits.shuffle_labels(rows.labels, evaluated, config.split_seed)
 
     learning = config.learning_teacher_config if config.teacher_learns else None
     loaded = load_teachers(folders, task, cut.fingerprint, device, dtype, learning)
@@ -75,7 +78,7 @@ def build_problem(config: EnvConfig) -> Problem:
             return tokenize(chosen, tokens, config.max_length, device, dtype)
 
         return TeacherTables(
-            table(train_rows, labels), table(evaluated, rows.labels), table(cut.selection, rows.labels)
+            table(train_rows, labels), table(evaluated, feedback_labels), table(cut.selection, rows.labels)
         )
 
     own = tables(tokenizer)

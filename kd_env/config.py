@@ -73,6 +73,9 @@ class EnvConfig:
     """Fixed number of feedback rows that are evaluated for reward and observation."""
     evaluate_every: int = 1
     """Steps between two evaluations; 0 evaluates at reset and at the end of an episode only (sparse reward)."""
+    feedback_labels: str = "gold"
+    """``gold``, or ``shuffled``: a control in which the evaluated feedback rows have each other's labels, so that
+    reward, features and influence see no truth; selection, dev and train keep theirs."""
     max_train_rows: int | None = None
     """Upper limit of train rows after the cut."""
     max_length: int = 128
@@ -331,6 +334,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "selection_rows": _ROWS,
     "evaluation_rows": checks.whole(1),
     "evaluate_every": checks.whole(0),
+    "feedback_labels": checks.one_of("gold", "shuffled"),
     "max_train_rows": _ROWS,
     "max_length": checks.whole(3),
     "label_noise": checks.within(0.0, 1.0),

@@ -72,7 +72,7 @@ def feedback_rows(config: EnvConfig, there: int) -> int:
 
 
 def check_influence(config: EnvConfig, there: int) -> None:
-    """Refuse too few evaluated feedback rows, ``there``, for what may be asked for: by an option, score or feature."""
+    """Refuse too few evaluated feedback rows, ``there``, where an option, the score or a feature asks for influence."""
     asked = "influence" in (config.score, *(name.removeprefix("row_") for name in config.features))
     # Where the teacher learns, a policy may ask at any step.
     if asked or config.teacher_learns or config.influence_config.rows is not None:

@@ -117,10 +117,41 @@ def add_label_noise(labels: np.ndarray, rows: np.ndarray, fraction: float, num_l
     if num_labels < 2 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"label_noise={fraction!r} needs classes; regression has no wrong class: set label_noise=0.")
     rng = np.random.default_rng([seed, 2])
-    changed = rng.permutation(rows)[: round(fraction * len(rows))]
+    changed = _first_of(rows, fraction, rng)
     noisy = labels.copy()
     noisy[changed] = (labels[changed] + rng.integers(1, num_labels, size=len(changed))) % num_labels
     return noisy
+
+
+def replaced_rows(rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Those of ``rows`` whose label :func:`add_label_noise` replaces, for reports: nothing else may know."""
+    return _first_of(rows, fraction, np.random.default_rng([seed, 2]))
+
+
+def _first_of(rows: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    return rng.permutation(rows)[: round(fraction * len(rows))]
+
+
+def shuffle_labels(labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Copy of ``labels`` in which those of ``rows`` are permuted among themselves, so that they say nothing.
+
+    Rows of every class get the labels of all classes in the same shares, as far as whole rows go: by chance alone, some
+    correlation with the right labels would be left, and a student whose gradients nearly lie on one line finds it.
+
+    Args:
+        labels: ``[all rows]`` classes, or scores, which are permuted freely.
+        rows: ``[R]`` row indices.
+        seed: of the permutation.
+    """
+    rng = np.random.default_rng([seed, 3])
+    gold, order = labels[rows], rng.permutation(len(rows))
+    values, counts = np.unique(gold, return_counts=True)
+    # Every label evenly spaced from 0 to 1, along the rows sorted by class: each class takes its part of all of them.
+    places = np.concatenate([(np.arange(count) + rng.random()) / count for count in counts])
+    shuffled = labels.copy()
+    by_class = rows[order[np.argsort(gold[order], kind="stable")]]
+    shuffled[by_class] = np.repeat(values, counts)[np.argsort(places, kind="stable")]
+    return shuffled
 
 
 def rows_with_words(rows: Rows, part: np.ndarray, words: Sequence[str]) -> np.ndarray:

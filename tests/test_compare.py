@@ -303,6 +303,10 @@ def test_labels_say_how_configurations_of_one_agent_differ() -> None:
             {"control": "teacher_is_student", "env": {**config()["env"], "teacher_source": "student"}},
             "env.teacher_source is None in the first and 'student' in the second. control=teacher_is_student changes",
         ),
+        (
+            {"control": "shuffled_feedback", "env": {**config()["env"], "feedback_labels": "shuffled"}},
+            "env.feedback_labels is None in the first and 'shuffled' in the second. control=shuffled_feedback changes",
+        ),
     ],
 )
 def test_other_problems_are_refused_by_key(two: Path, changes: dict[str, Any], expected: str) -> None:

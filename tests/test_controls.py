@@ -53,6 +53,15 @@ def test_controls_that_cannot_be_are_refused(overrides: list[str], message: str)
         settings_of(*overrides)
 
 
+@pytest.mark.parametrize("agent", ["row_actor_critic", "rule/lgtm"])
+def test_feedback_is_shuffled_for_agents_and_rules(agent: str) -> None:
+    found = settings_of("experiment=noisy_samples", f"agent={agent}", "control=shuffled_feedback")
+    assert found.env.feedback_labels == "shuffled" and "shuffled_feedback" in found.run_folder.name
+    assert settings_of("experiment=noisy_samples", f"agent={agent}").env.feedback_labels == "gold"
+    again = read_settings(found.resolved)  # as a run folder's configuration is read again
+    assert again.env == found.env
+
+
 def test_a_student_that_teaches_itself_learns_nothing() -> None:
     found = settings_of("control=teacher_is_student", "env.budget=12")
     assert found.env.reward == "loss_drop" and "hard_label" not in found.env.terms

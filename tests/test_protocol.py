@@ -12,8 +12,9 @@ import torch
 
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
 from kd_env.evaluation import metrics
-from kd_env.evaluation.protocol import SELECTION, Contender, check_dev, check_dev_lengths, evaluate_policies
+from kd_env.evaluation.protocol import Contender, check_dev, check_dev_lengths, evaluate_policies
 from kd_env.evaluation.report import summarize, to_json
+from kd_env.evaluation.results import SELECTION
 from kd_env.glue import get_task, load_dev
 
 SEEDS = (100, 103, 107)

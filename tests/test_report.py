@@ -13,7 +13,8 @@ import pytest
 
 from kd_env.evaluation import report as r
 from kd_env.evaluation import statistics as s
-from kd_env.evaluation.protocol import SELECTION, Evaluation, PolicyResult, SplitScores, choose_comparator
+from kd_env.evaluation.protocol import choose_comparator
+from kd_env.evaluation.results import SELECTION, Evaluation, PolicyResult, SplitScores
 
 LABELS = np.arange(40) % 2
 

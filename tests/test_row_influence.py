@@ -240,6 +240,7 @@ def test_lgtm_where_it_cannot_be(problem: Any, tiny_problem: Any) -> None:
         ({"batch_size": 40}, "draws 40 feedback rows .*by default batch_size.* only 32"),
         ({"batch_size": 40, "features": ["progress"], "score": "influence"}, "draws 40 feedback rows"),
         ({"evaluation_rows": 64, "features": ["progress"], "influence": {"rows": 33}}, "draws 33 feedback rows"),
+        ({"feedback_labels": "none"}, "Unknown value of feedback_labels: 'none'"),
     ],
 )
 def test_bad_options_are_refused(change: dict[str, Any], message: str, tiny: dict[str, Any]) -> None:

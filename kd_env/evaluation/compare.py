@@ -75,6 +75,8 @@ class Entry:
     """By term: share of steps in which its applied weight was above 0."""
     followed: Interval | None
     """Where rows are weighed: share of rows on which the teacher that is best there has the largest weight."""
+    right_rows_auc: Interval | None
+    """Where rows are weighed and some labels are wrong: how often a right row has a larger weight than a wrong one."""
     diverged: int
     """Of all its students."""
 
@@ -230,6 +232,7 @@ def _entry(one: _Measured, measure: str, level: float) -> Entry:
         mean_weights={term: one.interval(level, "mean_weights", term) for term in terms},
         chosen={term: one.interval(level, "chosen", term) for term in terms},
         followed=one.interval(level, "followed") if "followed" in row["seeds"] else None,
+        right_rows_auc=one.interval(level, "right_rows_auc") if "right_rows_auc" in row["seeds"] else None,
         diverged=sum(int(row["diverged"]) for row in one.rows),
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd_env.evaluation.compare import Comparison, Contrast, Entry
-from kd_env.evaluation.report import atomic_write, facts_in_words, show, without_infinities
+from kd_env.evaluation.report import AUC_TITLE, atomic_write, facts_in_words, show, without_infinities
 from kd_env.evaluation.statistics import MIN_UNITS_FOR_CLAIM, Interval
 
 FILES = ("comparison.json", "comparison.csv", "comparison.md", "comparison.png")
@@ -35,6 +35,7 @@ def sheets(c: Comparison) -> list[Sheet]:
             [
                 *("policy", *(f"w {name}" for name in c.term_names), *(f"chosen {name}" for name in c.term_names)),
                 *(["best teacher followed"] if _rows_weighed(c) else []),
+                *([AUC_TITLE] if _told_apart(c) else []),
             ],
             [_term_cells(c, entry) for entry in c.entries],
         ),
@@ -114,6 +115,8 @@ def to_csv(c: Comparison) -> str:
                 writer.writerow([e.policy, "", "", f"{kind}_{term}", *_numbers(interval), e.unit, "", "", "", ""])
         if e.followed is not None:
             writer.writerow([e.policy, "", "", "followed", *_numbers(e.followed), e.unit, "", "", "", ""])
+        if e.right_rows_auc is not None:
+            writer.writerow([e.policy, "", "", "right_rows_auc", *_numbers(e.right_rows_auc), e.unit, *[""] * 4])
     for one in (*c.to_rules, *c.between_controls):
         d = one.difference
         tests = [f"{d.p_value:.6g}", f"{one.holm_p:.6g}", d.claim, "" if one.detectable is None else one.detectable]
@@ -190,11 +193,17 @@ def _term_cells(c: Comparison, entry: Entry) -> list[str]:
     cells += ["-" if soft else f"{entry.chosen[name].mean:.0%}" for name in c.term_names]
     if _rows_weighed(c):
         cells.append("-" if entry.followed is None else show(entry.followed))
+    if _told_apart(c):
+        cells.append("-" if entry.right_rows_auc is None else show(entry.right_rows_auc))
     return cells
 
 
 def _rows_weighed(c: Comparison) -> bool:
     return any(entry.followed is not None for entry in c.entries)
+
+
+def _told_apart(c: Comparison) -> bool:
+    return any(entry.right_rows_auc is not None for entry in c.entries)
 
 
 def _name(entry: Entry) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kd_env.evaluation.protocol import Evaluation
+from kd_env.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ Only this package reads dev rows. A policy is anything with ``predict``; the cal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -17,21 +17,19 @@ from kd_env import losses
 from kd_env.build_teachers import check_positions
 from kd_env.envs import DistillVectorEnv
 from kd_env.evaluation import metrics
+from kd_env.evaluation.noise import RightRows, wrong_rows
+from kd_env.evaluation.results import SELECTION, Evaluation, Floats, PolicyResult, SplitScores, TaughtBeside
 from kd_env.glue import Task, load_dev
 from kd_env.models import Encoder
 from kd_env.problem import Problem
 from kd_env.rewards import gap_scale
 from kd_env.tables import Table
 
-SELECTION = "selection"
-"""Name of the selection split among the splits of an evaluation; dev splits have their official names."""
-
 TEACHER_TRACES = ("teacher_loss", "teacher_influence_ratio", "teacher_influence_cosine")
 """What ``info`` says of a teacher that learns."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the policy's name, the steps done and the steps of a full episode."""
-Floats = NDArray[np.float64]
 
 
 class Policy(Protocol):
@@ -60,88 +58,6 @@ class Contender:
     problem: Problem | None = None
     """Another problem of the same task that trains on feedback rows too. Such a policy has seen more labels, so it is
     shown and never the comparator."""
-
-
-@dataclass(frozen=True)
-class SplitScores:
-    """N students on one split, every field ``[N]`` unless noted."""
-
-    metrics: dict[str, Floats]
-    loss: Floats
-    """``e`` of the problem: cross-entropy in nats, squared error over the squared label range, or with
-    ``gap=divergence`` the KL from the teacher; a diverged student has ``e_reset + D``."""
-    gap_closed: Floats
-    """``(e_reset - e_end) / D`` with ``D = max(e_reset - e_T, 0.05 e_reset)``; a diverged student has -1."""
-    floored: NDArray[np.bool_]
-    """Where the floor of D is active: read the loss there, not the gap."""
-    predictions: NDArray[Any]
-    """``[N, R]`` class indices or scores."""
-
-
-@dataclass(frozen=True)
-class TaughtBeside:
-    """The teachers that learned beside the N students of a policy."""
-
-    metrics: dict[str, dict[str, Floats]]
-    """By split and metric, ``[N]``: of the teacher at the end of the episode."""
-    over_time: dict[str, Floats]
-    """``teacher_loss``, ``teacher_influence_ratio`` and ``teacher_influence_cosine`` of every step, ``[steps, N]``; NaN
-    after a replica's end."""
-
-
-@dataclass(frozen=True)
-class PolicyResult:
-    """What one policy did to the students of every seed."""
-
-    name: str
-    learned: bool
-    extra_labels: bool
-    """Whether it trained on feedback rows too."""
-    action_view: str
-    splits: dict[str, SplitScores]
-    returns: Floats  # [N]
-    diverged: NDArray[np.bool_]  # [N]
-    weights: Floats  # [steps, N, K] applied weight of each term, 0 in skipped steps, NaN after a replica's end
-    update_scale: Floats  # [steps, N] factor on the update, 0 in skipped steps, NaN after the end
-    followed: Floats | None = None
-    """``[N]``, where rows are weighed: share of rows on which the teacher that is best there (lowest loss on the train
-    label) has the largest weight; ties share, so that equal weights of T teachers have 1 / T."""
-
-    taught: TaughtBeside | None = None
-    """Where the teacher learns: what became of it."""
-
-    @property
-    def mean_weights(self) -> Floats:
-        """Mean weight of each term over steps and seeds, ``[K]``."""
-        return np.asarray(np.nanmean(self.weights, axis=(0, 1)))
-
-    @property
-    def weights_over_time(self) -> Floats:
-        """Mean over the replicas that are still running, ``[steps, K]``."""
-        return np.asarray(np.nanmean(self.weights, axis=1))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All policies on the same seeds."""
-
-    facts: dict[str, Any]
-    seeds: tuple[int, ...]
-    term_names: tuple[str, ...]
-    metric_names: tuple[str, ...]
-    dev_splits: tuple[str, ...]
-    regression: bool
-    policies: dict[str, PolicyResult]
-    comparator: str | None
-    """The rule that is best on the selection split; None without rules."""
-    teacher: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By split: the metrics of the reference teacher and its calibrated ``loss``; empty where the teacher learns."""
-    labels: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-    @property
-    def floored(self) -> bool:
-        """Whether the floor of D was active on a dev split: then losses are reported in place of gaps."""
-        return any(bool(p.splits[s].floored.any()) for p in self.policies.values() for s in self.dev_splits)
 
 
 @dataclass(frozen=True)
@@ -335,6 +251,7 @@ class _Episode(NamedTuple):
     followed: Floats  # [N], NaN where no rows are weighed
     teachers: dict[str, Floats]  # by split logits [N, R, C] of teachers that learn, else empty
     traces: dict[str, Floats]  # what info says of such teachers, each [steps, N]
+    right_rows_auc: Floats | None  # [N]
 
 
 def _drive(
@@ -358,6 +275,7 @@ def _drive(
     parts = [_episode(env, policy, splits, group, deterministic, told) for group in groups]
     env.close()
     diverged = np.concatenate([part.diverged for part in parts])
+    told_apart = [part.right_rows_auc for part in parts if part.right_rows_auc is not None]
     logits = {split: np.concatenate([part.logits[split] for part in parts]) for split in splits}
     return PolicyResult(
         name=name,
@@ -371,6 +289,7 @@ def _drive(
         update_scale=_side_by_side([part.scales for part in parts]),
         followed=np.concatenate([part.followed for part in parts]) if _follows(own) else None,
         taught=_taught_beside(own, splits, parts) if own.config.teacher_learns else None,
+        right_rows_auc=np.concatenate(told_apart) if told_apart else None,
     )
 
 
@@ -404,6 +323,8 @@ def _episode(
     learns = env.problem.config.teacher_learns
     teachers = {split: np.zeros_like(part) for split, part in logits.items()} if learns else {}
     traces: dict[str, list[Floats]] = {name: [] for name in TEACHER_TRACES} if learns else {}
+    wrong = wrong_rows(env.problem)
+    right_rows = None if wrong is None else RightRows(wrong, count)
     while running.any():
         actions, memory = policy.predict(observations, state=memory, episode_start=starts, deterministic=deterministic)
         observations, rewards, terminations, truncations, info = env.step(actions)
@@ -416,6 +337,8 @@ def _episode(
             followed.append(np.where(running, follows_best(env.problem, info["rows"], info["row_weights"]), np.nan))
         for name, trace in traces.items():
             trace.append(np.where(running, info[name], np.nan))
+        if right_rows is not None:
+            right_rows.add(info["rows"], info["row_weights"][:, 0], moved)
         finished = ended & running
         if finished.any():
             diverged[finished] = info["diverged"][finished]
@@ -431,7 +354,8 @@ def _episode(
             progress(len(weights), env.episode_steps)
     share = np.nanmean(np.stack(followed), axis=0) if followed else np.full(count, np.nan)
     told = {name: np.stack(trace) for name, trace in traces.items()}
-    return _Episode(logits, returns, diverged, np.stack(weights), np.stack(scales), share, teachers, told)
+    apart = None if right_rows is None else right_rows.auc()
+    return _Episode(logits, returns, diverged, np.stack(weights), np.stack(scales), share, teachers, told, apart)
 
 
 def follows_best(problem: Problem, rows: NDArray[Any], weights: NDArray[Any]) -> Floats:

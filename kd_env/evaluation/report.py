@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_env.evaluation import metrics
-from kd_env.evaluation.protocol import SELECTION, Evaluation, PolicyResult, TaughtBeside
+from kd_env.evaluation.results import SELECTION, Evaluation, PolicyResult, TaughtBeside
 from kd_env.evaluation.statistics import (
     MIN_UNITS_FOR_CLAIM,
     Difference,
@@ -27,6 +27,8 @@ from kd_env.evaluation.statistics import (
     nested_difference,
     t_interval,
 )
+
+AUC_TITLE = "AUC of right rows"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Row:
     """Where rows are weighed: share of rows on which the teacher that is best there has the largest weight."""
     teacher_metric: dict[str, Interval] | None
     """Where the teacher learns: by split, its first metric at the end of the episode."""
+    right_rows_auc: Interval | None
+    """Where rows are weighed and some labels are wrong: how often a right row has a larger weight than a wrong one."""
     mean_update_scale: float
     skipped: float
     """Share of steps without an update."""
@@ -79,6 +83,7 @@ class Report:
             titles += [f"{name}{mark}" for name in e.metric_names]
             titles += [f"{self.measure.replace('_', ' ')}{mark}", f"difference to {e.comparator or '-'}{mark}"]
         follows = ["best teacher followed"] if any(row.followed is not None for row in self.rows) else []
+        follows += [AUC_TITLE] if any(row.right_rows_auc is not None for row in self.rows) else []
         if any(row.teacher_metric is not None for row in self.rows):
             follows += [f"its teacher's {e.metric_names[0]} ({split})" for split in e.dev_splits]
         return [*titles, *(f"w {name}" for name in e.term_names), *follows, "skipped"]
@@ -94,7 +99,7 @@ class Report:
             cells += [
                 "(comparator)" if row.comparator else "-" if difference is None else show(difference.interval, True)
             ]
-        follows = [] if row.followed is None else [show(row.followed)]
+        follows = [show(found) for found in (row.followed, row.right_rows_auc) if found is not None]
         if row.teacher_metric is not None:
             follows += [show(row.teacher_metric[split]) for split in self.evaluation.dev_splits]
         return [*cells, *(f"{w:.2f}" for w in row.mean_weights.values()), *follows, f"{row.skipped:.0%}"]
@@ -142,6 +147,7 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             mean_weights=dict(zip(evaluation.term_names, map(float, result.mean_weights), strict=True)),
             followed=None if result.followed is None else t_interval(result.followed, level),
             teacher_metric=_teacher_metric(evaluation, result, level),
+            right_rows_auc=None if result.right_rows_auc is None else t_interval(result.right_rows_auc, level),
             mean_update_scale=float(np.nanmean(result.update_scale)),
             skipped=float(np.mean(result.update_scale[~np.isnan(result.update_scale)] == 0.0)),
             diverged=int(result.diverged.sum()),
@@ -282,6 +288,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "diverged": result.diverged.tolist(),
             **({} if result.followed is None else {"followed": result.followed.tolist()}),
             **({} if result.taught is None else {"teacher_over_time": _over_time(result.taught)}),
+            **({} if result.right_rows_auc is None else {"right_rows_auc": result.right_rows_auc.tolist()}),
             "action_view": result.action_view,
             "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
             "chosen": _by_term(e, _share_above_zero(result.weights)),
@@ -344,6 +351,9 @@ def to_csv(report: Report) -> str:
             if split in row.examples:
                 name = f"{report.evaluation.metric_names[0]}_over_examples"
                 writer.writerow([row.policy, row.learned, split, name, *_numbers(row.examples[split]), "dev example"])
+        if row.right_rows_auc is not None:
+            found_apart = _numbers(row.right_rows_auc)
+            writer.writerow([row.policy, row.learned, "", "right_rows_auc", *found_apart, "evaluation seed"])
     return text.getvalue()
 
 
