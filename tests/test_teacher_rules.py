@@ -88,6 +88,20 @@ def test_constant_rules(weighting: str) -> None:
         assert np.allclose(chosen(name, env), weights), name
 
 
+@pytest.mark.parametrize("weighting", ["batch", "sample"])
+def test_route_goes_from_teacher_to_teacher(weighting: str) -> None:
+    """Each stage's teacher alone, in the given order, for its share of the six steps."""
+    env = TeacherVectorEnv(2, weighting=weighting)
+    for options, names in [
+        ({}, ["small", "small", "middle", "middle", "big", "big"]),
+        ({"order": ["big", "small"]}, ["big"] * 3 + ["small"] * 3),
+        ({"order": ["small", "big", "small"], "shares": [1, 4, 1]}, ["small", *["big"] * 4, "small"]),
+    ]:
+        found = chosen("route", env, 6, **options)
+        expected = np.array([np.eye(3)[TEACHERS.index(name)] for name in names])
+        assert np.array_equal(found, np.broadcast_to(expected.reshape(6, *([1] * (found.ndim - 2)), 3), found.shape))
+
+
 def test_views_that_can_say_it_get_an_action() -> None:
     for name, views in {"average": VIEWS, "best_teacher": ("subset", "discrete"), "mt_bert": ()}.items():
         for view in VIEWS:
@@ -202,6 +216,10 @@ def test_dynamic_soft_by_row_and_with_the_mean_of_the_batch() -> None:
         ("fixed_weights", {"weights": {"big": "much"}}, "numbers by name"),
         ("dynamic_soft", {"order": ["small", "big"]}, "name every teacher once.*small, middle, big"),
         ("dynamic_hard", {"order": ["small", "big", "big"]}, "name every teacher once"),
+        ("route", {"order": ["small", "bgi"]}, "Did you mean 'big'"),
+        ("route", {"shares": [1, 1]}, "must be 3 finite numbers above 0"),
+        ("route", {"order": []}, "at least 1 stage"),
+        ("route", {"order": ["small", "big"], "shares": [1000, 1]}, "6 steps has none in stage 2"),
         ("mt_bert", {"normalise": True}, "Did you mean 'normalize'"),
     ],
 )
