@@ -182,7 +182,7 @@ class Route(TeacherRule):
     Args:
         env: the environment.
         seed: unused.
-        order: teachers by name, each stage's one; None: all in the env's order.
+        order: teachers by name, each stage's one.
         shares: of the budget, one a stage, in any unit; None: equal ones.
 
     Raises:
@@ -197,14 +197,14 @@ class Route(TeacherRule):
         env: AnyEnv,
         *,
         seed: int = 0,
-        order: Sequence[str] | None = None,
+        order: Sequence[str],
         shares: Sequence[float] | None = None,
     ) -> None:
-        order = None if order is None else list(order)
+        if isinstance(order, str):
+            raise ValueError(f"order={order!r} must be a list of teachers; write [{order}].")
         shares = None if shares is None else list(shares)
-        super().__init__(env, seed=seed, order=order, shares=shares)
-        names = self.teacher_names if order is None else order
-        self._stages = np.eye(len(self.teacher_names))[[self.place_of(name) for name in names]]
+        super().__init__(env, seed=seed, order=list(order), shares=shares)
+        self._stages = np.eye(len(self.teacher_names))[[self.place_of(name) for name in order]]
         self._schedule = Schedule(len(self._stages), shares)
         self._schedule.check(self.name, env)
 

@@ -16,6 +16,7 @@ from agents.teacher_rules import TEACHER_RULES
 OPTIONS: dict[str, dict[str, Any]] = {
     "single_teacher": {"teacher": "middle"},
     "fixed_weights": {"weights": {"big": 0.5, "small": 2.0}},
+    "route": {"order": ["small", "middle", "big"]},
 }
 NAMES = [rule.name for rule in TEACHER_RULES]
 VIEWS = ("simplex", "native", "subset", "discrete", "box")
@@ -217,7 +218,8 @@ def test_dynamic_soft_by_row_and_with_the_mean_of_the_batch() -> None:
         ("dynamic_soft", {"order": ["small", "big"]}, "name every teacher once.*small, middle, big"),
         ("dynamic_hard", {"order": ["small", "big", "big"]}, "name every teacher once"),
         ("route", {"order": ["small", "bgi"]}, "Did you mean 'big'"),
-        ("route", {"shares": [1, 1]}, "must be 3 finite numbers above 0"),
+        ("route", {"order": "small"}, "write .small."),
+        ("route", {"order": ["small", "middle", "big"], "shares": [1, 1]}, "must be 3 finite numbers above 0"),
         ("route", {"order": []}, "at least 1 stage"),
         ("route", {"order": ["small", "big"], "shares": [1000, 1]}, "6 steps has none in stage 2"),
         ("mt_bert", {"normalise": True}, "Did you mean 'normalize'"),
@@ -248,6 +250,7 @@ def test_dynamic_rules_need_classes() -> None:
 @pytest.mark.parametrize(("name", "rule"), RULES.items())
 def test_rules_of_the_other_decision_are_refused_with_the_remedy(name: str, rule: Any) -> None:
     other = TermsVectorEnv() if rule.decision == "teacher_weighting" else TeacherVectorEnv()
-    options = {**OPTIONS, "fixed": {"weights": {"soft_label": 1.0}}}.get(name, {})
+    own = {"fixed": {"weights": {"soft_label": 1.0}}, "stages": {"terms": ["soft_label"]}}
+    options = {**OPTIONS, **own}.get(name, {})
     with pytest.raises(ValueError, match=f"make an env of '{rule.decision}', or choose a rule for"):
         make_agent(name, other, seed=0, **options)
