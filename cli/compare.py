@@ -25,7 +25,7 @@ _OF_THE_AGENT = ("action_view", "features", "weighting")
 """Options of the environment that belong to the agent: what it sees and how it says what it wants."""
 _NO_MATTER = (
     *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every"),
-    *("threads", "cache_dir", "device", "vectorization", "presets"),
+    *("threads", "cache_dir", "device", "vectorization", "presets", "save_students"),
 )
 """Keys that may differ between the trainings of one group; presets are in the values."""
 
