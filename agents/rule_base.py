@@ -168,3 +168,9 @@ class Rule(ABC):
     def feature(self, observations: NDArray[np.float32], name: str) -> NDArray[np.float32]:
         """A scalar feature of a batch of observations, ``[N]``."""
         return observations[:, self.base.observation_layout[name].start]
+
+    def progress(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Share of the budget that is spent, ``[N]`` in [0, 1], from the feature ``progress``."""
+        place = self.base.observation_layout["progress"]
+        spent = (self.feature(observations, "progress") - place.low) / (place.high - place.low)
+        return np.asarray(np.clip(spent, 0.0, 1.0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from agents.base import AnyEnv, Array, add_plugins, episode_steps, require, unkn
 from agents.influence_rules import INFLUENCE_RULES
 from agents.rule_base import Rule, named_weights
 from agents.sample_rules import SAMPLE_RULES
+from agents.stages import Schedule
 from agents.teacher_rules import TEACHER_RULES
 from agents.teaching_rules import TEACHING_RULES
 
@@ -147,7 +148,7 @@ class Annealing(Rule):
     """The soft label's weight falls from 1 to 0 and the hard label's rises from 0 to 1, linearly with progress.
 
     Annealing KD (Jafari et al. 2021) first follows the teacher, softly, and then the labels; here the two stages are
-    blended as weights. Other terms have the constant ``other_weight``.
+    blended as weights (:class:`Stages` does not blend them). Other terms have the constant ``other_weight``.
     """
 
     name = "annealing"
@@ -161,11 +162,58 @@ class Annealing(Rule):
 
     def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
         """Weights by each replica's own progress."""
-        place = self.base.observation_layout["progress"]
-        progress = np.clip((self.feature(observations, "progress") - place.low) / (place.high - place.low), 0.0, 1.0)
+        progress = self.progress(observations)
         others = dict.fromkeys(self.term_names, float(self.options["other_weight"]))
         rows = [self.encode({**others, "soft_label": 1.0 - float(p), "hard_label": float(p)}) for p in progress]
         return np.stack(rows), None
+
+
+class Stages(Rule):
+    """Terms in turn: in each stage of an episode its own terms have weight 1, and all others 0.
+
+    Annealing KD (Jafari et al., EACL 2021, section 3) is this rule over ``logit_mse`` with a rising ``target_scale``,
+    and then ``hard_label``, as ``experiment=annealing_kd`` has them; TinyBERT's order is intermediate layers first and
+    the soft labels afterwards. The optimiser and its learning rate go on from stage to stage.
+
+    Args:
+        env: the environment.
+        seed: unused.
+        terms: of each stage, a term's name or a list of them.
+        shares: of the budget, one a stage, in any unit; None: equal ones.
+
+    Raises:
+        ValueError: a term that there is not, a stage that the view cannot express or that no step falls in.
+    """
+
+    name = "stages"
+    needs_features = ("progress",)
+
+    def __init__(
+        self,
+        env: AnyEnv,
+        *,
+        seed: int = 0,
+        terms: Sequence[str | Sequence[str]],
+        shares: Sequence[float] | None = None,
+    ) -> None:
+        if isinstance(terms, str) or not all(entry and isinstance(entry, str | Sequence) for entry in terms):
+            raise ValueError(
+                f"terms={terms!r} must be a list with the terms of each stage, a name or a list of names, as "
+                "[soft_label, [soft_label, hard_label]]."
+            )
+        stages = [[entry] if isinstance(entry, str) else list(entry) for entry in terms]
+        shares = None if shares is None else list(shares)
+        super().__init__(env, seed=seed, terms=stages, shares=shares)
+        for term in (term for stage in stages for term in stage):
+            if term not in self.term_names:
+                raise ValueError(unknown_name("knowledge term", term, self.term_names))
+        self._schedule = Schedule(len(stages), shares)
+        self._schedule.check(self.name, env)
+        self._actions = np.stack([self.encode(dict.fromkeys(stage, 1.0)) for stage in stages])
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """The terms of the stage that each replica is in."""
+        return self._actions[self._schedule.stage(self.progress(observations))], None
 
 
 class GapMemory(NamedTuple):
@@ -254,6 +302,7 @@ KNOWLEDGE_RULES: tuple[type[Rule], ...] = (
     RandomSoft,
     RandomGate,
     Annealing,
+    Stages,
     EarlyStopping,
     Greedy,
 )
@@ -261,6 +310,19 @@ KNOWLEDGE_RULES: tuple[type[Rule], ...] = (
 RULES: dict[str, type[Rule]] = {
     rule.name: rule for rule in (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
 }
+
+WITHOUT_FEEDBACK = frozenset(
+    {
+        *("all", "hard_label_only", "soft_label_only", "fixed", "random_hard", "random_soft", "random_gate"),
+        *("annealing", "stages"),
+        *("average", "single_teacher", "best_teacher", "no_teacher", "fixed_weights", "route", "mt_bert"),
+        *("random_simplex", "random_subset", "dynamic_hard", "dynamic_soft", "dynamic_soft_instance"),
+        *("uniform", "random_weights", "self_paced", "focal"),
+        *("dynamic_entropy", "dynamic_margin", "dynamic_confidence"),
+    }
+)
+"""Rules that decide without a look at feedback rows, so that their students may teach others of the same split. A rule
+that is not named here counts as one that looks."""
 
 
 def rule_class(name: str) -> type[Rule]:

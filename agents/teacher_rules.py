@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from agents.base import AnyEnv, unknown_name
 from agents.rule_base import Rule, named_weights
+from agents.stages import Schedule
 
 Floats = NDArray[np.float64]
 
@@ -169,6 +170,52 @@ class FixedWeights(TeacherRule):
     def weights(self, observations: NDArray[np.float32]) -> Floats:
         """The given ones."""
         return self.constant(observations, self._weights)
+
+
+class Route(TeacherRule):
+    """Teachers in turn, each alone for its share of the budget: route-constrained optimisation (RCO).
+
+    RCO (Jin et al., ICCV 2019, section 3) lets the student follow the way that the teacher went: checkpoints of one
+    fine-tuning in the order of its epochs, with equal intervals as the default here. They are what a teacher with
+    ``keep: <epoch>`` is, as ``experiment=rco`` has them. The optimiser and its schedule go on from stage to stage.
+
+    Args:
+        env: the environment.
+        seed: unused.
+        order: teachers by name, each stage's one.
+        shares: of the budget, one a stage, in any unit; None: equal ones.
+
+    Raises:
+        ValueError: a teacher that there is not, shares that do not fit, or a stage that no step falls in.
+    """
+
+    name = "route"
+    exact_views = ("subset", "discrete")
+
+    def __init__(
+        self,
+        env: AnyEnv,
+        *,
+        seed: int = 0,
+        order: Sequence[str],
+        shares: Sequence[float] | None = None,
+    ) -> None:
+        if isinstance(order, str):
+            raise ValueError(f"order={order!r} must be a list of teachers; write [{order}].")
+        shares = None if shares is None else list(shares)
+        super().__init__(env, seed=seed, order=list(order), shares=shares)
+        self._stages = np.eye(len(self.teacher_names))[[self.place_of(name) for name in order]]
+        self._schedule = Schedule(len(self._stages), shares)
+        self._schedule.check(self.name, env)
+
+    def features_read(self) -> tuple[str, ...]:
+        """Progress, of the course and not of rows."""
+        return ("progress",)
+
+    def weights(self, observations: NDArray[np.float32]) -> Floats:
+        """1 for the teacher of the stage."""
+        found = self._stages[self._schedule.stage(self.progress(observations))]  # [N, T]
+        return np.repeat(found[:, None], self.base.batch_size, axis=1) if self.by_row else found
 
 
 class MTBert(TeacherRule):
@@ -347,6 +394,7 @@ TEACHER_RULES: tuple[type[Rule], ...] = (
     BestTeacher,
     NoTeacher,
     FixedWeights,
+    Route,
     MTBert,
     RandomSimplex,
     RandomSubset,

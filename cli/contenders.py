@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import probe
 from cli.settings import PolicySpec, Settings, with_feedback
+from cli.students import keeper
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
@@ -104,6 +105,7 @@ def judge(
         settings.evaluation_seeds,
         deterministic=settings.resolved["evaluation"]["deterministic"],
         progress=progress,
+        keep=keeper(settings),
     )
 
 

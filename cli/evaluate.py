@@ -108,8 +108,9 @@ def _evaluate_into(folder: Path, run: Path, settings: Settings, given: Sequence[
         # Names are compared here and spaces by the agent: equal sizes alone do not make two observations the same.
         runs.check_spaces(run, env)
         agent = contenders.load_policy(run / runs.POLICY, env)
-    report = evaluate(settings, problem, agent, run / runs.POLICY)
+    # Before the work: students that are kept go into the folder.
     runs.open_run(folder, settings.resolved, given, command)
+    report = evaluate(dataclasses.replace(settings, run_folder=folder), problem, agent, run / runs.POLICY)
     write_results(folder, report)
     return folder
 

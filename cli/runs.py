@@ -17,7 +17,10 @@ from kd_env.evaluation.report import atomic_write
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
 POLICY, CHECKPOINT, LOGS, RESULTS, SPACES = "policy", "checkpoint", "logs", "results.json", "spaces.json"
 _COMPONENTS, _FEATURES, _VIEW = "action components", "observation features", "action view"
-_MAY_CHANGE = ("resume", "progress", "threads", "checkpoint_every", "evaluation", "runs_dir", "cache_dir")
+_MAY_CHANGE = (
+    *("resume", "progress", "threads", "checkpoint_every", "evaluation"),
+    *("save_students", "runs_dir", "cache_dir"),
+)
 _PACKAGES = (
     "torch",
     "transformers",

@@ -239,6 +239,7 @@ def _check_numbers(c: Mapping[str, Any]) -> None:
         "num_envs": (c["num_envs"], 1),
         "total_timesteps": (c["total_timesteps"], 1),
         "checkpoint_every": (c["checkpoint_every"], 0),
+        "save_students": (c["save_students"], 0),
         "evaluation.seeds": (evaluation["seeds"], 1),
         "evaluation.first_seed": (evaluation["first_seed"], 0),
         **({} if evaluation["jobs"] == "auto" else {"evaluation.jobs": (evaluation["jobs"], 1)}),
@@ -247,6 +248,11 @@ def _check_numbers(c: Mapping[str, Any]) -> None:
     for name, (value, low) in lows.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise ValueError(f"{name}={value!r} must be a whole number of at least {low}.")
+    if c["save_students"] > evaluation["seeds"]:
+        raise ValueError(
+            f"save_students={c['save_students']} is more than evaluation.seeds={evaluation['seeds']}: only judged "
+            "students are kept. Lower it, or raise evaluation.seeds."
+        )
     for name, value in (
         ("resume", c["resume"]),
         ("progress", c["progress"]),

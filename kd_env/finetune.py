@@ -22,10 +22,10 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     """Fine-tune a sequence classifier on train rows and write it as a Hugging Face folder with its record.
 
     AdamW with linear warm-up and decay on batches of similar length. The checkpoint with the lowest loss on the
-    selection split is kept, ties going to the better headline metric (``keep=last``: the last one); the official dev
-    split is never read. A finished output of the same options is returned as it is. An interrupted run continues from
-    its last evaluation to the same weights, bit for bit on the CPU of one machine. Of several processes that want the
-    same output one trains; the others wait for it.
+    selection split is kept, ties going to the better headline metric (``keep=last``: the last one; ``keep=n``: the one
+    after epoch n); the official dev split is never read. A finished output of the same options is returned as it is. An
+    interrupted run continues from its last evaluation to the same weights, bit for bit on the CPU of one machine. Of
+    several processes that want the same output one trains; the others wait for it.
 
     Args:
         config: the options.

@@ -73,8 +73,9 @@ class TrainingOptions:
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
     evaluations_per_epoch: int = 1
     """Evaluations on the selection split, each with a checkpoint."""
-    keep: str = "best"
-    """``best``: the checkpoint with the lowest loss on the selection split; ``last``: the end of the training. The
+    keep: str | int = "best"
+    """``best``: the checkpoint with the lowest loss on the selection split; ``last``: the end of the training; a
+    number: the checkpoint after that epoch, under the schedule of all ``epochs``, where the training ends. The
     selection split is clean, so that ``best`` is the one that learned the least from wrong labels."""
     show_progress: bool = True
     resume: bool = True
@@ -144,9 +145,11 @@ def check_training(options: TrainingOptions) -> None:
     checks.check_fields("", options, dict.fromkeys(("learning_rate", "max_grad_norm"), checks.positive))
     checks.check_fields("", options, {"weight_decay": checks.within(0)})
     checks.check_fields("", options, dict.fromkeys(("warmup", "label_noise"), checks.within(0, 1.0)))
-    checks.check_fields(
-        "", options, {"precision": checks.one_of("fp32", "bf16"), "keep": checks.one_of("best", "last")}
-    )
+    checks.check_fields("", options, {"precision": checks.one_of("fp32", "bf16")})
+    if not checks.is_whole(options.keep, 1):
+        checks.check_fields("", options, {"keep": checks.one_of("best", "last", "<number of an epoch>")})
+    elif int(options.keep) > options.epochs:
+        raise ValueError(f"keep={options.keep} is an epoch after the last of epochs={options.epochs}; raise epochs.")
     checks.check_fields("", options, dict.fromkeys(("show_progress", "resume"), checks.boolean))
     if options.noisy_words is not None:
         checks.names("never")("noisy_words", options.noisy_words)

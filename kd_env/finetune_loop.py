@@ -106,7 +106,7 @@ def train(
 
     Batches of similar length; AdamW with linear warm-up and decay. The checkpoint with the lowest loss (summed over
     classifiers) on the selection split is ``best_step``, ties going to the better (mean) headline metric; with
-    ``keep=last`` it is the last one.
+    ``keep=last`` it is the last one, and with ``keep=n`` the training ends with epoch n, whose end it is.
 
     Raises:
         FloatingPointError: a loss that is not finite, with step and rows.
@@ -126,7 +126,8 @@ def train(
         store.load_model(state["step"], model)
         store.load_optimizer(state["step"], model, optimizer)
     hidden = not options.show_progress
-    with tqdm(total=total, initial=state["step"], desc=trainee.title, unit="update", disable=hidden) as bar:
+    ends = per_epoch * _last_epoch(options)
+    with tqdm(total=ends, initial=state["step"], desc=trainee.title, unit="update", disable=hidden) as bar:
         for step, rows in _schedule(options, data, state["step"]):
             factor = float(learning_rate_factor(np.array([step - 1.0]), np.array([float(total)]), options.warmup)[0])
             loss = _update(options, data, trainee, optimizer, rows, step, options.learning_rate * factor)
@@ -136,7 +137,7 @@ def train(
                 continue
             entry = {"step": step, "epoch": step / per_epoch, **summary(trainee, evaluate(options, data, trainee))}
             key = [entry["loss"], -entry[data.task.metrics[0]]]
-            better = options.keep == "last" or state["best"] is None or key < state["best"]
+            better = options.keep != "best" or state["best"] is None or key < state["best"]
             state = {
                 "step": step,
                 "best_step": step if better else state["best_step"],
@@ -281,12 +282,17 @@ def _subset(rows: Rows, labels: np.ndarray, part: np.ndarray) -> Rows:
 def _schedule(options: TrainingOptions, data: Data, done: int) -> Iterator[tuple[int, np.ndarray]]:
     """Updates still to do, counted from 1, with their rows; the order of an epoch depends on seed and epoch alone."""
     step = 0
-    for epoch in range(options.epochs):
+    for epoch in range(_last_epoch(options)):
         rng = np.random.default_rng([options.seed, 0, epoch])
         for rows in epoch_batches(data.train.lengths, options.batch_size, rng):
             step += 1
             if step > done:
                 yield step, rows
+
+
+def _last_epoch(options: TrainingOptions) -> int:
+    """Epochs that are trained; the schedule of the learning rate is always that of all ``epochs``."""
+    return options.epochs if isinstance(options.keep, str) else options.keep
 
 
 def _optimizer(options: TrainingOptions, model: Any) -> torch.optim.Optimizer:

@@ -69,7 +69,7 @@ class TeacherVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         for name, shape in sizes.items():
             if name not in without:
                 start, end = end, end + int(np.prod(shape))
-                self.observation_layout[name] = Place(start, end, shape, 0.0, 5.0)
+                self.observation_layout[name] = Place(start, end, shape, 0.0, 1.0 if name == "progress" else 5.0)
         self.row_features = tuple(name for name in self.observation_layout if name.startswith("row_"))
         self.shape = (*lead, len(teachers))
         size = int(np.prod(self.shape))

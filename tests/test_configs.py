@@ -210,13 +210,20 @@ def test_agents_are_complete() -> None:
 
 
 EXPERIMENT_AGENTS = {
+    "annealing_kd": "annealing_kd",
+    "baselines": "kd",
+    "dist": "dist",
     "expert_teachers": "row_actor_critic",
     "expert_teachers_mrpc": "row_actor_critic",
+    "kd": "kd",
     "ks_paper": "knowledge_selector",
     "ks_small": "knowledge_selector",
     "mt_bert": "mt_bert",
     "mt_bert_mrpc": "mt_bert",
     "noisy_samples": "row_actor_critic",
+    "pkd": "pkd",
+    "rco": "rco",
+    "rco_mrpc": "rco",
     "rl_kd": "teacher_selector",
     "rl_kd_mrpc": "teacher_selector",
 }
@@ -250,7 +257,7 @@ def with_hardly_trained_set(found: Settings, output: Path) -> EnvConfig:
     return dataclasses.replace(found.env, teachers=tuple({"name": f.name, "path": str(f)} for f in folders))
 
 
-REAL = ("mrpc", "sst2", "stsb", "ks_small", "mt_bert_mrpc", "rl_kd_mrpc", "weighting_mrpc")
+REAL = ("mrpc", "sst2", "stsb", "ks_small", "mt_bert_mrpc", "rco_mrpc", "rl_kd_mrpc", "weighting_mrpc")
 
 
 @pytest.mark.parametrize("experiment", REAL)

@@ -324,6 +324,23 @@ def test_the_last_checkpoint_can_be_kept_instead(make: Make, tmp_path: Path) -> 
     assert not same(*map(weights, folders))
 
 
+def test_checkpoints_on_the_way_are_those_of_one_training(make: Make, tmp_path: Path) -> None:
+    """A teacher of epoch n is, bit for bit, what the whole training was after epoch n; the last one is its end."""
+    epochs = {n: finetune(make(epochs=3, keep=n, output=str(tmp_path / f"epoch{n}"))) for n in (1, 2, 3)}
+    whole = finetune(make(epochs=3, keep="last", output=str(tmp_path / "whole")))
+    history = (teacher_record(whole) or {})["history"]
+    for n, folder in epochs.items():
+        record = teacher_record(folder) or {}
+        way = [entry for entry in history if entry["epoch"] <= n]
+        assert record["history"] == way and record["best_step"] == way[-1]["step"]
+        assert record["config"]["keep"] == n and record["trained_on"] == "train"
+        assert record["selection"]["loss"] == pytest.approx(way[-1]["loss"])
+    assert same(weights(epochs[3]), weights(whole))
+    assert not same(weights(epochs[2]), weights(whole))
+    short = finetune(make(epochs=2, keep="last", output=str(tmp_path / "short")))
+    assert not same(weights(short), weights(epochs[2])), "its learning rate fell to 0"
+
+
 def test_bfloat16_trains_float32_weights(make: Make) -> None:
     folder = finetune(make(precision="bf16", epochs=1))
     assert {tensor.dtype for tensor in weights(folder).values()} == {torch.float32}
@@ -473,7 +490,9 @@ def test_epoch_batches_hold_every_row_once_and_pad_little() -> None:
         ({"label_noise": -0.1}, ["label_noise=-0.1"]),
         ({"precision": "fp16"}, ["fp16", "bf16"]),
         ({"num_hidden_layers": 0}, ["num_hidden_layers=0"]),
-        ({"keep": "first"}, ["first", "best, last"]),
+        ({"keep": "first"}, ["first", "best, last", "number of an epoch"]),
+        ({"keep": 0}, ["keep", "best, last"]),
+        ({"keep": 4, "epochs": 3}, ["keep=4", "epochs=3"]),
         ({"label_noise": "much"}, ["label_noise='much'"]),
         ({"init": "frsh"}, ["frsh", "Did you mean 'fresh'"]),
         ({"hidden_size": 8}, ["hidden_size=8", "init=fresh"]),

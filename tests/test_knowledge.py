@@ -367,6 +367,18 @@ def test_jensen_shannon_is_symmetric_and_bounded_and_kl_is_not() -> None:
     assert torch.equal(soft_label_divergence(a, b, 1.0, "reverse"), soft_label_divergence(b, a, 1.0, "forward"))
 
 
+def test_the_target_of_the_logits_may_be_scaled() -> None:
+    """Annealing KD: the student's logits regress on a share of the teacher's; half of it is its own loss to z_T / 2."""
+    spec = make_spec()
+    whole, half = build("logit_mse", {}, spec), build("logit_mse", {"target_scale": 0.5}, spec)
+    inputs = make_inputs(half, spec)
+    student, teacher = inputs.student.logits, inputs.taught.logits
+    for row, loss in enumerate(half.loss(inputs).tolist()):
+        errors = [(float(s) - 0.5 * float(t)) ** 2 for s, t in zip(student[row], teacher[row], strict=True)]
+        assert loss == pytest.approx(sum(errors) / len(errors))
+    assert torch.equal(build("logit_mse", {"target_scale": 1.0}, spec).loss(inputs), whole.loss(inputs))
+
+
 def test_large_temperature_matches_centred_logits() -> None:
     """Hinton et al., section 2.1: tau^2 KL tends to half the variance of the logit difference."""
     a, b = wave(4, 3, phase=0.0), wave(4, 3, phase=2.0)
@@ -552,7 +564,7 @@ def test_a_second_copy_needs_another_name() -> None:
     [
         (["soft_labels"], ["soft_labels", "Did you mean 'soft_label'"]),
         ([{"name": "soft_label", "temprature": 2}], ["temprature", "Did you mean 'temperature'", "kind"]),
-        ([{"name": "logit_mse", "kind": "x"}], ["kind", "(none)"]),
+        ([{"name": "relation", "kind": "x"}], ["kind", "(none)"]),
         ([{"temperature": 2}], ["'name'"]),
         ([3], ["'name'"]),
         ([], ["empty"]),
@@ -575,6 +587,7 @@ def test_a_second_copy_needs_another_name() -> None:
         ([{"name": "rkd", "distance_weight": 0, "angle_weight": 0}], ["both 0"]),
         ([{"name": "rkd", "angle_weight": -1}], ["angle_weight=-1", "at least 0"]),
         ([{"name": "dist", "beta": 0, "gamma": 0}], ["both 0"]),
+        ([{"name": "logit_mse", "target_scale": 0}], ["target_scale=0", "above 0", "at most 1"]),
     ],
 )
 def test_bad_terms_are_refused_with_a_remedy(terms: Any, words: list[str]) -> None:

@@ -14,7 +14,10 @@ from terms import TermsEnv, TermsVectorEnv
 from agents import RULES, Agent, agent_kind, load_agent, make_agent, make_rule
 
 VIEWS = ("native", "discrete", "box")
-OPTIONS: dict[str, dict[str, Any]] = {"fixed": {"weights": {"relation": 1.0}}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fixed": {"weights": {"relation": 1.0}},
+    "stages": {"terms": ["relation", "soft_label", "hard_label"], "shares": [1, 2, 1]},
+}
 CHOOSING = {name: rule for name, rule in RULES.items() if rule.decision == "knowledge_selection"}
 PAIRS = [(name, view) for name, rule in CHOOSING.items() for view in rule.views]
 
@@ -109,6 +112,50 @@ def test_random_rules_have_their_distributions() -> None:
     full, gates = play(make_rule("random_gate", env), env, 400)
     assert (full == 1).all()
     assert gates.mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_stages_take_turns_by_each_replicas_own_progress() -> None:
+    """Against a slow count of updates; ends that are no round numbers in float32 fall where they should."""
+    env = TermsVectorEnv((6, 15))
+    stages = [["relation"], ["soft_label", "hard_label"], ["hard_label"]]
+    for shares in (None, [1, 1, 1], [2.0, 1.0, 3.0]):
+        chosen, gates = play(make_rule("stages", env, terms=stages, shares=shares), env, 6)
+        assert (gates == 1).all()
+        for replica, length in enumerate((6, 15)):
+            for step in range(6):
+                ends = np.cumsum(shares or [1, 1, 1]) * length / sum(shares or [1, 1, 1])
+                at = next(stage for stage in range(3) if step < ends[stage] - 1e-9)
+                on = {name for name, weight in zip(env.terms, chosen[step, replica], strict=True) if weight}
+                assert on == set(stages[at])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"terms": "soft_label"}, "terms='soft_label' must be a list"),
+        ({"terms": [[], "soft_label"]}, "must be a list with the terms of each stage"),
+        ({"terms": []}, "at least 1 stage"),
+        ({"terms": ["soft_lable"]}, "Did you mean 'soft_label'"),
+        ({"terms": ["soft_label"], "shares": [1, 2]}, "must be 1 finite numbers above 0"),
+        ({"terms": ["soft_label", "hard_label"], "shares": [1, 0]}, "above 0"),
+        ({"terms": ["soft_label", "hard_label"], "shares": ["a", "b"]}, "above 0"),
+    ],
+)
+def test_bad_stages_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_rule("stages", TermsVectorEnv(), **options)
+    with pytest.raises(ValueError, match="cannot express"):
+        make_rule("stages", TermsVectorEnv(view="discrete"), terms=[["soft_label", "relation"]])
+
+
+def test_a_stage_without_a_step_is_refused(tiny_problem: Any) -> None:
+    """Two updates a step: of ten stages in a budget of eight updates only four could be."""
+    from kd_env import DistillVectorEnv
+
+    env = DistillVectorEnv(1, problem=tiny_problem.with_options(budget=8, updates_per_step=2))
+    make_rule("stages", env, terms=["soft_label"] * 4)
+    with pytest.raises(ValueError, match=r"5 stages, but an episode of 4 steps has none in stage \d"):
+        make_rule("stages", env, terms=["soft_label"] * 5)
 
 
 def test_annealing_moves_from_the_teacher_to_the_labels() -> None:

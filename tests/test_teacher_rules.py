@@ -16,6 +16,7 @@ from agents.teacher_rules import TEACHER_RULES
 OPTIONS: dict[str, dict[str, Any]] = {
     "single_teacher": {"teacher": "middle"},
     "fixed_weights": {"weights": {"big": 0.5, "small": 2.0}},
+    "route": {"order": ["small", "middle", "big"]},
 }
 NAMES = [rule.name for rule in TEACHER_RULES]
 VIEWS = ("simplex", "native", "subset", "discrete", "box")
@@ -86,6 +87,20 @@ def test_constant_rules(weighting: str) -> None:
     }
     for name, weights in expected.items():
         assert np.allclose(chosen(name, env), weights), name
+
+
+@pytest.mark.parametrize("weighting", ["batch", "sample"])
+def test_route_goes_from_teacher_to_teacher(weighting: str) -> None:
+    """Each stage's teacher alone, in the given order, for its share of the six steps."""
+    env = TeacherVectorEnv(2, weighting=weighting)
+    for options, names in [
+        ({}, ["small", "small", "middle", "middle", "big", "big"]),
+        ({"order": ["big", "small"]}, ["big"] * 3 + ["small"] * 3),
+        ({"order": ["small", "big", "small"], "shares": [1, 4, 1]}, ["small", *["big"] * 4, "small"]),
+    ]:
+        found = chosen("route", env, 6, **options)
+        expected = np.array([np.eye(3)[TEACHERS.index(name)] for name in names])
+        assert np.array_equal(found, np.broadcast_to(expected.reshape(6, *([1] * (found.ndim - 2)), 3), found.shape))
 
 
 def test_views_that_can_say_it_get_an_action() -> None:
@@ -202,6 +217,11 @@ def test_dynamic_soft_by_row_and_with_the_mean_of_the_batch() -> None:
         ("fixed_weights", {"weights": {"big": "much"}}, "numbers by name"),
         ("dynamic_soft", {"order": ["small", "big"]}, "name every teacher once.*small, middle, big"),
         ("dynamic_hard", {"order": ["small", "big", "big"]}, "name every teacher once"),
+        ("route", {"order": ["small", "bgi"]}, "Did you mean 'big'"),
+        ("route", {"order": "small"}, "write .small."),
+        ("route", {"order": ["small", "middle", "big"], "shares": [1, 1]}, "must be 3 finite numbers above 0"),
+        ("route", {"order": []}, "at least 1 stage"),
+        ("route", {"order": ["small", "big"], "shares": [1000, 1]}, "6 steps has none in stage 2"),
         ("mt_bert", {"normalise": True}, "Did you mean 'normalize'"),
     ],
 )
@@ -230,6 +250,7 @@ def test_dynamic_rules_need_classes() -> None:
 @pytest.mark.parametrize(("name", "rule"), RULES.items())
 def test_rules_of_the_other_decision_are_refused_with_the_remedy(name: str, rule: Any) -> None:
     other = TermsVectorEnv() if rule.decision == "teacher_weighting" else TeacherVectorEnv()
-    options = {**OPTIONS, "fixed": {"weights": {"soft_label": 1.0}}}.get(name, {})
+    own = {"fixed": {"weights": {"soft_label": 1.0}}, "stages": {"terms": ["soft_label"]}}
+    options = {**OPTIONS, **own}.get(name, {})
     with pytest.raises(ValueError, match=f"make an env of '{rule.decision}', or choose a rule for"):
         make_agent(name, other, seed=0, **options)

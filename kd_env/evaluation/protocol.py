@@ -30,6 +30,9 @@ TEACHER_TRACES = ("teacher_loss", "teacher_influence_ratio", "teacher_influence_
 
 Progress = Callable[[str, int, int], None]
 """Called with the policy's name, the steps done and the steps of a full episode."""
+Keep = Callable[[str, DistillVectorEnv, int, int, bool], None]
+"""Called at the end of each student's episode, while it is still there: with the policy's name, the environment, the
+replica, its seed and whether it diverged."""
 
 
 class Policy(Protocol):
@@ -77,6 +80,7 @@ def evaluate_policies(
     *,
     deterministic: bool = True,
     progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> Evaluation:
     """Distil fresh students under each policy and judge them on the selection split and every official dev split.
 
@@ -87,6 +91,7 @@ def evaluate_policies(
             students with dropout are distilled one after the other.
         deterministic: passed to ``predict``.
         progress: told about every step.
+        keep: told about every student that is finished.
 
     Raises:
         ValueError: no policy, no seed or a repeated one, a contender that solves another task, or dev rows that are
@@ -109,7 +114,7 @@ def evaluate_policies(
     splits = _splits(problem, tables, teacher_logits, seeds)
     results = {}
     for name, contender in policies.items():
-        results[name] = _drive(name, contender, problem, splits, seeds, deterministic, progress)
+        results[name] = _drive(name, contender, problem, splits, seeds, deterministic, progress, keep)
     return Evaluation(
         facts={**problem.summary(), "label_noise": problem.config.label_noise},
         seeds=tuple(seeds),
@@ -262,6 +267,7 @@ def _drive(
     seeds: Sequence[int],
     deterministic: bool,
     progress: Progress | None,
+    keep: Keep | None,
 ) -> PolicyResult:
     """One episode of every seed."""
     base = contender.problem or problem
@@ -272,7 +278,8 @@ def _drive(
     # One policy for all groups: made anew for each, a random one would do the same to every student.
     policy = contender.factory(env)
     told = None if progress is None else partial(progress, name)
-    parts = [_episode(env, policy, splits, group, deterministic, told) for group in groups]
+    kept = None if keep is None else partial(keep, name, env)
+    parts = [_episode(env, policy, splits, group, deterministic, told, kept) for group in groups]
     env.close()
     diverged = np.concatenate([part.diverged for part in parts])
     told_apart = [part.right_rows_auc for part in parts if part.right_rows_auc is not None]
@@ -310,6 +317,7 @@ def _episode(
     seeds: Sequence[int],
     deterministic: bool,
     progress: Callable[[int, int], None] | None,
+    keep: Callable[[int, int, bool], None] | None,
 ) -> _Episode:
     """One episode of every replica. One that ends early is read at once; what it does afterwards is ignored."""
     count = len(seeds)
@@ -346,6 +354,9 @@ def _episode(
                 logits[split][finished] = env.predict(part.table)[finished]
             for split, said in teachers.items():
                 said[finished] = env.predict_teacher(splits[split].table)[finished]
+            if keep is not None:
+                for replica in np.flatnonzero(finished).tolist():
+                    keep(replica, seeds[replica], bool(diverged[replica]))
         running &= ~ended
         starts = ended
         if ended.any() and running.any():

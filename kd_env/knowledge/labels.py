@@ -154,18 +154,20 @@ def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward
 
 
 @TERMS.register("logit_mse")
-def logit_mse(spec: TermSpec) -> Term:
-    """Squared error of the logits: ``mean_c (z_S - z_T)^2`` (Ba and Caruana, NIPS 2014).
+def logit_mse(spec: TermSpec, *, target_scale: float = 1.0) -> Term:
+    """Squared error of the logits: ``mean_c (z_S - phi z_T)^2`` (Ba and Caruana, NIPS 2014, with ``phi = 1``).
 
-    In regression it is divided by ``label_width^2``.
+    ``target_scale`` is phi, in (0, 1]: a softened target of Annealing KD (Jafari et al., EACL 2021, section 3), which
+    raises it in stages, ``1 / tau_max, 2 / tau_max, ..., 1``. In regression the error is divided by ``label_width^2``.
 
-    Config: ``terms: [logit_mse]``
+    Config: ``terms: [{name: logit_mse, as: logits_half, target_scale: 0.5}]``
     """
     same_labels("logit_mse", spec)
+    number("logit_mse", "target_scale", target_scale, 0.0, 1.0, open_low=True)
     scale = spec.label_width**2 if spec.regression else 1.0
 
     def loss(inputs: TermInputs) -> Tensor:
-        return logit_squared_error(inputs.student.logits, inputs.taught.logits) / scale
+        return logit_squared_error(inputs.student.logits, target_scale * wide(inputs.taught.logits)) / scale
 
     return Term("logit_mse", loss, LOGITS, LOGITS, {})
 
