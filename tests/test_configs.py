@@ -190,6 +190,9 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
     if about_rows:
         rows = {"decision": "sample_weighting", "weighting": "sample", "updates_per_step": 1}
         problem = tiny_problem.with_options(**rows, features=found.env.features, reward=found.env.reward)
+    if found.env.teacher_learns:
+        learning = {"teacher_source": "online", "teacher_updates": found.env.teacher_updates}
+        problem = build_problem(EnvConfig.from_kwargs(**{**tiny, **rows, **learning, "features": ["row_student"]}))
     if "teacher_cls" in found.env.features:  # a preset may bring features that the problem must be built with
         problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "features": found.env.features}))
     if set(getattr(RULES.get(found.agent.name), "needs_terms", ())) - set(problem.term_names):
@@ -217,11 +220,15 @@ EXPERIMENT_AGENTS = {
     "expert_teachers_mrpc": "row_actor_critic",
     "kd": "kd",
     "ks_paper": "knowledge_selector",
+    "lgtm": "lgtm",
+    "lgtm_mrpc": "lgtm",
+    "metadistil": "metadistil",
     "ks_small": "knowledge_selector",
     "mt_bert": "mt_bert",
     "mt_bert_mrpc": "mt_bert",
     "noisy_samples": "row_actor_critic",
     "pkd": "pkd",
+    "prokt": "prokt",
     "rco": "rco",
     "rco_mrpc": "rco",
     "rl_kd": "teacher_selector",
@@ -232,7 +239,8 @@ EXPERIMENT_AGENTS = {
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_experiments(experiment: str, tmp_path: Path) -> None:
     embedded = compose("config", [f"experiment={experiment}"])["task"]["name"] in EMBEDDED
-    found = settings_of(f"experiment={experiment}", *([] if embedded else NEEDS_MODEL))
+    needs = ["teacher.path=encoder"] if experiment == "lgtm_mrpc" else NEEDS_MODEL
+    found = settings_of(f"experiment={experiment}", *([] if embedded else needs))
     agent = EXPERIMENT_AGENTS.get(experiment, "actor_critic")
     assert found.run_folder.name == f"{experiment}-{agent}-seed0"
     assert experiment in description("experiment", experiment), "the command is missing"
