@@ -216,6 +216,7 @@ EXPERIMENT_AGENTS = {
     "annealing_kd": "annealing_kd",
     "baselines": "kd",
     "dist": "dist",
+    "dml": "dml",
     "expert_teachers": "row_actor_critic",
     "expert_teachers_mrpc": "row_actor_critic",
     "kd": "kd",
