@@ -97,7 +97,7 @@ class EnvConfig:
     teacher_updates: str = "none"
     """Whether the teacher learns beside the student: ``none`` (it is frozen), ``prokt`` (on every row alike) or
     ``weighted`` (the action weighs the rows of its update, ``sample_weighting`` only). One that learns is part of the
-    state, and needs ``teacher_source=online``."""
+    state, and needs ``teacher_source=online``. There is no fixed gap then: ``D`` is the student's loss at reset."""
     learning_teacher: Plain | LearningTeacherConfig = field(default_factory=LearningTeacherConfig)
     """How a teacher that learns is made and trained."""
     cache_dir: str | None = None

@@ -124,6 +124,8 @@ class Problem:
             self._require_cls()
             self.teacher_signals |= {Signal("cls", self.reference.source.facts.num_layers)}
         check_influence(config, len(self.feedback))
+        if config.teacher_learns:
+            _refuse_shared(self.student, self.reference.encoder)
         self.wants_cosines = "gradient_cosines" in self.features
         self.layout = observations.make_layout(self.features, self)
         self.observation_space = observations.make_space(self.layout)
@@ -230,6 +232,18 @@ class Problem:
                     f"The features {', '.join(n for n, f in self.features.items() if f.needs_cls)} need the teacher's "
                     "last [CLS], which this problem was not built with; name the feature when the problem is built."
                 )
+
+
+def _refuse_shared(student: models.Encoder, teacher: models.Encoder) -> None:
+    """Refuse a teacher that learns and has tensors in common with its student: which update would be whose?"""
+    own = {student.module.get_parameter(name).data_ptr(): name for name in student.trainable}
+    for name in teacher.trainable:
+        other = own.get(teacher.module.get_parameter(name).data_ptr())
+        if other is not None:
+            raise ValueError(
+                f"The teacher's {name!r} and the student's {other!r} are one tensor, and both learn; give the student "
+                "tensors of its own (build_problem copies what it cuts from a teacher)."
+            )
 
 
 def label_width(task: Task) -> float | None:

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from agents import make_rule
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem, influence, optim, teaching, trees, updates
+from kd_env.evaluation.protocol import Contender, evaluate_policies
+from kd_env.evaluation.report import plain_words, summarize, to_json
+from kd_env.problem import Problem
 from kd_env.row_influence import feedback_choice
 from kd_env.testing import check_environment
 from kd_env.types import TeacherEffect
@@ -430,3 +433,58 @@ def test_terms_beside_a_learning_teacher(tiny: dict[str, Any]) -> None:
     *_, info = env.step(np.ones(3, np.int8))
     state = env.get_state().run
     assert state.teacher.optimizer_steps.tolist() == [2] and info["teacher_loss"] > 0
+
+
+def test_teacher_and_student_share_no_tensor(problem: Any) -> None:
+    """What is cut from the teacher is copied; a problem that is put together otherwise is refused."""
+    own = problem.assets
+    with pytest.raises(ValueError, match="are one tensor"):
+        Problem(own._replace(student=own.reference_teacher.encoder), problem.config)
+
+
+def test_an_autoreset_draws_a_new_teacher(tiny: dict[str, Any]) -> None:
+    """Replica by replica: the second episode of each is the one that a single environment has."""
+    more = {"learning_teacher": {"init": "pretrained", "learning_rate": 1e-3}, "budget": 3}
+    own = build_problem(EnvConfig.from_kwargs(**options(tiny, **more)))
+    many = DistillVectorEnv(2, problem=own)
+    many.reset(seed=[1, 2])
+    for _ in range(2):
+        many.step(many.lesson_effect(np.ones((2, ROWS)), 1.0))
+    many.step(many.lesson_effect(np.ones((2, ROWS)), 1.0))
+    for _ in range(2):
+        observations, *_ = many.step(many.lesson_effect(np.ones((2, ROWS)), 1.0))
+    env = DistillEnv(problem=own)
+    for replica, seed in enumerate((1, 2)):
+        env.reset(seed=seed)
+        env.reset()
+        for _ in range(2):
+            observation, *_ = env.step(lesson(env, 1.0, 1.0))
+        np.testing.assert_allclose(observations[replica], observation, rtol=1e-6, atol=1e-7)
+        table = own.feedback
+        np.testing.assert_allclose(many.predict_teacher(table)[replica], env.predict_teacher(table)[0], rtol=1e-9)
+
+
+def test_reports_tell_what_became_of_the_teachers(problem: Any) -> None:
+    """Their metric at the end of each episode, and what was said of them at every step."""
+    short = problem.with_options(budget=3)
+    contenders = {
+        name: Contender(lambda env, name=name: make_rule(name, env, seed=0)) for name in ("prokt", "lgtm", "metadistil")
+    }
+    report = summarize(evaluate_policies(short, contenders, [7, 8]))
+    assert report.measure == "loss" and report.evaluation.teacher == {}
+    assert "its teacher's accuracy (validation)" in report.header and "learned beside each student" in plain_words(
+        report
+    )
+    found = report.evaluation.policies
+    for name, result in found.items():
+        ratios = result.taught.over_time["teacher_influence_ratio"]
+        assert ratios.shape == (3, 2) and (ratios > 0).all() == (name == "lgtm")
+    env = DistillEnv(problem=short)
+    for place, seed in enumerate((7, 8)):
+        env.reset(seed=seed)
+        for _ in range(3):
+            env.step(lesson(env, 1.0, 1.0))
+        guesses = env.predict_teacher(short.selection)[0].argmax(-1)
+        expected = (guesses == short.selection.labels).mean()
+        assert found["lgtm"].taught.metrics["selection"]["accuracy"][place] == pytest.approx(expected)
+    assert "teacher_over_time" in to_json(report)["policies"][1]["seeds"]
