@@ -1,4 +1,4 @@
-"""Rules for a teacher that learns beside its student: ProKT and MetaDistil; LGTM's stands beside its other form.
+"""Rules for a teacher that can learn beside its student: ProKT, MetaDistil, and none of it; LGTM's stands beside its other form.
 
 They read ``teacher_updates``, ``batch_size`` and ``lesson_effect(weights, influence, target)`` of ``env.unwrapped``:
 how much each row counts in the teacher's own loss, and the factor of the influence gradient. The student learns from
@@ -55,6 +55,16 @@ class ProKT(TeachingRule):
         return self.lesson(len(observations), 1.0, 0.0, "student_loss"), None
 
 
+class FrozenTeacher(TeachingRule):
+    """Plain distillation: the teacher could learn, and stays as it is. What a teacher that learns has to beat."""
+
+    name = "frozen_teacher"
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Any, Any]:
+        """Neither a row's own loss nor influence."""
+        return self.lesson(len(observations), 0.0, 0.0, "student_loss"), None
+
+
 class MetaDistil(TeachingRule):
     """MetaDistil (Zhou et al., ACL 2022): the teacher learns from nothing but what it does to its student.
 
@@ -79,4 +89,4 @@ class MetaDistil(TeachingRule):
         return self.lesson(len(observations), 0.0, self.options["influence_coef"], "student_loss"), None
 
 
-TEACHING_RULES: tuple[type[Rule], ...] = (ProKT, MetaDistil)
+TEACHING_RULES: tuple[type[Rule], ...] = (ProKT, FrozenTeacher, MetaDistil)

@@ -163,10 +163,8 @@ def test_without_influence_lgtm_is_prokt_bit_for_bit(problem: Any) -> None:
     assert same(plain.params, none.params) and same(plain.teacher.params, none.teacher.params)
     assert same(plain.teacher.exp_avg_sq, none.teacher.exp_avg_sq)
     assert not same(plain.teacher.params, some.teacher.params) and not same(plain.params, some.params)
-    names = ("prokt", {"name": "lgtm", "influence_coef": 0.0}, "lgtm")
-    ends = []
-    for given in names:
-        name, more = (given, {}) if isinstance(given, str) else (given["name"], {"influence_coef": 0.0})
+    ends, held = [], after(problem, 0).teacher.params
+    for name, more in (("prokt", {}), ("lgtm", {"influence_coef": 0.0}), ("lgtm", {}), ("frozen_teacher", {})):
         env = DistillVectorEnv(2, problem=problem, autoreset_mode="disabled")
         observation, _ = env.reset(seed=[0, 1])
         rule = make_rule(name, env, seed=0, **more)
@@ -175,6 +173,7 @@ def test_without_influence_lgtm_is_prokt_bit_for_bit(problem: Any) -> None:
         ends.append(env.get_state().run)
     assert same(ends[0].params, ends[1].params) and same(ends[0].teacher.params, ends[1].teacher.params)
     assert not same(ends[0].teacher.params, ends[2].teacher.params)
+    assert same(ends[3].teacher.params, trees.map_leaves(lambda p: p[:1].repeat(2, *(1,) * (p.dim() - 1)), held))
 
 
 def test_uniform_weights_are_prokt_bit_for_bit(problem: Any, weighted: Any) -> None:

@@ -221,8 +221,8 @@ def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
     words = []
     if "teacher_updates" in facts:
         words.append(
-            "The teacher learned beside each student, so that there is no fixed gap to close: losses are shown, and "
-            "the metric of the teachers at the end."
+            "The teacher learned beside each student, so that there is no fixed gap to close: losses are shown in place "
+            "of it."
         )
     elif measure == "loss":
         words.append(
