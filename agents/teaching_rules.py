@@ -1,4 +1,4 @@
-"""Rules for a teacher that can learn beside its student: ProKT, MetaDistil, and none of it; LGTM's stands beside its other form.
+"""Rules for a teacher that can learn beside its student: ProKT, MetaDistil, or not at all; LGTM stands by itself.
 
 They read ``teacher_updates``, ``batch_size`` and ``lesson_effect(weights, influence, target)`` of ``env.unwrapped``:
 how much each row counts in the teacher's own loss, and the factor of the influence gradient. The student learns from

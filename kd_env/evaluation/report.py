@@ -221,8 +221,7 @@ def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
     words = []
     if "teacher_updates" in facts:
         words.append(
-            "The teacher learned beside each student, so that there is no fixed gap to close: losses are shown in place "
-            "of it."
+            "The teacher learned beside each student, so that there is no fixed gap to close; losses are shown."
         )
     elif measure == "loss":
         words.append(
