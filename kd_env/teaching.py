@@ -42,6 +42,7 @@ class Lesson(NamedTuple):
 
     grads: Grads  # name -> [N, ...], the whole gradient
     loss: Tensor  # [N] mean auxiliary loss of the rows, whatever their weights
+    weighted: Tensor  # [N] the same with them
     ratio: Tensor  # [N] ||h|| / ||d||, 0 where one of them is
     cosine: Tensor  # [N] between the two forms of h, where asked for, else 0
 
@@ -101,7 +102,7 @@ def teach(
         max_grad_norm=options.max_grad_norm,
         warmup=options.warmup,
     )
-    broken = ~torch.isfinite(lesson.loss)
+    broken = ~torch.isfinite(lesson.weighted)
     if lesson.grads:
         norm = optim.gradient_norm(lesson.grads)
         broken = broken | (~torch.isfinite(norm) & keep)
@@ -183,8 +184,8 @@ def gradient(
         if both:
             (other,) = (target for target in TARGETS if target != effect.target)
             second = influence_gradient(problem, state, said, leaves, ahead, batch, learning_rates, other)
-            cosine = influence.cosine(_flat(found), _flat(second))
-        if total:
+            cosine = influence.cosine(_flat(found, leaves), _flat(second, leaves))
+        if total and found:
             own, length = optim.gradient_norm(total), optim.gradient_norm(found)
             ratio = torch.where(own > 0, length / own.clamp(min=1e-30), zero)
             if effect.matched:
@@ -192,7 +193,7 @@ def gradient(
         scaled = {name: value * factors.view(-1, *(1,) * (value.dim() - 1)) for name, value in found.items()}
         # Not a sum where the factor is 0: such a replica's gradient is that of ProKT to the last bit.
         total = {name: _joined(total.get(name), scaled.get(name), factors != 0) for name in {**total, **scaled}}
-    return Lesson(total, auxiliary.detach().mean(-1), ratio, cosine)
+    return Lesson(total, auxiliary.detach().mean(-1), loss.detach(), ratio, cosine)
 
 
 def auxiliary_losses(problem: Problem, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
@@ -268,6 +269,8 @@ def influence_gradient(
 
 
 def _grads(loss: Tensor, leaves: Grads, *, keep: bool) -> Grads:
+    if not loss.requires_grad:  # nothing that the teacher says is in it, as where the student learns from labels alone
+        return {}
     found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, retain_graph=keep)
     # The fused optimiser walks memory in order: a transposed gradient would update the wrong entries.
     return {name: grad.contiguous() for name, grad in zip(leaves, found, strict=True) if grad is not None}
@@ -281,5 +284,6 @@ def _joined(own: Tensor | None, more: Tensor | None, wanted: Tensor) -> Tensor:
     return torch.where(wanted.view(-1, *(1,) * (own.dim() - 1)), own + more, own)
 
 
-def _flat(grads: Grads) -> Tensor:
-    return torch.cat([grads[name].flatten(1) for name in sorted(grads)], dim=1)
+def _flat(grads: Grads, leaves: Grads) -> Tensor:
+    """``[N, P]``, with zeros for tensors that have no gradient."""
+    return torch.cat([grads.get(name, torch.zeros_like(leaf)).flatten(1) for name, leaf in leaves.items()], dim=1)

@@ -434,6 +434,25 @@ def test_terms_beside_a_learning_teacher(tiny: dict[str, Any]) -> None:
     assert state.teacher.optimizer_steps.tolist() == [2] and info["teacher_loss"] > 0
 
 
+def test_terms_that_hear_little_of_the_teacher(tiny: dict[str, Any]) -> None:
+    """Labels alone: no influence, so that LGTM is ProKT. Hidden states alone: the two forms reach other tensors."""
+    ends = []
+    for coef in (0.0, 1.0):
+        env = DistillEnv(**options(tiny, terms=["hard_label"]))
+        env.reset(seed=0)
+        for _ in range(2):
+            *_, info = env.step(lesson(env, 1.0, coef))
+        assert info["teacher_influence_ratio"] == 0.0
+        ends.append(env.get_state().run.teacher.params)
+    assert same(*ends)
+    logged = {"learning_rate": 1e-3, "train_embeddings": True, "log_cosine": True}
+    for target in ("student_loss", "teacher_loss"):
+        env = DistillEnv(**options(tiny, terms=["hidden_states"], learning_teacher=logged))
+        env.reset(seed=0)
+        *_, info = env.step(lesson(env, 1.0, 1.0, target))
+        assert info["teacher_influence_ratio"] > 0 and 0 < abs(info["teacher_influence_cosine"]) < 1
+
+
 def test_teacher_and_student_share_no_tensor(problem: Any) -> None:
     """What is cut from the teacher is copied; a problem that is put together otherwise is refused."""
     own = problem.assets
