@@ -35,9 +35,11 @@ class LearningTeacherConfig:
     """Gradient norm at which the teacher's gradient is clipped; None does not clip."""
     warmup: float = 0.1
     """Share of the budget over which its learning rate rises linearly; it then falls linearly."""
+    log_every: int = 10
+    """Updates between two measurements of ``teacher_influence_ratio`` in ``info``, where a policy uses influence: each
+    is one more backward pass of the teacher."""
     log_cosine: bool = False
-    """Whether ``info`` tells the cosine between the two forms of the influence gradient, where a policy uses one; costs
-    a second one at every step."""
+    """Whether the cosine between the two forms of the influence gradient is measured then, too."""
 
 
 _CHECKS: dict[str, checks.Check] = {
@@ -49,6 +51,7 @@ _CHECKS: dict[str, checks.Check] = {
     "weight_decay": checks.within(0.0),
     "max_grad_norm": checks.optional(checks.positive),
     "warmup": checks.within(0.0, 1.0),
+    "log_every": checks.whole(1),
     "log_cosine": checks.boolean,
 }
 

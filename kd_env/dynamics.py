@@ -157,7 +157,11 @@ def transition(
         apply = active & moves
         factor = optim.learning_rate_factor(state.updates + place, state.budget, config.optimizer_config.warmup)
         lost = torch.zeros(len(moves), dtype=torch.bool, device=problem.device)
+        known: updates.StudentPass | None = None
         if teacher is not None:  # before the student, who then learns from what the teacher says afterwards
+            rows = state.next_rows[:, place]
+            if config.student_config.dropout == 0:  # with dropout the real update has a pass of its own
+                known = updates.student_pass(problem, state.params, problem.train.gather(rows))
             now = state._replace(
                 teacher=teacher,
                 optimizer_steps=state.optimizer_steps + applied,
@@ -168,11 +172,12 @@ def transition(
             teacher, lost = teaching.teach(
                 problem,
                 now,
-                state.next_rows[:, place],
+                rows,
                 effect.teacher,
                 student_weights=device_weights,
                 active=active,
                 factor=factor,
+                known=known,
             )
         found = updates.gradients(
             problem,
@@ -182,6 +187,7 @@ def transition(
             term_scale,
             term_seen,
             teacher=teacher,
+            known=known,
             differentiate=bool(apply.any()),
             dropout_seed=sub_seed(int(state.seeds[0]), 3 + int(state.updates[0]) + place),
         )
@@ -211,7 +217,10 @@ def transition(
             cosines = torch.where(keep[:, None, None], found.cosines, cosines)
         bad_at.append(broken & mask[:, 0, 0])
         bad = torch.maximum(bad, bad_at[-1].float())
-        del found  # else two sets of gradients are alive, and the allocator gives memory back and asks for it again
+        del (
+            found,
+            known,
+        )  # else two sets of gradients are alive, and the allocator gives memory back and asks for it again
     count = torch.as_tensor(np.maximum(spend, 1), device=problem.device)[:, None, None]
     norms = _distance(before, state.params) if before else torch.zeros(len(moves), device=problem.device)
     diverged = bad.cpu().numpy() > 0

@@ -120,6 +120,7 @@ def look_ahead(
     weights: Tensor | None = None,
     taught: tuple[ModelOutput, ...] | None = None,
     feedback_labels: Tensor | None = None,
+    known: updates.StudentPass | None = None,
 ) -> LookAhead:
     """Make the next update virtually and pull the feedback gradient back through it.
 
@@ -135,12 +136,13 @@ def look_ahead(
         weights: ``[N, T, K, 1 or B]`` fixed weights of the entries of the table; None is 1.
         taught: what the T teachers say about the rows, fields ``[N, B, ...]``; None asks the problem's sources.
         feedback_labels: instead of the feedback table's, in the shape of ``feedback_rows``.
+        known: the students' pass on the rows, where it was made already; its graph is kept.
 
     Raises:
         ValueError: an unknown optimiser, no feedback rows, or shapes that do not fit.
     """
     _check(students, rows, feedback_rows, learning_rates, optimizer, feedback_labels)
-    grads, losses, logits = loss_gradient(problem, students, rows, weights, taught)
+    grads, losses, logits = loss_gradient(problem, students, rows, weights, taught, known)
     step = virtual_step(
         students, grads, learning_rates=learning_rates, optimizer=optimizer, config=problem.config.optimizer_config
     )
@@ -157,6 +159,7 @@ def loss_gradient(
     rows: np.ndarray,
     weights: Tensor | None = None,
     taught: tuple[ModelOutput, ...] | None = None,
+    known: updates.StudentPass | None = None,
 ) -> tuple[dict[str, Tensor], TaughtLosses, Tensor]:
     """Gradient of the mean weighted loss (one forward and one backward pass), and the losses as a function.
 
@@ -168,9 +171,8 @@ def loss_gradient(
         ``[N, B, C]``.
     """
     params, batch = students.params, problem.train.gather(rows)
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():
-        student = updates.student_forward(problem, leaves, batch, problem.student_signals)
+        leaves, student = known or updates.student_pass(problem, params, batch)
         if taught is None:
             taught = updates.teacher_signals(problem, students.teacher, rows, batch, student)
         fixed = tuple(trees.map_leaves(Tensor.detach, output) for output in taught)
@@ -178,7 +180,8 @@ def loss_gradient(
         factor = torch.ones_like(table) if weights is None else weights
         divisor = _divisor(problem, students, table.detach())[..., None]
         loss = _weighted(table, factor, divisor).mean(-1).sum()
-        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        keep = known is not None
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, retain_graph=keep)
     grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
     fixed_params = {name: p.detach() for name, p in params.items()}
 

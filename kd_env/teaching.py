@@ -43,8 +43,8 @@ class Lesson(NamedTuple):
     grads: Grads  # name -> [N, ...], the whole gradient
     loss: Tensor  # [N] mean auxiliary loss of the rows, whatever their weights
     weighted: Tensor  # [N] the same with them
-    ratio: Tensor  # [N] ||h|| / ||d||, 0 where one of them is
-    cosine: Tensor  # [N] between the two forms of h, where asked for, else 0
+    ratio: np.ndarray  # [N] float32, ||h|| / ||d||, 0 where one of them is; as it was where this update is not measured
+    cosine: np.ndarray  # [N] float32, between the two forms of h, alike
 
 
 def begin(problem: Problem, seeds: list[int]) -> TeacherState:
@@ -72,6 +72,7 @@ def teach(
     student_weights: Tensor,
     active: np.ndarray,
     factor: np.ndarray,
+    known: updates.StudentPass | None = None,
 ) -> tuple[TeacherState, Tensor]:
     """One update of the teachers, in place; the new state, and where loss or gradient were not finite ``[N]``.
 
@@ -85,6 +86,7 @@ def teach(
         student_weights: ``[N, T, K, 1 or B]``, of the student's update on these rows.
         active: ``[N]`` bool, replicas that have budget left.
         factor: ``[N]`` of the students' learning rates, the schedule.
+        known: the students' pass on the rows, where it was made already; its graph is kept.
     """
     teacher = state.teacher
     assert teacher is not None
@@ -92,8 +94,8 @@ def teach(
         effect = TeacherEffect(np.ones(rows.shape, np.float32), np.zeros(len(rows), np.float32))
     options, own = problem.config.learning_teacher_config, problem.config.optimizer_config
     rates = own.rate * factor
-    lesson = gradient(problem, state, rows, effect, student_weights, rates)
-    moves = active & ((effect.weights != 0).any(-1) | (effect.influence != 0))
+    lesson = gradient(problem, state, rows, effect, student_weights, rates, known)
+    moves = active & ((effect.weights != 0).any(-1) | (effect.influence != 0)) & bool(lesson.grads)
     keep = torch.as_tensor(moves, device=problem.device)
     config: OptimizerConfig = dataclasses.replace(
         own,
@@ -121,8 +123,8 @@ def teach(
     after = teacher._replace(
         optimizer_steps=teacher.optimizer_steps + moves,
         loss=np.where(active, lesson.loss.double().cpu().numpy(), teacher.loss),
-        influence_ratio=np.where(active, lesson.ratio.float().cpu().numpy(), teacher.influence_ratio),
-        influence_cosine=np.where(active, lesson.cosine.float().cpu().numpy(), teacher.influence_cosine),
+        influence_ratio=np.where(active, lesson.ratio, teacher.influence_ratio),
+        influence_cosine=np.where(active, lesson.cosine, teacher.influence_cosine),
     )
     return after, broken & torch.as_tensor(active, device=problem.device)
 
@@ -134,12 +136,13 @@ def gradient(
     effect: TeacherEffect,
     student_weights: Tensor,
     learning_rates: np.ndarray,
+    known: updates.StudentPass | None = None,
 ) -> Lesson:
     """The teachers' gradient ``d + c h``: of the weighed auxiliary loss, and of the influence.
 
-    Passes without influence: teacher one forward and one backward, student one forward. With it: teacher one more
-    backward (d and h apart, for their ratio); student two forward and two backward (on the batch and on the feedback
-    rows) and one forward-mode product, or for ``teacher_loss`` two more forward passes in its place.
+    Passes without influence: teacher one forward and one backward, student one forward. With it: student one more
+    forward and two backward (on the batch and on the feedback rows) and one forward-mode product, or for
+    ``teacher_loss`` two forward passes in its place; where the ratio is measured, teacher one more backward.
 
     Args: those of :func:`teach`, and the students' learning rates ``[N]``.
     """
@@ -162,38 +165,44 @@ def gradient(
             optimizer=problem.config.influence_config.optimizer,
             weights=student_weights,
             taught=(fixed,),
+            known=known,
         )
         student = ahead.logits
+    elif known is not None:
+        student = known.output.logits.detach()
     else:
         with torch.no_grad():
             student = updates.student_forward(problem, state.params, batch, frozenset()).logits
     weights = torch.as_tensor(effect.weights, dtype=problem.dtype, device=problem.device)
-    zero = torch.zeros(len(rows), dtype=problem.dtype, device=problem.device)
     with torch.enable_grad():
         auxiliary = auxiliary_losses(problem, said.logits, student, batch)
         # A row without weight is left out even where its loss is not finite.
         loss = torch.where(weights != 0, weights * auxiliary, torch.zeros_like(auxiliary)).mean(-1)
-    total: Grads = _grads(loss, leaves, keep=wants) if effect.weights.any() else {}
-    ratio, cosine = zero, zero
-    if ahead is not None:
-        factors = torch.as_tensor(effect.influence, dtype=problem.dtype, device=problem.device)
-        both = problem.config.learning_teacher_config.log_cosine
-        found = influence_gradient(
-            problem, state, said, leaves, ahead, batch, learning_rates, effect.target, keep_graph=both
-        )
-        if both:
-            (other,) = (target for target in TARGETS if target != effect.target)
-            second = influence_gradient(problem, state, said, leaves, ahead, batch, learning_rates, other)
-            cosine = influence.cosine(_flat(found, leaves), _flat(second, leaves))
-        if total and found:
-            own, length = optim.gradient_norm(total), optim.gradient_norm(found)
-            ratio = torch.where(own > 0, length / own.clamp(min=1e-30), zero)
-            if effect.matched:
-                factors = factors * torch.where(length > 0, own / length.clamp(min=1e-30), zero)
-        scaled = {name: value * factors.view(-1, *(1,) * (value.dim() - 1)) for name, value in found.items()}
-        # Not a sum where the factor is 0: such a replica's gradient is that of ProKT to the last bit.
-        total = {name: _joined(total.get(name), scaled.get(name), factors != 0) for name in {**total, **scaled}}
-    return Lesson(total, auxiliary.detach().mean(-1), loss.detach(), ratio, cosine)
+    ratio, cosine = teacher.influence_ratio, teacher.influence_cosine
+    if ahead is None:
+        total = _grads(loss, leaves, keep=False) if effect.weights.any() else {}
+        ratio, cosine = np.zeros_like(ratio), np.zeros_like(cosine)
+        return Lesson(total, auxiliary.detach().mean(-1), loss.detach(), ratio, cosine)
+    drop = influence_loss(problem, state, said, ahead, batch, learning_rates, effect.target)
+    factors = torch.as_tensor(effect.influence, dtype=problem.dtype, device=problem.device)
+    measured = (state.updates % problem.config.learning_teacher_config.log_every == 0).any()
+    if not (measured or effect.matched):  # one backward pass for both
+        total = _grads(loss + factors * drop, leaves, keep=False)
+        return Lesson(total, auxiliary.detach().mean(-1), loss.detach(), ratio, cosine)
+    both = problem.config.learning_teacher_config.log_cosine
+    own, found = _grads(loss, leaves, keep=True), _grads(drop, leaves, keep=both)
+    if both:
+        (other,) = (target for target in TARGETS if target != effect.target)
+        second = _grads(influence_loss(problem, state, said, ahead, batch, learning_rates, other), leaves, keep=False)
+        cosine = _host(influence.cosine(_flat(found, leaves), _flat(second, leaves)))
+    below, length = (optim.gradient_norm(part) if part else torch.zeros_like(factors) for part in (own, found))
+    quotient = torch.where(below > 0, length / below.clamp(min=1e-30), torch.zeros_like(below))
+    if effect.matched:
+        factors = factors * torch.where(length > 0, below / length.clamp(min=1e-30), torch.zeros_like(below))
+    scaled = {name: value * factors.view(-1, *(1,) * (value.dim() - 1)) for name, value in found.items()}
+    # Not a sum where the factor is 0: such a replica's gradient is that of ProKT to the last bit.
+    total = {name: _joined(own.get(name), scaled.get(name), factors != 0) for name in {**own, **scaled}}
+    return Lesson(total, auxiliary.detach().mean(-1), loss.detach(), _host(quotient), cosine)
 
 
 def auxiliary_losses(problem: Problem, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
@@ -216,19 +225,16 @@ def auxiliary_losses(problem: Problem, teacher: Tensor, student: Tensor, batch: 
     return share * soft + (1.0 - share) * hard
 
 
-def influence_gradient(
+def influence_loss(
     problem: Problem,
     state: DistillState,
     said: ModelOutput,
-    leaves: Grads,
     ahead: influence.LookAhead,
     batch: Batch,
     learning_rates: np.ndarray,
     target: str,
-    *,
-    keep_graph: bool = False,
-) -> Grads:
-    """``h``, gradient of the feedback loss after the virtual step by the teachers' parameters, name -> ``[N, ...]``.
+) -> Tensor:
+    """A number ``[N]`` whose gradient by the teachers' parameters is ``h``; the number itself says nothing.
 
     ``student_loss`` is exact. ``teacher_loss`` is the form of LGTM's released code: central differences of the
     teacher's own loss along the feedback gradient, whatever the student's optimiser, times its learning rate.
@@ -236,13 +242,11 @@ def influence_gradient(
     Args:
         problem: the problem.
         state: of N replicas.
-        said: what the teachers say about the batch, with the graph to ``leaves``.
-        leaves: the teachers' parameters.
+        said: what the teachers say about the batch, with their graph.
         ahead: the virtual step.
         batch: of the step.
         learning_rates: ``[N]`` of the students.
         target: of :data:`TARGETS`.
-        keep_graph: whether ``said`` is differentiated again afterwards.
 
     Raises:
         ValueError: an unknown target.
@@ -255,17 +259,15 @@ def influence_gradient(
             def losses(params: dict[str, Tensor]) -> Tensor:
                 return ahead.losses(params, (said,))
 
-            found = influence.along(losses, state.params, ahead.direction).mean(-1)
-        else:
+            return influence.along(losses, state.params, ahead.direction).mean(-1)
 
-            def own(params: dict[str, Tensor]) -> Tensor:
-                with torch.no_grad():
-                    logits = updates.student_forward(problem, {**state.params, **params}, batch, frozenset()).logits
-                return auxiliary_losses(problem, said.logits, logits, batch)
+        def own(params: dict[str, Tensor]) -> Tensor:
+            with torch.no_grad():
+                logits = updates.student_forward(problem, {**state.params, **params}, batch, frozenset()).logits
+            return auxiliary_losses(problem, said.logits, logits, batch)
 
-            up = influence.central_differences(own, state.params, ahead.feedback_gradient, radius=RADIUS)
-            found = -torch.as_tensor(learning_rates, dtype=problem.dtype, device=problem.device) * up.mean(-1)
-        return _grads(found, leaves, keep=keep_graph)
+        up = influence.central_differences(own, state.params, ahead.feedback_gradient, radius=RADIUS)
+        return -torch.as_tensor(learning_rates, dtype=problem.dtype, device=problem.device) * up.mean(-1)
 
 
 def _grads(loss: Tensor, leaves: Grads, *, keep: bool) -> Grads:
@@ -274,6 +276,10 @@ def _grads(loss: Tensor, leaves: Grads, *, keep: bool) -> Grads:
     found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, retain_graph=keep)
     # The fused optimiser walks memory in order: a transposed gradient would update the wrong entries.
     return {name: grad.contiguous() for name, grad in zip(leaves, found, strict=True) if grad is not None}
+
+
+def _host(values: Tensor) -> np.ndarray:
+    return np.asarray(values.float().cpu().numpy())
 
 
 def _joined(own: Tensor | None, more: Tensor | None, wanted: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class TeacherState(NamedTuple):
     exp_avg_sq: dict[str, Tensor]
     optimizer_steps: np.ndarray  # [N] int64, updates that were applied
     loss: np.ndarray  # [N] float64, mean auxiliary loss of the last batch before the update
-    influence_ratio: np.ndarray  # [N] float32, ||h|| / ||d|| of the last update; 0 without one of them
+    influence_ratio: np.ndarray  # [N] float32, ||h|| / ||d|| when it was last measured; 0 without one of them
     influence_cosine: np.ndarray  # [N] float32, between the two forms of h, where it is asked for, else 0
 
 

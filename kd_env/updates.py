@@ -38,6 +38,13 @@ class Gradients(NamedTuple):
     cosines: Tensor  # [N, K, K] or [N, 0, 0]
 
 
+class StudentPass(NamedTuple):
+    """A forward pass of N students with its graph, which several losses may be differentiated through."""
+
+    leaves: dict[str, Tensor]  # the parameters that it began from, name -> [N, ...]
+    output: ModelOutput
+
+
 class HasStudent(Protocol):
     """A problem, as far as a student's forward pass reads it."""
 
@@ -174,6 +181,13 @@ def running_scale(term_scale: Tensor, term_seen: Tensor, raw: Tensor) -> Tensor:
     return term_scale + (raw - term_scale) / (term_seen + 1).clamp(max=100.0)[:, None, None]
 
 
+def student_pass(problem: Problem, params: Params, batch: Batch, differentiate: bool = True) -> StudentPass:
+    """Run N students on their batches ``[N, B, ...]`` and keep the graph."""
+    leaves = {name: p.detach().requires_grad_(differentiate) for name, p in params.items()}
+    with torch.set_grad_enabled(differentiate):
+        return StudentPass(leaves, student_forward(problem, leaves, batch, problem.student_signals))
+
+
 def gradients(
     problem: Problem,
     params: Params,
@@ -185,6 +199,7 @@ def gradients(
     teacher: TeacherState | None,
     differentiate: bool,
     dropout_seed: int = 0,
+    known: StudentPass | None = None,
 ) -> Gradients:
     """Losses and gradients of N students on their batches.
 
@@ -198,11 +213,11 @@ def gradients(
         teacher: of a state.
         differentiate: False computes the losses only (nothing is going to be applied).
         dropout_seed: of the student's dropout; single students only.
+        known: of these parameters and rows, where it was made already; without dropout.
     """
     batch = problem.train.gather(rows)
-    leaves = {name: p.detach().requires_grad_(differentiate) for name, p in params.items()}
     with torch.set_grad_enabled(differentiate), _dropout(problem, dropout_seed):
-        student = student_forward(problem, leaves, batch, problem.student_signals)
+        leaves, student = known or student_pass(problem, params, batch, differentiate)
         taught = teacher_signals(problem, teacher, rows, batch, student)
         table = loss_table(problem, leaves, student, taught, batch)
         raw = table.detach().mean(-1)

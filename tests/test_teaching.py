@@ -33,7 +33,7 @@ def options(tiny: dict[str, Any], **more: Any) -> dict[str, Any]:
         **{"decision": "sample_weighting", "precision": "fp64", "batch_size": ROWS, "budget": 40},
         **{"teacher_source": "online", "teacher_updates": "prokt", "features": FEATURES},
         "learning_rate": RATE,
-        "learning_teacher": {"learning_rate": 1e-3, "train_embeddings": True},
+        "learning_teacher": {"learning_rate": 1e-3, "train_embeddings": True, "log_every": 1},
         "student": {"init": "teacher", "num_hidden_layers": 1, "train_embeddings": True},
         **more,
     }
@@ -445,12 +445,28 @@ def test_terms_that_hear_little_of_the_teacher(tiny: dict[str, Any]) -> None:
         assert info["teacher_influence_ratio"] == 0.0
         ends.append(env.get_state().run.teacher.params)
     assert same(*ends)
-    logged = {"learning_rate": 1e-3, "train_embeddings": True, "log_cosine": True}
+    logged = {"learning_rate": 1e-3, "train_embeddings": True, "log_every": 1, "log_cosine": True}
     for target in ("student_loss", "teacher_loss"):
         env = DistillEnv(**options(tiny, terms=["hidden_states"], learning_teacher=logged))
         env.reset(seed=0)
         *_, info = env.step(lesson(env, 1.0, 1.0, target))
         assert info["teacher_influence_ratio"] > 0 and 0 < abs(info["teacher_influence_cosine"]) < 1
+
+
+def test_one_backward_pass_does_for_both_gradients(problem: Any, tiny: dict[str, Any]) -> None:
+    """Where the ratio is not measured d + c h is found at once; the ratio stands until it is measured again."""
+    seldom = {"learning_rate": 1e-3, "train_embeddings": True, "log_every": 4}
+    other = build_problem(EnvConfig.from_kwargs(**options(tiny, learning_teacher=seldom)))
+    ratios = {}
+    for name, own in (("always", problem), ("seldom", other)):
+        env = DistillEnv(problem=own)
+        env.reset(seed=0)
+        ratios[name] = [env.step(lesson(env, 1.0, 1.0))[4]["teacher_influence_ratio"] for _ in range(6)]
+        ratios[f"{name} ends"] = env.get_state().run.teacher.params
+    for place in range(6):
+        assert ratios["seldom"][place] == pytest.approx(ratios["always"][place - place % 4], rel=1e-6)
+    for parameter, value in ratios["always ends"].items():
+        torch.testing.assert_close(ratios["seldom ends"][parameter], value, rtol=1e-6, atol=1e-9)
 
 
 def test_teacher_and_student_share_no_tensor(problem: Any) -> None:
