@@ -42,7 +42,8 @@ def keeper(settings: Settings) -> Keep | None:
         with quiet_transformers():
             env.save_student(folder, replica)
         write_record(folder, student_record(env.problem, policy=name, seed=seed, steered=steered))
-        use = "it may not teach on this split, since feedback rows had a say" if steered else f"teacher.path={folder}"
-        print(f"Student of seed {seed}: {folder} ({use})", flush=True)
+        # Another run of this split would refuse it as a teacher.
+        note = f"{folder} (feedback rows had a say: no teacher of this split)" if steered else f"teacher.path={folder}"
+        print(f"Student of seed {seed}: {note}", flush=True)
 
     return keep
