@@ -217,10 +217,8 @@ def transition(
             cosines = torch.where(keep[:, None, None], found.cosines, cosines)
         bad_at.append(broken & mask[:, 0, 0])
         bad = torch.maximum(bad, bad_at[-1].float())
-        del (
-            found,
-            known,
-        )  # else two sets of gradients are alive, and the allocator gives memory back and asks for it again
+        # Else two sets of gradients are alive, and the allocator gives memory back and asks for it again.
+        del found, known
     count = torch.as_tensor(np.maximum(spend, 1), device=problem.device)[:, None, None]
     norms = _distance(before, state.params) if before else torch.zeros(len(moves), device=problem.device)
     diverged = bad.cpu().numpy() > 0
