@@ -6,7 +6,7 @@ row of the next batch, in the state that the environment is in.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class LGTM(SampleRule):
     """
 
     name = "lgtm"
+    asks_influence: ClassVar[bool] = True
+    """Jobs check before any work that there are feedback rows enough."""
 
     def __init__(
         self,

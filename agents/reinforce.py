@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from agents.base import Metrics, require, reset_seed
@@ -30,6 +31,10 @@ class ReinforceConfig(OnPolicyConfig):
 
     episodes_per_update: int = 16
     """Whole episodes in a rollout, at least; shared out evenly over the replicas, rounded up."""
+    learned_baseline: bool = True
+    """Whether a value network is taken off the returns. False leaves it to the normalisation of the advantages, which
+    takes off the mean over episodes at the same step: better in short trainings on small returns, where what an
+    untrained network says drowns them. Truncated episodes then count as if nothing followed."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -56,7 +61,8 @@ class Reinforce(OnPolicyAgent):
 
     def _update(self, rollout: Rollout) -> Metrics:
         c = self.config
-        values, following = self._rollout_values(rollout)
+        none = np.zeros_like(rollout.rewards)
+        values, following = self._rollout_values(rollout) if c.learned_baseline else (none, none)
         returns = discounted_returns(rollout.rewards, following, rollout.terminated, rollout.truncated, c.gamma)
         advantages = self._advantages(returns, values, rollout)
         used = torch.from_numpy(rollout.valid).to(self.device)
@@ -64,7 +70,7 @@ class Reinforce(OnPolicyAgent):
         targets = torch.from_numpy(returns).float().to(self.device)[used]
         weights = torch.from_numpy(advantages).float().to(self.device)[used]
         metrics = self._policy_step(inputs, rollout.actions[used], weights)
-        metrics["value_loss"] = self._fit_value(inputs, targets)
+        metrics["value_loss"] = self._fit_value(inputs, targets) if c.learned_baseline else 0.0
         return {**metrics, "explained_variance": explained_variance(values[rollout.valid], returns[rollout.valid])}
 
     def _advantages(self, returns: Floats, values: Floats, rollout: Rollout) -> Floats:

@@ -21,6 +21,7 @@ from kd_env.features import FEATURES
 from kd_env.glue import get_task
 from kd_env.knowledge import term_entries
 from kd_env.registry import unknown_name
+from kd_env.row_influence import feedback_rows
 from kd_env.types import FeatureSlice
 
 STUDENT_FEATURES = ("student_on_batch", "row_student")
@@ -142,7 +143,8 @@ def check(settings: Settings) -> Settings:
     scores.resolve(config.score, task.regression)
     check_dev(task, config.data_dir)
     kind = agent_kind(settings.agent.name)
-    _check_sees_reward(settings.agent.name, config)
+    if kind == "rule":
+        _check_rule(settings.agent.name, config)
     probe = ProbeEnv(config, int(resolved["num_envs"]), teacher_names(settings))
     if kind == "rule":
         make_agent(settings.agent.name, probe, seed=0, **settings.agent.options)
@@ -190,13 +192,13 @@ def rule_view(spec: PolicySpec, env: EnvConfig, teachers: Sequence[str]) -> str:
     """The action view in which a rule acts: the agent's where it can, else the first that it can be expressed in.
 
     Raises:
-        ValueError: no view can express it (the message is that of the first that was tried), or it has no reward to
-            look at.
+        ValueError: no view can express it (the message is that of the first that was tried), or it has no reward or
+            too few feedback rows to look at.
     """
     from agents import make_rule
     from agents.rules import rule_class
 
-    _check_sees_reward(spec.name, env)
+    _check_rule(spec.name, env)
     views = rule_class(spec.name).views
     errors = []
     for view in dict.fromkeys([*(v for v in views if v == env.action_view), *views]):
@@ -211,8 +213,12 @@ def rule_view(spec: PolicySpec, env: EnvConfig, teachers: Sequence[str]) -> str:
     raise errors[0]
 
 
-def _check_sees_reward(name: str, env: EnvConfig) -> None:
-    """Refuse the rule that looks at the reward of single steps where not every step is evaluated."""
+def _check_rule(name: str, env: EnvConfig) -> None:
+    """Refuse a rule that looks at more feedback rows, or at more steps' rewards, than are evaluated."""
+    from agents.rules import rule_class
+
+    if getattr(rule_class(name), "asks_influence", False):
+        feedback_rows(env, min(env.evaluation_rows, env.feedback_rows or env.evaluation_rows))
     if name == "greedy" and env.evaluate_every != 1:
         raise ValueError(
             f"The rule 'greedy' takes the action with the best reward of one step, but env.evaluate_every="

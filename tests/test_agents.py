@@ -50,6 +50,22 @@ def test_identity_is_solved(cls: type[OnPolicyAgent], kind: str, count: int) -> 
     pytest.fail(f"score {score(agent, kind)} after {agent.num_timesteps} steps")
 
 
+def test_reinforce_without_a_learned_baseline() -> None:
+    """The mean over episodes stands in for it: solved all the same, and no value network has a say."""
+    env = identity_vector_env("discrete", 16)
+    agent = Reinforce(env, seed=0, learning_rate=1e-2, ent_coef=0.0, learned_baseline=False)
+    before = [parameter.clone() for parameter in agent.value.parameters()]
+    other = Reinforce(identity_vector_env("discrete", 16), seed=0, learning_rate=1e-2, ent_coef=0.0)
+    for parameter in other.value.parameters():
+        parameter.data.fill_(3.0)  # opinions of any size
+    other.config = agent.config
+    for one in (agent, other):
+        one.learn(640)
+    assert all(torch.equal(a, b) for a, b in zip(agent.policy.parameters(), other.policy.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(agent.value.parameters(), before, strict=True))
+    assert score(agent.learn(8000, reset_num_timesteps=False), "discrete") > 0.95
+
+
 def test_truncated_identity_is_solved_too() -> None:
     agent = ActorCritic(identity_vector_env("discrete", 8, truncate=True), seed=0, learning_rate=1e-2)
     assert score(agent.learn(8000), "discrete") > 0.95

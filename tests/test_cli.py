@@ -267,6 +267,20 @@ def test_greedy_needs_a_reward_at_every_step() -> None:
         settings(*words)
 
 
+def test_lgtm_needs_as_many_feedback_rows_as_it_draws() -> None:
+    def settings(*overrides: str) -> Settings:
+        return probe.check(read_settings(compose("config", ["env=sample_weighting", *overrides])))
+
+    assert "lgtm" in [rule.name for rule in settings("env.action_view=native").rules or ()]
+    few = ("env.action_view=native", "env.evaluation_rows=8")
+    assert "lgtm" not in [rule.name for rule in settings(*few).rules or ()]
+    for words in (["evaluation.rules=[uniform,lgtm]"], ["agent=rule/lgtm"]):
+        for rows in ("env.evaluation_rows=8", "task.feedback_rows=8"):
+            with pytest.raises(ValueError, match=r"draws 16 feedback rows.*only 8 are evaluated"):
+                settings("env.action_view=native", *words, rows)
+            settings("env.action_view=native", *words, rows, "env.influence.rows=8")
+
+
 def test_a_rule_in_place_of_an_agent(base: list[str], tmp_path: Path) -> None:
     words = [word for word in base if not word.startswith("agent.options")]
     assert run("train", [*words, f"runs_dir={tmp_path}", "agent=rule/all"], "kd-env train") == 0

@@ -176,7 +176,7 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
     about_teachers = (
         agent in ("teacher_selector", "row_actor_critic") or getattr(rule, "decision", "") == "teacher_weighting"
     )
-    about_rows = getattr(rule, "decision", "") == "sample_weighting"
+    about_rows = agent == "row_reinforce" or getattr(rule, "decision", "") == "sample_weighting"
     env_preset = ["env=teacher_weighting"] if about_teachers else ["env=sample_weighting"] if about_rows else []
     found = settings_of(f"agent={agent}", "num_envs=2", *env_preset)
     probe.check(found)
@@ -227,7 +227,7 @@ EXPERIMENT_AGENTS = {
     "ks_small": "knowledge_selector",
     "mt_bert": "mt_bert",
     "mt_bert_mrpc": "mt_bert",
-    "noisy_samples": "row_actor_critic",
+    "noisy_samples": "row_reinforce",
     "pkd": "pkd",
     "prokt": "prokt",
     "rco": "rco",

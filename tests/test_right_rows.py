@@ -240,6 +240,7 @@ def test_shuffled_labels_say_nothing(seed: int) -> None:
     assert abs(np.corrcoef(shuffle_labels(scores, rows, seed)[rows], scores[rows])[0, 1]) < 0.3
 
 
+@pytest.mark.filterwarnings("ignore:The teacher's loss:UserWarning")
 def test_shuffled_feedback_changes_nothing_else(tiny: dict[str, Any]) -> None:
     with pytest.warns(UserWarning, match="floor of the gap"):
         shuffled = noisy(tiny, feedback_labels="shuffled")
@@ -250,3 +251,9 @@ def test_shuffled_feedback_changes_nothing_else(tiny: dict[str, Any]) -> None:
         np.testing.assert_array_equal(getattr(shuffled, table).labels, getattr(gold, table).labels)
     assert shuffled.feedback.content_hash() == gold.feedback.content_hash()
     assert shuffled.temperature == gold.temperature
+    told = {}
+    for name, problem in (("shuffled", shuffled), ("gold", gold)):
+        found = evaluate_policies(problem, {"u": Contender(lambda env: make_rule("uniform", env))}, [1])
+        told[name] = report.plain_words(report.summarize(found, replicates=10))
+    assert "labels of the evaluated feedback rows were shuffled" in told["shuffled"]
+    assert "feedback, selection and dev are clean" in told["gold"] and "are clean" not in told["shuffled"]

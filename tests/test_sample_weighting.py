@@ -330,6 +330,7 @@ def test_scores_by_hand(name: str, problem: Any) -> None:
         "student_entropy": -(np.exp(log_s) * log_s).sum(-1),
         "margin": np.abs(np.exp(log_s[:, 0]) - np.exp(log_s[:, 1])),
         "confidence": np.exp(log_s).max(-1),
+        "influence": env.row_influence()[0],
     }[name]
     info = env.step(np.asarray(3))[4]
     np.testing.assert_array_equal(info["rows"], rows)
@@ -340,11 +341,13 @@ def test_regression_has_scores_and_features(tiny_regression: dict[str, Any]) -> 
     """Those without classes; the others are refused with the ones that are left."""
     options = {**tiny_regression, "decision": "sample_weighting", "updates_per_step": 1, "action_view": "box"}
     options["features"] = ["gap", "row_student", "row_length", "row_seen"]
-    for name in ("student_loss", "teacher_loss", "disagreement"):
+    for name in ("student_loss", "teacher_loss", "disagreement", "influence"):
         env = DistillEnv(**options, score=name)
         env.reset(seed=0)
         assert np.isfinite(env.step(np.array([0.0, 0.5], np.float32))[1])
-    with pytest.raises(ValueError, match=r"'margin' has no meaning.*valid there: disagreement, student_loss"):
+    with pytest.raises(
+        ValueError, match=r"'margin' has no meaning.*valid there: disagreement, influence, student_loss"
+    ):
         DistillEnv(**options, score="margin")
 
 

@@ -165,6 +165,9 @@ def test_worker_processes_equal_stacked_replicas(tiny: dict[str, Any], tmp_path:
             np.testing.assert_array_equal(mine[2], theirs[2])
         stacked.reset(seed=4)
         workers.reset(seed=4)
+        influence = stacked.unwrapped.row_influence()
+        assert influence.shape == (2, 4) and influence.any()
+        np.testing.assert_allclose(workers.unwrapped.row_influence(), influence, atol=1e-2 * np.abs(influence).max())
         effect = stacked.unwrapped.problem.actions.decode(action)  # what a rule may give in place of actions
         mine, theirs = stacked.step(effect), workers.step(effect)
         np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-3, atol=1e-3)

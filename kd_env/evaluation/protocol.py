@@ -116,7 +116,7 @@ def evaluate_policies(
     for name, contender in policies.items():
         results[name] = _drive(name, contender, problem, splits, seeds, deterministic, progress, keep)
     return Evaluation(
-        facts={**problem.summary(), "label_noise": problem.config.label_noise},
+        facts=_facts(problem),
         seeds=tuple(seeds),
         term_names=problem.entry_names,
         metric_names=problem.task.metrics,
@@ -238,6 +238,12 @@ def _groups(problem: Problem, seeds: Sequence[int]) -> list[Sequence[int]]:
 def _metrics(problem: Problem, logits: NDArray[Any], table: Table) -> dict[str, float]:
     guesses = losses.predictions(logits, problem.task.regression)
     return metrics.compute(problem.task.metrics, guesses, table.labels)
+
+
+def _facts(problem: Problem) -> dict[str, Any]:
+    config = problem.config
+    control = {} if config.feedback_labels == "gold" else {"feedback_labels": config.feedback_labels}
+    return {**problem.summary(), "label_noise": config.label_noise, **control}
 
 
 def _follows(problem: Problem) -> bool:

@@ -233,10 +233,18 @@ def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
             "It is unknown whether the teacher saw rows of the feedback split; rewards, and what agents learned from "
             "them, may be too good."
         )
-    if facts.get("label_noise"):
+    shuffled = facts.get("feedback_labels") == "shuffled"
+    if facts.get("label_noise") and not shuffled:
         words.append(
             f"{facts['label_noise']:.0%} of the train labels were replaced by wrong ones; feedback, selection and dev "
             "are clean, so agents see a little clean supervision that plain rules do not."
+        )
+    elif facts.get("label_noise"):
+        words.append(f"{facts['label_noise']:.0%} of the train labels were replaced by wrong ones.")
+    if shuffled:
+        words.append(
+            "The labels of the evaluated feedback rows were shuffled, as a control: rewards and influence ask for a "
+            "student that is sure of nothing."
         )
     return words
 
