@@ -181,7 +181,10 @@ def _storage(leaf: Any) -> tuple[int | None, Any]:
 
 @pytest.mark.parametrize("name", list(COPIES))
 def test_a_step_makes_no_copy_of_a_model(name: str, steps: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but gradients and the virtual student has the size of a model: no parameters, moments or modules."""
+    """Nothing but gradients and the virtual student has the size of a model: no parameters, moments or modules.
+
+    The buffer by which every step measures how far the student moved is made once.
+    """
     step = steps[name]
     influence_step.updated(step, step)
     monkeypatch.setattr(copy, "deepcopy", lambda *words: pytest.fail("a deep copy"))
