@@ -40,6 +40,7 @@ class Learner:
         own: learning rate, weight decay and clipping.
         shared: betas and eps.
         budget: updates of the schedule, which has no warm-up.
+        precision: of the forward passes, ``fp32`` or ``bf16``.
     """
 
     def __init__(
