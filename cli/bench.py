@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from kd_env.registry import unknown_name
 
-NAMES = ("env_step", "cached", "teacher_set", "field", "vector", "growth", "tutor_step")
+NAMES = ("env_step", "cached", "teacher_set", "field", "vector", "growth", "tutor_step", "influence_step")
 PACKAGE = "benchmarks"
 FOLDER = Path(__file__).resolve().parent.parent / PACKAGE
 RESULT, TABLE, PLOT = "result.json", "table.md", "plot.png"
@@ -91,8 +91,8 @@ def parse(kind: Any, given: Mapping[str, str]) -> Any:
 def overview() -> str:
     """What there is, from the sources alone (importing them would take seconds)."""
     lines = ["kd-env bench <name> [key=value ...]", ""]
-    lines += [f"  {name:<12} {summary(name)}" for name in NAMES]
-    lines += [f"  {'all':<12} all of them; takes the options that they share", ""]
+    lines += [f"  {name:<14} {summary(name)}" for name in NAMES]
+    lines += [f"  {'all':<14} all of them; takes the options that they share", ""]
     lines += ["kd-env bench <name> --help lists the options of one."]
     return "\n".join(lines)
 

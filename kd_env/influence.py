@@ -354,14 +354,15 @@ def _adamw(
     """One tensor after its step number ``steps`` ``[N]``, and the elementwise derivative by the gradient."""
     (beta1, beta2), decay = config.betas, config.weight_decay if value.dim() > 2 else 0.0
     first, second = _column(1 - beta1**steps, value), _column(1 - beta2**steps, value)
+    # In place where a tensor is our own: on embeddings every new one costs more than its arithmetic.
     mean = torch.lerp(moments[0], grad, 1 - beta1)
-    root = torch.addcmul(beta2 * moments[1], grad, grad, value=1 - beta2).div_(second).sqrt_()
+    root = (beta2 * moments[1]).addcmul_(grad, grad, value=1 - beta2).div_(second).sqrt_()
     below = root + config.eps
-    step, ratio = rate / first, mean / below
-    after = value * (1 - rate * decay) - step * ratio
+    step, ratio = rate / first, mean.div_(below)
+    after = (value * (1 - rate * decay)).addcmul_(step, ratio, value=-1.0)
     # A row of the embeddings that no batch has shown yet: the root of 0 would give NaN, and its mean is 0.
-    bend = torch.where(root > 0, (1 - beta2) / second * grad / root, root.new_zeros(()))
-    return after, -step * ((1 - beta1) - ratio * bend) / below
+    bend = (grad * ((1 - beta2) / second)).div_(root).masked_fill_(~(root > 0), 0.0)
+    return after, bend.mul_(ratio).sub_(1 - beta1).mul_(step).div_(below)
 
 
 @cache

@@ -28,6 +28,10 @@ TINY = {
         *("settings=text", "hidden=16", "batch=4", "teacher_every=1", "vocab=50", "teacher_layers=1"),
         *("teacher_hidden=16", "memory_batch=4", "memory_length=8", "repeats=2"),
     ),
+    "influence_step": (
+        *("settings=random", "hidden=16", "layers=1", "teacher_layers=1", "teacher_hidden=16", "batch=4", "length=8"),
+        *("vocab=50", "repeats=2"),
+    ),
     "field": (
         *("teacher_layers=1", "teacher_hidden=16", "layers=1", "hidden=16", "vocab=50", "batch=4", "length=8"),
         *("updates=2", "repeats=1"),
