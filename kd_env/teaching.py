@@ -8,8 +8,8 @@ that gradient ``h`` beside its own loss. Then the student learns from the update
     ``d L_feedback(s'(t)) / d t  =  d/dt mean_i <grad_s l_i(s, t), D v>``,
 
 one forward-mode product of the student's losses, then one backward pass through the teacher. D holds the student's
-learning rate as a factor: ``h`` is small, and vanishes with the schedule. LGTM's code even multiplies it by the
-teacher's rate. So the ratio of the two gradients is told, and a factor may be given in units of it (``matched``).
+learning rate as a factor (LGTM's code has the teacher's): ``h`` is small, and vanishes with the schedule. So the ratio
+of the two gradients is told, and a factor may be given in units of it (``matched``).
 """
 
 from __future__ import annotations
