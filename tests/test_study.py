@@ -177,10 +177,15 @@ def test_stopping_a_study_stops_its_processes(
         os.kill(os.getpid(), stop)
 
     watcher = threading.Thread(target=interrupt)
-    watcher.start()
-    with pytest.raises(SystemExit) as ended:
-        run_all(children, 2, shown=False)
-    watcher.join()
+    # Tests that a script runs in its background ignore SIGINT, and would wait for the whole sleep.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        watcher.start()
+        with pytest.raises(SystemExit) as ended:
+            run_all(children, 2, shown=False)
+        watcher.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.value.code == 130 and "the same command goes on" in capsys.readouterr().err
     for child in children[:2]:
         with pytest.raises(ProcessLookupError):
