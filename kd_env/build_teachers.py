@@ -90,7 +90,12 @@ def _learning_teacher(
         kept = cut_layers("first", options.num_hidden_layers, int(module.config.num_hidden_layers))
         cut = cut_encoder(module, kept, num_labels=task.num_labels, dropout=0.0)
         if not bare:  # the cut has a new head
-            cut.load_state_dict(module.state_dict(), strict=False)
+            lacking = cut.load_state_dict(module.state_dict(), strict=False).missing_keys
+            if lacking:
+                raise ValueError(
+                    f"The teacher {folder!r} cannot be cut with its head: there is no {lacking[0]} in it. Set "
+                    "learning_teacher.num_hidden_layers=null, or learning_teacher.init='pretrained' for a new head."
+                )
         module = cut
     if bare and task.labels:
         module.config.id2label = dict(enumerate(task.labels))

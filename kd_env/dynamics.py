@@ -52,7 +52,9 @@ def evaluate(problem: Problem, params: dict[str, Tensor], teacher: TeacherState 
         entropy, agreement = np.zeros(count), np.zeros(count)
     else:
         entropy = losses.entropy(safe).mean(-1)
-        agreement = (safe.argmax(-1) == _taught_classes(problem, teacher)).mean(-1)
+        chosen = safe.argmax(-1)
+        own = problem.config.teacher_source == "student"  # the control must not hear of the teacher
+        agreement = (chosen == (chosen if own else _taught_classes(problem, teacher))).mean(-1)
     metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
     loss = np.where(finite, problem.loss(safe, problem.feedback, problem.reference.feedback_logits), np.nan)
     return Evaluation(loss, metric, entropy, agreement)

@@ -375,6 +375,32 @@ def test_a_head_or_a_whole_teacher_is_drawn_by_seed(tiny: dict[str, Any]) -> Non
         assert (differs == head) or init != "pretrained"
 
 
+def test_a_cut_teacher_keeps_its_own_head_and_blocks(tiny: dict[str, Any]) -> None:
+    """One that was fine-tuned: every tensor of the cut is the folder's, none drawn anew."""
+    whole, cut = (
+        build_problem(EnvConfig.from_kwargs(**options(tiny, learning_teacher={"num_hidden_layers": layers})))
+        for layers in (None, 1)
+    )
+    before = whole.reference.encoder.module.state_dict()
+    after_cut = cut.reference.encoder.module.state_dict()
+    assert set(after_cut) < set(before) and all(torch.equal(value, before[name]) for name, value in after_cut.items())
+
+
+def test_the_control_does_not_hear_of_the_teacher(tiny: dict[str, Any]) -> None:
+    """The student agrees with itself, in every feature that looks at a teacher."""
+    names = ["agreement", "teacher_entropy", "student_entropy", "row_teacher_losses", "row_student"]
+    plain = options(tiny, teacher_updates="none", learning_teacher={}, teacher_source="student", features=names)
+    env = DistillEnv(**{**plain, "terms": ["soft_label"], "term_scale": "none"})
+    observation, _ = env.reset(seed=0)
+    for _ in range(2):
+        parts = {name: observation[place.slice] for name, place in env.observation_layout.items()}
+        assert parts["agreement"] == 1.0
+        rows = parts["row_student"].reshape(ROWS, 3)
+        np.testing.assert_allclose(parts["row_teacher_losses"], rows[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(parts["teacher_entropy"], rows[:, 1].mean(), rtol=1e-6)
+        observation, *_ = env.step(np.zeros(ROWS))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
