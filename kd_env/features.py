@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kd_env import trees
 from kd_env.losses import entropy
 from kd_env.optim import learning_rate_factor
 from kd_env.registry import Registry
 from kd_env.row_influence import row_influence
-from kd_env.taught import TeacherFacts, taught_facts, taught_logits
+from kd_env.taught import TeacherFacts, changes, taught_logits, teacher_facts
 from kd_env.types import DistillState
 from kd_env.updates import NextBatch, next_batch
 
@@ -41,9 +42,17 @@ class View:
         return next_batch(self.problem, self.state, self.rows, with_cls=with_cls)
 
     @cached_property
+    def teacher_logits(self) -> np.ndarray:
+        """Of the teachers on these rows, ``[T, N, B, C]``."""
+        return taught_logits(self.problem, self.state, self.rows)
+
+    @cached_property
     def teacher_facts(self) -> TeacherFacts:
-        """What the teachers say about these rows, each ``[T, N, B]``."""
-        return taught_facts(self.problem, self.state, self.rows)
+        """What they say about these rows, each ``[T, N, B]``."""
+        if not changes(self.problem):
+            return trees.map_leaves(lambda part: part[:, self.rows], self.problem.teacher_facts)
+        labels = self.problem.train.labels[self.rows]
+        return teacher_facts(self.teacher_logits, labels, self.problem.label_width)
 
     @cached_property
     def row_influence(self) -> np.ndarray:
@@ -101,8 +110,9 @@ def _relative_gap(v: View) -> np.ndarray:
 
 def _teacher_entropy(v: View) -> np.ndarray:
     rows = v.state.next_rows
-    logits = taught_logits(v.problem, v.state, rows.reshape(len(rows), -1))[v.problem.assets.reference]
-    return _column(entropy(logits).mean(-1))
+    one = rows.shape[1] == 1  # then it is the batch that other features look at
+    logits = v.teacher_logits if one else taught_logits(v.problem, v.state, rows.reshape(len(rows), -1))
+    return _column(entropy(logits[v.problem.assets.reference]).mean(-1))
 
 
 def _learning_rate(v: View) -> np.ndarray:

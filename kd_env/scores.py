@@ -15,7 +15,6 @@ import numpy as np
 from kd_env import losses
 from kd_env.features import View
 from kd_env.registry import Registry
-from kd_env.taught import taught_logits
 from kd_env.types import DistillState
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def _teacher_loss(v: View) -> np.ndarray:
 
 def _disagreement(v: View) -> np.ndarray:
     own, width = v.next_batch.student_logits, v.problem.label_width
-    each = [losses.row_divergence(own, logits, width) for logits in taught_logits(v.problem, v.state, v.rows)]
+    each = [losses.row_divergence(own, logits, width) for logits in v.teacher_logits]
     return np.asarray(np.mean(each, axis=0))
 
 

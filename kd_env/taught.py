@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from kd_env import trees, updates
+from kd_env import updates
 from kd_env.losses import entropy, row_gold_loss
 from kd_env.types import DistillState
 
@@ -25,7 +25,7 @@ class TeacherFacts(NamedTuple):
 
 
 def teacher_facts(logits: np.ndarray, labels: np.ndarray, label_width: float | None) -> TeacherFacts:
-    """Facts for logits ``[T, R, C]`` (uncalibrated) and labels ``[R]``."""
+    """Facts for logits ``[T, ..., C]`` (uncalibrated) and labels ``[...]``."""
     loss = row_gold_loss(logits, labels, label_width)
     if label_width is not None:
         return TeacherFacts(loss, None, None, None, None)
@@ -46,16 +46,6 @@ def taught_logits(problem: Problem, state: DistillState, rows: np.ndarray) -> np
     batch = problem.train.gather(rows)
     said = updates.changing_logits(problem, state.params, state.teacher, batch).cpu().numpy()
     return np.broadcast_to(said, (len(problem.teachers), *said.shape))
-
-
-def taught_facts(problem: Problem, state: DistillState, rows: np.ndarray) -> TeacherFacts:
-    """:func:`teacher_facts` on train rows ``[N, B]``, each ``[T, N, B]``."""
-    if not changes(problem):
-        return trees.map_leaves(lambda part: part[:, rows], problem.teacher_facts)
-    logits = taught_logits(problem, state, rows)
-    flat, labels = logits.reshape(len(logits), rows.size, -1), problem.train.labels[rows.ravel()]
-    found = teacher_facts(flat, labels, problem.label_width)
-    return trees.map_leaves(lambda part: part.reshape(-1, *rows.shape), found)
 
 
 def changes(problem: Problem) -> bool:

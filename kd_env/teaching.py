@@ -152,7 +152,7 @@ def gradient(
     leaves = {name: p.detach().requires_grad_() for name, p in teacher.params.items()}
     wants = bool((effect.influence != 0).any())
     with torch.enable_grad():
-        said = updates.encoder_forward(problem, encoder, leaves, batch, problem.teacher_signals)
+        said = updates.student_forward(problem, leaves, batch, problem.teacher_signals, encoder=encoder)
     ahead: influence.LookAhead | None = None
     if wants:
         fixed = trees.map_leaves(Tensor.detach, said)

@@ -73,36 +73,25 @@ def student_forward(
     *,
     shared_batch: bool = False,
     eager: bool = False,
+    encoder: Encoder | None = None,
 ) -> ModelOutput:
     """Outputs of N students, ``params`` ``[N, ...]``, on their own batches ``[N, B, ...]`` or one shared batch.
 
-    With ``eager`` a single student's attention has forward-mode derivatives, too; that of several always has.
+    With ``eager`` a single student's attention has forward-mode derivatives, too; that of several always has. With
+    ``encoder`` those of N copies of it, such as teachers that learn.
     """
-    return encoder_forward(problem, problem.student, params, batch, signals, shared_batch=shared_batch, eager=eager)
-
-
-def encoder_forward(
-    problem: HasStudent,
-    encoder: Encoder,
-    params: Params,
-    batch: Batch,
-    signals: frozenset[Signal],
-    *,
-    shared_batch: bool = False,
-    eager: bool = False,
-) -> ModelOutput:
-    """The same of N copies of any encoder, such as teachers that learn."""
+    chosen = problem.student if encoder is None else encoder
     count = next(iter(params.values())).shape[0]
     with autocast(batch.input_ids.device, problem.precision):
         if count == 1:
             single = batch if shared_batch else trees.map_leaves(lambda t: t.squeeze(0), batch)
             first = {name: p.squeeze(0) for name, p in params.items()}
-            output = encoder.forward(first, single, signals, eager=eager)
+            output = chosen.forward(first, single, signals, eager=eager)
             output = trees.map_leaves(lambda t: t[None], output)
         else:
 
             def one(own: Params, own_batch: Batch) -> ModelOutput:
-                return encoder.forward(own, own_batch, signals, eager=True)
+                return chosen.forward(own, own_batch, signals, eager=True)
 
             output = vmap(one, in_dims=(0, None if shared_batch else 0))(dict(params), batch)
     return cast(output, problem.dtype)
@@ -123,15 +112,15 @@ def teacher_signals(
     if teacher is None:
         return tuple(each.source.signals(rows, batch, student) for each in problem.teachers)
     with torch.no_grad():
-        return (encoder_forward(problem, problem.reference.encoder, teacher.params, batch, problem.teacher_signals),)
+        encoder = problem.reference.encoder
+        return (student_forward(problem, teacher.params, batch, problem.teacher_signals, encoder=encoder),)
 
 
 def changing_logits(problem: Problem, params: Params, teacher: TeacherState | None, batch: Batch) -> Tensor:
     """Logits ``[N, B, C]`` of the teachers that learn, or of students that are their own teachers (None)."""
     with torch.no_grad():
-        if teacher is None:
-            return student_forward(problem, params, batch, frozenset()).logits
-        return encoder_forward(problem, problem.reference.encoder, teacher.params, batch, frozenset()).logits
+        own, encoder = (params, None) if teacher is None else (teacher.params, problem.reference.encoder)
+        return student_forward(problem, own, batch, frozenset(), encoder=encoder).logits
 
 
 def loss_table(
@@ -286,7 +275,6 @@ def predict(
 
     With ``encoder`` those of N copies of it.
     """
-    chosen = problem.student if encoder is None else encoder
     count = next(iter(params.values())).shape[0]
     # Short chunks waste less on padding and stay in a CPU's cache; a GPU wants work.
     size = rows_at_once or max(32, (8192 if problem.device.type == "cuda" else 256) // count)
@@ -294,7 +282,7 @@ def predict(
     with torch.no_grad():
         for rows in table.chunks(size):
             batch = table.gather(rows)
-            logits = encoder_forward(problem, chosen, params, batch, frozenset(), shared_batch=True).logits
+            logits = student_forward(problem, params, batch, frozenset(), shared_batch=True, encoder=encoder).logits
             if result is None:
                 result = logits.new_empty(count, len(table), logits.shape[-1])
             result[:, torch.as_tensor(rows, device=logits.device)] = logits

@@ -143,7 +143,7 @@ def test_the_released_form_differentiates_the_teachers_own_loss(problem: Any) ->
         moved = {**state.params, **{name: state.params[name] + sign * radius * value for name, value in v.items()}}
         probabilities.append(updates.student_forward(problem, moved, batch, frozenset()).logits.softmax(-1))
     leaves = {name: p.clone().requires_grad_() for name, p in teacher.params.items()}
-    said = updates.encoder_forward(problem, problem.reference.encoder, leaves, batch, frozenset()).logits
+    said = updates.student_forward(problem, leaves, batch, frozenset(), encoder=problem.reference.encoder).logits
     target = 0.4 * (probabilities[0] - probabilities[1]) / (2 * radius)
     loss = -(target.detach() * said.log_softmax(-1)).sum(-1).mean()
     expected = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -350,7 +350,9 @@ def test_features_and_scores_read_the_teacher_as_it_is(tiny: dict[str, Any]) -> 
     state, place = env.get_state().run, env.observation_layout["row_teacher_losses"]
     rows = state.next_rows[:, 0]
     batch = own.train.gather(rows)
-    logits = updates.encoder_forward(own, own.reference.encoder, state.teacher.params, batch, frozenset()).logits[0]
+    logits = updates.student_forward(
+        own, state.teacher.params, batch, frozenset(), encoder=own.reference.encoder
+    ).logits[0]
     expected = F.cross_entropy(logits, batch.labels[0], reduction="none").log1p()
     np.testing.assert_allclose(observation[place.slice], expected.numpy(), rtol=1e-5)
     frozen = own.reference.encoder.forward({}, trees.map_leaves(lambda t: t[0], batch), frozenset()).logits
