@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from kd_env import losses, models, observations, teachers, toy
+from kd_env import models, observations, teachers, toy
+from kd_env.calibration import fit_temperature
 from kd_env.config import EnvConfig
 from kd_env.config_teacher import LearningTeacherConfig
 from kd_env.encoder_check import check_encoder, probe_batch
@@ -200,7 +201,7 @@ def make_teacher(
         train_logits=train_logits,
         feedback_logits=feedback_logits,
         selection_logits=selection_logits,
-        temperature=1.0 if fixed else losses.fit_temperature(selection_logits, labels),
+        temperature=1.0 if fixed else fit_temperature(selection_logits, labels, "selection"),
     )
 
 

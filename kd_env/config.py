@@ -142,8 +142,11 @@ class EnvConfig:
     influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
     """How the influence of rows is found, where a feature, a score or a rule asks for it."""
     reward: str = "gap_closed"
-    gap: str = "labels"
-    """``labels`` (loss against gold labels) or ``divergence`` (KL from teacher to student, without labels)."""
+    gap: str = "calibrated"
+    """What loss e the gap, the rewards and the reports are about: ``calibrated`` (cross-entropy against gold labels
+    after one temperature for each student, as for the teacher, fitted on the evaluated feedback rows in [0.05, 20]; in
+    regression, which has none, ``labels``), ``labels`` (without the student's temperature: a student then gains by
+    the size of its logits alone) or ``divergence`` (KL from teacher to student, without labels)."""
     action_view: str = "native"
     """``native``, ``discrete`` or ``box``; of teachers also ``simplex`` (native) and ``subset``, of rows ``subset``."""
     gate: bool = True
@@ -361,7 +364,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "device": checks.text,
     "features": checks.names("progress"),
     "reward": checks.text,
-    "gap": checks.one_of("labels", "divergence"),
+    "gap": checks.one_of("calibrated", "labels", "divergence"),
     "action_view": checks.text,
     "gate": checks.boolean,
     "max_episode_steps": _ROWS,

@@ -86,5 +86,6 @@ def check_teacher_updates(config: EnvConfig) -> None:
         )
     if config.gap == "divergence":
         raise ValueError(
-            f"gap='divergence' is counted from a fixed teacher; with teacher_updates={updates!r} use gap='labels'."
+            f"gap='divergence' is counted from a fixed teacher; with teacher_updates={updates!r} use gap='calibrated' "
+            "or gap='labels'."
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kd_env import losses, optim, rewards, teaching, trees, updates
 from kd_env.actions import normalize_weights
+from kd_env.calibration import fit_temperatures
 from kd_env.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.models import draw_projection
 from kd_env.tables import draw, start_stream
@@ -33,7 +34,9 @@ _TEACHER = 2**40
 class Evaluation(NamedTuple):
     """Of N students on the evaluated feedback rows, each ``[N]`` float64."""
 
-    loss: np.ndarray
+    loss: np.ndarray  # e of the problem
+    raw_loss: np.ndarray  # against gold labels, without a temperature
+    temperature: np.ndarray  # 1 where the gap is not calibrated
     metric: np.ndarray
     entropy: np.ndarray
     agreement: np.ndarray
@@ -48,6 +51,8 @@ def evaluate(problem: Problem, params: dict[str, Tensor], teacher: TeacherState 
     finite = np.isfinite(logits).all(axis=(1, 2))
     safe = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
     count = len(logits)
+    raw = losses.gold_loss(safe, problem.feedback.labels, problem.label_width)
+    temperature = np.ones(count)
     if problem.task.regression:
         entropy, agreement = np.zeros(count), np.zeros(count)
     else:
@@ -56,8 +61,10 @@ def evaluate(problem: Problem, params: dict[str, Tensor], teacher: TeacherState 
         own = problem.config.teacher_source == "student"  # the control must not hear of the teacher
         agreement = (chosen == (chosen if own else _taught_classes(problem, teacher))).mean(-1)
     metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
-    loss = np.where(finite, problem.loss(safe, problem.feedback, problem.reference.feedback_logits), np.nan)
-    return Evaluation(loss, metric, entropy, agreement)
+    if problem.calibrates:
+        temperature = fit_temperatures(safe, problem.feedback.labels)
+    loss = problem.loss(safe, problem.feedback, problem.reference.feedback_logits, temperature)
+    return Evaluation(np.where(finite, loss, np.nan), raw, temperature, metric, entropy, agreement)
 
 
 def _taught_classes(problem: Problem, teacher: TeacherState | None) -> np.ndarray:
@@ -106,6 +113,8 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         loss_reset=measured.loss,
         gap_scale=scale,
         loss=measured.loss,
+        raw_loss=measured.raw_loss,
+        temperature=measured.temperature,
         metric=measured.metric,
         entropy=measured.entropy,
         agreement=measured.agreement,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_env import losses, models, splits
+from kd_env.calibration import fit_temperature
 from kd_env.finetune_config import TrainingOptions
 from kd_env.finetune_store import Checkpoints
 from kd_env.glue import Rows, Task, load_train
@@ -250,9 +251,13 @@ def making(
 
 
 def verdict(data: Data, found: Evaluation) -> dict[str, Any]:
-    """What the record says of one classifier: its metrics on the selection split, and the temperature fitted there."""
+    """What the record says of one classifier: its metrics on the selection split, and the temperature fitted there.
+
+    No temperature where none can be fitted: the task is one of scores, or the split has one class.
+    """
     labels = data.selection.labels
-    temperature = None if data.task.regression else losses.fit_temperature(found.logits, labels)
+    fits = not data.task.regression and len(np.unique(labels)) > 1 and bool(np.isfinite(found.logits).all())
+    temperature = fit_temperature(found.logits, labels, "selection") if fits else None
     return {"selection": found.metrics, "temperature": temperature}
 
 

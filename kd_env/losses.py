@@ -61,23 +61,3 @@ def confidence(logits: np.ndarray) -> np.ndarray:
 def predictions(logits: np.ndarray, regression: bool) -> np.ndarray:
     """Class indices, or scores for regression; ``[..., C] -> [...]``."""
     return logits[..., 0] if regression else logits.argmax(axis=-1)
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature in [0.05, 20] that minimises the cross-entropy (Guo et al. 2017), by golden-section search.
-
-    The loss is unimodal in the inverse temperature, hence in its logarithm.
-    """
-    low, high = np.log(0.05), np.log(20.0)
-    ratio = (np.sqrt(5.0) - 1.0) / 2.0
-
-    def loss(log_t: float) -> float:
-        return float(gold_loss(logits / np.exp(log_t), labels, None))
-
-    while high - low > 1e-4:
-        a, b = high - ratio * (high - low), low + ratio * (high - low)
-        if loss(a) < loss(b):
-            high = b
-        else:
-            low = a
-    return float(np.exp((low + high) / 2.0))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from kd_env import losses, models, observations, rewards, scores, splits, teachers
+from kd_env.calibration import check_calibration_rows, fit_temperature
 from kd_env.config import EnvConfig
 from kd_env.decisions import make_actions, present_entries
 from kd_env.evaluation import metrics
@@ -93,7 +94,6 @@ class Problem:
         self.train, self.feedback, self.selection = assets.train, assets.feedback, assets.selection
         self.student, self.teachers = assets.student, assets.teachers
         self.reference = assets.reference_teacher
-        self.temperature = self.reference.temperature
         self.device, self.dtype, self.precision = assets.device, assets.dtype, config.precision
         names = tuple(term.name for term in self.reference.terms)
         self.term_names, self.teacher_names = names, tuple(teacher.name for teacher in assets.teachers)
@@ -114,6 +114,10 @@ class Problem:
             if self.present[row, column]
         )
         self.buckets = make_buckets(assets.train.lengths, config.batch_size)
+        self.calibrates = config.gap == "calibrated" and not assets.task.regression
+        if self.calibrates:
+            check_calibration_rows(self.feedback.labels)
+        self.temperature = self._temperature()
         self.teacher_loss = self._teacher_loss()
         self.reward = rewards.REWARDS[config.reward]
         self.actions = make_actions(config, self.term_names, self.teacher_names, taught)
@@ -183,15 +187,27 @@ class Problem:
         )
         return np.asarray(outputs[teachers.LOGITS])
 
-    def loss(self, logits: np.ndarray, table: Table, teacher_logits: np.ndarray) -> np.ndarray:
-        """``e`` of logits ``[..., R, C]``: against gold labels, or KL from the teacher (``gap=divergence``)."""
+    def loss(self, logits: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray) -> np.ndarray:
+        """``e`` of logits ``[..., R, C]``: against gold labels, or KL from the teacher (``gap=divergence``).
+
+        Args:
+            logits: of students.
+            table: R rows.
+            teacher_logits: ``[R, C]``, of the reference teacher there.
+            temperature: ``[...]`` of the students; read with ``gap=calibrated`` alone.
+        """
         if self.config.gap == "divergence":
             return losses.divergence_loss(logits, teacher_logits, self.label_width)
-        return losses.gold_loss(logits, table.labels, self.label_width)
+        scaled = logits / temperature[..., None, None] if self.calibrates else logits
+        return losses.gold_loss(scaled, table.labels, self.label_width)
 
     def reference_loss(self, teacher_logits: np.ndarray, table: Table) -> float:
         """``e_T`` on a table: the calibrated teacher's loss; 0 with ``gap=divergence`` or if the teacher learns."""
-        if self.config.gap == "divergence" or self.config.teacher_learns:
+        return 0.0 if self.config.gap == "divergence" else self.reference_label_loss(teacher_logits, table)
+
+    def reference_label_loss(self, teacher_logits: np.ndarray, table: Table) -> float:
+        """The calibrated reference teacher's loss against the labels of a table; 0 if the teacher learns."""
+        if self.config.teacher_learns:
             return 0.0
         return float(losses.gold_loss(teacher_logits / self.temperature, table.labels, self.label_width))
 
@@ -222,8 +238,30 @@ class Problem:
             **({"teachers": {t.name: t.folder for t in self.teachers}} if len(self.teachers) > 1 else {}),
         }
 
+    @property
+    def calibration(self) -> Table:
+        """Rows on which reports fit temperatures: those of feedback that rewards are made of.
+
+        The selection split instead where their labels are shuffled, or where students train on them: neither tells
+        how sure a student may be.
+        """
+        own = self.config.feedback_labels == "gold" and self.config.train_on == "train"
+        return self.feedback if own else self.selection
+
+    def _temperature(self) -> float:
+        """Of the reference teacher, in reports."""
+        if not self.calibrates or self.config.teacher_learns:
+            return self.reference.temperature
+        if self.calibration is self.selection:
+            return self.reference.temperature
+        return fit_temperature(self.reference.feedback_logits, self.feedback.labels)
+
     def _teacher_loss(self) -> float:
-        return self.reference_loss(self.reference.feedback_logits, self.feedback)
+        if not self.calibrates or self.config.teacher_learns:
+            return self.reference_loss(self.reference.feedback_logits, self.feedback)
+        # Alike for teacher and student: on the evaluated rows, with their labels as rewards see them.
+        own = fit_temperature(self.reference.feedback_logits, self.feedback.labels)
+        return float(losses.gold_loss(self.reference.feedback_logits / own, self.feedback.labels, None))
 
     def _require_cls(self) -> None:
         for teacher in self.teachers:

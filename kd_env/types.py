@@ -124,6 +124,8 @@ class DistillState(NamedTuple):
     loss_reset: np.ndarray  # [N] float64, feedback loss at reset
     gap_scale: np.ndarray  # [N] float64, D
     loss: np.ndarray  # [N] float64, feedback loss e at the last evaluation
+    raw_loss: np.ndarray  # [N] float64, loss against gold labels there, without a temperature
+    temperature: np.ndarray  # [N] float64, the student's fitted there; 1 where the gap is not calibrated
     metric: np.ndarray  # [N] float64, headline metric on the feedback rows at the last evaluation
     entropy: np.ndarray  # [N] float64, student's mean entropy there, in units of log C
     agreement: np.ndarray  # [N] float64, share of feedback rows where student and teacher choose the same class

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env.calibration import fit_temperatures
 from kd_env.optim import learning_rate_factor
 
 
@@ -138,9 +139,14 @@ def test_the_reward_sees_the_update_that_the_action_caused(tiny_problem: Any) ->
     env.reset(seed=1)
     table = env.problem.feedback
     teacher = env.problem.reference.feedback_logits
-    before = env.problem.loss(env.predict(table), table, teacher)[0]
+    labels = table.labels
+
+    def loss(logits: np.ndarray) -> float:
+        return float(env.problem.loss(logits, table, teacher, fit_temperatures(logits, labels))[0])
+
+    before = loss(env.predict(table))
     _, reward, _, _, info = env.step(np.array([1, 0, 0], np.int8))
-    after = env.problem.loss(env.predict(table), table, teacher)[0]
+    after = loss(env.predict(table))
     scale = env.run.started().gap_scale[0]
     assert reward == pytest.approx((before - after) / scale, rel=1e-9)
     assert info["loss"] == pytest.approx(after, rel=1e-12)

@@ -321,7 +321,8 @@ def test_configuration_round_trip(tiny: dict[str, Any]) -> None:
 
 def test_loss_and_temperature_against_slow_versions() -> None:
     """Cross-entropy row by row; the temperature against a grid."""
-    from kd_env.losses import fit_temperature, gold_loss
+    from kd_env.calibration import fit_temperature
+    from kd_env.losses import gold_loss
 
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 3)) * 4, rng.integers(3, size=50)

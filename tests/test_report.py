@@ -30,6 +30,9 @@ def result(
         loss=1.0 - np.array(gaps),
         gap_closed=np.array(gaps),
         floored=np.full(count, floored),
+        raw_loss=1.1 - np.array(gaps),
+        raw_gap_closed=np.array(gaps) - 0.1,
+        calibration_error=np.full(count, 0.05),
         predictions=guesses,
     )
     weights = np.tile(np.array([1.0, 0.25]), (4, count, 1))
@@ -37,7 +40,7 @@ def result(
     scale = np.array([1.0, 1.0, 1.0, 0.0])[:, None].repeat(count, axis=1)
     splits = {SELECTION: scores, "validation": scores}
     none = np.zeros(count, dtype=bool)
-    return PolicyResult(name, learned, extra, "box", splits, np.array(gaps), none, weights, scale)
+    return PolicyResult(name, learned, extra, "box", splits, np.ones(count), np.array(gaps), none, weights, scale)
 
 
 def evaluation(*results: PolicyResult, **facts: Any) -> Evaluation:

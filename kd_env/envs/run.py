@@ -103,6 +103,8 @@ class Run(Replicas[DistillState]):
             "gap_closed": (s.loss_reset - s.loss) / s.gap_scale,
             "gap_floored": gap_scale(s.loss_reset, self.problem.teacher_loss)[1],
             "loss": s.loss.copy(),
+            "raw_loss": s.raw_loss.copy(),
+            "temperature": s.temperature.copy(),
             "feedback_metric": s.metric.copy(),
             "raw_losses": s.raw_losses[:, present],
             "scaled_losses": s.scaled_losses[:, present],

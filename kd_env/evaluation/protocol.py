@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kd_env import losses
 from kd_env.build_teachers import check_positions
+from kd_env.calibration import expected_calibration_error, fit_temperatures
 from kd_env.envs import DistillVectorEnv
 from kd_env.evaluation import metrics
 from kd_env.evaluation.noise import RightRows, wrong_rows
@@ -70,7 +71,9 @@ class _Split:
     table: Table
     teacher_logits: NDArray[Any]  # [R, C]
     teacher_loss: float
+    raw_teacher_loss: float  # the calibrated teacher's against gold labels, whatever the gap is
     reset_loss: Floats  # [N], of the fresh students; the same for every policy, since the seeds are
+    raw_reset_loss: Floats  # [N], against gold labels without a temperature
 
 
 def evaluate_policies(
@@ -190,13 +193,33 @@ def choose_comparator(results: Iterable[PolicyResult]) -> str | None:
     return min(rules, key=lambda r: float(r.splits[SELECTION].loss.mean())).name if rules else None
 
 
-def end_scores(logits: NDArray[Any], split: _Split, diverged: NDArray[np.bool_], problem: Problem) -> SplitScores:
-    """Scores of N students from their logits ``[N, R, C]``; diverged students count as the worst end there is."""
-    safe, labels = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0), split.table.labels
+def end_scores(
+    logits: NDArray[Any],
+    temperature: Floats,
+    split: _Split,
+    diverged: NDArray[np.bool_],
+    problem: Problem,
+) -> SplitScores:
+    """Scores of N students from their logits ``[N, R, C]``; diverged students count as the worst end there is.
+
+    Args:
+        logits: on the rows of the split.
+        temperature: ``[N]``, see :func:`temperatures`.
+        split: the rows.
+        diverged: ``[N]``.
+        problem: what is asked of the students.
+    """
+    safe, labels = _safe(logits), split.table.labels
     scale, floored = gap_scale(split.reset_loss, split.teacher_loss)
+    raw_scale, _ = gap_scale(split.raw_reset_loss, split.raw_teacher_loss)
     broken = diverged | ~np.isfinite(logits).all(axis=(1, 2))
-    loss = problem.loss(safe, split.table, split.teacher_logits)
+    loss = problem.loss(safe, split.table, split.teacher_logits, temperature)
     loss = np.where(broken, split.reset_loss + scale, loss)
+    raw_loss = losses.gold_loss(safe, labels, problem.label_width)
+    raw_loss = np.where(broken, split.raw_reset_loss + raw_scale, raw_loss)
+    errors = None
+    if not problem.task.regression:
+        errors = np.array([expected_calibration_error(own, labels) for own in safe])
     guesses = losses.predictions(safe, problem.task.regression)
     scores = [metrics.compute(problem.task.metrics, row, labels) for row in guesses]
     return SplitScores(
@@ -204,27 +227,46 @@ def end_scores(logits: NDArray[Any], split: _Split, diverged: NDArray[np.bool_],
         loss=loss,
         gap_closed=(split.reset_loss - loss) / scale,
         floored=floored,
+        raw_loss=raw_loss,
+        raw_gap_closed=(split.raw_reset_loss - raw_loss) / raw_scale,
+        calibration_error=errors,
         predictions=guesses,
     )
+
+
+def temperatures(problem: Problem, logits: NDArray[Any]) -> Floats:
+    """Temperatures ``[N]`` from logits ``[N, R, C]`` on ``problem.calibration``; 1 where the gap is not calibrated."""
+    return fit_temperatures(_safe(logits), problem.calibration.labels) if problem.calibrates else np.ones(len(logits))
+
+
+def _safe(logits: NDArray[Any]) -> NDArray[Any]:
+    """Logits of diverged students as 0: they count as diverged, whatever is computed from them."""
+    return np.asarray(np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def _splits(
     problem: Problem, tables: Mapping[str, Table], teacher_logits: Mapping[str, NDArray[Any]], seeds: Sequence[int]
 ) -> dict[str, _Split]:
-    losses_at_reset: dict[str, list[Floats]] = {name: [] for name in tables}
+    at_reset: dict[str, list[Floats]] = {name: [] for name in tables}
+    raw: dict[str, list[Floats]] = {name: [] for name in tables}
     groups = _groups(problem, seeds)
     env = DistillVectorEnv(len(groups[0]), problem=problem, autoreset_mode="disabled")
     for group in groups:
         env.reset(seed=list(group))
+        fitted = temperatures(problem, env.predict(problem.calibration))
         for name, table in tables.items():
-            losses_at_reset[name].append(problem.loss(env.predict(table), table, teacher_logits[name]))
+            logits = env.predict(table)
+            at_reset[name].append(problem.loss(logits, table, teacher_logits[name], fitted))
+            raw[name].append(losses.gold_loss(logits, table.labels, problem.label_width))
     env.close()
     return {
         name: _Split(
             table,
             teacher_logits[name],
             problem.reference_loss(teacher_logits[name], table),
-            np.concatenate(losses_at_reset[name]),
+            problem.reference_label_loss(teacher_logits[name], table),
+            np.concatenate(at_reset[name]),
+            np.concatenate(raw[name]),
         )
         for name, table in tables.items()
     }
@@ -243,7 +285,8 @@ def _metrics(problem: Problem, logits: NDArray[Any], table: Table) -> dict[str, 
 def _facts(problem: Problem) -> dict[str, Any]:
     config = problem.config
     control = {} if config.feedback_labels == "gold" else {"feedback_labels": config.feedback_labels}
-    return {**problem.summary(), "label_noise": config.label_noise, **control}
+    gap = "labels" if config.gap == "calibrated" and not problem.calibrates else config.gap
+    return {**problem.summary(), "gap": gap, "label_noise": config.label_noise, **control}
 
 
 def _follows(problem: Problem) -> bool:
@@ -255,6 +298,7 @@ class _Episode(NamedTuple):
     """What one episode of N students gave."""
 
     logits: dict[str, Floats]  # by split [N, R, C]
+    calibration: Floats  # the same on the rows that temperatures are fitted on
     returns: Floats  # [N]
     diverged: NDArray[np.bool_]  # [N]
     weights: Floats  # [steps, N, K]
@@ -290,12 +334,14 @@ def _drive(
     diverged = np.concatenate([part.diverged for part in parts])
     told_apart = [part.right_rows_auc for part in parts if part.right_rows_auc is not None]
     logits = {split: np.concatenate([part.logits[split] for part in parts]) for split in splits}
+    fitted = temperatures(own, np.concatenate([part.calibration for part in parts]))
     return PolicyResult(
         name=name,
         learned=contender.learned,
         extra_labels=contender.problem is not None,
         action_view=view,
-        splits={s: end_scores(logits[s], part, diverged, problem) for s, part in splits.items()},
+        splits={s: end_scores(logits[s], fitted, part, diverged, problem) for s, part in splits.items()},
+        temperature=fitted,
         returns=np.concatenate([part.returns for part in parts]),
         diverged=diverged,
         weights=_side_by_side([part.weights for part in parts]),
@@ -333,6 +379,7 @@ def _episode(
     returns, diverged = np.zeros(count), np.zeros(count, dtype=bool)
     labels = env.problem.task.num_labels
     logits = {split: np.zeros((count, len(part.table), labels)) for split, part in splits.items()}
+    calibration = np.zeros((count, len(env.problem.calibration), labels))
     weights, scales, followed = [], [], []
     learns = env.problem.config.teacher_learns
     teachers = {split: np.zeros_like(part) for split, part in logits.items()} if learns else {}
@@ -358,6 +405,8 @@ def _episode(
             diverged[finished] = info["diverged"][finished]
             for split, part in splits.items():
                 logits[split][finished] = env.predict(part.table)[finished]
+            if env.problem.calibrates:
+                calibration[finished] = env.predict(env.problem.calibration)[finished]
             for split, said in teachers.items():
                 said[finished] = env.predict_teacher(splits[split].table)[finished]
             if keep is not None:
@@ -372,7 +421,8 @@ def _episode(
     share = np.nanmean(np.stack(followed), axis=0) if followed else np.full(count, np.nan)
     told = {name: np.stack(trace) for name, trace in traces.items()}
     apart = None if right_rows is None else right_rows.auc()
-    return _Episode(logits, returns, diverged, np.stack(weights), np.stack(scales), share, teachers, told, apart)
+    chosen, scale = np.stack(weights), np.stack(scales)
+    return _Episode(logits, calibration, returns, diverged, chosen, scale, share, teachers, told, apart)
 
 
 def follows_best(problem: Problem, rows: NDArray[Any], weights: NDArray[Any]) -> Floats:

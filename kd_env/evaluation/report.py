@@ -288,9 +288,17 @@ def to_json(report: Report) -> dict[str, Any]:
                     "metrics": {metric: values.tolist() for metric, values in scores.metrics.items()},
                     "loss": scores.loss.tolist(),
                     "gap_closed": scores.gap_closed.tolist(),
+                    "raw_loss": scores.raw_loss.tolist(),
+                    "raw_gap_closed": scores.raw_gap_closed.tolist(),
+                    **(
+                        {}
+                        if scores.calibration_error is None
+                        else {"calibration_error": scores.calibration_error.tolist()}
+                    ),
                 }
                 for split, scores in result.splits.items()
             },
+            "temperature": result.temperature.tolist(),
             "return": result.returns.tolist(),
             "diverged": result.diverged.tolist(),
             **({} if result.followed is None else {"followed": result.followed.tolist()}),

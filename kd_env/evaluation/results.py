@@ -20,12 +20,20 @@ class SplitScores:
 
     metrics: dict[str, Floats]
     loss: Floats
-    """``e`` of the problem: cross-entropy in nats, squared error over the squared label range, or with
-    ``gap=divergence`` the KL from the teacher; a diverged student has ``e_reset + D``."""
+    """``e`` of the problem: cross-entropy in nats (with ``gap=calibrated`` after the student's temperature), squared
+    error over the squared label range, or with ``gap=divergence`` the KL from the teacher; a diverged student has
+    ``e_reset + D``."""
     gap_closed: Floats
     """``(e_reset - e_end) / D`` with ``D = max(e_reset - e_T, 0.05 e_reset)``; a diverged student has -1."""
     floored: NDArray[np.bool_]
     """Where the floor of D is active: read the loss there, not the gap."""
+    raw_loss: Floats
+    """Against gold labels and without the student's temperature, whatever ``gap`` is; diverged as above."""
+    raw_gap_closed: Floats
+    """The same for the raw loss, down to the calibrated teacher's: the size of a student's logits counts, too."""
+    calibration_error: Floats | None
+    """Expected calibration error of the student as it is, without its temperature (Guo et al. 2017), in [0, 1]; None in
+    regression."""
     predictions: NDArray[Any]
     """``[N, R]`` class indices or scores."""
 
@@ -51,6 +59,7 @@ class PolicyResult:
     """Whether it trained on feedback rows too."""
     action_view: str
     splits: dict[str, SplitScores]
+    temperature: Floats  # [N] of the students, fitted on feedback rows; 1 where the gap is not calibrated
     returns: Floats  # [N]
     diverged: NDArray[np.bool_]  # [N]
     weights: Floats  # [steps, N, K] applied weight of each term, 0 in skipped steps, NaN after a replica's end

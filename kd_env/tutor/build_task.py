@@ -13,6 +13,7 @@ from torch import nn
 from kd_env import losses, models, splits, teachers
 from kd_env.build import build_student
 from kd_env.build_teachers import LoadedTeacher, check_positions, load_teachers, same_tokens
+from kd_env.calibration import fit_temperature
 from kd_env.encoder_check import check_encoder, probe_batch
 from kd_env.glue import EMBEDDED, Rows, Task, get_task, load_train
 from kd_env.mlm_model import check_fits, load_masked_lm
@@ -69,7 +70,7 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
     check_first(reader, train, tokens)
     check_positions(loaded.encoder, longest, "teacher")
     chosen = _logits(loaded.encoder, selection, config.precision)
-    temperature = losses.fit_temperature(chosen, selection.labels)
+    temperature = fit_temperature(chosen, selection.labels, "selection")
     student = task_student(config, loaded, tokenizer, task, device, dtype)
     check_positions(student, longest, "student")
     for encoder, what in ((loaded.encoder, "teacher"), (student, "student")):
