@@ -15,9 +15,10 @@ import torch
 from cli.downstream import read_rows
 from cli.main import main, run
 from kd_env.evaluation import downstream
+from kd_env.evaluation.crossed import crossed_difference
 from kd_env.evaluation.downstream import Material, check_student, fine_tune, labelled_rows, load_material, start
 from kd_env.evaluation.downstream_report import columns_of, difference, learning_curves, markdown, summarize
-from kd_env.evaluation.statistics import paired_difference, t_interval, welch_difference
+from kd_env.evaluation.statistics import paired_difference
 from kd_env.finetune_config import TeacherConfig
 from kd_env.tutor import TutorEnv
 
@@ -230,11 +231,11 @@ def test_differences_have_the_right_units() -> None:
     one, other = rng.random((2, 1, 4))
     three, more, two = rng.random((3, 4)), rng.random((3, 4)), rng.random((2, 4))
     assert difference(one, other) == paired_difference(one[0], other[0])
-    assert difference(three, one).interval == t_interval(three.mean(1) - one.mean())
+    assert difference(three, one).interval == crossed_difference(three, one[0]).interval
     turned, straight = difference(one, three), difference(three, one)
     assert (turned.interval.mean, turned.interval.low) == (-straight.interval.mean, -straight.interval.high)
-    assert difference(three, more).interval == t_interval(three.mean(1) - more.mean(1))
-    assert difference(three, two) == welch_difference(three.mean(1), two.mean(1))
+    assert difference(three, more) == crossed_difference(three - more, np.zeros(4))
+    assert difference(three, two) == crossed_difference(three, two)
     for values in (one, three):
         itself = difference(values, values)
         assert (itself.interval.mean, itself.interval.low, itself.interval.high, itself.p_value) == (0, 0, 0, 1)

@@ -86,16 +86,63 @@ def test_rows_hold_the_statistics(three: r.Report) -> None:
 def test_table_and_markdown_show_every_policy(three: r.Report, capsys: pytest.CaptureFixture[str]) -> None:
     r.print_report(three)
     printed = capsys.readouterr().out
-    for word in ("agent *", "fixed", "(comparator)", "0.600 [0.470, 0.730]", "w soft_label", "no claim"):
+    for word in ("agent *", "fixed", "(comparator)", "0.600 [0.470,", "w soft_label", "no claim", "Minimum detectable"):
         assert word in printed
-    lines = r.markdown_table(three).splitlines()
+    first, _, *lines, _, last = r.markdown_table(three).splitlines()
+    assert first == three.headline and printed.replace("\n", " ").startswith("Above the best rule")
+    assert last == three.detectable and "power 0.8, at the spreads observed, 4 seeds): agent 0." in last
     assert len(lines) == 5
     assert len({line.count("|") for line in lines}) == 1
 
 
+def test_columns_lead_with_the_metric_and_end_with_raw_values() -> None:
+    two = result("agent", [0.6, 0.5], learned=True), result("all", [0.3, 0.2])
+    calibrated = r.summarize(evaluation(*two, gap="calibrated"))
+    assert calibrated.header[1:8] == [
+        *("accuracy", "calibrated loss", "calibrated gap closed", "difference in gap closed to all"),
+        *("expected calibration error", "raw loss", "raw gap closed"),
+    ]
+    cells = calibrated.cells(calibrated.rows[0])
+    assert len(cells) == len(calibrated.header) and cells[5].startswith("0.050") and cells[6].startswith("0.550 [")
+    assert "one temperature per student" in r.plain_words(calibrated)
+    same = r.summarize(evaluation(*two, gap="labels"))
+    assert same.header[1:6] == [
+        *("accuracy", "loss", "gap closed", "difference in gap closed to all", "expected calibration error"),
+    ]
+    assert "temperature" not in r.plain_words(same)
+    plain = r.to_json(calibrated)
+    assert plain["policies"][0]["raw_loss"]["validation"]["mean"] == pytest.approx(0.55)
+    assert plain["headline"] == calibrated.headline and plain["detectable"] == calibrated.detectable
+
+
+def test_the_first_line_counts_rules_with_feedback_labels() -> None:
+    agent = result("agent", [0.6, 0.5, 0.7], learned=True)
+    rules = result("all", [0.3, 0.3, 0.2]), result("all (train+feedback)", [0.9, 0.8, 0.9], extra=True)
+    report = r.summarize(evaluation(agent, *rules))
+    assert report.evaluation.comparator == "all" and report.best_rule == "all (train+feedback)"
+    assert report.headline.startswith("Nothing learned is above the best rule with the agent's information, 'all (tra")
+    assert "agent -0.267 [" in report.headline and "3 seeds: shown, no claim" in report.headline
+    assert r.markdown_table(report).startswith(report.headline)
+    above = r.summarize(evaluation(result("agent", [0.6, 0.61, 0.5], learned=True), rules[0]))
+    assert above.headline.startswith("Above the best rule with the agent's information, 'all' (largest gap closed on")
+    tie = r.summarize(evaluation(result("agent", [0.3, 0.2, 0.3], learned=True), rules[0]))
+    assert "tie: smaller than what 3 seeds can detect (" in tie.headline and "tie: " in r.plain_words(tie)
+    assert r.summarize(evaluation(*rules)).headline == "" == r.summarize(evaluation(agent)).headline
+    one = r.summarize(evaluation(result("agent", [0.5], learned=True), result("all", [0.3])))
+    assert one.headline.startswith("Nothing learned is above") and "no interval can be given" in one.headline
+
+
+def test_metrics_stay_inside_their_range() -> None:
+    report = r.summarize(evaluation(result("agent", [0.9, 1.0], learned=True), result("all", [1.0, 1.0])))
+    agent, rule = (row.metrics["validation"]["accuracy"] for row in report.rows)
+    assert 0 < agent.low < agent.mean < agent.high <= 1 and (rule.low, rule.high) == (1.0, 1.0)
+    assert s.t_interval([0.975, 1.0]).high > 1
+
+
 def test_words_say_what_is_not_shown(three: r.Report) -> None:
     words = r.plain_words(three)
-    assert "one training of the agent" in words and "at least 5 independent trainings" in words
+    assert "one training of the agent" in words and "at least 5 independent trainings on 30 seeds" in words
+    assert "4 seeds: shown, no claim (a claim needs 30)." in words
     assert "the interval excludes 0 for this one policy" in words
     assert "unknown" not in words and "replaced" not in words and "diverged" not in words
     noisy = evaluation(
@@ -108,7 +155,7 @@ def test_words_say_what_is_not_shown(three: r.Report) -> None:
     words = r.plain_words(r.summarize(noisy))
     assert "It is unknown whether the teacher saw" in words
     assert "40% of the train labels" in words and "train and feedback rows" in words
-    assert "no difference is shown" in words
+    assert "tie: smaller than what 2 seeds can detect" in words
     assert "'all'" in words
     rules = r.plain_words(r.summarize(evaluation(result("all", [0.3, 0.2]))))
     assert "one training" not in rules
@@ -117,7 +164,7 @@ def test_words_say_what_is_not_shown(three: r.Report) -> None:
 def test_one_seed_gets_no_interval() -> None:
     report = r.summarize(evaluation(result("agent", [0.5], learned=True), result("all", [0.3])))
     assert report.cells(report.rows[0])[2] == "0.500"
-    assert "one seed says nothing" in r.plain_words(report)
+    assert "no interval can be given" in r.plain_words(report)
     assert r.to_json(report)["policies"][0]["gap_closed"]["validation"]["low"] is None
 
 
@@ -141,7 +188,8 @@ def test_files(three: r.Report, tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text())))
     found = [row for row in rows if row["policy"] == "agent" and row["split"] == "validation"]
     assert {row["measure"] for row in found} == {
-        *("accuracy", "loss", "gap_closed", "difference_gap_closed", "accuracy_over_examples")
+        *("accuracy", "loss", "gap_closed", "difference_gap_closed", "accuracy_over_examples"),
+        *("calibration_error", "raw_loss", "raw_gap_closed"),
     }
     assert float(next(row for row in found if row["measure"] == "gap_closed")["mean"]) == pytest.approx(0.6)
     for name in ("weights.png", "learning_curve.png"):

@@ -174,9 +174,9 @@ def test_a_comparison_has_an_interval_over_trainings(evaluation: Any) -> None:
     found = compare(runs)
     interval = found.entry("agent").right_rows_auc
     assert interval is not None and (interval.mean, interval.units) == (pytest.approx(0.8), 3)
-    assert interval.half_width == pytest.approx(4.302652729911275 * 0.1 / 3**0.5)
+    assert 0 < interval.low < 0.5 and 0.9 < interval.high < 1  # a probability
     text = compare_report.markdown(found)
-    assert "AUC of right rows" in text and "0.800 [0.552, 1.048]" in text
+    assert "AUC of right rows" in text and f"0.800 [{interval.low:.3f}, {interval.high:.3f}]" in text
     lines = list(csv.DictReader(io.StringIO(compare_report.to_csv(found))))
     (line,) = (one for one in lines if (one["policy"], one["measure"]) == ("agent", "right_rows_auc"))
     assert (float(line["mean"]), line["unit"]) == (pytest.approx(0.8), "training")

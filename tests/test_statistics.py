@@ -10,15 +10,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from kd_env.evaluation import distributions as d
 from kd_env.evaluation import statistics as s
 
 
 @pytest.mark.parametrize("dof", [1, 2, 3, 4, 5, 9, 10, 29, 100])
 def test_student_t_agrees_with_scipy(dof: int) -> None:
     for t in (-40.0, -3.0, -0.2, 0.0, 0.7, 2.5, 12.0):
-        assert s.t_cdf(t, dof) == pytest.approx(stats.t.cdf(t, dof), abs=1e-12)
+        assert d.t_cdf(t, dof) == pytest.approx(stats.t.cdf(t, dof), abs=1e-12)
     for p in (0.001, 0.025, 0.4, 0.5, 0.9, 0.975, 0.9999):
-        assert s.t_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=1e-9, abs=1e-9)
+        assert d.t_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("dof", [1.0, 1.5, 2.7, 7.31, 58.2, 2000.5])
+def test_student_t_with_fractional_degrees_of_freedom(dof: float) -> None:
+    for t in (-40.0, -3.0, 0.0, 0.7, 2.5, 12.0):
+        assert d.t_cdf(t, dof) == pytest.approx(stats.t.cdf(t, dof), abs=1e-12)
+    assert d.t_cdf(1e-9, 1.0) - 0.5 == pytest.approx(math.atan(1e-9) / math.pi, rel=1e-6)  # SciPy gives 0 here
+    for p in (0.001, 0.4, 0.975, 0.9999):
+        assert d.t_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=1e-9)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 4), (4, 36), (9, 36), (59, 236), (4, 1000)])
+def test_f_quantiles_agree_with_scipy(first: int, second: int) -> None:
+    for p in (0.05, 0.5, 0.75, 0.99):
+        assert d.f_quantile(p, first, second) == pytest.approx(stats.f.ppf(p, first, second), rel=1e-9)
+
+
+@pytest.mark.parametrize("dof", [2.0, 2.7, 4, 9.3, 29, 800])
+@pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
+def test_the_detectable_shift_is_that_of_the_noncentral_t(dof: float, power: float) -> None:
+    shift, bound = d.detectable_shift(dof, power), stats.t.ppf(0.975, dof)
+    found = stats.nct.sf(bound, dof, shift) + stats.nct.cdf(-bound, dof, shift)
+    assert found == pytest.approx(power, abs=5e-4)
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
@@ -32,49 +56,59 @@ def test_interval_agrees_with_scipy(values: list[float], level: float) -> None:
     assert got.units == len(values)
 
 
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.sampled_from([(0.0, 1.0), (-1.0, 1.0)]))
+@settings(max_examples=100, deadline=None)
+def test_intervals_of_bounded_metrics_stay_inside(values: list[float], bounds: tuple[float, float]) -> None:
+    got, plain = s.t_interval(values, bounds=bounds), s.t_interval(values)
+    assert bounds[0] <= got.low <= got.mean <= got.high <= bounds[1]
+    assert got.mean == plain.mean
+
+
+def test_the_logit_interval_by_hand_and_at_the_bound() -> None:
+    two = s.t_interval([0.79, 0.894], bounds=(0.0, 1.0))  # the t interval reaches from 0.18 to 1.50
+    assert s.t_interval([0.79, 0.894]).high > 1.5 and 0 < two.low < 0.79 and 0.894 < two.high < 1
+    values = [0.7, 0.8, 0.9, 0.85]
+    mean, half = np.mean(values), s.t_interval(values).half_width
+    ends = [1 / (1 + math.exp(-(math.log(mean / (1 - mean)) + k * half / (mean * (1 - mean))))) for k in (-1, 1)]
+    got = s.t_interval(values, bounds=(0.0, 1.0))
+    assert [got.low, got.high] == pytest.approx(ends)
+    scaled = s.t_interval(2 * np.array(values) - 1, bounds=(-1.0, 1.0))
+    assert [scaled.low, scaled.high] == pytest.approx([2 * end - 1 for end in ends])
+    near = s.t_interval([0.5, 0.5001, 0.4999], bounds=(0.0, 1.0))  # far from the bounds it is the t interval
+    assert near.half_width == pytest.approx(s.t_interval([0.5, 0.5001, 0.4999]).half_width, rel=1e-4)
+    ones = s.t_interval([1.0, 1.0, 1.0], bounds=(0.0, 1.0))
+    assert (ones.low, ones.mean, ones.high) == (1.0, 1.0, 1.0)
+    assert s.t_interval([-1.0, -1.0], bounds=(-1.0, 1.0)).high == -1.0
+    almost = s.t_interval([1.0, 1.0, 0.99], bounds=(0.0, 1.0))
+    assert 0.5 < almost.low < almost.high <= 1.0
+    with pytest.raises(ValueError, match="outside its bounds"):
+        s.t_interval([1.2, 1.3], bounds=(0.0, 1.0))
+
+
 def test_one_unit_says_nothing_about_the_spread() -> None:
-    got = s.t_interval([0.4])
-    assert (got.mean, got.low, got.high) == (0.4, -math.inf, math.inf)
-    assert not s.nested_difference([[1.0]], [0.0]).claim
+    for bounds in (None, (0.0, 1.0)):
+        got = s.t_interval([0.4], bounds=bounds)
+        assert (got.mean, got.low, got.high) == (0.4, -math.inf, math.inf)
+    one = s.paired_difference([1.0], [0.0])
+    assert not one.claim and not one.tie and one.p_value == 1.0 and "no interval can be given" in one.reading
 
 
 def test_paired_difference_agrees_with_scipy_and_uses_the_pairs() -> None:
     generator = np.random.default_rng(0)
     base = generator.normal(0, 10, 8)
     first, second = base + generator.normal(0.5, 0.1, 8), base
-    got = s.paired_difference(first, second, trained=True)
+    got = s.paired_difference(first, second)
     assert got.p_value == pytest.approx(stats.ttest_rel(first, second).pvalue, abs=1e-10)
-    assert got.claim and got.unit == "training"
+    assert got.unit == "evaluation seed" and not got.claim and got.reading == "8 seeds: shown, no claim"
     # Unpaired, the spread of the seeds would drown the difference.
     assert stats.ttest_ind(first, second).pvalue > 0.5
 
 
-@pytest.mark.parametrize(("units", "trained", "claim"), [(4, True, False), (5, True, True), (30, False, False)])
-def test_claims_need_five_trainings(units: int, trained: bool, claim: bool) -> None:
-    values = 1 + 0.01 * np.random.default_rng(1).normal(size=units)
-    got = s.paired_difference(values, np.zeros(units), trained=trained)
-    assert got.interval.low > 0
-    assert got.claim is claim
-
-
-def test_an_interval_around_zero_is_no_claim() -> None:
-    assert not s.paired_difference([1.0, -1, 1, -1, 1, -1], np.zeros(6), trained=True).claim
-
-
-def test_nested_intervals_count_trainings() -> None:
-    generator = np.random.default_rng(2)
-    values = generator.normal(0, 1, (5, 1)) + generator.normal(0, 0.01, (5, 40))
-    nested, flat = s.nested_interval(values), s.t_interval(values.ravel())
-    assert nested.units == 5
-    assert nested.half_width > 4 * flat.half_width
-    comparator = generator.normal(0, 1, 40)
-    difference = s.nested_difference(values, comparator)
-    assert difference.unit == "training"
-    assert difference.interval.mean == pytest.approx((values - comparator).mean())
-    single = s.nested_difference(values[:1], comparator)
-    assert single.unit == "evaluation seed" and not single.claim
-    with pytest.raises(ValueError, match="comparator must have shape"):
-        s.nested_difference(values, comparator[:7])
+def test_seeds_of_one_policy_are_never_a_claim_and_a_tie_says_what_can_be_detected() -> None:
+    assert not s.paired_difference(np.full(60, 1.0) + np.arange(60) / 1e6, np.zeros(60)).claim
+    tie = s.paired_difference([1.0, -1, 1, -1, 1, -1], np.zeros(6))
+    assert tie.tie and tie.reading == f"tie: smaller than what 6 seeds can detect ({tie.detectable:.3f})"
+    assert tie.detectable == pytest.approx(d.detectable_shift(5) * stats.sem([1.0, -1, 1, -1, 1, -1]))
 
 
 @pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.005], [0.5], [1.0, 1.0, 0.0], []])
@@ -84,18 +118,6 @@ def test_holm_against_the_definition(p: list[float]) -> None:
         smaller = [other for other in p if other <= value]
         slow.append(max((min(1.0, (len(p) - sum(q < o for q in p)) * o) for o in smaller), default=1.0))
     assert s.holm(p) == pytest.approx(slow)
-
-
-def test_nested_intervals_cover_at_their_level() -> None:
-    generator = np.random.default_rng(3)
-    hits = flat_hits = 0
-    for _ in range(400):
-        values = generator.normal(0, 1, (5, 1)) + generator.normal(0, 1, (5, 10))
-        nested, flat = s.nested_interval(values), s.t_interval(values.ravel())
-        hits += nested.low <= 0 <= nested.high
-        flat_hits += flat.low <= 0 <= flat.high
-    assert 0.92 <= hits / 400 <= 0.98
-    assert flat_hits / 400 < 0.8
 
 
 def test_bootstrap_over_examples() -> None:
@@ -114,10 +136,9 @@ def test_bootstrap_over_examples() -> None:
         (lambda: s.t_interval([1.0], level=1.0), "level=1.0"),
         (lambda: s.paired_difference([1.0, 2.0], [1.0]), "same length"),
         (lambda: s.holm([1.5]), r"\[0, 1\]"),
-        (lambda: s.welch_detectable_difference((1.0, 1.0), (5, 1)), "units=1"),
-        (lambda: s.welch_detectable_difference((1.0, 1.0), (5, 5), power=1.5), "power=1.5"),
+        (lambda: d.detectable_shift(4, power=1.5), "power=1.5"),
         (lambda: s.bootstrap_examples(lambda rows: 0.0, 0, seed=0), "rows=0"),
-        (lambda: s.t_quantile(0.0, 4), "probability"),
+        (lambda: d.t_quantile(0.0, 4), "probability"),
     ],
 )
 def test_bad_input_is_named(call: object, message: str) -> None:

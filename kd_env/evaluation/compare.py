@@ -1,7 +1,7 @@
 """Several runs beside each other: groups of independent trainings, the rules, and the differences between them.
 
-Pure: the contents of ``results.json`` in, numbers out. The unit of an agent is one training, that of a rule one
-evaluation seed; letters: R trainings of a group, S evaluation seeds, the same for every policy.
+Pure: the contents of ``results.json`` in, numbers out. Letters: R trainings of a group, S evaluation seeds, the same
+for every policy. Both are random and crossed (:mod:`kd_env.evaluation.crossed`); a rule has seeds alone.
 """
 
 from __future__ import annotations
@@ -15,16 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_env.evaluation.statistics import (
-    Difference,
-    Interval,
-    holm,
-    nested_difference,
-    nested_interval,
-    t_interval,
-    welch_detectable_difference,
-    welch_difference,
-)
+from kd_env.evaluation.crossed import policy_difference, policy_interval
+from kd_env.evaluation.metrics import BOUNDS, SHARE
+from kd_env.evaluation.results import SELECTION
+from kd_env.evaluation.statistics import Bounds, Difference, Interval, holm
+from kd_env.evaluation.verdicts import best_rule, headline, title_of
 
 Floats = NDArray[np.float64]
 TOLERANCE = 1e-5
@@ -50,7 +45,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Entry:
-    """One agent group, or one rule. Intervals are over trainings or over evaluation seeds, as ``unit`` says."""
+    """One agent group, or one rule. Intervals are over trainings and seeds; of one training or a rule over seeds."""
 
     policy: str
     agent: str
@@ -64,11 +59,16 @@ class Entry:
     """``training`` or ``evaluation seed``."""
     units: int
     values: dict[str, tuple[float, ...]]
-    """By dev split: the measure of every unit."""
+    """By dev split: the measure of every unit; of a training its mean over the seeds."""
     metrics: dict[str, dict[str, Interval]]
     """By dev split and metric."""
-    gap_closed: dict[str, Interval]
     loss: dict[str, Interval]
+    gap_closed: dict[str, Interval]
+    calibration_error: dict[str, Interval] | None
+    """None in regression, and for results of earlier versions."""
+    raw_loss: dict[str, Interval] | None
+    """None for results of earlier versions, whose loss is the raw one."""
+    raw_gap_closed: dict[str, Interval] | None
     mean_weights: dict[str, Interval]
     """By term: applied weight, a mean over the steps."""
     chosen: dict[str, Interval]
@@ -91,8 +91,6 @@ class Contrast:
     difference: Difference
     holm_p: float
     """Adjusted for all contrasts of the same list (Holm 1979)."""
-    detectable: float | None
-    """Between groups: smallest true difference that this design finds with a power of 0.8, at the spreads observed."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,29 @@ class Comparison:
     to_rules: tuple[Contrast, ...]
     """Every agent group to every rule, paired by evaluation seed."""
     between_controls: tuple[Contrast, ...]
-    """Groups of one agent under different controls, unpaired."""
+    """Groups of one agent under different controls: trainings are independent, seeds shared."""
+    between_agents: tuple[Contrast, ...]
+    """Groups of different agents, none under a control, likewise."""
+    best_rule: str | None
+    """The best on the selection split of all rules, those with feedback labels included; None without rules."""
     overlapping: tuple[tuple[str, str], ...]
     """Pairs of runs of one group that share seeds of students."""
+
+    @property
+    def title(self) -> str:
+        """The measure in words."""
+        return title_of(self.measure, self.facts)
+
+    @property
+    def headline(self) -> str:
+        """The first line: whether an agent (its controls only where there is no other) is above the best rule."""
+        agents = [entry for entry in self.entries if entry.learned]
+        named = {entry.policy for entry in agents if entry.control == "none"} or {entry.policy for entry in agents}
+        found: dict[str, dict[str, Difference]] = {}
+        for one in self.to_rules:
+            if one.second == self.best_rule and one.first in named:
+                found.setdefault(one.first, {})[one.split] = one.difference
+        return headline(self.best_rule, found, self.measure, self.title)
 
     def entry(self, policy: str) -> Entry:
         """The entry of a policy."""
@@ -121,7 +139,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
-    """Group the runs and compare every group with every rule, and with the same agent under other controls.
+    """Group the runs and compare every group with every rule, every other agent, and the same one under other controls.
 
     Args:
         runs: at least one.
@@ -150,6 +168,7 @@ def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
         (extra if row["extra_labels"] else plain).append(_Measured(name, [run], [row]))
     first = runs[0].results
     measure, dev = first["measure"], tuple(first["dev_splits"])
+    selection = {rule.name: float(rule.values("splits", SELECTION, measure).mean()) for rule in (*plain, *extra)}
     return Comparison(
         facts=first["facts"],
         seeds=tuple(first["seeds"]),
@@ -159,7 +178,9 @@ def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
         measure=measure,
         entries=tuple(_entry(one, measure, level) for one in (*agents, *plain, *extra)),
         to_rules=_to_rules(agents, [*plain, *extra], dev, measure, level),
-        between_controls=_between_controls(agents, dev, measure, level),
+        between_controls=_between(agents, dev, measure, level, controls=True),
+        between_agents=_between(agents, dev, measure, level, controls=False),
+        best_rule=best_rule(selection, measure),
         overlapping=tuple(pair for members in groups.values() for pair in _overlapping(members)),
     )
 
@@ -174,9 +195,8 @@ class _Measured:
     def values(self, *keys: str) -> Floats:
         return np.stack([seed_values(run, row, keys) for run, row in zip(self.runs, self.rows, strict=True)])
 
-    def interval(self, level: float, *keys: str) -> Interval:
-        values = self.values(*keys)
-        return nested_interval(values, level) if self.learned else t_interval(values[0], level)
+    def interval(self, level: float, *keys: str, bounds: Bounds | None = None) -> Interval:
+        return policy_interval(self.values(*keys), level, bounds)
 
 
 def seed_values(run: Run, row: Mapping[str, Any], keys: Sequence[str]) -> Floats:
@@ -214,6 +234,13 @@ def _agent_row(run: Run) -> Mapping[str, Any]:
 def _entry(one: _Measured, measure: str, level: float) -> Entry:
     row, run = one.rows[0], one.runs[0]
     dev, terms = run.results["dev_splits"], run.results["term_names"]
+    # Facts name the gap since results hold raw values beside those of the gap.
+    new = "gap" in run.results["facts"]
+    errors = new and "calibration_error" in row["seeds"]["splits"][dev[0]]
+
+    def of_splits(key: str, bounds: Bounds | None = None) -> dict[str, Interval]:
+        return {split: one.interval(level, "splits", split, key, bounds=bounds) for split in dev}
+
     shown = {split: one.values("splits", split, measure) for split in dev}
     return Entry(
         policy=one.name,
@@ -226,13 +253,21 @@ def _entry(one: _Measured, measure: str, level: float) -> Entry:
         unit="training" if one.learned else "evaluation seed",
         units=len(one.runs) if one.learned else len(run.results["seeds"]),
         values={s: tuple(map(float, v.mean(axis=1) if one.learned else v[0])) for s, v in shown.items()},
-        metrics={s: {m: one.interval(level, "splits", s, "metrics", m) for m in row["metrics"][s]} for s in dev},
-        gap_closed={s: one.interval(level, "splits", s, "gap_closed") for s in dev},
-        loss={s: one.interval(level, "splits", s, "loss") for s in dev},
+        metrics={
+            s: {m: one.interval(level, "splits", s, "metrics", m, bounds=BOUNDS.get(m)) for m in row["metrics"][s]}
+            for s in dev
+        },
+        loss=of_splits("loss"),
+        gap_closed=of_splits("gap_closed"),
+        calibration_error=of_splits("calibration_error", SHARE) if errors else None,
+        raw_loss=of_splits("raw_loss") if new else None,
+        raw_gap_closed=of_splits("raw_gap_closed") if new else None,
         mean_weights={term: one.interval(level, "mean_weights", term) for term in terms},
-        chosen={term: one.interval(level, "chosen", term) for term in terms},
-        followed=one.interval(level, "followed") if "followed" in row["seeds"] else None,
-        right_rows_auc=one.interval(level, "right_rows_auc") if "right_rows_auc" in row["seeds"] else None,
+        chosen={term: one.interval(level, "chosen", term, bounds=SHARE) for term in terms},
+        followed=one.interval(level, "followed", bounds=SHARE) if "followed" in row["seeds"] else None,
+        right_rows_auc=one.interval(level, "right_rows_auc", bounds=SHARE)
+        if "right_rows_auc" in row["seeds"]
+        else None,
         diverged=sum(int(row["diverged"]) for row in one.rows),
     )
 
@@ -245,28 +280,23 @@ def _to_rules(
         keys = ("splits", split, measure)
         for agent in agents:
             for rule in rules:
-                difference = nested_difference(agent.values(*keys), rule.values(*keys)[0], level)
-                found.append(Contrast(agent.name, rule.name, split, difference, math.nan, None))
+                difference = policy_difference(agent.values(*keys), rule.values(*keys)[0], level)
+                found.append(Contrast(agent.name, rule.name, split, difference, math.nan))
     return _adjusted(found)
 
 
-def _between_controls(
-    agents: Sequence[_Measured], splits: Sequence[str], measure: str, level: float
+def _between(
+    agents: Sequence[_Measured], splits: Sequence[str], measure: str, level: float, *, controls: bool
 ) -> tuple[Contrast, ...]:
     found = []
     # "none" before the controls, whatever the order of the runs: its sign says what the agent gains.
     ordered = sorted(agents, key=lambda one: (one.runs[0].control != "none", one.runs[0].control))
     for split in splits:
         for first, second in combinations(ordered, 2):
-            if first.runs[0].agent != second.runs[0].agent:
-                continue
-            a, b = (one.values("splits", split, measure).mean(axis=1) for one in (first, second))
-            detectable = None
-            if min(a.size, b.size) >= 2:
-                spreads = float(a.std(ddof=1)), float(b.std(ddof=1))
-                detectable = welch_detectable_difference(spreads, (int(a.size), int(b.size)), level=level)
-            difference = welch_difference(a, b, level)
-            found.append(Contrast(first.name, second.name, split, difference, math.nan, detectable))
+            a, b = first.runs[0], second.runs[0]
+            if (a.agent == b.agent) if controls else (a.agent != b.agent and a.control == b.control == "none"):
+                mine, theirs = (one.values("splits", split, measure) for one in (first, second))
+                found.append(Contrast(first.name, second.name, split, policy_difference(mine, theirs, level), math.nan))
     return _adjusted(found)
 
 

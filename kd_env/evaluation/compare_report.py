@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd_env.evaluation.compare import Comparison, Contrast, Entry
-from kd_env.evaluation.report import AUC_TITLE, atomic_write, facts_in_words, show, without_infinities
-from kd_env.evaluation.statistics import MIN_UNITS_FOR_CLAIM, Interval
+from kd_env.evaluation.report import AUC_TITLE, ECE_TITLE, atomic_write, facts_in_words, without_infinities
+from kd_env.evaluation.statistics import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, Interval, design_in_words
+from kd_env.evaluation.verdicts import detectable_words, seeds_words, show, title_of
 
 FILES = ("comparison.json", "comparison.csv", "comparison.md", "comparison.png")
 
@@ -24,12 +25,20 @@ class Sheet(NamedTuple):
     title: str
     header: list[str]
     rows: list[list[str]]
+    note: str = ""
+    """Stands under the table."""
 
 
 def sheets(c: Comparison) -> list[Sheet]:
-    """The tables: all policies, what they chose, agents minus rules, agents under controls; empty ones are left out."""
+    """The tables: policies, what they chose, agents minus rules, minus agents, under controls; empty ones left out."""
+    best = [one for one in c.to_rules if one.second == c.best_rule]
     found = [
-        Sheet(f"{c.facts['task']}, official dev split", _header(c), [_cells(c, entry) for entry in c.entries]),
+        Sheet(
+            f"{c.facts['task']}, official dev split",
+            _header(c),
+            [_cells(c, entry) for entry in c.entries],
+            _detectable(c, best or c.between_agents or c.between_controls),
+        ),
         Sheet(
             "Mean weight of each term, and share of steps in which it was chosen (weight above 0)",
             [
@@ -39,15 +48,9 @@ def sheets(c: Comparison) -> list[Sheet]:
             ],
             [_term_cells(c, entry) for entry in c.entries],
         ),
-        Sheet("Differences to rules", _contrast_header(c), [_contrast_cells(c, one) for one in c.to_rules]),
-        Sheet(
-            "One agent under different controls",
-            [*_contrast_header(c), "detectable"],
-            [
-                [*_contrast_cells(c, one), "-" if one.detectable is None else f"{one.detectable:.3f}"]
-                for one in c.between_controls
-            ],
-        ),
+        _contrasts(c, "Differences to rules", c.to_rules),
+        _contrasts(c, "Differences between agents", c.between_agents),
+        _contrasts(c, "One agent under different controls", c.between_controls),
     ]
     return [sheet for sheet in found if sheet.rows]
 
@@ -60,6 +63,8 @@ def print_comparison(c: Comparison) -> None:
     console = Console()
     # A pipe has no width: 80 columns would fold every number in two.
     wide = console if console.is_terminal else Console(width=max(console.width, 200))
+    if c.headline:
+        console.print(f"{c.headline}\n", highlight=False, markup=False)
     for sheet in sheets(c):
         table = Table(title=sheet.title, title_justify="left")
         for index, title in enumerate(sheet.header):
@@ -67,6 +72,8 @@ def print_comparison(c: Comparison) -> None:
         for row in sheet.rows:
             table.add_row(*row)
         wide.print(table)
+        if sheet.note:
+            console.print(f"{sheet.note}\n", highlight=False, markup=False)
     console.print(plain_words(c), highlight=False, markup=False)
 
 
@@ -86,17 +93,18 @@ def write_comparison(folder: Path, c: Comparison, command: str) -> None:
 
 
 def markdown(c: Comparison) -> str:
-    """The tables for a document."""
-    parts = []
+    """The headline and the tables for a document."""
+    parts = [f"{c.headline}\n"] if c.headline else []
     for sheet in sheets(c):
         lines = [sheet.header, ["---"] * len(sheet.header), *sheet.rows]
-        parts.append(f"{sheet.title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines))
+        table = f"{sheet.title}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        parts.append(f"{table}\n{sheet.note}\n" if sheet.note else table)
     return "\n".join(parts)
 
 
 def to_json(c: Comparison, command: str) -> dict[str, Any]:
     """The whole comparison as plain JSON values."""
-    return without_infinities({"command": command, **asdict(c), "words": plain_words(c)})  # type: ignore[no-any-return]
+    return without_infinities({"command": command, **asdict(c), "headline": c.headline, "words": plain_words(c)})  # type: ignore[no-any-return]
 
 
 def to_csv(c: Comparison) -> str:
@@ -107,7 +115,7 @@ def to_csv(c: Comparison) -> str:
     writer.writerow([*header, "p", "holm_p", "claim", "detectable"])
     for e in c.entries:
         for split in c.dev_splits:
-            found = {**e.metrics[split], "loss": e.loss[split], "gap_closed": e.gap_closed[split]}
+            found = {**e.metrics[split], **{key: by_split[split] for key, by_split in _measured(c, e).items()}}
             for name, interval in found.items():
                 writer.writerow([e.policy, "", split, name, *_numbers(interval), e.unit, "", "", "", ""])
         for kind, by_term in (("weight", e.mean_weights), ("chosen", e.chosen)):
@@ -117,9 +125,9 @@ def to_csv(c: Comparison) -> str:
             writer.writerow([e.policy, "", "", "followed", *_numbers(e.followed), e.unit, "", "", "", ""])
         if e.right_rows_auc is not None:
             writer.writerow([e.policy, "", "", "right_rows_auc", *_numbers(e.right_rows_auc), e.unit, *[""] * 4])
-    for one in (*c.to_rules, *c.between_controls):
+    for one in (*c.to_rules, *c.between_agents, *c.between_controls):
         d = one.difference
-        tests = [f"{d.p_value:.6g}", f"{one.holm_p:.6g}", d.claim, "" if one.detectable is None else one.detectable]
+        tests = [f"{d.p_value:.6g}", f"{one.holm_p:.6g}", d.claim, d.detectable if math.isfinite(d.detectable) else ""]
         writer.writerow([one.first, one.second, one.split, c.measure, *_numbers(d.interval), d.unit, *tests])
     return text.getvalue()
 
@@ -134,11 +142,12 @@ def plain_words(c: Comparison) -> str:
     ]
     if agents:
         words.append(
-            "An agent's line is a group of independent trainings that differ in the seed alone: brackets are 95% t "
-            "intervals over the training-run means."
+            "An agent's line is a group of independent trainings that differ in the seed alone: brackets are 95% "
+            "intervals over trainings and evaluation seeds, both as crossed random effects (mean squares, "
+            "Satterthwaite's degrees of freedom); of one training they are over its seeds."
         )
     if len(agents) < len(c.entries):
-        words.append("A rule's line is one policy: its brackets are 95% t intervals over evaluation seeds.")
+        words.append("A rule's line is one policy: its brackets are 95% intervals over evaluation seeds.")
     if any(entry.extra_labels for entry in c.entries):
         words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")
     if not agents:
@@ -147,13 +156,13 @@ def plain_words(c: Comparison) -> str:
     words += [_claims(c, entry) for entry in agents if any(one.first == entry.policy for one in c.to_rules)]
     if c.to_rules:
         words.append(
-            f"Differences to rules are paired by evaluation seed, {_better(c)}; with several "
-            "trainings they are the units and the seeds are taken as they are, so that the interval does not cover "
-            f"another choice of seeds. Holm's p is adjusted for all "
-            f"{len(c.to_rules)} of them. A claim needs at least {MIN_UNITS_FOR_CLAIM} trainings and an interval "
+            f"Differences are paired by evaluation seed, {_better(c)}. Holm's p is adjusted for all {len(c.to_rules)} "
+            f"differences to rules, and for those of each other table apart. A claim needs at least "
+            f"{MIN_UNITS_FOR_CLAIM} trainings of each agent, {MIN_SEEDS_FOR_CLAIM} evaluation seeds and an interval "
             "without 0."
         )
-    words += [_control(c, one) for one in c.between_controls]
+    words += seeds_words(count) if agents else []
+    words += [_apart(c, one) for one in (*c.between_agents, *c.between_controls)]
     words += [
         f"{first} and {second} share seeds of the students that they were trained on, so that they are not wholly "
         "independent."
@@ -171,19 +180,50 @@ def plain_words(c: Comparison) -> str:
 
 
 def _header(c: Comparison) -> list[str]:
-    titles = ["policy", "trainings"]
+    titles = ["policy", "trainings x seeds"]
     for split in c.dev_splits:
-        titles += [f"{name}{_mark(c, split)}" for name in c.metric_names]
-        titles += [f"{_measure(c)}{_mark(c, split)}"]
+        titles += [f"{name}{_mark(c, split)}" for name in (*c.metric_names, *_shown(c).values())]
     return titles
 
 
 def _cells(c: Comparison, entry: Entry) -> list[str]:
-    cells = [_name(entry), str(entry.units) if entry.learned else "rule"]
+    cells = [
+        _name(entry),
+        design_in_words(entry.units, len(c.seeds)) if entry.learned else f"rule, {len(c.seeds)} seeds",
+    ]
     for split in c.dev_splits:
         cells += [show(entry.metrics[split][name]) for name in c.metric_names]
-        cells += [show(_by_measure(c, entry)[split])]
+        cells += [show(_measured(c, entry)[key][split]) for key in _shown(c)]
     return cells
+
+
+def _shown(c: Comparison) -> dict[str, str]:
+    """Columns after the metrics: title by field; where losses stand in for gaps, no gap is shown."""
+    gaps = c.measure == "gap_closed"
+    titles = {
+        "loss": title_of("loss", c.facts),
+        "gap_closed": title_of("gap_closed", c.facts),
+        "calibration_error": ECE_TITLE,
+        "raw_loss": "raw loss",
+        "raw_gap_closed": "raw gap closed",
+    }
+    same = ("raw_loss", "raw_gap_closed") if c.facts.get("gap") == "labels" else ()
+    there = _measured(c, c.entries[0])
+    return {
+        key: title for key, title in titles.items() if key in there and key not in same and (gaps or "gap" not in key)
+    }
+
+
+def _measured(c: Comparison, entry: Entry) -> dict[str, dict[str, Interval]]:
+    """What there is of an entry beside its metrics, by field and dev split."""
+    found = {
+        "loss": entry.loss,
+        "gap_closed": entry.gap_closed,
+        "calibration_error": entry.calibration_error,
+        "raw_loss": entry.raw_loss,
+        "raw_gap_closed": entry.raw_gap_closed,
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _term_cells(c: Comparison, entry: Entry) -> list[str]:
@@ -210,8 +250,14 @@ def _name(entry: Entry) -> str:
     return f"{entry.policy}{' *' if entry.learned else ' +' if entry.extra_labels else ''}"
 
 
-def _contrast_header(c: Comparison) -> list[str]:
-    return [f"difference in {_measure(c)}", "mean [95% interval]", "units", "p", "Holm p", "claim"]
+def _contrasts(c: Comparison, title: str, found: Sequence[Contrast]) -> Sheet:
+    header = [f"difference in {c.title}", "mean [95% interval]", "over", "detectable", "p", "Holm p", "claim"]
+    return Sheet(title, header, [_contrast_cells(c, one) for one in found], _detectable(c, found))
+
+
+def _detectable(c: Comparison, found: Sequence[Contrast]) -> str:
+    pairs = [(f"{one.first} - {one.second}{_mark(c, one.split)}", one.difference) for one in found]
+    return detectable_words(pairs, c.title)
 
 
 def _contrast_cells(c: Comparison, one: Contrast) -> list[str]:
@@ -219,10 +265,11 @@ def _contrast_cells(c: Comparison, one: Contrast) -> list[str]:
     return [
         f"{one.first} - {one.second}{_mark(c, one.split)}",
         show(d.interval, True),
-        f"{d.interval.units} {d.unit}{'s' if d.interval.units > 1 else ''}",
+        d.design,
+        f"{d.detectable:.3f}" if math.isfinite(d.detectable) else "-",
         f"{d.p_value:.3g}",
         f"{one.holm_p:.3g}",
-        "yes" if d.claim else "no",
+        "yes" if d.claim else "tie" if d.tie else "no",
     ]
 
 
@@ -246,32 +293,17 @@ def _claims(c: Comparison, entry: Entry) -> str:
             )
             parts.append(f"{word} {names}")
     if not parts:
-        return f"{entry.policy}: no claim of a difference in {_measure(c)} to any rule."
-    return f"{entry.policy}: {_measure(c)} {', and '.join(parts)}."
+        return f"{entry.policy}: no claim of a difference in {c.title} to any rule."
+    return f"{entry.policy}: {c.title} {', and '.join(parts)}."
 
 
-def _control(c: Comparison, one: Contrast) -> str:
-    interval, what = one.difference.interval, f"{one.first} minus {one.second}{_mark(c, one.split)}"
-    if one.detectable is None:
-        return f"{what}: one training in a group has no spread, so there is no interval."
-    reading = "contains 0" if interval.low <= 0 <= interval.high else "excludes 0"
-    return (
-        f"{what}: {show(interval, True)}, Welch's t interval over trainings; it {reading}. At these spreads and "
-        f"numbers of trainings a true difference of {one.detectable:.3f} is found with a probability of 80%, smaller "
-        "ones more often missed."
-    )
+def _apart(c: Comparison, one: Contrast) -> str:
+    what, d = f"{one.first} minus {one.second}{_mark(c, one.split)}", one.difference
+    return f"{what}: {show(d.interval, True)}; {d.reading}."
 
 
 def _better(c: Comparison) -> str:
     return "below 0 is better for the agent" if c.measure == "loss" else "above 0 is better for the agent"
-
-
-def _by_measure(c: Comparison, entry: Entry) -> dict[str, Interval]:
-    return entry.loss if c.measure == "loss" else entry.gap_closed
-
-
-def _measure(c: Comparison) -> str:
-    return c.measure.replace("_", " ")
 
 
 def _mark(c: Comparison, split: str) -> str:

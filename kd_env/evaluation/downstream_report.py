@@ -10,17 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_env.evaluation.report import show, without_infinities
-from kd_env.evaluation.statistics import (
-    MIN_UNITS_FOR_CLAIM,
-    Difference,
-    Interval,
-    holm,
-    nested_difference,
-    nested_interval,
-    t_interval,
-    welch_difference,
-)
+from kd_env.evaluation.crossed import policy_difference, policy_interval
+from kd_env.evaluation.metrics import BOUNDS
+from kd_env.evaluation.report import without_infinities
+from kd_env.evaluation.statistics import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, Difference, Interval, holm
+from kd_env.evaluation.verdicts import detectable_words, seeds_words, show
 
 Floats = NDArray[np.float64]
 Results = Mapping[tuple[str, int | None], Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]]
@@ -84,7 +78,7 @@ def summarize(columns: Sequence[Column], baseline: str) -> list[Summary]:
     return [
         Summary(
             column,
-            {name: interval(values) for name, values in column.values.items()},
+            {n: policy_interval(v, bounds=BOUNDS.get(column.metric)) for n, v in column.values.items()},
             by_name,
             {name: next(adjusted) for name in by_name},
         )
@@ -92,31 +86,20 @@ def summarize(columns: Sequence[Column], baseline: str) -> list[Summary]:
     ]
 
 
-def interval(values: Floats) -> Interval:
-    """Over the means of folders ``[F, S]``; of one folder over its fine-tuning seeds."""
-    return nested_interval(values) if len(values) > 1 else t_interval(values[0])
-
-
 def difference(first: Floats, second: Floats) -> Difference:
-    """``first [F, S]`` minus ``second [G, S]``, on the same fine-tuning seeds.
+    """``first [F, S]`` minus ``second [G, S]``, on the same fine-tuning seeds, crossed with folders (:mod:`.crossed`).
 
-    Equally many folders are paired by place (one each: their seeds are paired and are the units); one against several
-    is paired by seed with each of them, which are the units; else Welch's difference of the folders' means.
+    Equally many folders are paired by place; one folder stands for that one student; else the folders of both are
+    independent and the seeds alone are shared.
     """
-    if first.shape == second.shape:
-        return nested_difference(first, second)
-    if len(second) == 1:
-        return nested_difference(first, second[0])
-    if len(first) == 1:
-        found = nested_difference(second, first[0])
-        i = found.interval
-        turned = Interval(0.0 - i.mean, 0.0 - i.high, 0.0 - i.low, i.units, i.level)
-        return Difference(turned, found.p_value, found.unit, found.claim)
-    return welch_difference(first.mean(axis=1), second.mean(axis=1))
+    return policy_difference(first, second, paired=len(first) == len(second))
 
 
 def markdown(summaries: Sequence[Summary], baseline: str) -> str:
-    """One table a task: a line a name, for every metric its interval and the difference to the baseline."""
+    """One table a task: a line a name, for every metric its interval and the difference to the baseline.
+
+    Under it stands, for every column, the difference that its folders and seeds can detect.
+    """
     text = []
     for task in dict.fromkeys(summary.column.task for summary in summaries):
         own = [summary for summary in summaries if summary.column.task == task]
@@ -131,12 +114,15 @@ def markdown(summaries: Sequence[Summary], baseline: str) -> str:
                 cells += [_difference_cell(summary, name)] if summary.differences else []
             lines.append(cells)
         text += [f"{task}:", "", *("| " + " | ".join(cells) + " |" for cells in lines), ""]
+        notes = [detectable_words(list(one.differences.items()), f"{one.column.title} (to {baseline})") for one in own]
+        text += [note.replace("training", "folder") + "\n" for note in notes if note]
     return "\n".join(text)
 
 
 def _difference_cell(summary: Summary, name: str) -> str:
     found = summary.differences.get(name)
-    return "" if found is None else f"{show(found.interval, True)}, p {summary.holm_p[name]:.2g}"
+    tie = ", tie" if found is not None and found.tie else ""
+    return "" if found is None else f"{show(found.interval, True)}, p {summary.holm_p[name]:.2g}{tie}"
 
 
 def plain_words(summaries: Sequence[Summary], results: Results, baseline: str, seeds: Sequence[int]) -> str:
@@ -154,30 +140,36 @@ def plain_words(summaries: Sequence[Summary], results: Results, baseline: str, s
         f"Every student was fine-tuned {times} for each column; a seed draws the head, the order of the rows, dropout "
         "and, where not all labels are used, which rows carry them, the same for all students. The last weights are "
         f"judged on the official dev split, and no held-out label chooses anything: {', '.join(judged)}.",
-        "Brackets are 95% t intervals.",
+        "Brackets are 95% intervals, those of metrics inside the metric's range; tie: an interval that contains 0.",
     ]
-    if several:
+    if len(seeds) == 1:
+        words.append("One seed says nothing about the spread over seeds: no interval can be given.")
+    elif several:
         counts = ", ".join(f"{name} ({count})" for name, count in several.items())
         words.append(
-            f"Of {counts} they are over the folders, which are taken as independent distillations, each by its mean "
-            "over the seeds."
+            f"Of {counts} they are over folders, which are taken as independent distillations, and fine-tuning seeds, "
+            "crossed."
         )
-    if alone:
-        what = "over the fine-tuning seeds" if len(seeds) > 1 else "left out, since one seed says nothing about them"
+    if alone and len(seeds) > 1:
         words.append(
-            f"Of {', '.join(alone)} (one folder) they are {what}: they describe this one student, and are no claim "
-            "about the method that distilled it."
+            f"Of {', '.join(alone)} (one folder) they are over the fine-tuning seeds: they describe this one student, "
+            "and are no claim about the method that distilled it."
         )
     if len(first) > 1:
         count = sum(len(summary.differences) for summary in summaries)
         unequal = baseline in several and any(count != several[baseline] for count in several.values())
-        welch = "; where both have several, but not equally many, they are unpaired (Welch)" if unequal else ""
+        welch = (
+            "; where both have several, but not equally many, folders are unpaired (Welch) and seeds shared"
+            if unequal
+            else ""
+        )
         words.append(
             f"Differences to {baseline} are paired by seed, and by place in the lists where both have equally many "
             f"folders{welch}. "
             f"p is two-sided and adjusted for all differences shown ({count}; Holm). A claim needs at least "
-            f"{MIN_UNITS_FOR_CLAIM} distillations by each method."
+            f"{MIN_UNITS_FOR_CLAIM} distillations by each method and {MIN_SEEDS_FOR_CLAIM} seeds."
         )
+        words += seeds_words(len(seeds))
     return " ".join(words)
 
 
@@ -200,7 +192,8 @@ def to_json(summaries: Sequence[Summary], baseline: str) -> dict[str, Any]:
 
 
 def _plain(found: Difference, adjusted: float) -> dict[str, Any]:
-    return {"interval": found.interval.__dict__, "p_value": found.p_value, "holm_p": adjusted}
+    values = {"p_value": found.p_value, "holm_p": adjusted, "claim": found.claim, "detectable": found.detectable}
+    return {"interval": found.interval.__dict__, **values}
 
 
 def learning_curves(summaries: Sequence[Summary]) -> bytes | None:

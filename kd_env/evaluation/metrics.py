@@ -62,6 +62,17 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "spearmanr": spearmanr,
 }
 
+SHARE = (0.0, 1.0)
+"""Bounds of a share or probability."""
+BOUNDS: dict[str, tuple[float, float]] = {
+    "accuracy": SHARE,
+    "f1": SHARE,
+    "matthews_correlation": (-1.0, 1.0),
+    "pearson": (-1.0, 1.0),
+    "spearmanr": (-1.0, 1.0),
+}
+"""Smallest and largest value of each metric: no interval of one reaches beyond."""
+
 
 def compute(names: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Metrics by name for predictions and labels ``[R]`` (class indices or scores).

@@ -103,7 +103,7 @@ def trainings_and_rules(comparison: Comparison) -> bytes:
         axes.set_ylim(len(agents) - 0.5 if agents else 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)
     figure.suptitle(
-        "Dots: trainings (how many in brackets); diamond: their mean, 95% t interval; lines: rules, one policy each",
+        "Dots: trainings (how many in brackets); diamond: mean, 95% interval over trainings and seeds; lines: rules",
         fontsize=9,
     )
     if rules:

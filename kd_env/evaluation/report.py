@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ from numpy.typing import NDArray
 from kd_env.evaluation import metrics
 from kd_env.evaluation.results import SELECTION, Evaluation, PolicyResult, TaughtBeside
 from kd_env.evaluation.statistics import (
+    MIN_SEEDS_FOR_CLAIM,
     MIN_UNITS_FOR_CLAIM,
     Difference,
     Interval,
     bootstrap_examples,
     holm,
-    nested_difference,
+    paired_difference,
     t_interval,
 )
+from kd_env.evaluation.verdicts import best_rule, detectable_words, headline, seeds_words, show, title_of
 
 AUC_TITLE = "AUC of right rows"
+ECE_TITLE = "expected calibration error"
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,14 @@ class Row:
     comparator: bool
     metrics: dict[str, dict[str, Interval]]
     """By split and metric."""
-    gap_closed: dict[str, Interval]
     loss: dict[str, Interval]
+    """With ``gap=calibrated`` after each student's temperature."""
+    gap_closed: dict[str, Interval]
+    calibration_error: dict[str, Interval] | None
+    """Of the students as they are; None in regression."""
+    raw_loss: dict[str, Interval]
+    """Against gold labels and without a temperature."""
+    raw_gap_closed: dict[str, Interval]
     difference: dict[str, Difference | None]
     """By split: paired difference of the measure to the comparator; None for the comparator itself."""
     holm_p: dict[str, float | None]
@@ -72,6 +81,44 @@ class Report:
     evaluation: Evaluation
     trainings: int
     """Independent trainings behind the learned policies here: 1."""
+    best_rule: str | None
+    """The best on the selection split of all rules, those with feedback labels included; None without rules."""
+    to_best_rule: dict[str, dict[str, Difference]]
+    """By learned policy and dev split: difference of the measure to that rule."""
+
+    @property
+    def title(self) -> str:
+        """The measure in words."""
+        return title_of(self.measure, self.evaluation.facts)
+
+    @property
+    def headline(self) -> str:
+        """The first line; empty without rules or learned policies."""
+        return headline(self.best_rule, self.to_best_rule, self.measure, self.title)
+
+    @property
+    def detectable(self) -> str:
+        """The line under the table."""
+        e = self.evaluation
+        found = [
+            (f"{row.policy}{'' if len(e.dev_splits) == 1 else f' ({split})'}", row.difference[split])
+            for row in self.rows
+            for split in e.dev_splits
+        ]
+        to = f"{self.title}, each to {e.comparator!r}"
+        return detectable_words([(name, one) for name, one in found if one is not None], to)
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """Columns of one dev split after its metrics: title by field of :class:`Row`, in order."""
+        facts, gaps = self.evaluation.facts, self.measure == "gap_closed"
+        titles = {"loss": title_of("loss", facts)}
+        titles |= {"gap_closed": title_of("gap_closed", facts)} if gaps else {}
+        titles["difference"] = f"difference in {self.measure.replace('_', ' ')} to {self.evaluation.comparator or '-'}"
+        titles |= {} if self.evaluation.regression else {"calibration_error": ECE_TITLE}
+        if facts.get("gap") != "labels":  # else the raw ones are the same
+            titles |= {"raw_loss": "raw loss", **({"raw_gap_closed": "raw gap closed"} if gaps else {})}
+        return titles
 
     @property
     def header(self) -> list[str]:
@@ -81,7 +128,7 @@ class Report:
         for split in e.dev_splits:
             mark = "" if len(e.dev_splits) == 1 else f" ({split.removeprefix('validation_')})"
             titles += [f"{name}{mark}" for name in e.metric_names]
-            titles += [f"{self.measure.replace('_', ' ')}{mark}", f"difference to {e.comparator or '-'}{mark}"]
+            titles += [f"{title}{mark}" for title in self.shown.values()]
         follows = ["best teacher followed"] if any(row.followed is not None for row in self.rows) else []
         follows += [AUC_TITLE] if any(row.right_rows_auc is not None for row in self.rows) else []
         if any(row.teacher_metric is not None for row in self.rows):
@@ -94,22 +141,19 @@ class Report:
         cells = [f"{row.policy}{' ' if marks else ''}{marks}"]
         for split in self.evaluation.dev_splits:
             cells += [show(row.metrics[split][name]) for name in self.evaluation.metric_names]
-            difference = row.difference[split]
-            cells += [show(getattr(row, self.measure)[split])]
-            cells += [
-                "(comparator)" if row.comparator else "-" if difference is None else show(difference.interval, True)
-            ]
+            cells += [_cell(row, field, split) for field in self.shown]
         follows = [show(found) for found in (row.followed, row.right_rows_auc) if found is not None]
         if row.teacher_metric is not None:
             follows += [show(row.teacher_metric[split]) for split in self.evaluation.dev_splits]
         return [*cells, *(f"{w:.2f}" for w in row.mean_weights.values()), *follows, f"{row.skipped:.0%}"]
 
 
-def show(interval: Interval, signed: bool = False) -> str:
-    """``0.812 [0.790, 0.834]``; one unit has no interval, and none is printed."""
-    sign = "+" if signed else ""
-    mean = f"{interval.mean:{sign}.3f}"
-    return mean if math.isinf(interval.low) else f"{mean} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+def _cell(row: Row, field: str, split: str) -> str:
+    if field == "difference":
+        difference = row.difference[split]
+        return "(comparator)" if row.comparator else "-" if difference is None else show(difference.interval, True)
+    found = getattr(row, field)
+    return "-" if found is None else show(found[split])
 
 
 def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 300, seed: int = 0) -> Report:
@@ -136,25 +180,37 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             extra_labels=result.extra_labels,
             comparator=name == evaluation.comparator,
             metrics={
-                s: {metric: t_interval(values, level) for metric, values in result.splits[s].metrics.items()}
+                s: {m: t_interval(values, level, metrics.BOUNDS[m]) for m, values in result.splits[s].metrics.items()}
                 for s in splits
             },
-            gap_closed={s: t_interval(result.splits[s].gap_closed, level) for s in splits},
             loss={s: t_interval(result.splits[s].loss, level) for s in splits},
+            gap_closed={s: t_interval(result.splits[s].gap_closed, level) for s in splits},
+            calibration_error=_calibration_error(result, splits, level),
+            raw_loss={s: t_interval(result.splits[s].raw_loss, level) for s in splits},
+            raw_gap_closed={s: t_interval(result.splits[s].raw_gap_closed, level) for s in splits},
             difference={s: differences[s][name] for s in splits},
             holm_p={s: adjusted[s][name] for s in splits},
             examples={s: _over_examples(evaluation, result, s, replicates, seed, level) for s in evaluation.dev_splits},
             mean_weights=dict(zip(evaluation.term_names, map(float, result.mean_weights), strict=True)),
-            followed=None if result.followed is None else t_interval(result.followed, level),
+            followed=None if result.followed is None else t_interval(result.followed, level, metrics.SHARE),
             teacher_metric=_teacher_metric(evaluation, result, level),
-            right_rows_auc=None if result.right_rows_auc is None else t_interval(result.right_rows_auc, level),
+            right_rows_auc=None
+            if result.right_rows_auc is None
+            else t_interval(result.right_rows_auc, level, metrics.SHARE),
             mean_update_scale=float(np.nanmean(result.update_scale)),
             skipped=float(np.mean(result.update_scale[~np.isnan(result.update_scale)] == 0.0)),
             diverged=int(result.diverged.sum()),
         )
         for name, result in policies.items()
     ]
-    return Report(measure, tuple(rows), evaluation, trainings=1)
+    rules = {n: float(getattr(r.splits[SELECTION], measure).mean()) for n, r in policies.items() if not r.learned}
+    best = best_rule(rules, measure)
+    to_best = {
+        name: {split: _paired(evaluation, name, best, split, measure, level) for split in evaluation.dev_splits}
+        for name, result in policies.items()
+        if result.learned and best is not None
+    }
+    return Report(measure, tuple(rows), evaluation, trainings=1, best_rule=best, to_best_rule=to_best)
 
 
 def print_report(report: Report) -> None:
@@ -170,14 +226,19 @@ def print_report(report: Report) -> None:
         table.add_row(*report.cells(row), style="bold" if row.learned else None)
     # A pipe has no width: 80 columns would fold every number in two.
     wide = console if console.is_terminal else Console(width=max(console.width, 200))
+    if report.headline:
+        console.print(f"{report.headline}\n", highlight=False, markup=False)
     wide.print(table)
-    console.print(plain_words(report), highlight=False, markup=False)
+    console.print(
+        "\n".join(part for part in (report.detectable, plain_words(report)) if part), highlight=False, markup=False
+    )
 
 
 def markdown_table(report: Report) -> str:
-    """The table for a document."""
+    """The headline, the table and what it can detect, for a document."""
     lines = [report.header, ["---"] * len(report.header), *(report.cells(row) for row in report.rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return "\n\n".join(part for part in (report.headline, table.rstrip(), report.detectable) if part) + "\n"
 
 
 def plain_words(report: Report) -> str:
@@ -201,8 +262,9 @@ def plain_words(report: Report) -> str:
     if any(row.learned for row in report.rows):
         words.append(
             f"This is one training of the agent: it describes this policy and is no claim about the algorithm, for "
-            f"which at least {MIN_UNITS_FOR_CLAIM} independent trainings are needed."
+            f"which at least {MIN_UNITS_FOR_CLAIM} independent trainings on {MIN_SEEDS_FOR_CLAIM} seeds are needed."
         )
+    words += seeds_words(count)
     words.append("The intervals do not cover another draw of dev rows; results.json has one over dev examples.")
     words += facts_in_words(facts, report.measure)
     if any(row.extra_labels for row in report.rows):
@@ -219,6 +281,11 @@ def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
         measure: ``gap_closed``, or ``loss`` where the floor of the gap was active or the teacher learned.
     """
     words = []
+    if facts.get("gap") == "calibrated":
+        words.append(
+            "Calibrated losses and gaps are read after one temperature per student, fitted on feedback rows; raw ones "
+            "and calibration errors are those of the students as they are."
+        )
     if "teacher_updates" in facts:
         words.append(
             "The teacher learned beside each student, so that there is no fixed gap to close; losses are shown."
@@ -251,17 +318,14 @@ def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
 
 def _verdict(report: Report, row: Row, split: str) -> str:
     difference = row.difference[split]
-    what = report.measure.replace("_", " ")
     if difference is None:
-        return f"{row.policy}: {what} on {split} {show(getattr(row, report.measure)[split])}."
-    interval = difference.interval
-    if math.isinf(interval.low):
-        reading = "one seed says nothing about the spread"
-    elif interval.low <= 0 <= interval.high:
-        reading = "the interval contains 0: no difference is shown"
-    else:
+        return f"{row.policy}: {report.title} on {split} {show(getattr(row, report.measure)[split])}."
+    reading = difference.reading
+    if math.isfinite(difference.interval.low) and not difference.tie:
         reading = "the interval excludes 0 for this one policy"
-    return f"{row.policy} minus the comparator, {what} on {split}: {show(interval, True)}; {reading}."
+    return (
+        f"{row.policy} minus the comparator, {report.title} on {split}: {show(difference.interval, True)}; {reading}."
+    )
 
 
 def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = ()) -> None:
@@ -322,6 +386,9 @@ def to_json(report: Report) -> dict[str, Any]:
         "trainings": report.trainings,
         "teacher": e.teacher,
         "policies": [{**asdict(row), "seeds": raw[row.policy]} for row in report.rows],
+        "best_rule": report.best_rule,
+        "headline": report.headline,
+        "detectable": report.detectable,
         "words": plain_words(report),
     }
     return without_infinities(plain)  # type: ignore[no-any-return]
@@ -341,7 +408,8 @@ def _teacher_metric(evaluation: Evaluation, result: PolicyResult, level: float) 
     if result.taught is None:
         return None
     first = evaluation.metric_names[0]
-    return {split: t_interval(found[first], level) for split, found in result.taught.metrics.items()}
+    bounds = metrics.BOUNDS[first]
+    return {split: t_interval(found[first], level, bounds) for split, found in result.taught.metrics.items()}
 
 
 def _share_above_zero(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -357,6 +425,8 @@ def to_csv(report: Report) -> str:
     for row in report.rows:
         for split in (SELECTION, *report.evaluation.dev_splits):
             found = {**row.metrics[split], "loss": row.loss[split], "gap_closed": row.gap_closed[split]}
+            found |= {} if row.calibration_error is None else {"calibration_error": row.calibration_error[split]}
+            found |= {"raw_loss": row.raw_loss[split], "raw_gap_closed": row.raw_gap_closed[split]}
             for name, interval in found.items():
                 writer.writerow([row.policy, row.learned, split, name, *_numbers(interval), "evaluation seed"])
             difference = row.difference[split]
@@ -389,9 +459,18 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 def _difference(evaluation: Evaluation, name: str, split: str, measure: str, level: float) -> Difference | None:
     if evaluation.comparator is None or name == evaluation.comparator:
         return None
-    mine = getattr(evaluation.policies[name].splits[split], measure)
-    other = getattr(evaluation.policies[evaluation.comparator].splits[split], measure)
-    return nested_difference(mine[None], other, level)
+    return _paired(evaluation, name, evaluation.comparator, split, measure, level)
+
+
+def _paired(evaluation: Evaluation, name: str, other: str, split: str, measure: str, level: float) -> Difference:
+    mine, theirs = (getattr(evaluation.policies[one].splits[split], measure) for one in (name, other))
+    return paired_difference(mine, theirs, level)
+
+
+def _calibration_error(result: PolicyResult, splits: Sequence[str], level: float) -> dict[str, Interval] | None:
+    errors = {split: result.splits[split].calibration_error for split in splits}
+    found = {split: t_interval(values, level, metrics.SHARE) for split, values in errors.items() if values is not None}
+    return found or None
 
 
 def _adjust(differences: Mapping[str, Difference | None]) -> dict[str, float | None]:
