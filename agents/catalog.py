@@ -13,6 +13,7 @@ from agents.reinforce import Reinforce
 from agents.rules import GROUP as RULES_GROUP
 from agents.rules import RULES, make_rule, rule_class
 from agents.sb3 import ALGORITHMS, SB3Agent, algorithm, make_sb3
+from agents.searched import Searched
 from agents.teacher_selector import TeacherSelector
 from agents.tutor import Tutor
 
@@ -25,6 +26,7 @@ AGENTS: dict[str, type[Any]] = {
     "knowledge_selector": KnowledgeSelector,
     "teacher_selector": TeacherSelector,
     "tutor": Tutor,
+    "searched": Searched,
 }
 """Agents that learn, without SB3's: classes called as ``cls(env, seed=..., device=..., **options)``, with ``load``."""
 

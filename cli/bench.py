@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from kd_env.registry import unknown_name
 
-NAMES = ("env_step", "cached", "teacher_set", "field", "vector", "growth", "tutor_step", "influence_step")
+NAMES = ("env_step", "cached", "teacher_set", "field", "vector", "growth", "tutor_step", "influence_step", "gap")
 PACKAGE = "benchmarks"
 FOLDER = Path(__file__).resolve().parent.parent / PACKAGE
 RESULT, TABLE, PLOT = "result.json", "table.md", "plot.png"

@@ -28,7 +28,7 @@ EXAMPLES = {
     ),
     "study": (
         "kd-env study experiment=harmful_knowledge agents=[actor_critic,sb3/ppo] trainings=5",
-        "kd-env study experiment=harmful_knowledge controls=[shuffled_reward,untrained] evaluation.deterministic=false",
+        "kd-env study experiment=harmful_knowledge controls=[none,shuffled_reward,untrained]",
     ),
     "tutor": (
         "kd-env tutor",

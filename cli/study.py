@@ -117,6 +117,7 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
         [*main, f"agent={_quoted(agent)}", f"control={_quoted(control)}"] for agent in agents for control in controls
     ]
     composed = [compose("config", overrides) for overrides in kinds]
+    _check_controls(controls, composed[0]["evaluation"])
     folder = _study_folder(options, composed[0])
     found: list[Training] = []
     for kind, resolved in zip(kinds, composed, strict=True):
@@ -154,6 +155,16 @@ def _check_main(main: Sequence[str], options: dict[str, Any]) -> None:
             raise ValueError(f"{text!r} has no place in a study: {_INSTEAD[key]}.")
         if equals and re.fullmatch(r"[a-z_]+", key) and key not in valid:
             raise ValueError(unknown_name("option", key, valid))
+
+
+def _check_controls(controls: Sequence[str], evaluation: dict[str, Any]) -> None:
+    """Refuse controls that sample their actions while the policies that they are set against take the likeliest."""
+    if "none" not in controls and evaluation["deterministic"] is False:
+        raise ValueError(
+            f"evaluation.deterministic=false with controls={controls} would judge the controls by samples of their "
+            "actions, and trained agents elsewhere by their most likely ones. Add none to controls, so that both act "
+            "alike, or leave evaluation.deterministic out."
+        )
 
 
 def _study_folder(options: dict[str, Any], resolved: dict[str, Any]) -> Path:

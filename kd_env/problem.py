@@ -79,7 +79,10 @@ class Problem:
     Attributes:
         config: the validated options.
         present: ``[T, K]`` bool, which entries of the loss table exist.
-        teacher_loss: ``e_T`` on the evaluated feedback rows (temperature-calibrated; 0 with ``gap=divergence``).
+        teacher_loss: ``e_T`` on the evaluated feedback rows (after the reference teacher's own temperature; 0 with
+            ``gap=divergence``).
+        calibrates: whether ``e`` of students is read after a temperature, too: ``gap=calibrated`` and no regression.
+        temperature: of the reference teacher in reports, fitted on :attr:`calibration`.
         teachers: the T teachers; ``reference`` is the only one or the best one on the selection split.
         entry_names: names of the existing entries of the table, teacher by teacher.
         features: observation features by name; ``layout`` says where each stands.

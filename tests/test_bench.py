@@ -36,6 +36,7 @@ TINY = {
         *("teacher_layers=1", "teacher_hidden=16", "layers=1", "hidden=16", "vocab=50", "batch=4", "length=8"),
         *("updates=2", "repeats=1"),
     ),
+    "gap": ("replicas=[1,2]", "repeats=2"),
     "vector": ("hidden=16", "replicas=[1,2]", "modes=[loop,singles,stacked]", "evaluate_every=0", "repeats=2"),
     "growth": (
         *(

@@ -150,6 +150,17 @@ def test_mistakes_are_found_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
+def test_controls_act_as_what_they_are_set_against(words: list[str]) -> None:
+    """Samples of a control beside the likeliest actions of the trained agent would be two differences."""
+    sampled = [*words, "evaluation.deterministic=false"]
+    with pytest.raises(ValueError, match=r"evaluation\.deterministic=false.*Add none to controls"):
+        planned([*sampled, "controls=[untrained]"])
+    alike = planned([*sampled, "controls=[none,untrained]"])
+    assert {training.settings.resolved["evaluation"]["deterministic"] for training in alike} == {False}
+    likeliest = planned([*words, "controls=[untrained]"])
+    assert {training.settings.resolved["evaluation"]["deterministic"] for training in likeliest} == {True}
+
+
 def test_a_failure_stops_no_other_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def child(name: str, code: str) -> Child:
         return Child(name, ("timeit", "-n1", "-r1", code), tmp_path / f"{name}.log")

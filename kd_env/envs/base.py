@@ -31,7 +31,8 @@ class DistillEnv(RunView, SingleEnv):
 
     ## Reward
     ``gap_closed`` by default: ``(e_before - e_after) / D``, measured after the updates that the action caused; where
-    rows are weighed ``loss_drop``, ``e_before - e_after``.
+    rows are weighed ``loss_drop``, ``e_before - e_after``. ``e`` is the student's cross-entropy after one temperature,
+    fitted on the same feedback rows (``gap=calibrated``).
 
     ## Episode End
     ``terminated``: the budget is spent, or the student diverged. ``truncated``: ``max_episode_steps`` only. Beware:
