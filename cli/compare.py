@@ -124,6 +124,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             control=str(config["control"]),
             train_seeds=range(config["seed"], config["seed"] + config["num_envs"]),
             results=_read_results(folder / runs.RESULTS),
+            searched=config["agent"]["name"] == "searched",
         )
         for folder, config, label in zip(folders, configs, agent_labels(configs), strict=True)
     ]

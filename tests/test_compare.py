@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,22 @@ def test_the_first_line_names_the_best_rule_and_whether_anything_is_above_it(fiv
     assert compare(runs).best_rule == "all"
     tied = compare([run(0, row("ac", [0.5, 0.5, 0.5], learned=True), SOFT)])
     assert tied.headline.startswith("Nothing learned") and "tie: smaller than what 30 seeds can detect" in tied.headline
+
+
+def test_a_searched_constant_is_a_rule_with_trainings() -> None:
+    searched = [
+        replace(run(100 * i, row("searched", [0.65, 0.65, 0.7], learned=True), agent="searched"), searched=True)
+        for i in range(5)
+    ]
+    agents = [run(100 * i, row("ac", gaps, learned=True)) for i, gaps in enumerate(AGENT)]
+    agents[0].results["policies"].append(ALL)
+    found = compare([*searched, *agents])
+    assert found.best_rule == "searched"
+    [one] = found.between_agents
+    assert (one.first, one.second) == ("ac", "searched") and one.difference.interval.mean == pytest.approx(-0.26 / 3)
+    assert found.headline.startswith("Nothing learned is above the best rule with the agent's information, 'searched' ")
+    assert f"ac {r.show(one.difference.interval, True)}, " in found.headline and "searched +" not in found.headline
+    assert compare(searched).headline == ""
 
 
 def test_seeds_count_in_differences_to_rules() -> None:

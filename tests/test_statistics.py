@@ -64,16 +64,22 @@ def test_intervals_of_bounded_metrics_stay_inside(values: list[float], bounds: t
     assert got.mean == plain.mean
 
 
-def test_the_logit_interval_by_hand_and_at_the_bound() -> None:
+def test_the_bounded_interval_by_its_definition_and_at_the_bound() -> None:
     two = s.t_interval([0.79, 0.894], bounds=(0.0, 1.0))  # the t interval reaches from 0.18 to 1.50
     assert s.t_interval([0.79, 0.894]).high > 1.5 and 0 < two.low < 0.79 and 0.894 < two.high < 1
     values = [0.7, 0.8, 0.9, 0.85]
     mean, half = np.mean(values), s.t_interval(values).half_width
-    ends = [1 / (1 + math.exp(-(math.log(mean / (1 - mean)) + k * half / (mean * (1 - mean))))) for k in (-1, 1)]
+    means = np.linspace(0, 1, 1_000_001)
+    inside = means[np.abs(means - mean) <= half * np.sqrt(means * (1 - means) / mean / (1 - mean))]
     got = s.t_interval(values, bounds=(0.0, 1.0))
-    assert [got.low, got.high] == pytest.approx(ends)
+    assert [got.low, got.high] == pytest.approx([inside[0], inside[-1]], abs=2e-6)
     scaled = s.t_interval(2 * np.array(values) - 1, bounds=(-1.0, 1.0))
-    assert [scaled.low, scaled.high] == pytest.approx([2 * end - 1 for end in ends])
+    assert [scaled.low, scaled.high] == pytest.approx([2 * got.low - 1, 2 * got.high - 1])
+    share = s.t_interval(np.repeat([1.0, 0.0], [45, 5]), bounds=(0.0, 1.0))  # of a share it is Wilson's, but for t
+    wilson = stats.binomtest(45, 50).proportion_ci(
+        2 * stats.norm.cdf(stats.t.ppf(0.975, 49) * (50 / 49) ** 0.5) - 1, "wilson"
+    )
+    assert [share.low, share.high] == pytest.approx([wilson.low, wilson.high])
     near = s.t_interval([0.5, 0.5001, 0.4999], bounds=(0.0, 1.0))  # far from the bounds it is the t interval
     assert near.half_width == pytest.approx(s.t_interval([0.5, 0.5001, 0.4999]).half_width, rel=1e-4)
     ones = s.t_interval([1.0, 1.0, 1.0], bounds=(0.0, 1.0))

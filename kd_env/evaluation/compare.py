@@ -41,6 +41,8 @@ class Run:
     """Seeds of the students that the agent was trained on; the first is the agent's own."""
     results: Mapping[str, Any]
     """Content of ``results.json``."""
+    searched: bool = False
+    """Whether the agent is ``rule/searched``, a constant action: trained, and yet a rule that agents have to beat."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Entry:
     agent: str
     control: str
     learned: bool
+    searched: bool
+    """Whether it is the constant action of a search: a rule with trainings."""
     extra_labels: bool
     """Whether it trained on feedback rows too."""
     action_view: str
@@ -113,7 +117,8 @@ class Comparison:
     between_agents: tuple[Contrast, ...]
     """Groups of different agents, none under a control, likewise."""
     best_rule: str | None
-    """The best on the selection split of all rules, those with feedback labels included; None without rules."""
+    """The best on the selection split of all rules, those with feedback labels and searched ones included; None without
+    rules."""
     overlapping: tuple[tuple[str, str], ...]
     """Pairs of runs of one group that share seeds of students."""
 
@@ -125,10 +130,10 @@ class Comparison:
     @property
     def headline(self) -> str:
         """The first line: whether an agent (its controls only where there is no other) is above the best rule."""
-        agents = [entry for entry in self.entries if entry.learned]
+        agents = [entry for entry in self.entries if entry.learned and not entry.searched]
         named = {entry.policy for entry in agents if entry.control == "none"} or {entry.policy for entry in agents}
         found: dict[str, dict[str, Difference]] = {}
-        for one in self.to_rules:
+        for one in (*self.to_rules, *self.between_agents):  # in these a searched rule is second
             if one.second == self.best_rule and one.first in named:
                 found.setdefault(one.first, {})[one.split] = one.difference
         return headline(self.best_rule, found, self.measure, self.title)
@@ -168,7 +173,8 @@ def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
         (extra if row["extra_labels"] else plain).append(_Measured(name, [run], [row]))
     first = runs[0].results
     measure, dev = first["measure"], tuple(first["dev_splits"])
-    selection = {rule.name: float(rule.values("splits", SELECTION, measure).mean()) for rule in (*plain, *extra)}
+    rivals = (*plain, *extra, *(one for one in agents if one.runs[0].searched and one.runs[0].control == "none"))
+    selection = {rule.name: float(rule.values("splits", SELECTION, measure).mean()) for rule in rivals}
     return Comparison(
         facts=first["facts"],
         seeds=tuple(first["seeds"]),
@@ -247,6 +253,7 @@ def _entry(one: _Measured, measure: str, level: float) -> Entry:
         agent=run.agent if one.learned else one.name,
         control=run.control if one.learned else "none",
         learned=one.learned,
+        searched=one.learned and run.searched,
         extra_labels=bool(row["extra_labels"]),
         action_view=row["seeds"]["action_view"],
         runs=tuple(run.place for run in one.runs),
@@ -289,8 +296,8 @@ def _between(
     agents: Sequence[_Measured], splits: Sequence[str], measure: str, level: float, *, controls: bool
 ) -> tuple[Contrast, ...]:
     found = []
-    # "none" before the controls, whatever the order of the runs: its sign says what the agent gains.
-    ordered = sorted(agents, key=lambda one: (one.runs[0].control != "none", one.runs[0].control))
+    # "none" before the controls and searched rules last, whatever the order of the runs: signs say what agents gain.
+    ordered = sorted(agents, key=lambda one: (one.runs[0].control != "none", one.runs[0].control, one.runs[0].searched))
     for split in splits:
         for first, second in combinations(ordered, 2):
             a, b = first.runs[0], second.runs[0]

@@ -118,11 +118,12 @@ def interval_of(
 ) -> Interval:
     """The t interval of a mean with its standard error.
 
-    With ``bounds`` it is that of ``logit((mean - low) / (high - low))``, whose standard error is the delta method's,
-    turned back: inside the bounds, longer towards the far one, and the t interval itself where the error is small
-    against the distance to them. A mean at a bound says that every value lay there: no spread is seen, and the interval
-    is that point, as for any constant values. By simulation (5 and 10 values of skewed beta distributions with means of
-    0.9) it covers 0.94 where the t interval covers 0.90 to 0.93.
+    With ``bounds`` it has Wilson's form (1927): every mean m that is within t standard errors of the one seen, where
+    the error at m is that seen times ``sqrt((m - low) (high - m))`` over the same at the mean, as for a share of that
+    size. So it stays inside the bounds, is longer towards the far one, and is the t interval itself where the error is
+    small against the distance to them. A mean at a bound says that every value lay there: no spread is seen, and the
+    interval is that point, as for any constant values. By simulation (5 and 10 values of skewed beta distributions with
+    means of 0.9) it covers 0.94 where the t interval covers 0.90 to 0.93.
     """
     _check_level(level)
     half = t_quantile((1 + level) / 2, dof) * error
@@ -135,8 +136,10 @@ def interval_of(
     spread = share * (1 - share) * (high - low)
     if half == 0 or spread <= 0:
         return Interval(mean, mean, mean, units, level, seeds)
-    centre, reach = math.log(share / (1 - share)), half / spread
-    first, last = (low + (high - low) * _logistic(centre + sign * reach) for sign in (-1, 1))
+    weight = half**2 / (spread * (high - low))
+    centre = (share + weight / 2) / (1 + weight)
+    reach = math.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
+    first, last = (low + (high - low) * min(max(end, 0.0), 1.0) for end in (centre - reach, centre + reach))
     return Interval(mean, min(first, mean), max(last, mean), units, level, seeds)
 
 
@@ -219,7 +222,3 @@ def _error(x: Floats) -> float:
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level={level!r} must lie in (0, 1).")
-
-
-def _logistic(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
