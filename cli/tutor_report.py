@@ -294,15 +294,15 @@ def _headline(
     The first official metric counts, or without a task the gap closed; being above each rule needs no correction for
     their number (an intersection-union test).
     """
-    if not rules:
-        return ""
     measure = next((name for name in measures if name not in MEASURES), "dev_gap_closed")
-    rows = differences[measure]
-    above = [label for label, row in rows.items() if all(row[rule].interval.low > 0 for rule in rules)]
+    found = {label: [row[rule] for rule in rules if rule in row] for label, row in differences[measure].items()}
+    if not any(found.values()):
+        return ""
+    above = [label for label, own in found.items() if own and all(one.interval.low > 0 for one in own)]
     what = measures[measure]
     if above:
-        designs = ", ".join(dict.fromkeys(rows[label][rule].design for label in above for rule in rules))
-        claims = all(rows[label][rule].claim for label in above for rule in rules)
+        designs = ", ".join(dict.fromkeys(one.design for label in above for one in found[label]))
+        claims = all(one.claim for label in above for one in found[label])
         return f"Above every rule in {what}: {', '.join(above)} ({designs}{'' if claims else ': shown, no claim'})."
     return f"Nothing learned is above every rule in {what}: {', '.join(agents)}."
 

@@ -221,3 +221,7 @@ def test_two_dev_splits_have_columns_of_their_own(three: r.Report) -> None:
     report = r.summarize(mnli)
     assert "accuracy (matched)" in report.header and "accuracy (mismatched)" in report.header
     assert len(report.cells(report.rows[0])) == len(report.header)
+    assert (
+        "agent (validation_matched) +0." in report.headline and "agent (validation_mismatched) +0." in report.headline
+    )
+    assert "agent (validation_matched) 0." in report.detectable

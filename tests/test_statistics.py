@@ -110,6 +110,15 @@ def test_paired_difference_agrees_with_scipy_and_uses_the_pairs() -> None:
     assert stats.ttest_ind(first, second).pvalue > 0.5
 
 
+def test_trainings_with_a_seed_each_count_as_both() -> None:
+    values = 1 + 0.01 * np.random.default_rng(1).normal(size=30)
+    got = s.paired_difference(values, np.zeros(30), trained=True)
+    assert got.claim and got.design == "30 trainings, a seed each"
+    few = s.paired_difference(values[:29], np.zeros(29), trained=True)
+    assert not few.claim and few.reading == "29 trainings, a seed each: shown, no claim"
+    assert s.paired_difference(values, np.zeros(30)).claim is False
+
+
 def test_seeds_of_one_policy_are_never_a_claim_and_a_tie_says_what_can_be_detected() -> None:
     assert not s.paired_difference(np.full(60, 1.0) + np.arange(60) / 1e6, np.zeros(60)).claim
     tie = s.paired_difference([1.0, -1, 1, -1, 1, -1], np.zeros(6))

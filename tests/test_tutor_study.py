@@ -63,7 +63,13 @@ def test_a_study_trains_compares_and_goes_on(
         before, after = (sample[name].split() for name in ("original", "edited"))
         changed = [(x, a) for x, a in zip(before, after, strict=True) if x.startswith("[w")]
         assert len(changed) == 2 and all(a.startswith("[") for _, a in changed)
-    assert "| tutor * | 2 |" in capsys.readouterr().out
+    assert data["differences"]["reward"]["tutor"]["random_tokens"]["interval"]["seeds"] == 3
+    printed = capsys.readouterr().out
+    assert "| tutor * | 2 |" in printed and "Minimum detectable difference in reward (power 0.8" in printed
+    above = all(row["interval"]["low"] > 0 for row in data["differences"]["dev_gap_closed"]["tutor"].values())
+    first = "Above every rule in gap closed (dev): tutor (" if above else "Nothing learned is above every rule in gap"
+    assert (folder / "results.md").read_text().startswith(first)
+    assert "3 seeds: shown, no claim (a claim needs 30)." in printed
     assert not (folder / "students").exists()
 
     trained = (folder / "tutor-seed0" / "agent.json").stat().st_mtime_ns

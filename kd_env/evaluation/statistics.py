@@ -73,7 +73,9 @@ class Difference:
 
     @property
     def design(self) -> str:
-        """``5 trainings x 30 seeds``, or ``10 seeds``."""
+        """``5 trainings x 30 seeds``, ``10 seeds``, or ``5 trainings, a seed each``."""
+        if self.unit == "training" and self.interval.seeds is None:
+            return f"{self.interval.units} training{'' if self.interval.units == 1 else 's'}, a seed each"
         return design_in_words(self.interval.units, self.interval.seeds)
 
     @property
@@ -143,21 +145,24 @@ def interval_of(
     return Interval(mean, min(first, mean), max(last, mean), units, level, seeds)
 
 
-def paired_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:
+def paired_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95, trained: bool = False) -> Difference:
     """Difference ``first - second`` of two policies' values ``[n]`` on the same n evaluation seeds.
 
     Never a claim, however narrow the interval: seeds of students under one frozen policy do not speak about the
-    algorithm that trained it.
+    algorithm that trained it. ``trained`` says that each value is that of another training, judged on its own seed
+    alone: the n units are both, and 30 of them make a claim.
     """
     a, b = finite("first", first, 1), finite("second", second, 1)
     if a.shape != b.shape:
         raise ValueError(f"paired values must have the same length, got {a.size} and {b.size}.")
     interval = t_interval(a - b, level)
+    unit = "training" if trained else "evaluation seed"
     if a.size == 1:
-        return without_interval(interval.mean, "evaluation seed", 1, None, level)
+        return without_interval(interval.mean, unit, 1, None, level)
     error, dof = _error(a - b), a.size - 1
     detectable = detectable_shift(dof, POWER, level) * error
-    return Difference(interval, p_of(interval.mean, error, dof), "evaluation seed", False, detectable)
+    claim = trained and a.size >= max(MIN_UNITS_FOR_CLAIM, MIN_SEEDS_FOR_CLAIM) and not interval.contains_zero
+    return Difference(interval, p_of(interval.mean, error, dof), unit, claim, detectable)
 
 
 def without_interval(mean: float, unit: str, units: int, seeds: int | None, level: float) -> Difference:
