@@ -213,6 +213,14 @@ class EnvConfig:
         return self.teacher_updates != "none"
 
     @property
+    def dropout(self) -> str:
+        """The first option that asks for dropout in training, as ``name=value``; empty where none does."""
+        asked = {"student.dropout": self.student_config.dropout}
+        if self.teacher_learns:
+            asked["learning_teacher.dropout"] = self.learning_teacher_config.dropout
+        return next((f"{name}={value}" for name, value in asked.items() if value > 0), "")
+
+    @property
     def influence_config(self) -> InfluenceConfig:
         """The options of the influence, always as :class:`InfluenceConfig`."""
         assert isinstance(self.influence, InfluenceConfig)

@@ -205,7 +205,8 @@ def gradients(
         known: of these parameters and rows, where it was made already; without dropout.
     """
     batch = problem.train.gather(rows)
-    with torch.set_grad_enabled(differentiate), _dropout(problem, dropout_seed):
+    own = problem.config.student_config.dropout
+    with torch.set_grad_enabled(differentiate), dropout(problem.student, own, dropout_seed):
         leaves, student = known or student_pass(problem, params, batch, differentiate)
         taught = teacher_signals(problem, teacher, rows, batch, student)
         table = loss_table(problem, leaves, student, taught, batch)
@@ -231,19 +232,19 @@ def gradients(
 
 
 @contextmanager
-def _dropout(problem: Problem, seed: int) -> Iterator[None]:
-    """The student in training mode, with a generator of its own: dropout draws from torch's global one."""
-    if problem.config.student_config.dropout == 0:
+def dropout(encoder: Encoder, rate: float, seed: int) -> Iterator[None]:
+    """An encoder with dropout in training mode, with draws of its own: dropout asks torch's global generator."""
+    if rate == 0:
         yield
         return
-    devices = [problem.device] if problem.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    device = next(encoder.module.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        problem.student.module.train()
+        encoder.module.train()
         try:
             yield
         finally:
-            problem.student.module.eval()
+            encoder.module.eval()
 
 
 def _cosines(scaled: Tensor, leaves: Params) -> Tensor:
