@@ -103,7 +103,8 @@ def _learning_teacher(
         module.config.id2label = dict(enumerate(task.labels))
     module = module.to(device, dtype)
     drawn = {"finetuned": "none", "pretrained": "head", "fresh": "all"}[options.init]
-    return models.Encoder.build(module, train_embeddings=options.train_embeddings, fresh=drawn)
+    trains, zero = options.train_embeddings, options.zero_head
+    return models.Encoder.build(module, train_embeddings=trains, fresh=drawn, zero_head=zero)
 
 
 def make_teacher(

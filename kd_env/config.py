@@ -47,6 +47,8 @@ class StudentConfig:
     student of a BERT is an ELECTRA). None: the teacher's where its family has one, else that of the hidden states."""
     train_embeddings: bool | None = None
     """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
+    zero_head: bool = False
+    """Whether its last prediction layer begins at 0 rather than being drawn by seed."""
     dropout: float = 0.0
     """Dropout of the student; stacked students refuse any but 0, since there is no generator per replica."""
 
@@ -110,7 +112,8 @@ class EnvConfig:
     layer_map: str | Sequence[Sequence[int]] = "uniform"
     """``uniform``, ``last``, ``skip`` or explicit pairs (student layer, teacher layer); 0 is the embedding output."""
     terms: Sequence[str | Plain] = DEFAULT_TERMS
-    """Knowledge terms by name, or mappings with ``name`` and the term's options."""
+    """Knowledge terms by name, or mappings with ``name``, the term's options and a ``weight`` of its loss, 1 by
+    default."""
     term_scale: str = "running"
     """``running`` divides each term by the running mean of its loss; ``none`` leaves it as it is."""
     weight_normalization: str = "none"
@@ -243,6 +246,15 @@ class EnvConfig:
         self._check_decision()
         check_teacher_updates(self)
         check_student(self.student_config)
+        self._check_term_weights()
+
+    def _check_term_weights(self) -> None:
+        for term in self.terms:
+            if isinstance(term, Mapping) and term.get("weight", 1) != 1 and self.term_scale == "running":
+                raise ValueError(
+                    f"The weight of the knowledge term {dict(term)} would do nothing with term_scale='running', which "
+                    "divides each term by the running mean of its loss; set term_scale='none', or leave the weight out."
+                )
 
     def _check_decision(self) -> None:
         checks.one_of(*VIEWS[self.decision])("action_view", self.action_view)
@@ -383,6 +395,7 @@ _STUDENT: dict[str, checks.Check] = {
     **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1)),
     **dict.fromkeys(("num_hidden_layers", "intermediate_size", "embedding_size"), checks.optional(checks.whole(1))),
     "train_embeddings": checks.optional(checks.boolean),
+    "zero_head": checks.boolean,
     "dropout": checks.within(0.0, 0.9),
 }
 _STUDENT_ONLY = {

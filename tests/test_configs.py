@@ -223,7 +223,9 @@ EXPERIMENT_AGENTS = {
     "ks_paper": "knowledge_selector",
     "lgtm": "lgtm",
     "lgtm_mrpc": "lgtm",
+    "lgtm_paper": "lgtm",
     "metadistil": "metadistil",
+    "metadistil_paper": "metadistil",
     "ks_small": "knowledge_selector",
     "mt_bert": "mt_bert",
     "mt_bert_mrpc": "mt_bert",
@@ -240,7 +242,7 @@ EXPERIMENT_AGENTS = {
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_experiments(experiment: str, tmp_path: Path) -> None:
     embedded = compose("config", [f"experiment={experiment}"])["task"]["name"] in EMBEDDED
-    needs = ["teacher.path=encoder"] if experiment == "lgtm_mrpc" else NEEDS_MODEL
+    needs = {"lgtm_mrpc": ["teacher.path=encoder"], "lgtm_paper": []}.get(experiment, NEEDS_MODEL)
     found = settings_of(f"experiment={experiment}", *([] if embedded else needs))
     agent = EXPERIMENT_AGENTS.get(experiment, "actor_critic")
     assert found.run_folder.name == f"{experiment}-{agent}-seed0"

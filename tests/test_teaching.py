@@ -68,10 +68,11 @@ def same(one: Any, other: Any) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def brute_force(problem: Any, state: Any, optimizer: str) -> dict[str, Tensor]:
+def brute_force(problem: Any, state: Any) -> dict[str, Tensor]:
     """``d L_feedback / d t``: automatic differentiation through the virtual step, twice."""
+    own_step = problem.config.influence_config
     config, step, rows = problem.config.optimizer_config, int(state.optimizer_steps[0]) + 1, state.next_rows[:, 0]
-    rate = RATE * optim.learning_rate_factor(state.updates, state.budget, config.warmup)[0]
+    rate = own_step.learning_rate or RATE * optim.learning_rate_factor(state.updates, state.budget, config.warmup)[0]
     teacher = {name: p[0].clone().requires_grad_() for name, p in state.teacher.params.items()}
     student = {name: p[0].clone().requires_grad_() for name, p in state.params.items()}
     batch = problem.train.gather(rows)
@@ -90,13 +91,14 @@ def brute_force(problem: Any, state: Any, optimizer: str) -> dict[str, Tensor]:
     grads = torch.autograd.grad(loss, list(student.values()), create_graph=True, allow_unused=True)
     norm = torch.cat([grad.flatten() for grad in grads if grad is not None]).norm()
     assert norm > config.max_grad_norm, "clipping is active"
-    grads = [None if grad is None else grad * config.max_grad_norm / (norm + 1e-6) for grad in grads]
+    factor = config.max_grad_norm / (norm + 1e-6) if own_step.clip else 1.0
+    grads = [None if grad is None else grad * factor for grad in grads]
     stepped = {}
     for (name, value), grad in zip(student.items(), grads, strict=True):
         if grad is None:
             stepped[name] = value
             continue
-        if optimizer == "sgd":
+        if own_step.optimizer == "sgd":
             stepped[name] = value - rate * grad
             continue
         mean = config.betas[0] * state.exp_avg[name][0] + (1 - config.betas[0]) * grad
@@ -120,12 +122,16 @@ def influence_alone(problem: Any, state: Any, target: str = "student_loss") -> t
     return teaching.gradient(problem, state, state.next_rows[:, 0], effect, weights, rates)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_influence_gradient_is_the_exact_hypergradient(optimizer: str, tiny: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "virtual",
+    [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"optimizer": "sgd", "clip": False, "learning_rate": 0.02}],
+    ids=["adamw", "sgd", "metadistil_paper"],
+)
+def test_the_influence_gradient_is_the_exact_hypergradient(virtual: dict[str, Any], problem: Any) -> None:
     """After six updates with AdamW, of three terms over running scales; what a term does not read is zero in both."""
-    own = build_problem(EnvConfig.from_kwargs(**options(tiny, influence={"optimizer": optimizer})))
+    own = problem.with_options(influence=virtual)
     state = after(own, 6)
-    expected, found = brute_force(own, state, optimizer), influence_alone(own, state).grads
+    expected, found = brute_force(own, state), influence_alone(own, state).grads
     assert set(expected) <= set(found)
     error = sum(float((found[name][0] - expected.get(name, torch.zeros(()))).square().sum()) for name in found)
     assert error**0.5 < 1e-10 * sum(float(value.square().sum()) for value in expected.values()) ** 0.5
@@ -421,6 +427,8 @@ def test_the_control_does_not_hear_of_the_teacher(tiny: dict[str, Any]) -> None:
             r"dropout=1.0 must be a finite number in \[0.0, 0.9\]",
         ),
         ({"learning_teacher": {"max_grad_norm": 0}}, "learning_teacher.max_grad_norm=0 would .*null .* no clipping"),
+        ({"learning_teacher": {"zero_head": True}}, "would throw the head of a fine-tuned teacher away"),
+        ({"terms": [{"name": "hard_label", "weight": 0.5}]}, "would do nothing with term_scale='running'"),
         ({"learning_teacher": {"rate": 1.0}}, "Unknown learning_teacher option 'rate'"),
         ({"influence": {"rows": 33}}, "evaluation_rows"),
         ({"feedback_rows": 5}, "only 5 are evaluated"),
@@ -494,6 +502,20 @@ def test_dropout_is_in_the_teachers_own_loss_alone(problem: Any, tiny: dict[str,
     contenders = {"prokt": Contender(lambda env: make_rule("prokt", env, seed=0))}
     judged = evaluate_policies(own.with_options(budget=2), contenders, [7, 8]).policies["prokt"]
     assert judged.taught is not None, "students beside such teachers are judged one after the other"
+
+
+def test_heads_that_begin_at_zero(tiny: dict[str, Any]) -> None:
+    """Of teacher and student: nothing is said at first, whatever the seed, and both learn."""
+    given = {"init": "pretrained", "zero_head": True, "learning_rate": 1e-3}
+    student = {"init": "teacher", "num_hidden_layers": 1, "zero_head": True}
+    env = DistillEnv(**options(tiny, learning_teacher=given, student=student))
+    table = env.problem.feedback
+    for seed in (0, 1):
+        env.reset(seed=seed)
+        assert not env.predict(table).any() and not env.predict_teacher(table).any()
+    for _ in range(3):
+        env.step(lesson(env, 1.0, 1.0))
+    assert env.predict(table).any() and env.predict_teacher(table).any()
 
 
 def test_terms_beside_a_learning_teacher(tiny: dict[str, Any]) -> None:
