@@ -47,10 +47,10 @@ class StudentConfig:
     student of a BERT is an ELECTRA). None: the teacher's where its family has one, else that of the hidden states."""
     train_embeddings: bool | None = None
     """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
-    zero_head: bool = False
-    """Whether its last prediction layer begins at 0 rather than being drawn by seed."""
     dropout: float = 0.0
     """Dropout of the student; stacked students refuse any but 0, since there is no generator per replica."""
+    zero_head: bool = False
+    """Whether its last prediction layer begins at 0 rather than being drawn by seed."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,7 @@ class EnvConfig:
     def validate(self) -> None:
         """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
         checks.check_fields("", self, _ENVIRONMENT)
+        self._check_term_weights()
         check_optimizer(self.optimizer_config)
         check_influence(self.influence_config, self.evaluation_rows)
         if self.updates_per_step > self.budget:
@@ -246,15 +247,6 @@ class EnvConfig:
         self._check_decision()
         check_teacher_updates(self)
         check_student(self.student_config)
-        self._check_term_weights()
-
-    def _check_term_weights(self) -> None:
-        for term in self.terms:
-            if isinstance(term, Mapping) and term.get("weight", 1) != 1 and self.term_scale == "running":
-                raise ValueError(
-                    f"The weight of the knowledge term {dict(term)} would do nothing with term_scale='running', which "
-                    "divides each term by the running mean of its loss; set term_scale='none', or leave the weight out."
-                )
 
     def _check_decision(self) -> None:
         checks.one_of(*VIEWS[self.decision])("action_view", self.action_view)
@@ -279,6 +271,14 @@ class EnvConfig:
                 raise ValueError(
                     "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
                     "or box view with weighting='sample'."
+                )
+
+    def _check_term_weights(self) -> None:
+        for term in self.terms:
+            if isinstance(term, Mapping) and term.get("weight", 1) != 1 and self.term_scale == "running":
+                raise ValueError(
+                    f"The weight of the knowledge term {dict(term)} would do nothing with term_scale='running', which "
+                    "divides each term by the running mean of its loss; set term_scale='none', or leave the weight out."
                 )
 
     def _check_samples(self) -> None:
@@ -395,8 +395,8 @@ _STUDENT: dict[str, checks.Check] = {
     **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1)),
     **dict.fromkeys(("num_hidden_layers", "intermediate_size", "embedding_size"), checks.optional(checks.whole(1))),
     "train_embeddings": checks.optional(checks.boolean),
-    "zero_head": checks.boolean,
     "dropout": checks.within(0.0, 0.9),
+    "zero_head": checks.boolean,
 }
 _STUDENT_ONLY = {
     "name_or_path": ("pretrained",),

@@ -205,8 +205,11 @@ def gradients(
         known: of these parameters and rows, where it was made already; without dropout.
     """
     batch = problem.train.gather(rows)
-    own = problem.config.student_config.dropout
-    with torch.set_grad_enabled(differentiate), dropout(problem.student, own, dropout_seed):
+    dropout = problem.config.student_config.dropout
+    with (
+        torch.set_grad_enabled(differentiate),
+        student_dropout(problem.student, dropout, problem.device, dropout_seed),
+    ):
         leaves, student = known or student_pass(problem, params, batch, differentiate)
         taught = teacher_signals(problem, teacher, rows, batch, student)
         table = loss_table(problem, leaves, student, taught, batch)
@@ -232,19 +235,19 @@ def gradients(
 
 
 @contextmanager
-def dropout(encoder: Encoder, rate: float, seed: int) -> Iterator[None]:
-    """An encoder with dropout in training mode, with draws of its own: dropout asks torch's global generator."""
-    if rate == 0:
+def student_dropout(student: Encoder, probability: float, device: torch.device, seed: int) -> Iterator[None]:
+    """The student in training mode, with a generator of its own: dropout draws from torch's global one."""
+    if probability == 0:
         yield
         return
-    device = next(encoder.module.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        encoder.module.train()
+        student.module.train()
         try:
             yield
         finally:
-            encoder.module.eval()
+            student.module.eval()
 
 
 def _cosines(scaled: Tensor, leaves: Params) -> Tensor:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agents import make_rule
 from cli.compose import compose
 from cli.settings import read_settings
+from kd_env import DistillEnv
 from kd_env.knowledge import build_terms
 from kd_env.knowledge.base import TermInputs, TermSpec
 from kd_env.layermap import layer_pairs
@@ -74,6 +78,25 @@ def test_the_influence_of_lgtm_counts_as_released() -> None:
     assert student.warmup == teacher.warmup == 0 and student.max_grad_norm is None and teacher.max_grad_norm is None
     assert (teacher.dropout, found.env.student_config.dropout, teacher.soft_weight) == (0.1, 0.1, 0.4)
     assert teacher.zero_head and found.env.student_config.zero_head and teacher.train_embeddings
+
+
+@pytest.mark.parametrize(("experiment", "rule"), [("metadistil_paper", "metadistil"), ("lgtm_paper", "lgtm")])
+def test_published_recipes_run(experiment: str, rule: str, tiny: dict[str, Any]) -> None:
+    """All of their options together, on the tiny task with its own models; only what names models and sizes differs."""
+    found = settings(experiment, "teacher.source=online")
+    data = {key: tiny[key] for key in ("task", "data_dir", "columns", "teacher", "feedback_rows", "selection_rows")}
+    student = {**dataclasses.asdict(found.env.student_config), "init": "teacher", "name_or_path": None}
+    sizes = {"budget": 4, "evaluation_rows": 32, "cache_dir": None, "show_progress": False, "features": ["progress"]}
+    influence = {**dataclasses.asdict(found.env.influence_config), "rows": 16}
+    changes = {"student": {**student, "num_hidden_layers": 2}, "influence": influence, "batch_size": 8, **sizes, **data}
+    env = DistillEnv(**{**found.env.to_dict(), **changes})
+    observation, _ = env.reset(seed=0)
+    one = make_rule(rule, env, seed=0, **found.agent.options)
+    before = env.predict_teacher(env.problem.feedback)
+    for _ in range(2):
+        observation, reward, *_, info = env.step(one.predict(observation)[0])
+    assert np.isfinite(reward) and not info["diverged"]
+    assert not np.array_equal(env.predict_teacher(env.problem.feedback), before)
 
 
 def test_the_modified_forms_say_that_they_are() -> None:

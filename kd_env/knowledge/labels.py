@@ -132,10 +132,11 @@ def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward
     """Soft labels: ``tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau))``, summed over classes (Hinton et al., 2015).
 
     The factor ``tau^2`` keeps the size of the gradient independent of the temperature (section 2 there). ``kind`` may
-    be ``reverse``, ``jensen_shannon``, ``cross_entropy`` or ``squared_error``, see :func:`soft_label_divergence`. In
-    regression the loss is ``((z_S - z_T) / label_width)^2`` and there is nothing to choose.
+    be ``reverse``, ``jensen_shannon`` or ``cross_entropy``, see :func:`soft_label_divergence`. In regression the loss
+    is ``((z_S - z_T) / label_width)^2`` and there is nothing to choose.
 
-    Config: ``terms: [{name: soft_label, temperature: 4.0, kind: reverse}]``
+    Config: ``terms: [{name: soft_label, temperature: 4.0, kind: reverse}]``; with ``kind: squared_error`` it is the
+    mean over classes of ``tau^2 (p_T - p_S)^2``, as in MetaDistil's code.
     """
     same_labels("soft_label", spec)
     number("soft_label", "temperature", temperature, 0.0, open_low=True)

@@ -38,5 +38,4 @@ def build_tutor_student(
     for table in module.modules():
         if isinstance(table, nn.Embedding):
             table.padding_idx = None
-    module, zero = module.to(device, dtype), options.zero_head
-    return models.Encoder.build(module, train_embeddings=trains, fresh=fresh, zero_head=zero)
+    return models.Encoder.build(module.to(device, dtype), train_embeddings=trains, fresh=fresh)
