@@ -186,4 +186,6 @@ def build_student(
     if task.labels:
         module.config.id2label = dict(enumerate(task.labels))
         module.config.label2id = {label: index for index, label in enumerate(task.labels)}
-    return models.Encoder.build(module.to(device, dtype), train_embeddings=trains, fresh=fresh), tokenizer
+    return models.Encoder.build(
+        module.to(device, dtype), train_embeddings=trains, fresh=fresh, zero_head=options.zero_head
+    ), tokenizer

@@ -49,6 +49,8 @@ class StudentConfig:
     """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
     dropout: float = 0.0
     """Dropout of the student; stacked students refuse any but 0, since there is no generator per replica."""
+    zero_head: bool = False
+    """Whether its last prediction layer begins at 0 rather than being drawn by seed."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class EnvConfig:
     layer_map: str | Sequence[Sequence[int]] = "uniform"
     """``uniform``, ``last``, ``skip`` or explicit pairs (student layer, teacher layer); 0 is the embedding output."""
     terms: Sequence[str | Plain] = DEFAULT_TERMS
-    """Knowledge terms by name, or mappings with ``name`` and the term's options."""
+    """Knowledge terms by name, or mappings with ``name``, the term's options and a ``weight`` of its loss, 1 by
+    default."""
     term_scale: str = "running"
     """``running`` divides each term by the running mean of its loss; ``none`` leaves it as it is."""
     weight_normalization: str = "none"
@@ -216,6 +219,14 @@ class EnvConfig:
         return self.teacher_updates != "none"
 
     @property
+    def dropout(self) -> str:
+        """The first option that asks for dropout in training, as ``name=value``; empty where none does."""
+        asked = {"student.dropout": self.student_config.dropout}
+        if self.teacher_learns:
+            asked["learning_teacher.dropout"] = self.learning_teacher_config.dropout
+        return next((f"{name}={value}" for name, value in asked.items() if value > 0), "")
+
+    @property
     def influence_config(self) -> InfluenceConfig:
         """The options of the influence, always as :class:`InfluenceConfig`."""
         assert isinstance(self.influence, InfluenceConfig)
@@ -228,6 +239,7 @@ class EnvConfig:
     def validate(self) -> None:
         """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
         checks.check_fields("", self, _ENVIRONMENT)
+        self._check_term_weights()
         check_optimizer(self.optimizer_config)
         check_influence(self.influence_config, self.evaluation_rows)
         if self.updates_per_step > self.budget:
@@ -262,6 +274,14 @@ class EnvConfig:
                 raise ValueError(
                     "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
                     "or box view with weighting='sample'."
+                )
+
+    def _check_term_weights(self) -> None:
+        for term in self.terms:
+            if isinstance(term, Mapping) and term.get("weight", 1) != 1 and self.term_scale == "running":
+                raise ValueError(
+                    f"The weight of the knowledge term {dict(term)} would do nothing with term_scale='running', which "
+                    "divides each term by the running mean of its loss; set term_scale='none', or leave the weight out."
                 )
 
     def _check_samples(self) -> None:
@@ -379,6 +399,7 @@ _STUDENT: dict[str, checks.Check] = {
     **dict.fromkeys(("num_hidden_layers", "intermediate_size", "embedding_size"), checks.optional(checks.whole(1))),
     "train_embeddings": checks.optional(checks.boolean),
     "dropout": checks.within(0.0, 0.9),
+    "zero_head": checks.boolean,
 }
 _STUDENT_ONLY = {
     "name_or_path": ("pretrained",),

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("kd_env")
 
 _TEACHER = 2**40
-"""Stream of a learning teacher's head; those of single updates are counted from 3."""
+"""Stream of a learning teacher's head, and after it those of its dropout in single updates; of the student's dropout
+they are counted from 3."""
 
 
 class Evaluation(NamedTuple):
@@ -187,8 +188,9 @@ def transition(
                 effect.teacher,
                 student_weights=device_weights,
                 active=active,
-                factor=factor,
+                factor=factor * effect.update_scale,
                 known=known,
+                dropout_seed=sub_seed(int(state.seeds[0]), _TEACHER + 1 + int(state.updates[0]) + place),
             )
         found = updates.gradients(
             problem,

@@ -233,6 +233,8 @@ EXPERIMENT_AGENTS = {
     "noisy_samples": "row_reinforce",
     "pkd": "pkd",
     "prokt": "prokt",
+    "lgtm_paper": "lgtm",
+    "metadistil_paper": "metadistil",
     "rco": "rco",
     "rco_mrpc": "rco",
     "rl_kd": "teacher_selector",
@@ -243,7 +245,7 @@ EXPERIMENT_AGENTS = {
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_experiments(experiment: str, tmp_path: Path) -> None:
     embedded = compose("config", [f"experiment={experiment}"])["task"]["name"] in EMBEDDED
-    needs = ["teacher.path=encoder"] if experiment == "lgtm_mrpc" else NEEDS_MODEL
+    needs = {"lgtm_mrpc": ["teacher.path=encoder"], "lgtm_paper": []}.get(experiment, NEEDS_MODEL)
     found = settings_of(f"experiment={experiment}", *([] if embedded else needs))
     agent = EXPERIMENT_AGENTS.get(experiment, "actor_critic")
     assert found.run_folder.name == f"{experiment}-{agent}-seed0"

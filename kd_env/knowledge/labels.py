@@ -13,7 +13,7 @@ from kd_env.knowledge.tensors import EPS, wide
 from kd_env.types import Signal
 
 LOGITS = frozenset({Signal("logits")})
-SOFT_KINDS = ("forward", "reverse", "jensen_shannon", "cross_entropy")
+SOFT_KINDS = ("forward", "reverse", "jensen_shannon", "cross_entropy", "squared_error")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -42,12 +42,14 @@ def soft_label_divergence(student: Tensor, teacher: Tensor, temperature: float =
 
     ``forward``: ``KL(p_T || p_S)``; ``reverse``: ``KL(p_S || p_T)``; ``jensen_shannon``: mean of the KL of each to
     ``(p_T + p_S) / 2``, at most ``log 2``; ``cross_entropy``: ``-sum_c p_T log p_S``, at least the teacher's entropy.
+    ``squared_error``: ``mean_c (p_T - p_S)^2``, a mean over classes, as in the released code of MetaDistil (Zhou et
+    al., ACL 2022).
 
     Args:
         student: logits ``[B, C]``.
         teacher: logits ``[B, C]``.
         temperature: tau, above 0.
-        kind: one of the four names.
+        kind: one of the names.
 
     Returns:
         ``[B]``.
@@ -60,6 +62,8 @@ def soft_label_divergence(student: Tensor, teacher: Tensor, temperature: float =
         loss = log_s.exp() * (log_s - log_t)
     elif kind == "cross_entropy":
         loss = -log_t.exp() * log_s
+    elif kind == "squared_error":
+        loss = (log_t.exp() - log_s.exp()).square() / log_s.shape[-1]
     else:
         middle = torch.logaddexp(log_s, log_t) - log(2.0)
         loss = 0.5 * (log_t.exp() * (log_t - middle) + log_s.exp() * (log_s - middle))
@@ -131,7 +135,8 @@ def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward
     be ``reverse``, ``jensen_shannon`` or ``cross_entropy``, see :func:`soft_label_divergence`. In regression the loss
     is ``((z_S - z_T) / label_width)^2`` and there is nothing to choose.
 
-    Config: ``terms: [{name: soft_label, temperature: 4.0, kind: reverse}]``
+    Config: ``terms: [{name: soft_label, temperature: 4.0, kind: reverse}]``; with ``kind: squared_error`` it is the
+    mean over classes of ``tau^2 (p_T - p_S)^2``, as in MetaDistil's code.
     """
     same_labels("soft_label", spec)
     number("soft_label", "temperature", temperature, 0.0, open_low=True)
