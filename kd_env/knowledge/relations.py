@@ -61,18 +61,17 @@ def relational_distance(
         angle_weight: weight of the angle-wise part.
 
     Returns:
-        ``[B]``: of each example the mean over its partners (distance), and over the pairs of partners that it is the
-        vertex of (angle). 0 where the batch is too small: fewer than 2, and 3, examples.
+        ``[B]``: of each example the sum over its partners by B (distance), and over the pairs of examples that it is
+        the vertex of by B^2 (angle). Their mean is that of the authors' code, over all B^2 pairs and B^3 triples: those
+        that name an example twice count, with a loss of 0. 0 where the batch is too small: fewer than 2, and 3,
+        examples.
     """
     student, teacher = wide(student), wide(teacher)
-    size = student.shape[0]
     distance = F.smooth_l1_loss(pair_distances(student), pair_distances(teacher), reduction="none")
-    loss = distance_weight * distance.sum(-1) / max(size - 1, 1)
+    loss = distance_weight * distance.mean(-1)
     if angle_weight:
-        other = ~torch.eye(size, dtype=torch.bool, device=student.device)
-        distinct = other.unsqueeze(2) & other.unsqueeze(1) & other.unsqueeze(0)
-        angle = F.smooth_l1_loss(triple_angles(student), triple_angles(teacher), reduction="none") * distinct
-        loss = loss + angle_weight * angle.sum((-1, -2)) / max((size - 1) * (size - 2), 1)
+        angle = F.smooth_l1_loss(triple_angles(student), triple_angles(teacher), reduction="none")
+        loss = loss + angle_weight * angle.mean((-1, -2))
     return loss
 
 
@@ -117,8 +116,9 @@ def rkd(spec: TermSpec, *, on: str = "cls", distance_weight: float = 1.0, angle_
     """Relational distillation between the examples of a batch (Park et al., CVPR 2019, eq. 4 to 8).
 
     ``w_D mean_j huber(psi_D^S(i,j) - psi_D^T(i,j)) + w_A mean_(j,k) huber(cos^S(j,i,k) - cos^T(j,i,k))`` for example i,
-    with distances over their batch mean, and angles at i. ``on=cls`` reads [CLS] of the last mapped pair of blocks,
-    ``on=logits`` the logits; no projection is needed. The weights have the paper's ratio (25 and 50).
+    with distances over their mean between different examples, and angles at i; the means are over all B examples and
+    all B^2 pairs, as in the authors' code. ``on=cls`` reads [CLS] of the last mapped pair of blocks, ``on=logits`` the
+    logits; no projection is needed. The weights have the paper's ratio (25 and 50).
 
     Config: ``terms: [{name: rkd, on: logits, distance_weight: 1.0, angle_weight: 2.0}]``
     """
