@@ -180,7 +180,13 @@ def build_student(
                 raise ValueError("student.init='teacher' needs student.num_hidden_layers, or explicit student.layers.")
             count = depth
         kept = cut_layers(options.layers, count, depth)
-        module = cut_encoder(source_module, kept, num_labels=task.num_labels, dropout=options.dropout)
+        module = cut_encoder(
+            source_module,
+            kept,
+            num_labels=task.num_labels,
+            dropout=options.dropout,
+            keep_pooling=options.pooling == "keep",
+        )
         trains, fresh = bool(trains), "head"
     module.config.problem_type = "regression" if task.regression else "single_label_classification"
     if task.labels:

@@ -47,6 +47,10 @@ class StudentConfig:
     student of a BERT is an ELECTRA). None: the teacher's where its family has one, else that of the hidden states."""
     train_embeddings: bool | None = None
     """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
+    pooling: str = "keep"
+    """With ``init=teacher``, of a member of a co-fine-tuned set: ``keep`` (attention pooling and a prediction layer of
+    the student's own, both drawn by seed, as in MT-BERT) or ``library`` (the architecture's sequence classifier). Of
+    any other teacher it means nothing."""
     dropout: float = 0.0
     """Dropout of the student; stacked students refuse any but 0, since there is no generator per replica."""
 
@@ -375,10 +379,12 @@ _STUDENT: dict[str, checks.Check] = {
     **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1)),
     **dict.fromkeys(("num_hidden_layers", "intermediate_size", "embedding_size"), checks.optional(checks.whole(1))),
     "train_embeddings": checks.optional(checks.boolean),
+    "pooling": checks.one_of("keep", "library"),
     "dropout": checks.within(0.0, 0.9),
 }
 _STUDENT_ONLY = {
     "name_or_path": ("pretrained",),
     "layers": ("teacher", "pretrained"),
+    "pooling": ("teacher",),
     **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"), ("fresh",)),
 }

@@ -31,6 +31,8 @@ EXTRA: list[tuple[str, dict[str, Any]]] = [
     ("attention", {"on": "probabilities", "head_reduction": "mean"}),
     ("rkd", {"on": "logits"}),
     ("minilm", {"relations": ["query_query", "key_key", "value_value"], "relation_heads": 4}),
+    ("hidden_states", {"reduction": "sum", "projected": "teacher"}),
+    ("soft_label", {"temperature": 3.0, "tau_squared": False}),
 ]
 VARIANTS = [(name, {}) for name in TERMS] + EXTRA
 each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: str(value))
@@ -242,7 +244,8 @@ def test_no_nan_at_zero_vectors_and_equal_rows(name: str, options: dict[str, Any
     student = map_tensors(inputs.student, lambda _, x: torch.full_like(x, degenerate, dtype=torch.float32))
     student = map_tensors(student, lambda _, x: x.requires_grad_())
     projections = {key: value.float() for key, value in inputs.projections.items()}
-    loss = term.loss(inputs._replace(student=student, projections=projections))
+    teacher = None if inputs.teacher is None else map_tensors(inputs.teacher, lambda _, x: x.float())
+    loss = term.loss(inputs._replace(student=student, teacher=teacher, projections=projections))
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert all(torch.isfinite(tensor.grad).all() for tensor in leaves(student, term.student_signals))  # type: ignore[union-attr]
@@ -582,7 +585,7 @@ def test_a_second_copy_needs_another_name() -> None:
     [
         (["soft_labels"], ["soft_labels", "Did you mean 'soft_label'"]),
         ([{"name": "soft_label", "temprature": 2}], ["temprature", "Did you mean 'temperature'", "kind"]),
-        ([{"name": "relation", "kind": "x"}], ["kind", "(none)"]),
+        ([{"name": "relation", "kind": "x"}], ["kind", "Valid: projection, reduction"]),
         ([{"temperature": 2}], ["'name'"]),
         ([3], ["'name'"]),
         ([], ["empty"]),
@@ -594,6 +597,10 @@ def test_a_second_copy_needs_another_name() -> None:
         ([{"name": "hard_label", "label_smoothing": 1.0}], ["at most 0.999"]),
         ([{"name": "hidden_states", "distance": "l1"}], ["l1", "cosine"]),
         ([{"name": "hidden_states", "shared": "yes"}], ["shared='yes'", "true or false"]),
+        ([{"name": "hidden_states", "reduction": "som"}], ["Did you mean 'sum'"]),
+        ([{"name": "hidden_states", "projection": "never"}], ["'never'", "always, auto"]),
+        ([{"name": "hidden_states", "projected": "both"}], ["'both'", "student, teacher"]),
+        ([{"name": "soft_label", "tau_squared": 2}], ["tau_squared=2", "true or false"]),
         ([{"name": "attention", "on": "score"}], ["Did you mean 'scores'"]),
         ([{"name": "attention", "head_reduction": "sum"}], ["sum", "mean"]),
         ([{"name": "minilm", "relations": ["query_kay"]}], ["Did you mean 'query_key'"]),

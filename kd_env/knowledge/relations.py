@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
-from kd_env.knowledge.options import block_pairs, choose, number, plan_projections
+from kd_env.knowledge.options import block_pairs, choose, number, plan_projections, reduction_of
 from kd_env.knowledge.tensors import EPS, unit, wide
 from kd_env.types import ModelOutput, Signal, SignalKind
 
@@ -76,14 +76,15 @@ def relational_distance(
 
 
 @TERMS.register("relation")
-def relation(spec: TermSpec) -> Term:
+def relation(spec: TermSpec, *, reduction: str = "mean", projection: str = "auto") -> Term:
     """Flow between adjacent mapped layers: ``mean mean_(h,h') (G_S[h,h'] - G_T[h,h'])^2``, ``G`` of :func:`fsp_matrix`.
 
     FSP matrices (Yim et al., CVPR 2017, eq. 1 and 2) over real tokens, the RelK of knowledge selection (Wang et al.,
     Findings of EMNLP 2022), which does not state its layers: here each mapped pair and the next one. Where the widths
-    differ, each student layer goes through a trainable map: ``W_l G_S W_m^T``.
+    differ, each student layer goes through a trainable map: ``W_l G_S W_m^T``; with ``projection=always`` where they
+    are equal, too. ``reduction=sum`` adds the steps between layers up instead of averaging them.
 
-    Config: ``terms: [relation]``
+    Config: ``terms: [{name: relation, reduction: sum}]``
     """
     if len(spec.pairs) < 2:
         raise ValueError(
@@ -91,16 +92,16 @@ def relation(spec: TermSpec) -> Term:
             "layer_map='uniform' or add a pair, or leave the term out."
         )
     steps = tuple(pairwise(spec.pairs))
-    maps = plan_projections(spec, tuple(layer for layer, _ in spec.pairs))
+    reduce = reduction_of("relation", reduction)
+    maps = plan_projections("relation", spec, tuple(layer for layer, _ in spec.pairs), projection=projection)
 
     def loss(inputs: TermInputs) -> Tensor:
         mask = inputs.batch.attention_mask
         student = {at: maps.apply(inputs, at, inputs.student.hidden_states[at]) for at, _ in spec.pairs}
         teacher = inputs.taught.hidden_states
-        losses = [
-            fsp_distance((student[s1], student[s2]), (teacher[t1], teacher[t2]), mask) for (s1, t1), (s2, t2) in steps
-        ]
-        return torch.stack(losses).mean(0)
+        return reduce(
+            [fsp_distance((student[s1], student[s2]), (teacher[t1], teacher[t2]), mask) for (s1, t1), (s2, t2) in steps]
+        )
 
     return Term(
         "relation",
