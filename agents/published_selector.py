@@ -25,7 +25,7 @@ from typing import ClassVar
 
 from agents.base import Metrics
 from agents.knowledge_selector import KnowledgeSelector
-from agents.replay import Transitions, transitions_of
+from agents.replay import transitions_of
 from agents.rollout import Rollout
 from agents.selector_config import PublishedSelectorConfig
 
@@ -44,7 +44,4 @@ class PublishedSelector(KnowledgeSelector):
         self.num_episodes += len(rollout.episode_returns)
         phases, count = rollout.rewards.shape
         found = transitions_of(rollout, rewards, bonuses)
-        return [
-            self._update(Transitions(*(part[phase * count : (phase + 1) * count] for part in found)))
-            for phase in range(phases)
-        ]
+        return [self._update(found.part(slice(phase * count, (phase + 1) * count))) for phase in range(phases)]
