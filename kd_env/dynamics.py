@@ -289,9 +289,10 @@ def _weighed_per_row(problem: Problem) -> int:
 
 
 def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple[np.ndarray, np.ndarray]:
-    """Reward of the step between two states, ``[N]`` float64 in [-2, 2], and whether it was clipped.
+    """Reward of the step between two states, ``[N]`` float64 within its bounds, and whether it was clipped.
 
-    A divergence brings the return to ``min(return so far, 0) - 1`` whatever that takes.
+    The bounds are [-2, 2], or what the reward states itself (``rewards.bounded_by``). For a divergence see
+    :func:`kd_env.episodes.bounded`.
     """
     value = problem.reward(
         rewards.RewardInputs(
@@ -305,7 +306,7 @@ def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple
             batch_divergence=after.batch_divergence,
         )
     )
-    return bounded(value, before, after)
+    return bounded(value, before, after, rewards.bounds_of(problem.reward))
 
 
 def _evaluated(problem: Problem, state: DistillState) -> DistillState:
