@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,18 @@ class TutorEnv(TutorView, SingleEnv):
     def __init__(self, problem: TutorProblem | None = None, **options: Any) -> None:
         super().__init__(TutorRun.make(problem, options, 1))
 
+    def save_student(self, folder: str | Path, finished: bool = False) -> Path:
+        """Write the present student in Hugging Face layout, or with ``finished`` that of the last episode that ended.
+
+        An agent that learns resets an episode in the step that ends it. So the student beside which a tutor has learned
+        (the paper's joint training) is written by ``make_agent("tutor", env).learn(env.unwrapped.episode_steps)`` and
+        ``env.unwrapped.save_student(folder, finished=True)``.
+
+        Raises:
+            ValueError: as :meth:`kd_env.tutor.run.TutorRun.save_student`.
+        """
+        return self.run.save_student(folder, 0, finished)
+
 
 class TutorVectorEnv(TutorView, StackedEnv):
     """The decision process of :class:`TutorEnv` for N replicas at once.
@@ -193,3 +206,7 @@ class TutorVectorEnv(TutorView, StackedEnv):
     ) -> None:
         mode = checked(num_envs, autoreset_mode, max_episode_steps, options)
         super().__init__(TutorRun.make(problem, options, num_envs), mode)
+
+    def save_student(self, folder: str | Path, replica: int = 0, finished: bool = False) -> Path:
+        """Write the student of one replica, as :meth:`TutorEnv.save_student`."""
+        return self.run.save_student(folder, replica, finished)
