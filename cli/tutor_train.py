@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -144,7 +145,7 @@ def train_joint(
     folder, own = study / entry.trained(seed), [each for each in kept if each == seed]
     if (folder / "agent.json").is_file() and read_judged(study, folder.name, [seed], own) is not None:
         return
-    (folder / "agent.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
     env = JointEnv(problem, judged, seed)
 
     def end() -> None:

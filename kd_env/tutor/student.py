@@ -74,6 +74,7 @@ def _give_mlm_head(module: Any) -> None:
             f"A {type(module).__name__} has no linear layer 'classifier' that student_head='mlm' could take the place "
             "of; use student_head='linear', or a teacher such as BERT."
         )
-    with torch.random.fork_rng(devices=[]):  # values are drawn later, by seed
+    with torch.random.fork_rng(devices=[]):  # values are drawn later, by seed; the template's are in fingerprints
+        torch.manual_seed(0)
         module.classifier = MlmHead(module.config.hidden_size, float(getattr(module.config, "layer_norm_eps", 1e-12)))
     module.dropout = nn.Identity()
