@@ -219,6 +219,11 @@ def test_a_student_that_diverges_ends_its_training(
     assert len((tmp_path / "study/tutor-seed0.jsonl").read_text().splitlines()) < 8
 
 
+def test_an_evaluation_of_students_has_no_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", [f"students={tmp_path}", "protocol=joint"], "") == 2
+    assert "Here no agent learns" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

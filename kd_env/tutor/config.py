@@ -14,6 +14,8 @@ plausibility             replaced tokens get m, others 1 [code]        the same 
 loss weights             25 L_pp + 0.5 L_dist [code]                   the same                  the same
 L_dist                   sum over layers, embeddings too, of hidden    ``layer_reduction="sum"`` mean over layers
                          states and raw attention scores [code]
+mean within a layer      not stated                                    real tokens of a row,     the same
+                                                                       then rows
 L_pp                     mean over all tokens, padding too [code]      over real tokens          over real tokens
 projection               one map for all layers [code]                 ``projection="always"``   where widths differ
 its first values         not stated                                    N(0, 1 / width)           the same

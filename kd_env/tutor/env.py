@@ -128,7 +128,8 @@ class TutorEnv(TutorView, SingleEnv):
     ## Description
     Tokens of a batch are masked and a frozen teacher reads the text. The agent chooses what stands in the masked slots;
     the teacher reads the edited text, and the student learns on it: which tokens are plausible (L_pp), the teacher's
-    hidden states and its attention scores. Then the next batch is masked.
+    hidden states and its attention scores. Then the next batch is masked. The defaults are a modified form;
+    ``recipe="paper"`` sets those of the released code (:mod:`kd_env.tutor.config` says what differs).
 
     With ``task`` the rows are those of a task with labels: a masked language model reads the masked row, the agent
     rewrites it, a fine-tuned teacher labels what comes out, and the student learns these labels (``soft_label``). This
