@@ -294,7 +294,8 @@ def _make_folder(
         if before is None:
             raise ValueError(f"{folder} exists and is no study of tutors; choose another name with name=...")
         before.setdefault("protocol", "frozen")  # the only one of earlier versions
-        changed = [key for key in _SAME if before.get(key) != options[key]]
+        joint = options["protocol"] == "joint"  # its steps are those of the budget, named or not
+        changed = [key for key in _SAME if before.get(key) != options[key] and not (joint and key == "total_timesteps")]
         study: dict[str, Any] = {"agents": {"tutor": {"name": "tutor", "options": before.get("agent", {}), "env": {}}}}
         if (folder / STUDY).is_file():
             study = json.loads((folder / STUDY).read_text(encoding="utf-8"))

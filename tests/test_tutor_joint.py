@@ -211,7 +211,9 @@ def test_a_student_that_diverges_ends_its_training(
     tiny_text: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["trainings=1", "rules=null"]
-    assert run("tutor", words(tiny_text, tmp_path, *more, optimizer={"learning_rate": 1e30}), "") == 0
+    command = words(tiny_text, tmp_path, *more, optimizer={"learning_rate": 1e30})
+    assert run("tutor", command, "") == 0
+    assert run("tutor", [*command, "total_timesteps=8"], "") == 0, "the same, said otherwise"
     assert "diverged and is not kept" in capsys.readouterr().out
     found = results(tmp_path / "study")["tutors"]["tutor-seed0"]
     assert found["diverged"] == [True] and found["dev_gap_closed"] == [0.0]
