@@ -233,11 +233,11 @@ def test_an_evaluation_of_students_has_no_protocol(tmp_path: Path, capsys: pytes
         ("total_timesteps=30", "one episode of env.budget=800 updates, which are 800 steps"),
         ("num_envs=2", "learns beside one student"),
         ("evaluation_seeds=3", "fresh students of protocol=frozen"),
-        ("env={max_episode_steps: 3}", "would cut the one episode"),
+        ("max_episode_steps: 3", "would cut the one episode"),
         ("save_students=6", "more than the trainings=5"),
         ("protocol=jont", "Did you mean 'joint'"),
         ("agents=[reinforce]", "learns from whole episodes"),
-        ("agents=[sb3/ppo] env={budget: 97}", "no divisor from 2 to 32: choose another env.budget, as 128"),
+        ("agents=[sb3/ppo] budget: 97", "no divisor from 2 to 32: choose another env.budget, as 128"),
         ("agents=[{name: sb3/ppo, options: {n_steps: 300}}]", "n_steps=300 steps, but the one episode"),
         ("agents=[{name: actor_critic, options: {n_steps: 800}}]", "a divisor of 800 that is below it"),
         ("agents=[{name: sb3/dqn, options: {learning_starts: 900}}]", "Set env.budget above 900"),
@@ -246,10 +246,16 @@ def test_an_evaluation_of_students_has_no_protocol(tmp_path: Path, capsys: pytes
     ],
 )
 def test_requests_without_one_student_are_refused(
-    word: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    word: str, message: str, tiny_text: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = word.split(" env=")
-    more = [given[0], *(f"env={rest}" for rest in given[1:])]
+    env = {key: value for key, value in tiny_text.items() if key not in ("optimizer", "budget")}
+    given = {}
+    for name in ("max_episode_steps", "budget"):
+        word, colon, value = word.partition(f"{name}: ")
+        given |= {name: int(value)} if colon else {}
+    more = [word.strip()] if word else []
+    if not word.startswith("env"):
+        more.append(f"env={json.dumps({**env, 'student': STUDENT, **given})}")
     assert run("tutor", [*more, "name=x", f"runs_dir={tmp_path}"], "") == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

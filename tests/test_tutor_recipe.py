@@ -200,6 +200,17 @@ def test_a_projection_at_equal_widths_changes_the_loss(paper: Any) -> None:
     assert found["auto"][1] != found["always"][1] and found["auto"][0] == found["always"][0]
 
 
+def test_without_dropout_published_students_are_stacked_like_others(paper: Any) -> None:
+    envs, single = TutorVectorEnv(2, problem=paper), TutorEnv(problem=paper)
+    envs.reset(seed=[3, 4])
+    single.reset(seed=4)
+    for _ in range(2):
+        envs.step(np.full(envs.action_space.shape, 9))
+        single.step(np.full(single.action_space.shape, 9))
+    for name, p in single.run.started().params.items():
+        torch.testing.assert_close(envs.run.started().params[name][1], p[0], rtol=1e-9, atol=1e-10)
+
+
 def test_explicit_options_win_and_configurations_come_back(tiny_text: dict[str, Any]) -> None:
     config = TutorConfig.from_kwargs(recipe="paper")
     o = config.optimizer_config
