@@ -10,10 +10,28 @@ Per text, with the teacher's last hidden states h_i at the masked slots, its dis
 4. One AdamW step on ``L_pg + kl_coef L_kl - ent_coef H``. The environment's models are not reached: hidden states,
    probabilities and rewards come from it as numbers.
 
-The paper's head is Linear(H, H), GELU, LayerNorm, Linear(H, V), drawn anew; its optimiser has step size 5e-4, eps 1e-6,
-with warm-up, which is left out here.
-Where the environment lists candidates, the same head chooses among these. Not in the paper, and options here:
-baselines, entropy, weights of the two rewards, clipping.
+Where the environment lists candidates, the same head chooses among these. ``recipe="paper"`` sets the defaults as
+published, ``recipe="modified"`` a learned baseline, clipping and a constant step size; an option that is given is kept.
+[code]: read in the released code; the student's part of the table stands in :mod:`kd_env.tutor.config`.
+
+=====================  ================================================  ===================  ======================
+part                   published                                         ``recipe="paper"``   ``"modified"``
+=====================  ================================================  ===================  ======================
+head                   Linear(H, H), GELU, LayerNorm, Linear(H, V) with  the same             the same
+                       bias, drawn anew [code]
+weights of the loss    1 L_pg + 1 L_kl [code]                            the same             the same
+rewards                R_T + R_S of every token [code]                   the same             the same
+baseline               none [code]                                       none                 learned from h_i
+entropy bonus          none [code]                                       none                 none
+optimiser              AdamW, 5e-4, betas 0.9, 0.999, eps 1e-6, weight   the same             the same
+                       decay 0.01 [code]
+weight decay of        not stated                                        0.01                 0.01
+biases
+clipping               none [code]                                       none                 norm 1
+schedule               10,000 of a million updates up, then linearly     1% of the updates    constant
+                       down [code]                                       up, then down
+student                learns beside the tutor and is kept [code]        ``kd-env tutor`` with ``protocol=joint``
+=====================  ================================================  ===================  ======================
 """
 
 from __future__ import annotations
@@ -44,14 +62,29 @@ from agents.base import (
 from agents.tutor_head import TextSizes, TutorHead, text_sizes
 
 BASELINES = ("none", "mean", "learned")
+SCHEDULES = ("constant", "linear")
+RECIPES: dict[str, dict[str, Any]] = {
+    "modified": {},
+    "paper": {"baseline": "none", "max_grad_norm": None, "schedule": "linear", "warmup": 0.01},
+}
+"""Defaults by recipe, where they differ from those of the fields."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TutorConfig:
     """Options of the tutor."""
 
+    recipe: str = "modified"
+    """``paper``: :class:`Tutor` gives what is left out the values that are published (table above)."""
     learning_rate: float = 5e-4
     """Step size of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    schedule: str = "constant"
+    """``linear``: the step size rises linearly over the first ``warmup`` of the updates of a call of ``learn``, then
+    falls linearly towards 0, which it never reaches; ``constant`` leaves it."""
+    warmup: float = 0.1
+    """Share of the updates; with ``schedule=linear``."""
     weight_decay: float = 0.01
     kl_coef: float = 1.0
     """Weight of KL(teacher || tutor)."""
@@ -63,12 +96,19 @@ class TutorConfig:
     """Weight of ``student_error``."""
     baseline: str = "learned"
     """``none`` (the paper), ``mean`` (a running mean of rewards) or ``learned`` (from the hidden states)."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float | None = 1.0
+    """Norm at which gradients are clipped; None does not clip."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
+        limit = self.max_grad_norm
+        require(limit is None or limit > 0, "max_grad_norm", limit, "above 0, or None, which does not clip")
+        require(self.eps > 0, "eps", self.eps, "above 0")
+        pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(pair, "betas", self.betas, "two numbers in [0, 1)")
+        require(0 <= self.warmup <= 1, "warmup", self.warmup, "in [0, 1]")
+        require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
         for name in ("weight_decay", "kl_coef", "ent_coef", "teacher_weight", "student_weight"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         require(self.baseline in BASELINES, "baseline", self.baseline, "one of " + ", ".join(BASELINES))
@@ -103,14 +143,16 @@ class Tutor:
     name: ClassVar[str] = "tutor"
 
     def __init__(self, env: AnyEnv | TextSizes, *, seed: int = 0, device: str = "cpu", **options: Any) -> None:
-        self.config: TutorConfig = build_config(self.name, TutorConfig, options)
+        recipe = options.get("recipe", "modified")
+        require(recipe in RECIPES, "recipe", recipe, "one of " + ", ".join(RECIPES))
+        self.config: TutorConfig = build_config(self.name, TutorConfig, {**RECIPES[recipe], **options})
         self.sizes = env if isinstance(env, TextSizes) else text_sizes(env)
         self.seed, self.device = seed, torch.device(device)
         self.num_timesteps = self.num_episodes = 0
         self.head = TutorHead(self.sizes, torch.Generator().manual_seed(seed)).to(self.device)
         c = self.config
         self.optimizer = torch.optim.AdamW(
-            self.head.parameters(), lr=c.learning_rate, eps=1e-6, weight_decay=c.weight_decay
+            self.head.parameters(), lr=c.learning_rate, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay
         )
         self.mean_reward = torch.zeros((), device=self.device)
         self.updates = 0
@@ -132,7 +174,7 @@ class Tutor:
         """Learn for at least ``total_timesteps`` environment steps, counted over all replicas.
 
         Args:
-            total_timesteps: steps of this call.
+            total_timesteps: steps of this call, over which ``schedule=linear`` is spread.
             callback: called after each update of the tutor with plain floats: ``timesteps, episodes, fps, reward``
                 (mean per token), ``teacher_recognises, student_error, policy_loss, kl, entropy, teacher_probability``.
                 Learning stops where it returns False.
@@ -166,6 +208,10 @@ class Tutor:
                 done = np.asarray(state["updated"] & ~state["diverged"], dtype=bool)
                 if not done.any() or len(memory) < steps:
                     continue
+                text = env.num_envs * steps  # environment steps of one update
+                update, planned = (self.num_timesteps - first) // text - 1, -(-total_timesteps // text)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.config.learning_rate * self._rate(update, planned)
                 metrics = self._update(list(memory), found, done)
                 metrics["timesteps"], metrics["episodes"] = float(self.num_timesteps), float(self.num_episodes)
                 metrics["fps"] = (self.num_timesteps - first) / max(time.perf_counter() - start, 1e-9)
@@ -173,6 +219,13 @@ class Tutor:
                 if callback is not None and callback(metrics) is False:
                     break
         return self
+
+    def _rate(self, update: int, planned: int) -> float:
+        """Factor of the step size in update 0, 1, ... of ``planned``: in (0, 1], the student's schedule."""
+        if self.config.schedule == "constant":
+            return 1.0
+        rise = round(self.config.warmup * planned)
+        return (update + 1) / rise if update < rise else max(planned - update, 1) / max(planned - rise, 1)
 
     def _teacher(self, env: Any) -> Tensor | None:
         """The teacher's log-probabilities of every token ``[N, B, P, V]``, where the loss reads them."""
@@ -227,7 +280,8 @@ class Tutor:
             loss = loss + mean((values - rewards).square())
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.head.parameters(), c.max_grad_norm)
+        if c.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.head.parameters(), c.max_grad_norm)
         self.optimizer.step()
         self.updates += 1
         reward = mean(rewards)

@@ -34,7 +34,8 @@ EXAMPLES = {
     "tutor": (
         "kd-env tutor",
         "kd-env tutor 'env={text: sst2, data_dir: <glue folder>, teacher: <masked language model>}' trainings=1",
-        "kd-env tutor 'env={mode: sequential}' 'agent={kl_coef: 0.1, baseline: none}' name=sequential",
+        "kd-env tutor recipe=paper 'env={budget: 2000}' name=paper",
+        "kd-env tutor protocol=frozen 'env={mode: sequential}' 'agent={baseline: none}' name=sequential",
     ),
     "compare": (
         "kd-env compare runs/toy-*",

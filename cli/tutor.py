@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import probe, runs
 from cli.options import flag, names_of, split_options, whole
-from cli.tutor_report import JUDGED, START, Lines, edited_samples, judge, write_report
+from cli.tutor_report import DEV_ROWS, START, edited_samples, judge, read_judged, write_report
 from kd_env.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 STUDY = "study.json"
 """What the trainings of a study folder have in common, and its agents by label."""
 _SEED_STEP = 100
-_SAME = ("env", "total_timesteps", "num_envs")
+_SAME = ("protocol", "env", "total_timesteps", "num_envs")
 """Options of a study that all of its trainings share."""
+PROTOCOLS = ("joint", "frozen")
+_FROZEN = {"total_timesteps": 3200, "num_envs": 4, "evaluation_seeds": 10, "save_students": 0}
+"""Values of ``protocol=frozen`` where an option is null."""
+_JOINT_BUDGET = 800
+"""Updates of the student of ``protocol=joint`` where none are given: as many updates of the tutor as ``frozen`` has."""
 
 
 @dataclass(frozen=True)
@@ -54,53 +59,116 @@ def tutor(overrides: Sequence[str], command: str) -> Path:
     options, rest = split_options("tutor", overrides)
     for word in rest:
         raise ValueError(unknown_name("option", word.split("=", 1)[0], options))
+    options = _resolved(options)
+    joint = options["protocol"] == "joint"
     folder = _check(options)
     from agents.token_rules import TOKEN_RULES
     from cli.train import set_threads
+    from cli.tutor_train import actor as trained_actor
+    from cli.tutor_train import check_learns, train, train_joint
+    from kd_env.evaluation.tutor_dev import with_dev_rows
     from kd_env.tutor import TutorConfig, build_tutor_problem
 
     rules = names_of("rules", options["rules"]) if options["rules"] else []
     for name in rules:
         if name not in TOKEN_RULES:
             raise ValueError(unknown_name("tutor", name, TOKEN_RULES))
-    entries = read_agents(options["agents"], options["agent"], rules)
+    entries = read_agents(options["agents"], options["agent"], rules, options["recipe"])
     config = TutorConfig.from_kwargs(**options["env"])
     set_threads(options["threads"])
     problem = build_tutor_problem(config)
     problems = {entry.label: problem.with_options(**_view(entry, options["env"])) for entry in entries}
     for entry in entries:
-        _check_learns(entry, _make(entry, problems[entry.label], options, options["first_seed"]), options)
+        check_learns(entry, problems[entry.label], options)
     _make_folder(folder, options, command, entries, problem.fingerprint)
     seeds = [options["first_seed"] + _SEED_STEP * index for index in range(options["trainings"])]
+    judged_on = seeds
+    if not joint:
+        first = options["first_evaluation_seed"]
+        judged_on = list(range(first, first + options["evaluation_seeds"]))
+    kept = judged_on[: options["save_students"]]
+    native = problem.with_options(action_view="native", observation="dict")
     try:
+        judged = with_dev_rows(problem, DEV_ROWS) if joint else problem
         for entry in entries:
             for seed in seeds:
-                _train(entry, problems[entry.label], options, folder, seed)
-        native = problem.with_options(action_view="native", observation="dict")
-        found = judge(_contenders(entries, seeds, rules, problems, native, folder, options), native, folder, options)
+                if joint:
+                    train_joint(entry, problems[entry.label], judged, options, folder, seed, kept)
+                else:
+                    train(entry, problems[entry.label], options, folder, seed)
+        tutors = _contenders([] if joint else entries, seeds, rules, problems, native, folder, options)
+        found = judge(tutors, native, folder, judged_on, kept, options["progress"])
     except KeyboardInterrupt:
         print("\nfinished trainings and evaluations are kept; the same command goes on", file=sys.stderr, flush=True)
         raise
-    first = entries[0]
-    actor = _actor(folder / first.trained(seeds[0]), options)
-    shown = edited_samples(problems[first.label], actor, options["first_evaluation_seed"], options["samples"])
+    if joint:
+        names = {entry.trained(seed): seed for entry in entries for seed in seeds}
+        own = {name: read_judged(folder, name, [seed], []) for name, seed in names.items()}
+        found = {**{name: result for name, result in own.items() if result is not None}, **found}
+    shown_by = entries[0]
+    actor = trained_actor(folder / shown_by.trained(seeds[0]), options)
+    shown = edited_samples(problems[shown_by.label], actor, options["first_evaluation_seed"], options["samples"])
     trained = {entry.label: [entry.trained(seed) for seed in seeds] for entry in entries}
-    write_report(folder, command, problem, trained, found, shown)
+    write_report(folder, command, problem, trained, found, shown, joint)
     return folder
 
 
-def read_agents(given: Any, tutor_options: Mapping[str, Any], rules: Sequence[str] = ()) -> list[Entry]:
+def _resolved(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the values that depend on protocol and recipe; those that the protocol ignores are refused."""
+    from kd_env.tutor.config import RECIPES
+
+    for name, valid in (("protocol", PROTOCOLS), ("recipe", tuple(RECIPES))):
+        if options[name] not in valid:
+            raise ValueError(unknown_name(name, str(options[name]), valid))
+    if not isinstance(options["env"], Mapping):
+        raise ValueError(f'env={options["env"]!r} must hold options by name, as "env={{name: value}}".')
+    env = dict(options["env"])
+    if options["recipe"] != "modified":
+        env = {"recipe": options["recipe"], **env}
+    if options["protocol"] == "frozen":
+        given = {key: value for key, value in options.items() if value is not None or key not in _FROZEN}
+        return {**_FROZEN, **given, "env": env}
+    if not options["agents"]:
+        raise ValueError(
+            f"protocol=joint judges the students beside which agents learn, and agents={options['agents']} trains "
+            "none: an evaluation without training has no such student. Name agents, as agents=[tutor]; students that "
+            "are saved already are judged by kd-env evaluate students=..."
+        )
+    if options["evaluation_seeds"] is not None:
+        raise ValueError(
+            f"evaluation_seeds={options['evaluation_seeds']} are fresh students of protocol=frozen; with "
+            "protocol=joint every training has one student, which is judged: set trainings, and leave it out."
+        )
+    if options["num_envs"] not in (None, 1):
+        raise ValueError(
+            f"num_envs={options['num_envs']}: with protocol=joint an agent learns beside one student; leave num_envs "
+            "out, or set protocol=frozen."
+        )
+    if env.get("max_episode_steps") is not None:
+        raise ValueError(
+            f"env.max_episode_steps={env['max_episode_steps']} would cut the one episode of protocol=joint; leave it "
+            "out and set env.budget."
+        )
+    kept = options["trainings"] if options["save_students"] is None else options["save_students"]
+    return {**options, "num_envs": 1, "save_students": kept, "env": {"budget": _JOINT_BUDGET, **env}}
+
+
+def read_agents(
+    given: Any, tutor_options: Mapping[str, Any], rules: Sequence[str] = (), recipe: str = "modified"
+) -> list[Entry]:
     """The agents of a study.
 
     Args:
         given: ``agents`` of ``configs/tutor.yaml``: names, or mappings with ``name, label, options, env``.
         tutor_options: hyper-parameters of every ``tutor`` among them.
         rules: names that are taken.
+        recipe: of every ``tutor`` that says nothing else.
 
     Raises:
         ValueError: an agent or key that does not exist, a rule, or two agents of one label.
     """
-    entries = [_entry(item, tutor_options) for item in (given if isinstance(given, list) else [given])]
+    own = tutor_options if recipe == "modified" else {"recipe": recipe, **tutor_options}
+    entries = [_entry(item, own) for item in (given if isinstance(given, list) else [given])]
     if not entries:
         raise ValueError("agents=[] names none; write agents=[tutor], or several as agents=[tutor,sb3/ppo].")
     if tutor_options and all(entry.name != "tutor" for entry in entries):
@@ -176,30 +244,31 @@ def _view(entry: Entry, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(options: Mapping[str, Any]) -> Path:
+    joint = options["protocol"] == "joint"
     for name, low in {
         **dict.fromkeys(("trainings", "total_timesteps", "num_envs", "evaluation_seeds"), 1),
         **dict.fromkeys(("first_seed", "first_evaluation_seed", "samples", "save_students"), 0),
     }.items():
-        whole(name, options[name], low)
-    for name in ("env", "agent"):
-        if not isinstance(options[name], Mapping):
-            raise ValueError(f'{name}={options[name]!r} must hold options by name, as "{name}={{name: value}}".')
+        if not (joint and name in ("total_timesteps", "evaluation_seeds") and options[name] is None):
+            whole(name, options[name], low)
+    if not isinstance(options["agent"], Mapping):
+        raise ValueError(f'agent={options["agent"]!r} must hold options by name, as "agent={{name: value}}".')
     if options["threads"] is not None:
         whole("threads", options["threads"], 1)
     flag("progress", options["progress"])
     last = options["first_seed"] + _SEED_STEP * (options["trainings"] - 1) + options["num_envs"]
     if options["num_envs"] > _SEED_STEP:
         raise ValueError(f"num_envs={options['num_envs']} must be at most {_SEED_STEP}, the distance of two trainings.")
-    first = options["first_evaluation_seed"]
-    if options["first_seed"] < first + options["evaluation_seeds"] and first < last:
+    first, judged = options["first_evaluation_seed"], options["trainings" if joint else "evaluation_seeds"]
+    if not joint and options["first_seed"] < first + judged and first < last:
         raise ValueError(
             f"Evaluation seeds {first} to {first + options['evaluation_seeds'] - 1} lie among those of the trainings "
             f"(up to {last - 1}); choose another first_evaluation_seed."
         )
-    if options["save_students"] > options["evaluation_seeds"]:
+    if options["save_students"] > judged:
         raise ValueError(
-            f"save_students={options['save_students']} is more than the evaluation_seeds={options['evaluation_seeds']} "
-            "that are judged."
+            f"save_students={options['save_students']} is more than the "
+            f"{'trainings' if joint else 'evaluation_seeds'}={judged} that are judged."
         )
     name = options["name"]
     if not isinstance(name, str) or name != Path(name).name or name.startswith(".") or not name:
@@ -224,7 +293,9 @@ def _make_folder(
         before = runs.from_yaml((folder / runs.CONFIG).read_text()) if (folder / runs.CONFIG).is_file() else None
         if before is None:
             raise ValueError(f"{folder} exists and is no study of tutors; choose another name with name=...")
-        changed = [key for key in _SAME if before.get(key) != options[key]]
+        before.setdefault("protocol", "frozen")  # the only one of earlier versions
+        joint = options["protocol"] == "joint"  # its steps are those of the budget, named or not
+        changed = [key for key in _SAME if before.get(key) != options[key] and not (joint and key == "total_timesteps")]
         study: dict[str, Any] = {"agents": {"tutor": {"name": "tutor", "options": before.get("agent", {}), "env": {}}}}
         if (folder / STUDY).is_file():
             study = json.loads((folder / STUDY).read_text(encoding="utf-8"))
@@ -246,89 +317,6 @@ def _make_folder(
     atomic_write(folder / runs.VERSIONS, json.dumps(runs.versions(), indent=2) + "\n")
 
 
-def _device(options: Mapping[str, Any]) -> str:
-    from kd_env.build import resolve_device
-
-    return str(resolve_device(str(options["agent_device"])))
-
-
-def _make(entry: Entry, problem: TutorProblem, options: Mapping[str, Any], seed: int) -> Any:
-    """An agent that has learned nothing, in replicas of its problem."""
-    from agents import make_agent
-    from agents.sb3 import ALGORITHMS
-    from kd_env.tutor import TutorVectorEnv
-
-    own: dict[str, Any] = dict(entry.options)
-    if entry.name.startswith("sb3/") and ALGORITHMS[entry.name[4:]].family == "off":
-        # Observations are long: room for SB3's 100,000 of them may be more than there is memory.
-        own.setdefault("buffer_size", min(100_000, options["total_timesteps"]))
-    env = TutorVectorEnv(options["num_envs"], problem=problem)
-    try:
-        return make_agent(entry.name, env, seed=seed, device=_device(options), **own)
-    except ValueError as error:
-        raise ValueError(f"The agent {entry.label}: {error}") from error
-
-
-def _check_learns(entry: Entry, agent: Any, options: Mapping[str, Any]) -> None:
-    steps = getattr(getattr(agent, "model", None), "learning_starts", 0)
-    if options["total_timesteps"] <= steps:
-        raise ValueError(
-            f"total_timesteps={options['total_timesteps']} ends within the {steps} random steps that {entry.name} "
-            f"begins with: nothing would be learned. Set total_timesteps above {steps}, or the agent's option "
-            "learning_starts lower."
-        )
-
-
-def _train(entry: Entry, problem: TutorProblem, options: Mapping[str, Any], study: Path, seed: int) -> None:
-    """Train an agent and save it with its history, unless it is there."""
-    from kd_env.evaluation.report import atomic_write
-
-    folder = study / entry.trained(seed)
-    if (folder / "agent.json").is_file():
-        return
-    (study / JUDGED / f"{folder.name}.json").unlink(missing_ok=True)  # of another training that was here
-    agent = _make(entry, problem, options, seed)
-    total, shown = options["total_timesteps"], options["progress"]
-    bar = shown and sys.stderr.isatty()
-    lines = Lines(folder.name, total, shown and not bar)
-    print(f"{folder.name}: {total} steps", flush=True)
-    history: list[dict[str, float]] = []
-
-    def record(metrics: dict[str, float]) -> None:
-        history.append(metrics)
-        words = "".join(f", {key} {metrics[key]:.4g}" for key in ("reward", "return_mean") if key in metrics)
-        lines.at(int(metrics["timesteps"]), words)
-
-    agent.learn(total, record, progress_bar=bar)
-    atomic_write(
-        folder.with_suffix(".jsonl"), "".join(json.dumps(metrics, sort_keys=True) + "\n" for metrics in history)
-    )
-    if hasattr(agent, "model"):  # nobody goes on from here, and a buffer is larger than all the rest
-        agent.model.replay_buffer = None
-    agent.save(folder)
-
-
-class _Actor:
-    """A trained agent as it is judged: it acts as in training, but without exploration by chance alone."""
-
-    def __init__(self, agent: Any) -> None:
-        self._agent = agent
-        self._deterministic = hasattr(getattr(agent, "model", None), "exploration_rate")
-
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None) -> tuple[Any, Any]:
-        found: tuple[Any, Any] = self._agent.predict(observation, state, episode_start, self._deterministic)
-        return found
-
-
-def _actor(folder: Path, options: Mapping[str, Any]) -> _Actor:
-    from agents import load_agent
-
-    agent: Any = load_agent(folder, device=_device(options))
-    if hasattr(agent, "model"):  # SB3 draws from the global generators
-        agent.model.set_random_seed(options["first_evaluation_seed"])
-    return _Actor(agent)
-
-
 def _contenders(
     entries: Sequence[Entry],
     seeds: Sequence[int],
@@ -340,10 +328,11 @@ def _contenders(
 ) -> dict[str, Contender]:
     """Trainings and rules by name, each in the view in which it acts."""
     from agents.token_rules import make_token_rule
+    from cli.tutor_train import actor
     from kd_env.evaluation.tutoring import Contender
 
     def trained(name: str) -> Callable[[TutorVectorEnv], Any]:
-        return lambda env: _actor(folder / name, options)
+        return lambda env: actor(folder / name, options)
 
     def rule(name: str) -> Callable[[TutorVectorEnv], Any]:
         return lambda env: make_token_rule(name, env, seed=options["first_evaluation_seed"])

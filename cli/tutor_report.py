@@ -15,7 +15,7 @@ import numpy as np
 from cli import runs
 
 if TYPE_CHECKING:
-    from kd_env.evaluation.statistics import Difference
+    from kd_env.evaluation.statistics import Difference, Interval
     from kd_env.evaluation.tutoring import Contender, TutorResult
     from kd_env.tutor import TutorVectorEnv
     from kd_env.tutor.problem import TutorProblem
@@ -27,13 +27,16 @@ MEASURES = {
     "reward": "reward",
     "teacher_recognises": "R_T",
     "student_error": "R_S",
+    "student_error_first": "R_S, first tenth",
+    "student_error_last": "R_S, last tenth",
     "plausibility": "plausibility",
     "teacher_probability": "p_T(a)",
     "dev_gap_closed": "gap closed (dev)",
 }
 """Columns of the table, by field of :class:`kd_env.evaluation.tutoring.TutorResult`."""
 _COMPARED = ("reward", "dev_gap_closed")
-_DEV_ROWS = 512
+DEV_ROWS = 512
+"""Dev texts that students are judged on, where there is no task."""
 Samples = Sequence[Mapping[str, Any]]
 
 
@@ -55,49 +58,99 @@ class Lines:
 
 
 def judge(
-    contenders: Mapping[str, Contender], native: TutorProblem, folder: Path, options: Mapping[str, Any]
+    contenders: Mapping[str, Contender],
+    native: TutorProblem,
+    folder: Path,
+    seeds: Sequence[int],
+    kept: Sequence[int],
+    shown: bool,
 ) -> dict[str, TutorResult]:
-    """Results of all, those that are missing made and written with the students that are kept."""
-    from kd_env.evaluation.report import atomic_write
-    from kd_env.evaluation.tutoring import evaluate_tutors
+    """Results of all, those that are missing made and written with the students that are kept.
+
+    Args:
+        contenders: by name.
+        native: problem of those without one of their own.
+        folder: of the study.
+        seeds: of the students.
+        kept: those of them whose students are kept.
+        shown: whether progress is.
+    """
+    from kd_env.evaluation.tutoring import evaluate_tutors, joined
     from kd_env.finetune_model import quiet_transformers
 
-    first = options["first_evaluation_seed"]
-    seeds = list(range(first, first + options["evaluation_seeds"]))
-    kept = seeds[: options["save_students"]]
-    found = {name: _read_judged(folder, name, seeds, kept) for name in contenders}
+    found = {name: read_judged(folder, name, seeds, kept) for name in contenders}
     missing = {name: contender for name, contender in contenders.items() if found[name] is None}
     lines: dict[str, Lines] = {}
+    parts: dict[str, list[TutorResult]] = {name: [] for name in missing}
 
     def progress(name: str, step: int, steps: int) -> None:
         if name not in lines:
             print(f"evaluating {name}", flush=True)
-            lines[name] = Lines(f"evaluating {name}", steps, options["progress"])
+            lines[name] = Lines(f"evaluating {name}", steps, shown)
         lines[name].at(step)
 
-    def on_end(name: str, env: TutorVectorEnv, result: TutorResult) -> None:
-        students = folder / STUDENTS / name
-        shutil.rmtree(students, ignore_errors=True)  # of an evaluation of other students
-        for replica, seed in enumerate(kept):
-            if result.diverged[replica]:
-                print(f"{name}: the student of seed {seed} diverged and is not kept.", flush=True)
-            else:
-                with quiet_transformers():
-                    env.save_student(students / f"seed{seed}", replica)
-        values = {key: _plain(value) for key, value in vars(result).items()}
-        judged = folder / JUDGED / f"{name}.json"
-        judged.parent.mkdir(exist_ok=True)
-        atomic_write(judged, json.dumps({"seeds": seeds, "dev_rows": _DEV_ROWS, "result": values}) + "\n")
+    def on_end(name: str, env: TutorVectorEnv, result: TutorResult, of: list[int]) -> None:
+        if not parts[name]:
+            shutil.rmtree(folder / STUDENTS / name, ignore_errors=True)  # of an evaluation of other students
+        keep_students(folder, name, env, result, of, kept)
+        parts[name].append(result)
+        if of[-1] == seeds[-1]:
+            write_judged(folder, name, joined(parts[name]), seeds)
 
     with quiet_transformers():
         _save_starts(native, folder, kept)
     if missing:
-        shown = progress if options["progress"] else None
-        found |= evaluate_tutors(native, missing, seeds, dev_rows=_DEV_ROWS, progress=shown, on_end=on_end)
+        found |= evaluate_tutors(
+            native, missing, seeds, dev_rows=DEV_ROWS, progress=progress if shown else None, on_end=on_end
+        )
     return {name: result for name, result in found.items() if result is not None}
 
 
-def _read_judged(folder: Path, name: str, seeds: Sequence[int], kept: Sequence[int]) -> TutorResult | None:
+def keep_students(
+    folder: Path,
+    name: str,
+    env: TutorVectorEnv,
+    result: TutorResult,
+    seeds: Sequence[int],
+    kept: Sequence[int],
+    finished: bool = False,
+) -> None:
+    """Write the students of ``env`` that are kept and did not diverge.
+
+    Args:
+        folder: of the study.
+        name: of the tutor.
+        env: holds one student for each seed.
+        result: of these.
+        seeds: of these.
+        kept: seeds of those that are kept.
+        finished: whether the episodes of the students were reset at their end.
+    """
+    from kd_env.finetune_model import quiet_transformers
+
+    for replica, seed in enumerate(seeds):
+        if seed not in kept:
+            continue
+        target = folder / STUDENTS / name / f"seed{seed}"
+        shutil.rmtree(target, ignore_errors=True)
+        if result.diverged[replica]:
+            print(f"{name}: the student of seed {seed} diverged and is not kept.", flush=True)
+            continue
+        with quiet_transformers():
+            env.save_student(target, replica, finished)
+
+
+def write_judged(folder: Path, name: str, result: TutorResult, seeds: Sequence[int]) -> None:
+    """Write the result of an evaluation."""
+    from kd_env.evaluation.report import atomic_write
+
+    values = {key: _plain(value) for key, value in vars(result).items()}
+    judged = folder / JUDGED / f"{name}.json"
+    judged.parent.mkdir(exist_ok=True)
+    atomic_write(judged, json.dumps({"seeds": list(seeds), "dev_rows": DEV_ROWS, "result": values}) + "\n")
+
+
+def read_judged(folder: Path, name: str, seeds: Sequence[int], kept: Sequence[int]) -> TutorResult | None:
     """The result of an evaluation of the same students, with those that are kept; None where there is none."""
     from kd_env.evaluation.tutoring import TutorResult
 
@@ -106,12 +159,13 @@ def _read_judged(folder: Path, name: str, seeds: Sequence[int], kept: Sequence[i
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
     fields = {field.name for field in dataclasses.fields(TutorResult)}
-    if found["seeds"] != list(seeds) or found["dev_rows"] != _DEV_ROWS or set(found["result"]) != fields:
+    if found["seeds"] != list(seeds) or found["dev_rows"] != DEV_ROWS or set(found["result"]) != fields:
         return None
     metrics = {key: np.array(value) for key, value in found["result"].pop("metrics").items()}
     result = TutorResult(**{key: np.array(value) for key, value in found["result"].items()}, metrics=metrics)
-    saved = [(folder / STUDENTS / name / f"seed{seed}").is_dir() for seed in kept]
-    return result if all(there or result.diverged[replica] for replica, there in enumerate(saved)) else None
+    diverged = dict(zip(seeds, result.diverged.tolist(), strict=True))
+    there = [diverged[seed] or (folder / STUDENTS / name / f"seed{seed}").is_dir() for seed in kept]
+    return result if all(there) else None
 
 
 def _plain(value: Any) -> Any:
@@ -120,15 +174,14 @@ def _plain(value: Any) -> Any:
 
 def _save_starts(problem: TutorProblem, folder: Path, seeds: Sequence[int]) -> None:
     """Keep students as they are at reset: the same for every tutor."""
-    from kd_env.tutor import TutorVectorEnv
+    from kd_env.tutor import TutorEnv
 
-    todo = [seed for seed in seeds if not (folder / STUDENTS / START / f"seed{seed}").is_dir()]
-    if not todo:
-        return
-    env = TutorVectorEnv(len(todo), problem=problem, autoreset_mode="disabled")
-    env.reset(seed=todo)
-    for replica, seed in enumerate(todo):
-        env.save_student(folder / STUDENTS / START / f"seed{seed}", replica)
+    for seed in seeds:
+        target = folder / STUDENTS / START / f"seed{seed}"
+        if not target.is_dir():
+            env = TutorEnv(problem=problem)
+            env.reset(seed=seed)
+            env.save_student(target)
 
 
 def edited_samples(problem: TutorProblem, agent: Any, seed: int, count: int) -> list[dict[str, Any]]:
@@ -167,6 +220,7 @@ def write_report(
     agents: Mapping[str, Sequence[str]],
     found: Mapping[str, TutorResult],
     samples: Samples,
+    joint: bool,
 ) -> None:
     """Print the report, and write it to ``results.md`` and ``results.json``.
 
@@ -177,17 +231,19 @@ def write_report(
         agents: by label, the names of its trainings in ``found``.
         found: results by name; those of no agent are rules.
         samples: texts, original and edited.
+        joint: whether each training has one student, of the seed of the training, and rules have those of all seeds.
     """
     from kd_env.evaluation.report import atomic_write, without_infinities
 
     rules = [name for name in found if not any(name in trained for trained in agents.values())]
     measures = {**MEASURES, **{name: f"{name} (dev)" for name in next(iter(found.values())).metrics}}
     compared = [name for name in measures if name in _COMPARED or name not in MEASURES]
-    differences = {measure: _differences(agents, rules, found, measure) for measure in compared}
-    text = _text(problem, measures, agents, rules, found, differences, samples)
+    differences = {measure: _differences(agents, rules, found, measure, joint) for measure in compared}
+    text = _text(problem, measures, agents, rules, found, differences, samples, joint)
     print(text)
     results = {
         "command": command,
+        "protocol": "joint" if joint else "frozen",
         "facts": {
             "slots": problem.slots,
             "left_out": problem.assets.left_out,
@@ -216,12 +272,32 @@ def write_report(
 
 
 def _differences(
-    agents: Mapping[str, Sequence[str]], rules: Sequence[str], found: Mapping[str, TutorResult], measure: str
+    agents: Mapping[str, Sequence[str]],
+    rules: Sequence[str],
+    found: Mapping[str, TutorResult],
+    measure: str,
+    joint: bool,
 ) -> dict[str, dict[str, Difference]]:
-    """Every agent minus every rule (paired by students), and minus every other agent (independent trainings)."""
+    """Every agent minus every rule (paired by students), and minus every other agent.
+
+    Other agents are independent trainings; with ``joint`` those of one seed begin with the same student and data, and
+    are pairs.
+    """
     from kd_env.evaluation.crossed import policy_difference
+    from kd_env.evaluation.statistics import paired_difference
 
     trained = {label: _of(found, names, measure) for label, names in agents.items()}
+    if joint:
+        fixed = {name: _values(found[name], measure) for name in rules}
+        every = {**fixed, **{label: own[:, 0] for label, own in trained.items()}}
+        return {
+            label: {
+                other: paired_difference(every[label], theirs, trained=True)
+                for other, theirs in every.items()
+                if other != label and len(theirs) > 1
+            }
+            for label in agents
+        }
     return {
         label: {
             **{name: policy_difference(own, _values(found[name], measure)) for name in rules},
@@ -250,14 +326,24 @@ def _text(
     found: Mapping[str, TutorResult],
     differences: Mapping[str, Mapping[str, Mapping[str, Difference]]],
     samples: Samples,
+    joint: bool,
 ) -> str:
     from kd_env.evaluation.crossed import policy_interval
     from kd_env.evaluation.metrics import BOUNDS, SHARE
+    from kd_env.evaluation.statistics import t_interval
     from kd_env.evaluation.verdicts import detectable_words, show
 
+    def interval(names: Sequence[str], measure: str) -> Interval:
+        values, limits = _of(found, names, measure), {**BOUNDS, "teacher_probability": SHARE}.get(measure)
+        # With one student for each training, or one policy, there is one sample.
+        return (
+            t_interval(values[:, 0], bounds=limits)
+            if joint and len(values) > 1
+            else policy_interval(values, bounds=limits)
+        )
+
     def line(head: Sequence[str], names: Sequence[str]) -> list[str]:
-        bounds = {**BOUNDS, "teacher_probability": SHARE}
-        return [*head, *(show(policy_interval(_of(found, names, m), bounds=bounds.get(m))) for m in measures)]
+        return [*head, *(show(interval(names, measure)) for measure in measures)]
 
     lines = [line([f"{label} *", str(len(names))], names) for label, names in agents.items()]
     lines += [line([name, "rule"], [name]) for name in rules]
@@ -277,7 +363,12 @@ def _text(
         pairs = [(f"{label} - {other}", row[other]) for label, row in rows.items() for other in others if other in row]
         text += [f"{measures[measure]}, row minus column:", "", *_table(["", *others], cells), ""]
         text += [detectable_words(pairs, measures[measure]), ""]
-    text += [_words(problem, agents, found), "", f"Texts, and as {next(iter(agents))} edits them:", ""]
+    text += [
+        (_joint_words if joint else _words)(problem, agents, found),
+        "",
+        f"Texts, and as {next(iter(agents))} edits them:",
+        "",
+    ]
     for sample in samples:
         text += [f"- `{sample['original']}`", f"  `{sample['edited']}` (plausibility {sample['plausibility']})"]
     return "\n".join(text)
@@ -313,17 +404,33 @@ def _words(problem: TutorProblem, agents: Mapping[str, Sequence[str]], found: Ma
     students = len(next(iter(found.values())).reward)
     single = min(map(len, agents.values())) < 2
     units = "; one training is that one policy over its students, and no claim about its agent" if single else ""
-    gap = "L_pp on dev texts" if problem.config.task is None else "the gold labels' cross-entropy on dev rows"
     apart = "; trainings of two agents are independent" if len(agents) > 1 else ""
     few = "".join(f" {words}" for words in seeds_words(students))
     return (
         f"Every tutor taught the same {students} fresh students for {problem.config.budget} updates each; agents act "
         "as they do in training, but for those that explore by chance alone (dqn, qrdqn), which take their best "
-        f"action. Rewards are means per token over all updates, the gap is that of {gap}. Brackets: 95% intervals, "
-        f"over trainings and students, crossed, for agents (*), over students for the others{units}; differences are "
-        f"paired by student{apart}; tie: an interval that contains 0.{few} "
+        f"action. Rewards are means per token over all updates, the gap is that of {_gap(problem)}. Brackets: 95% "
+        f"intervals, over trainings and students, crossed, for agents (*), over students for the others{units}; "
+        f"differences are paired by student{apart}; tie: an interval that contains 0.{few} "
         f"{int(sum(result.diverged.sum() for result in found.values()))} students diverged."
     )
+
+
+def _joint_words(problem: TutorProblem, agents: Mapping[str, Sequence[str]], found: Mapping[str, TutorResult]) -> str:
+    count = len(next(iter(agents.values())))
+    single = "; one training supports no claim about its agent" if count < 2 else ""
+    diverged = int(sum(result.diverged.sum() for result in found.values()))
+    return (
+        f"protocol=joint: each of {count} trainings of an agent (*) had one student of {problem.config.budget} "
+        "updates, which learned while the agent did, from its first action on, and is the one that is judged; rules "
+        "taught a student from the same start, with the same texts and masks, for every training. Rewards are means "
+        f"per token over all updates, the gap is that of {_gap(problem)}. Brackets: 95% t intervals over these "
+        f"students; differences are paired by seed{single}. {diverged} students diverged."
+    )
+
+
+def _gap(problem: TutorProblem) -> str:
+    return "L_pp on dev texts" if problem.config.task is None else "the gold labels' cross-entropy on dev rows"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:

@@ -20,7 +20,7 @@ BINS = 15
 _CLOSE = 1e-4
 """Relative change at which the search for a temperature ends: Newton's next change would be its square."""
 _REMEDIES = {
-    "feedback": "Use more feedback rows (feedback_rows, evaluation_rows), or gap='labels'.",
+    "feedback": "Use more feedback rows (feedback_rows, evaluation_rows); gap='labels', if there is gap, needs none.",
     "selection": "Use more selection rows (selection_rows).",
 }
 _Slopes = Callable[[Floats], tuple[Floats, Floats]]

@@ -37,6 +37,24 @@ def default_slots(mean_length: float, rate: float = MASK_RATE) -> int:
     return max(1, round(rate * mean_length))
 
 
+def enough_slots(longest: int, rate: float = MASK_RATE) -> int:
+    """The least number of slots that a row of ``longest`` ordinary tokens exceeds at most once in 10^9 draws.
+
+    Args:
+        longest: at least 1.
+        rate: probability of each ordinary token, strictly between 0 and 1.
+    """
+    checks.whole(1)("longest", longest)
+    check_rate("rate", rate)
+    tail, chosen = 0.0, longest
+    while chosen > 1:
+        tail += math.comb(longest, chosen) * rate**chosen * (1.0 - rate) ** (longest - chosen)
+        if tail > 1e-9:
+            break
+        chosen -= 1
+    return chosen
+
+
 def draw_slots(ordinary: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """``count`` ordinary positions of every row, ``[B, count]`` int64, ascending; drawn without replacement.
 

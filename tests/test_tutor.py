@@ -435,7 +435,12 @@ def test_divergence_ends_the_episode_of_that_replica(tutor_problem: Any) -> None
         ({"student": {"hidden_size": 8, "num_attention_heads": 4}}, "4 heads and the teacher 2"),
         ({"student": {"init": "pretrained", "name_or_path": "x"}}, "student.init='pretrained'"),
         ({"budgets": 3}, "Did you mean 'budget'"),
-        ({"student": {"hidden_size": 8, "dropout": 0.1}}, "dropout=0.1 is not supported"),
+        ({"slots": "all"}, "set masking='bernoulli'"),
+        ({"slots": "most"}, "slots='most'"),
+        ({"recipe": "papers"}, "Did you mean 'paper'"),
+        ({"layer_reduction": "max"}, "mean, sum"),
+        ({"projection": "never"}, "always, auto"),
+        ({"student_head": "dense"}, "linear, mlm"),
         ({"text": "rte"}, "data_dir"),
     ],
 )

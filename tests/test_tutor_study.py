@@ -29,7 +29,13 @@ def words(tiny_text: dict[str, Any], tmp_path: Path, *more: str, **env: Any) -> 
     plain = {key: value for key, value in tiny_text.items() if key not in ("student", "optimizer")} | env
     joined = ", ".join(f"{key}: {value}" for key, value in plain.items())
     options = {
-        **{"env": f"{{{joined}, student: {STUDENT}}}", "trainings": "2", "total_timesteps": "8", "num_envs": "2"},
+        **{
+            "protocol": "frozen",
+            "env": f"{{{joined}, student: {STUDENT}}}",
+            "trainings": "2",
+            "total_timesteps": "8",
+            "num_envs": "2",
+        },
         **{"evaluation_seeds": "3", "samples": "2", "progress": "false", "rules": "[teacher_samples,random_tokens]"},
         **{"runs_dir": str(tmp_path), "name": "study"},
         **dict(word.split("=", 1) for word in more),
@@ -320,6 +326,8 @@ def test_one_embedded_source_in_a_list_has_its_teacher() -> None:
         ("agents=[teacher_selector]", "The agent teacher_selector: "),
         ("agents=[{name: sb3/sac, options: {learning_starts: 3200}}]", "nothing would be learned"),
         ("trainngs=3", "Did you mean 'trainings'"),
+        ("recipe=papr", "Did you mean 'paper'"),
+        ("recipe=paper", "student.dropout=0.1 needs single environments"),
         ("first_evaluation_seed=50", "lie among those"),
         ("name=a/b", "plain folder name"),
         ("env={action_view: box}", "action_view='native' or 'candidates'"),
@@ -328,7 +336,8 @@ def test_one_embedded_source_in_a_list_has_its_teacher() -> None:
 def test_mistakes_are_told_before_any_work(
     word: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("tutor", [word, *([] if word.startswith("name") else ["name=x"]), f"runs_dir={tmp_path}"], "") == 2
+    more = ["protocol=frozen", *([] if word.startswith("name") else ["name=x"]), f"runs_dir={tmp_path}"]
+    assert run("tutor", [word, *more], "") == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

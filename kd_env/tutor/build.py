@@ -66,6 +66,7 @@ def text_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
         feedback_labels=labels,
         loss_floor=floor,
         temperature=1.0,
+        calibration=None,
         teacher=teacher,
         classifier=None,
         student=student,

@@ -69,8 +69,7 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
     check_fits(reader, tokenizer, language_model, longest)
     check_first(reader, train, tokens)
     check_positions(loaded.encoder, longest, "teacher")
-    chosen = _logits(loaded.encoder, selection, config.precision)
-    temperature = fit_temperature(chosen, selection.labels, "selection")
+    temperature = fit_temperature(_logits(loaded.encoder, feedback, config.precision), feedback.labels)
     student = task_student(config, loaded, tokenizer, task, device, dtype)
     check_positions(student, longest, "student")
     for encoder, what in ((loaded.encoder, "teacher"), (student, "student")):
@@ -86,6 +85,7 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
         feedback_labels=torch.empty(0, device=device),
         loss_floor=teacher_loss(loaded.encoder, feedback, config.precision, temperature),
         temperature=temperature,
+        calibration=feedback,
         teacher=language_model,
         classifier=loaded.encoder,
         student=student,

@@ -1,4 +1,45 @@
-"""The documented, frozen options of ``kd_env/TutorToken-v0``."""
+"""The documented, frozen options of ``kd_env/TutorToken-v0``.
+
+``recipe="paper"`` sets the defaults of Tutor-KD as published (Kim et al., EMNLP 2022), ``recipe="modified"`` those that
+suit small students, short budgets and stacked replicas. An option that is given is kept. [code]: read in the released
+code, [paper]: in the paper; where neither says anything it is "not stated".
+
+=======================  ============================================  ========================  =====================
+part                     published                                     ``recipe="paper"``        ``"modified"``
+=======================  ============================================  ========================  =====================
+masking                  each ordinary token by itself, 0.15; 80/10/10  the same                  ``slots`` a row, 0.15
+                         [code]
+slots                    every masked position is overwritten [code]   ``slots="all"``           about 15% of the row
+plausibility             replaced tokens get m, others 1 [code]        the same                  the same
+loss weights             25 L_pp + 0.5 L_dist [code]                   the same                  the same
+L_dist                   sum over layers, embeddings too, of hidden    ``layer_reduction="sum"`` mean over layers
+                         states and raw attention scores [code]
+mean within a layer      not stated                                    real tokens of a row,     the same
+                                                                       then rows
+L_pp                     mean over all tokens, padding too [code]      over real tokens          over real tokens
+projection               one map for all layers [code]                 ``projection="always"``   where widths differ
+its first values         not stated                                    N(0, 1 / width)           the same
+student's head           dense, GELU, LayerNorm, linear [code]         ``student_head="mlm"``    ``"linear"``
+student's dropout        0.1, BERT's default [code]                    0.1, single environments  0
+student's size           6 x 768, or 264 wide with 12, 6, 2 layers     1 x 32; ``student=...``   1 x 32
+                         [paper]
+attention mask           inverted in the released code [code]          real tokens               real tokens
+optimiser                AdamW, betas 0.9, 0.999, weight decay 0.01    the same                  the same
+                         [code]
+step size, eps           5e-4, 1e-6 [code]                             the same                  7e-3, 1e-8
+weight decay of biases   not stated                                    0                         0
+clipping                 none [code]                                   none                      norm 1
+schedule                 10,000 updates up, then down [code]           ``warmup=0.01``           ``warmup=0.1``
+updates, batch, length   1 million, 128, 128 [code]                    ``budget=80``,            the same
+                                                                       ``batch_size=16``, 128
+text                     Wikipedia, BookCorpus [paper]                 ``text=...``              the same
+teacher                  bert-base-uncased [code]                      ``teacher=...``           the same
+=======================  ============================================  ========================  =====================
+
+Sizes, text and budget are the user's: 6 x 768 and a million updates are not tried here. The 2-layer student is taught
+without attention in the paper, ``losses={"plausibility": 25, "hidden_states": 0.5}``. The tutor's own part stands in
+:mod:`agents.tutor`.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +59,23 @@ MODES = ("joint", "sequential")
 VIEWS = ("native", "candidates", "discrete", "box")
 REWARDS = ("tutor", "teacher_recognises", "student_error", "gap_closed", "loss_drop")
 LOSSES = ("plausibility", "hidden_states", "attention")
+RECIPES: dict[str, dict[str, Any]] = {
+    "modified": {},
+    "paper": {
+        "masking": "bernoulli",
+        "slots": "all",
+        "student_head": "mlm",
+        "layer_reduction": "sum",
+        "projection": "always",
+        "student": {"dropout": 0.1},
+        "optimizer": {"learning_rate": 5e-4, "eps": 1e-6, "max_grad_norm": None, "warmup": 0.01},
+    },
+}
+"""Defaults by recipe, where they differ from those of the fields."""
 LOSS_WEIGHTS = {"plausibility": 25.0, "hidden_states": 0.5, "attention": 0.5}
-"""Of the paper: 25 L_pp + 0.5 L_dist, where L_dist is the sum of hidden states and attention scores."""
+"""25 L_pp + 0.5 L_dist, as in the released code; L_dist adds up hidden states and attention scores, there with
+``layer_reduction="sum"``."""
+HEADS = ("linear", "mlm")
 TASK_LOSSES = ("soft_label", "hard_label", "hidden_states", "attention")
 TASK_LOSS_WEIGHTS = {"soft_label": 1.0}
 """With labels of a task: plain distillation of the teacher's label distribution on the edited text."""
@@ -34,6 +90,8 @@ def losses_of(task: str | None) -> tuple[str, ...]:
 class TutorConfig:
     """Options of ``gymnasium.make("kd_env/TutorToken-v0")``. Every field is a plain value or mapping."""
 
+    recipe: str = "modified"
+    """``paper``: :meth:`from_kwargs` gives what is left out the values published for Tutor-KD (table above)."""
     # -- text
     task: str | None = None
     """None: pre-training distillation on ``text`` (the paper). A task of classes (``toy``, ``toy_pair``, a GLUE task,
@@ -72,9 +130,10 @@ class TutorConfig:
     token is masked by itself with ``mask_rate`` (the paper); slots beyond ``slots`` are dropped and counted, and slots
     that a row does not fill are not valid."""
     mask_rate: float = MASK_RATE
-    slots: int | None = None
-    """P; None: ``max(1, round(mask_rate * mean number of ordinary tokens))``. Rows with fewer ordinary tokens are left
-    out."""
+    slots: int | str | None = None
+    """P; None: ``max(1, round(mask_rate * mean number of ordinary tokens))``. With ``masking=fixed`` rows with fewer
+    ordinary tokens are left out. ``all``, with ``masking=bernoulli``: so many that the longest train row has more
+    masked tokens at most once in 10^9 draws."""
     # -- decision
     mode: str = "joint"
     """``joint``: one action fills every slot (the paper). ``sequential``: one slot of all rows a step; later choices
@@ -91,11 +150,18 @@ class TutorConfig:
     """``dict``: everything, arrays by name. ``flat``: the numbers among it as one 1-D box, for agents that know no
     other (the teacher's hidden states and probabilities, valid slots and progress; no token ids)."""
     # -- student's loss
+    student_head: str = "linear"
+    """What turns the student's last hidden states into the scalar u of every token: ``linear``, or ``mlm`` (dense,
+    GELU, LayerNorm, linear, without dropout: the released code). Without ``task`` only."""
     losses: Mapping[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
     """Weight by loss: ``plausibility`` (L_pp), ``hidden_states`` and ``attention`` (raw scores); one that is left out
     is not computed. Attention needs as many heads in the student as in the teacher. With ``task`` instead of
     plausibility ``soft_label`` (KL from the teacher, the default alone) and ``hard_label`` (the gold label)."""
     layer_map: str | tuple[tuple[int, int], ...] = "uniform"
+    layer_reduction: str = "mean"
+    """``mean`` or ``sum`` (the released code) of hidden states and of attention over the mapped layers."""
+    projection: str = "auto"
+    """The one map from the student's to the teacher's width: where they differ (``auto``), or ``always``."""
     # -- process
     reward: str = "tutor"
     """``tutor`` (mean over slots of ``teacher_recognises`` + ``student_error``), either of them, ``gap_closed`` or
@@ -140,6 +206,10 @@ class TutorConfig:
             )
         refuse_unknown("environment option", options, cls)
         plain = {key: plain_value(value) for key, value in options.items()}
+        checks.one_of(*RECIPES)("recipe", plain.get("recipe", "modified"))
+        for name, value in RECIPES[plain.get("recipe", "modified")].items():
+            own = plain.get(name, value)
+            plain[name] = {**value, **own} if isinstance(value, Mapping) and isinstance(own, Mapping) else own
         if plain.get("task") is not None:
             plain = {"text": plain["task"], "losses": dict(TASK_LOSS_WEIGHTS), **plain}
         student = plain.get("student")
@@ -157,7 +227,7 @@ class TutorConfig:
         whole = {"split_seed": 0, "evaluation_rows": 1, "max_length": 3, "num_candidates": 2, "teacher_every": 1}
         whole |= {"budget": 1, "batch_size": 1, "evaluate_every": 0}
         checks.check_fields("", self, {name: checks.whole(low) for name, low in whole.items()})
-        optional = ("feedback_rows", "selection_rows", "max_train_rows", "slots", "max_episode_steps")
+        optional = ("feedback_rows", "selection_rows", "max_train_rows", "max_episode_steps")
         checks.check_fields("", self, dict.fromkeys(optional, checks.optional(checks.whole(1))))
         if not isinstance(self.text, str):
             checks.names("toy")("text", self.text)
@@ -166,6 +236,8 @@ class TutorConfig:
         checks.check_fields("", self, dict.fromkeys(texts, checks.optional(checks.text)))
         choices = {"masking": ("fixed", "bernoulli"), "mode": MODES, "action_view": VIEWS, "reward": REWARDS}
         choices["observation"] = ("dict", "flat")
+        choices |= {"recipe": tuple(RECIPES), "student_head": HEADS, "layer_reduction": ("mean", "sum")}
+        choices["projection"] = ("auto", "always")
         choices["precision"] = ("fp32", "bf16", "fp64")
         checks.check_fields("", self, {name: checks.one_of(*valid) for name, valid in choices.items()})
         checks.check_fields("", self, {"render_mode": checks.optional(checks.one_of("ansi"))})
@@ -184,14 +256,29 @@ class TutorConfig:
         if self.student_config.zero_head:
             raise ValueError("student.zero_head=True is not supported here; leave it out.")
         self._check_task()
+        self._check_slots()
         if self.student_config.init == "pretrained" and self.task is None:
             raise ValueError("student.init='pretrained' has no meaning here; use fresh, or teacher with its layers.")
-        if self.student_config.dropout:
-            raise ValueError(f"student.dropout={self.student_config.dropout} is not supported here; leave it at 0.")
         if self.mode == "joint" and self.teacher_every != 1:
             raise ValueError(f"teacher_every={self.teacher_every} is for mode='sequential'; leave it out.")
 
+    def _check_slots(self) -> None:
+        if self.slots != "all":
+            checks.optional(checks.whole(1))("slots", self.slots)
+        elif self.masking != "bernoulli":
+            raise ValueError(
+                f"slots='all' makes room for as many masked tokens as a row may have, and masking={self.masking!r} "
+                "masks the same number in every row; give it, or set masking='bernoulli'."
+            )
+
     def _check_task(self) -> None:
+        if self.task is not None:
+            for name, value in (("recipe", "paper"), ("student_head", "mlm")):
+                if getattr(self, name) == value:
+                    raise ValueError(
+                        f"{name}={value!r} is of Tutor-KD as published, which distils masked language models; with "
+                        f"task={self.task!r} students are classifiers, which is not in the paper: leave {name} out."
+                    )
         if self.task is None:
             for name in ("columns", "language_model"):
                 if getattr(self, name) is not None:

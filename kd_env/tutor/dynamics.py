@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("kd_env")
 
 # Purposes of the random streams of an episode.
-_STUDENT, _PROJECTION, _ORDER, _MASKS, _CHOICES = range(5)
+_STUDENT, _PROJECTION, _ORDER, _MASKS, _CHOICES, _DROPOUT = range(6)  # dropout: one more for every update
 
 
 def initial(problem: TutorProblem, seeds: Sequence[int], budgets: Sequence[int]) -> TutorState:
@@ -139,7 +139,9 @@ def _complete(problem: TutorProblem, state: TutorState) -> TutorState:
 def _updated(problem: TutorProblem, state: TutorState) -> TutorState:
     """One update of every student on the text with its chosen tokens."""
     config, count = problem.config, len(state.seeds)
-    found = passes.update(problem, state.params, state.rows, state.positions, state.valid, state.base, state.chosen)
+    slots = (state.rows, state.positions, state.valid)
+    dropout_seed = sub_seed(int(state.seeds[0]), _DROPOUT + int(state.updates[0]))
+    found = passes.update(problem, state.params, *slots, state.base, state.chosen, dropout_seed)
     norm = optim.gradient_norm(found.grads)
     broken = ~(torch.isfinite(found.total) & torch.isfinite(norm))
     optim.clip_(found.grads, norm, config.optimizer_config.max_grad_norm)

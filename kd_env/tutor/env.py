@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,8 @@ class TutorEnv(TutorView, SingleEnv):
     ## Description
     Tokens of a batch are masked and a frozen teacher reads the text. The agent chooses what stands in the masked slots;
     the teacher reads the edited text, and the student learns on it: which tokens are plausible (L_pp), the teacher's
-    hidden states and its attention scores. Then the next batch is masked.
+    hidden states and its attention scores. Then the next batch is masked. The defaults are a modified form;
+    ``recipe="paper"`` sets those of the released code (:mod:`kd_env.tutor.config` says what differs).
 
     With ``task`` the rows are those of a task with labels: a masked language model reads the masked row, the agent
     rewrites it, a fine-tuned teacher labels what comes out, and the student learns these labels (``soft_label``). This
@@ -169,6 +171,18 @@ class TutorEnv(TutorView, SingleEnv):
     def __init__(self, problem: TutorProblem | None = None, **options: Any) -> None:
         super().__init__(TutorRun.make(problem, options, 1))
 
+    def save_student(self, folder: str | Path, finished: bool = False) -> Path:
+        """Write the present student in Hugging Face layout, or with ``finished`` that of the last episode that ended.
+
+        An agent that learns resets an episode in the step that ends it. So the student beside which a tutor has learned
+        (the paper's joint training) is written by ``make_agent("tutor", env).learn(env.unwrapped.episode_steps)`` and
+        ``env.unwrapped.save_student(folder, finished=True)``.
+
+        Raises:
+            ValueError: as :meth:`kd_env.tutor.run.TutorRun.save_student`.
+        """
+        return self.run.save_student(folder, 0, finished)
+
 
 class TutorVectorEnv(TutorView, StackedEnv):
     """The decision process of :class:`TutorEnv` for N replicas at once.
@@ -193,3 +207,7 @@ class TutorVectorEnv(TutorView, StackedEnv):
     ) -> None:
         mode = checked(num_envs, autoreset_mode, max_episode_steps, options)
         super().__init__(TutorRun.make(problem, options, num_envs), mode)
+
+    def save_student(self, folder: str | Path, replica: int = 0, finished: bool = False) -> Path:
+        """Write the student of one replica, as :meth:`TutorEnv.save_student`."""
+        return self.run.save_student(folder, replica, finished)

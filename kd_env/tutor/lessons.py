@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from kd_env import losses, trees, updates
+from kd_env.calibration import fit_temperatures
 from kd_env.models import Encoder
 from kd_env.teachers import autocast, cast
 from kd_env.tutor import label_terms, passes, terms
@@ -116,5 +117,11 @@ class TaskLesson(Lesson):
         return distance[..., None].expand(written.places.shape)
 
     def evaluate(self, problem: TutorProblem, params: dict[str, Tensor]) -> np.ndarray:
-        """Cross-entropy with the gold labels of rows as they are."""
-        return losses.gold_loss(updates.predict(problem, params, problem.feedback), problem.feedback.labels, None)
+        """Cross-entropy with the gold labels of rows as they are, after a temperature fitted on feedback rows."""
+        rows, logits = problem.assets.calibration, updates.predict(problem, params, problem.feedback)
+        assert rows is not None
+        sample = logits if rows is problem.feedback else updates.predict(problem, params, rows)
+        finite = np.isfinite(logits).all(axis=(1, 2)) & np.isfinite(sample).all(axis=(1, 2))
+        temperature = fit_temperatures(np.where(finite[:, None, None], sample, 0.0), rows.labels)
+        safe = np.where(finite[:, None, None], logits, 0.0) / temperature[:, None, None]
+        return np.where(finite, losses.gold_loss(safe, problem.feedback.labels, None), np.nan)

@@ -79,6 +79,7 @@ def update(
     valid: np.ndarray,
     base: SlotView,
     tokens: np.ndarray,
+    dropout_seed: int = 0,
 ) -> Update:
     """The second pass of the teacher, over the edited text, and the students' losses on it.
 
@@ -90,12 +91,14 @@ def update(
         valid: ``[N, B, P]``.
         base: what the teacher said about the masked text.
         tokens: ``[N, B, P]`` the choice.
+        dropout_seed: of the student's dropout; single students only. ``student_error`` is that of the same pass.
     """
     text, written, log_chosen = _write(problem, rows, positions, valid, base, torch.as_tensor(tokens))
     with torch.no_grad():
         taught = problem.lesson.teach(problem, text, written, problem.teacher_signals)
     leaves = {name: p.detach().requires_grad_(True) for name, p in params.items()}
-    output = updates.student_forward(problem, leaves, text, problem.student_signals)
+    with updates.student_dropout(problem.student, problem.config.student_config.dropout, problem.device, dropout_seed):
+        output = updates.student_forward(problem, leaves, text, problem.student_signals)
     losses = student_losses(problem, leaves, output, taught.output, taught.labels, text.attention_mask)
     weights = torch.tensor(problem.loss_weights, dtype=losses.dtype, device=losses.device)
     total = (losses * weights).sum(-1)
@@ -116,7 +119,10 @@ def student_errors(
     base: SlotView,
     tokens: Tensor,
 ) -> Tensor:
-    """The reward ``student_error`` of N students for a choice ``[N, B, P]`` that is not made; 0 at unused slots."""
+    """The reward ``student_error`` of N students for a choice ``[N, B, P]`` that is not made; 0 at unused slots.
+
+    Without dropout.
+    """
     text, written, _ = _write(problem, rows, positions, valid, base, tokens)
     with torch.no_grad():
         taught = problem.lesson.teach(problem, text, written, frozenset())
@@ -157,7 +163,7 @@ def student_losses(
         labels: ``[N, B, S]`` plausibility of every token, or ``[N, B]`` gold labels.
         mask: ``[N, B, S]``.
     """
-    projection = params.get(PROJECTION)
+    projection, over_layers = params.get(PROJECTION), problem.config.layer_reduction
 
     def one(
         student: ModelOutput, teacher: ModelOutput, labels: Tensor, mask: Tensor, projection: Tensor | None
@@ -167,9 +173,9 @@ def student_losses(
             if name == "plausibility":
                 found.append(terms.plausibility_loss(student.logits.squeeze(-1), labels, mask))
             elif name == "hidden_states":
-                found.append(terms.hidden_distance(student, teacher, projection, problem.pairs, mask))
+                found.append(terms.hidden_distance(student, teacher, projection, problem.pairs, mask, over_layers))
             elif name == "attention":
-                found.append(terms.attention_loss(student, teacher, problem.block_pairs, mask))
+                found.append(terms.attention_loss(student, teacher, problem.block_pairs, mask, over_layers))
             elif name == "soft_label":
                 found.append(label_terms.soft_label_loss(student.logits, teacher.logits))
             else:

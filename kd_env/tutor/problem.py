@@ -27,6 +27,7 @@ PROCESS_OPTIONS = frozenset(
     {
         *("mode", "teacher_every", "observation", "action_view", "num_candidates", "reward", "budget", "batch_size"),
         *("evaluate_every", "optimizer", "losses", "layer_map", "max_episode_steps", "render_mode"),
+        *("layer_reduction", "projection"),
     }
 )
 """Options that touch neither text nor models, and that :meth:`TutorProblem.with_options` may change."""
@@ -53,7 +54,8 @@ class TutorAssets(NamedTuple):
     feedback: Table  # evaluated rows; without a task with replacements written into them
     feedback_labels: Tensor  # [R, S] their plausibility; empty with a task
     loss_floor: float  # the least loss on them, or with a task the calibrated teacher's
-    temperature: float  # of that calibration, from the selection rows; 1 without a task
+    temperature: float  # of that teacher; 1 without a task
+    calibration: Table | None  # with a task the rows that temperatures of teacher and students are fitted on
     teacher: MaskedLM  # reads the masked text
     classifier: models.Encoder | None  # with a task: the teacher of its labels
     student: models.Encoder
@@ -72,7 +74,7 @@ class TutorProblem:
         lesson: what students learn on the edited text, from that model or from the teacher of a task.
         loss_names: the L losses of the student; ``loss_weights`` alike.
         pairs: mapped (student layer, teacher layer); ``block_pairs`` without the embeddings.
-        projection: ``(out, in)`` of the map from student to teacher width, None where they are the same.
+        projection: ``(out, in)`` of the map from student to teacher width, None where there is none.
         loss_floor: ``e_T`` of the gap: the least feedback loss, or with a task that of its teacher.
         actions: the action view.
         observation_space: a flat ``Dict`` of 1-D boxes (:mod:`kd_env.tutor.observe`).
@@ -107,8 +109,9 @@ class TutorProblem:
                 )
             if not self.block_pairs:
                 raise ValueError(f"layer_map={config.layer_map!r} maps no blocks, which the loss attention needs.")
-        wide = "hidden_states" in self.loss_names and student.hidden_size != teacher.hidden_size
-        self.projection = (teacher.hidden_size, student.hidden_size) if wide else None
+        mapped = config.projection == "always" or student.hidden_size != teacher.hidden_size
+        mapped = mapped and "hidden_states" in self.loss_names
+        self.projection = (teacher.hidden_size, student.hidden_size) if mapped else None
         self.student_signals, self.teacher_signals = (self._signals(place) for place in (0, 1))
         self.buckets: Buckets = make_buckets(assets.train.lengths, config.batch_size)
         self.host_ids: np.ndarray = assets.train.input_ids.cpu().numpy()

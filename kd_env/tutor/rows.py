@@ -29,7 +29,10 @@ def on_device(table: Table, device: torch.device) -> Table:
 
 def slots_of(config: TutorConfig, ordinary: np.ndarray) -> tuple[int, int]:
     """Slots of a row, and the ordinary tokens that a row needs; from the places of all rows ``[R, S]``."""
-    slots = config.slots or masking.default_slots(float(ordinary.sum(1).mean()), config.mask_rate)
+    if config.slots == "all":
+        return masking.enough_slots(int(ordinary.sum(1).max()), config.mask_rate), 1
+    own = None if config.slots is None else int(config.slots)
+    slots = own or masking.default_slots(float(ordinary.sum(1).mean()), config.mask_rate)
     return slots, slots if config.masking == "fixed" else 1
 
 

@@ -27,8 +27,15 @@ class TutorRun(Replicas[TutorState]):
     problem: TutorProblem
 
     def __init__(self, problem: TutorProblem, num_replicas: int) -> None:
+        dropout = problem.config.student_config.dropout
+        if num_replicas > 1 and dropout > 0:
+            raise ValueError(
+                f"student.dropout={dropout} needs single environments: stacked students have no generator per replica. "
+                "Set student.dropout=0 or num_envs=1."
+            )
         super().__init__(num_replicas, problem.device)
         self.problem = problem
+        self.finished: dict[int, dict[str, torch.Tensor]] = {}
 
     @classmethod
     def make(cls, problem: TutorProblem | None, options: Mapping[str, Any], num_replicas: int) -> TutorRun:
@@ -60,6 +67,14 @@ class TutorRun(Replicas[TutorState]):
         tokens = self.problem.actions.decode(actions, dynamics.choices(self.problem, before))
         after = dynamics.transition(self.problem, before, tokens)
         return after, *dynamics.reward(self.problem, before, after)
+
+    def reset(self, replicas: np.ndarray, budget: int | None) -> None:
+        """As in :class:`Replicas`; the students of episodes that have ended are kept for :meth:`save_student`."""
+        if self.state is not None:
+            for replica in (int(index) for index in replicas if self.ended[index]):
+                params = self.started().params.items()
+                self.finished[replica] = {name: p[replica].detach().cpu().clone() for name, p in params}
+        super().reset(replicas, budget)
 
     def warn_floor(self, loss_reset: float) -> None:
         """Say that the gap is counted down to a floor."""
@@ -108,10 +123,25 @@ class TutorRun(Replicas[TutorState]):
         s = self.started()
         return passes.student_errors(self.problem, s.params, s.rows, s.positions, s.valid, s.base, tokens)
 
-    def save_student(self, folder: str | Path, replica: int) -> Path:
-        """Write one student in Hugging Face layout; the map to the teacher's width is left out."""
+    def save_student(self, folder: str | Path, replica: int, finished: bool = False) -> Path:
+        """Write one student in Hugging Face layout; the map to the teacher's width is left out.
+
+        Args:
+            folder: new or empty.
+            replica: which.
+            finished: that of the replica's last episode that ended and was reset, which an autoreset does at once; else
+                the present one.
+
+        Raises:
+            ValueError: no such replica, a folder that is not empty, or no episode that ended.
+        """
         self.check_replica(replica)
-        params = {n: p[replica] for n, p in self.started().params.items() if n != passes.PROJECTION}
+        if finished and replica not in self.finished:
+            raise ValueError(
+                f"No episode of replica {replica} has ended and been reset; leave finished out for its present student."
+            )
+        params = self.finished[replica] if finished else {n: p[replica] for n, p in self.started().params.items()}
+        params = {name: p for name, p in params.items() if name != passes.PROJECTION}
         return write_student(self.problem.student, params, self.problem.assets.tokenizer, folder)
 
     def line(self, replica: int) -> str:

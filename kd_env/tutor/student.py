@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from kd_env import models
 from kd_env.layermap import cut_layers
 from kd_env.mlm_model import MaskedLM
 from kd_env.students import cut_encoder, fresh_student, token_classifier_kind
 from kd_env.tutor.config import TutorConfig
+
+
+class MlmHead(nn.Module):
+    """Dense, GELU, LayerNorm, linear: one scalar a token, ``[..., H] -> [..., 1]`` (Tutor-KD's released code).
+
+    Args:
+        width: H.
+        eps: of the LayerNorm.
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        # None of the names that the library's classifiers have, which would take them over into a head of their own.
+        self.transform = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps)
+        self.score = nn.Linear(width, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The scalars."""
+        scores: Tensor = self.score(self.norm(F.gelu(self.transform(hidden))))
+        return scores
 
 
 def build_tutor_student(
@@ -33,9 +57,24 @@ def build_tutor_student(
             source, kept, num_labels=1, dropout=options.dropout, kind=token_classifier_kind(source.config)
         )
         trains, fresh = bool(options.train_embeddings), "head"
+    if config.student_head == "mlm":
+        _give_mlm_head(module)
     # A tutor may choose any token, the padding token too: with an index of its own its vector (RoBERTa: its position's)
     # would get a gradient in stacked students and none in single ones.
     for table in module.modules():
         if isinstance(table, nn.Embedding):
             table.padding_idx = None
     return models.Encoder.build(module.to(device, dtype), train_embeddings=trains, fresh=fresh)
+
+
+def _give_mlm_head(module: Any) -> None:
+    """Put :class:`MlmHead` in the place of the library's linear classifier and of the dropout before it."""
+    if not isinstance(getattr(module, "classifier", None), nn.Linear):
+        raise ValueError(
+            f"A {type(module).__name__} has no linear layer 'classifier' that student_head='mlm' could take the place "
+            "of; use student_head='linear', or a teacher such as BERT."
+        )
+    with torch.random.fork_rng(devices=[]):  # values are drawn later, by seed; the template's are in fingerprints
+        torch.manual_seed(0)
+        module.classifier = MlmHead(module.config.hidden_size, float(getattr(module.config, "layer_norm_eps", 1e-12)))
+    module.dropout = nn.Identity()

@@ -74,40 +74,52 @@ def hidden_distance(
     projection: Tensor | None,
     pairs: Sequence[tuple[int, int]],
     mask: Tensor,
+    reduction: str = "mean",
 ) -> Tensor:
-    """Mean squared error between mapped hidden states, through one map of all layers; mean over pairs and rows.
+    """Mean squared error between mapped hidden states, through one map of all layers; mean over rows.
 
     Args:
         student: with hidden states ``[B, S, H_S]``.
         teacher: with ``[B, S, H_T]``.
-        projection: ``[H_T, H_S]``; None where the widths are the same.
+        projection: ``[H_T, H_S]``; None compares them as they are.
         pairs: (student layer, teacher layer); layer 0 is the embedding output.
         mask: ``[B, S]`` bool, True at real tokens.
+        reduction: of the pairs: ``mean``, or ``sum`` (Tutor-KD's released code).
     """
     found = []
     for layer, other in pairs:
         own = wide(student.hidden_states[layer])
         mapped = own if projection is None else own @ projection.to(own).T
         found.append(hidden_state_distance(mapped, teacher.hidden_states[other], mask).mean())
-    return torch.stack(found).mean()
+    return _over_layers(found, reduction)
 
 
 def attention_loss(
-    student: ModelOutput, teacher: ModelOutput, pairs: Sequence[tuple[int, int]], mask: Tensor
+    student: ModelOutput,
+    teacher: ModelOutput,
+    pairs: Sequence[tuple[int, int]],
+    mask: Tensor,
+    reduction: str = "mean",
 ) -> Tensor:
-    """Mean squared error between raw attention scores of mapped blocks (TinyBERT, eq. 7); mean over pairs and rows.
+    """Mean squared error between raw attention scores of mapped blocks (TinyBERT, eq. 7); mean over heads and rows.
 
     Args:
         student: with scores before mask and softmax ``[B, A, S, S]``.
         teacher: the same number of heads.
         pairs: (student layer, teacher layer), from 1.
         mask: ``[B, S]`` bool; pairs with padding do not count.
+        reduction: of the pairs, as in :func:`hidden_distance`.
     """
     found = [
         attention_distance(student.attention_scores[layer], teacher.attention_scores[other], mask).mean()
         for layer, other in pairs
     ]
-    return torch.stack(found).mean()
+    return _over_layers(found, reduction)
+
+
+def _over_layers(losses: Sequence[Tensor], reduction: str) -> Tensor:
+    stacked = torch.stack(list(losses))
+    return stacked.sum() if reduction == "sum" else stacked.mean()
 
 
 def teacher_recognises(log_original: Tensor, log_chosen: Tensor) -> Tensor:
