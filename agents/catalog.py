@@ -9,6 +9,7 @@ from agents import storage
 from agents.actor_critic import ActorCritic
 from agents.base import Agent, AnyEnv, add_plugins, as_path, unknown_name
 from agents.knowledge_selector import KnowledgeSelector
+from agents.published_selector import PublishedSelector
 from agents.reinforce import Reinforce
 from agents.rules import GROUP as RULES_GROUP
 from agents.rules import RULES, make_rule, rule_class
@@ -24,6 +25,7 @@ AGENTS: dict[str, type[Any]] = {
     "reinforce": Reinforce,
     "actor_critic": ActorCritic,
     "knowledge_selector": KnowledgeSelector,
+    "knowledge_selector_published": PublishedSelector,
     "teacher_selector": TeacherSelector,
     "tutor": Tutor,
     "searched": Searched,

@@ -1,7 +1,7 @@
 """Rules that weigh rows by their influence on the feedback loss.
 
 They ask ``env.unwrapped.row_influence()``, ``[N, B]``: how much the feedback loss falls for a unit of weight of each
-row of the next batch, in the state that the environment is in.
+row of the next batch, in the state that the environment is in, by the virtual step that ``env.influence`` names.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class LGTM(SampleRule):
         env: the environment.
         seed: unused.
         influence_coef: c, at least 0 and finite; 0 is ProKT. Only where the teacher learns, as the next two.
-        influence_target: ``student_loss`` (exact) or ``teacher_loss`` (the form of the released code).
+        influence_target: ``student_loss`` (the derivative of the student's update) or ``teacher_loss`` (the form of the
+            released code).
         matched: whether h is scaled to the norm of d first, so that c is their ratio.
     """
 

@@ -25,6 +25,7 @@ stays open unless ``act_on_gate``.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -111,6 +112,7 @@ class KnowledgeSelector:
             use_other_features=c.use_other_features,
             num_critics=c.num_critics,
             share_encoders=c.share_encoders,
+            squash=c.squash_state,
             generator=torch.Generator().manual_seed(seed),
         ).to(self.device)
         self.target = copy.deepcopy(self.selector).requires_grad_(False)
@@ -242,7 +244,8 @@ class KnowledgeSelector:
         optimizer.zero_grad()
         # The actor's loss passes through the critic, whose own gradients would be computed for nothing.
         loss.backward(inputs=parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm, foreach=True)
+        limit = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
         optimizer.step()
         return norm.item()
 

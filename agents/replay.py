@@ -35,6 +35,10 @@ class Transitions(NamedTuple):
     next_observations: Singles  # [M, O], what follows the last of them, within the episode
     steps: Ints  # [M], step within the episode, from 0
 
+    def part(self, rows: slice | Ints) -> Transitions:
+        """Some of them."""
+        return Transitions(*(values[rows] for values in self))  # type: ignore[arg-type]
+
 
 def transitions_of(
     rollout: Rollout, rewards: Floats, bonuses: Floats, td_steps: int = 1, gamma: float = 1.0
@@ -110,7 +114,7 @@ class ReplayBuffer:
         if self.size == 0:
             raise ValueError("ReplayBuffer.sample before anything was added.")
         rows = torch.randint(self.size, (count,), generator=generator).numpy()
-        return Transitions(*(store[rows] for store in self._data))
+        return self._data.part(rows)
 
     def state(self) -> dict[str, Tensor]:
         """The part that is used, and the place of the next transition; exact."""

@@ -74,8 +74,10 @@ class KnowledgeSelectorConfig:
     """One pair of encoders, trained by the critic's loss alone; False: actor and critic train their own."""
     hidden_sizes: tuple[int, int] = (64, 64)
     """The two hidden layers of the actor and of the critic, which have three layers each."""
-    max_grad_norm: float = 1.0
-    """Norm to which each network's gradient is clipped."""
+    max_grad_norm: float | None = 1.0
+    """Norm to which each network's gradient is clipped; None does not clip."""
+    squash_state: bool = True
+    """Whether the MLP of each [CLS] vector ends in a tanh."""
     n_steps: int | None = None
     """Steps of each replica between learning. None: 1, or one episode with ``td_steps`` above 1 (sums end with what
     was collected) and where a ``reward_transform`` is given, which sees the rewards ``[n_steps, N]``. The number of
@@ -84,8 +86,10 @@ class KnowledgeSelectorConfig:
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         require(self.mode in MODES, "mode", self.mode, "one of " + ", ".join(MODES))
-        for name in ("learning_rate", "critic_learning_rate", "max_grad_norm"):
+        for name in ("learning_rate", "critic_learning_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        norm = self.max_grad_norm
+        require(norm is None or norm > 0, "max_grad_norm", norm, "above 0, or None")
         for name in ("batch_size", "updates_per_phase", "encoder_size", "num_critics", "td_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("warmup_steps", "exploration_noise", "exploration_coef", "logit_penalty"):
@@ -109,3 +113,44 @@ class KnowledgeSelectorConfig:
         sizes_ok = len(self.hidden_sizes) == 2 and all(size >= 1 for size in self.hidden_sizes)
         require(sizes_ok, "hidden_sizes", self.hidden_sizes, "two sizes of at least 1 (the networks have three layers)")
         require(self.n_steps is None or self.n_steps >= 1, "n_steps", self.n_steps, "at least 1, or None")
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedSelectorConfig(KnowledgeSelectorConfig):
+    """Options of :class:`agents.published_selector.PublishedSelector`: those that the paper leaves open.
+
+    ``mode``, both learning rates, ``gamma``, ``exploration_coef``, ``hard_gradient``, ``encoder_size``,
+    ``hidden_sizes`` and ``share_encoders`` may be chosen; the paper states none of their values. The others stand for
+    what the paper does not have, and are refused where they differ.
+    """
+
+    use_other_features: bool = False
+    tau: float = 1.0
+    batch_size: int = 1
+    replay_size: int = 1
+    warmup_steps: int = 0
+    exploration_noise: float = 0.0
+    flip_probability: float = 0.0
+    logit_penalty: float = 0.0
+    reward_normalization: str = "none"
+    normalize_observations: bool = False
+    share_encoders: bool = True
+    max_grad_norm: float | None = None
+    squash_state: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range, and options that the published agent does not have."""
+        super().__post_init__()
+        for field in dataclasses.fields(self):
+            if field.name not in _OPEN and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"{field.name}={getattr(self, field.name)!r} is no part of the published knowledge selector; leave "
+                    "it out, or take the modified one: agent=knowledge_selector."
+                )
+
+
+_OPEN = {
+    *("mode", "learning_rate", "critic_learning_rate", "gamma", "exploration_coef", "hard_gradient"),
+    *("encoder_size", "hidden_sizes", "share_encoders"),
+}
+"""Options of the published selector."""

@@ -15,12 +15,21 @@ from agents.selection import STUDENT, TEACHER
 
 
 class StateEncoder(nn.Module):
-    """The state: teacher's and student's [CLS], each through its own 2-layer MLP; other features as they are."""
+    """The state: teacher's and student's [CLS], each through its own 2-layer MLP; other features as they are.
+
+    With ``squash`` the outputs of the MLPs pass a tanh, so that no feature outweighs the others.
+    """
 
     def __init__(
-        self, layout: Mapping[str, tuple[int, int]], size: int, use_other_features: bool, generator: torch.Generator
+        self,
+        layout: Mapping[str, tuple[int, int]],
+        size: int,
+        use_other_features: bool,
+        generator: torch.Generator,
+        squash: bool = True,
     ) -> None:
         super().__init__()
+        self._squash = squash
         self._parts = [slice(*layout[TEACHER]), slice(*layout[STUDENT])]
         sizes = [part.stop - part.start for part in self._parts]
         self.teacher, self.student = (mlp(n, [size], size, output_gain=1.0, generator=generator) for n in sizes)
@@ -31,7 +40,9 @@ class StateEncoder(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """States ``[..., S]`` of observations ``[..., O]``."""
         teacher, student = (observations[..., part] for part in self._parts)
-        parts = [torch.tanh(self.teacher(teacher)), torch.tanh(self.student(student))]
+        parts = [self.teacher(teacher), self.student(student)]
+        if self._squash:
+            parts = [torch.tanh(part) for part in parts]
         if self._others:
             parts.append(observations[..., self._others])
         return torch.cat(parts, dim=-1)
@@ -48,6 +59,7 @@ class Selector(nn.Module):
         use_other_features: whether features beside the two [CLS] vectors are part of the state.
         num_critics: heads of the critic, on one pair of encoders.
         share_encoders: one pair of encoders, trained by the critic alone; else each network trains its own.
+        squash: whether encoders end in a tanh.
         generator: source of the initial weights (on the CPU).
     """
 
@@ -61,17 +73,20 @@ class Selector(nn.Module):
         use_other_features: bool,
         num_critics: int,
         share_encoders: bool,
+        squash: bool = True,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.shared = share_encoders
-        self.critic_encoder = StateEncoder(layout, encoder_size, use_other_features, generator)
+        self.critic_encoder = StateEncoder(layout, encoder_size, use_other_features, generator, squash)
         size = self.critic_encoder.num_outputs
         self.critics = nn.ModuleList(
             mlp(size + actions, hidden, 1, output_gain=1.0, generator=generator) for _ in range(num_critics)
         )
         self.actor_encoder = (
-            self.critic_encoder if share_encoders else StateEncoder(layout, encoder_size, use_other_features, generator)
+            self.critic_encoder
+            if share_encoders
+            else StateEncoder(layout, encoder_size, use_other_features, generator, squash)
         )
         self.actor = mlp(size, hidden, actions, output_gain=0.01, generator=generator)
 

@@ -69,7 +69,9 @@ class MetaDistil(TeachingRule):
     """MetaDistil (Zhou et al., ACL 2022): the teacher learns from nothing but what it does to its student.
 
     The student makes its update virtually (the pilot update), the loss of that student on feedback rows is the
-    teacher's loss (a second-order gradient), and the real update follows with the updated teacher.
+    teacher's loss (a second-order gradient), and the real update follows with the updated teacher. The virtual update
+    is the one that ``env.influence`` names: by default the student's own, by AdamW and clipped; the released code has
+    ``optimizer=sgd`` with a constant learning rate and without clipping (``experiment=metadistil_paper``).
 
     Args:
         env: the environment.

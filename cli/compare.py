@@ -27,7 +27,7 @@ _OTHER_PROBLEM = {"teacher_is_student", "shuffled_feedback"}
 """Controls that change the problem."""
 _NO_MATTER = (
     *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every"),
-    *("threads", "cache_dir", "device", "vectorization", "presets", "save_students"),
+    *("threads", "cache_dir", "device", "vectorization", "presets", "recipe", "save_students"),
 )
 """Keys that may differ between the trainings of one group; presets are in the values."""
 

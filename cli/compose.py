@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from cli.presets import PACKAGE, groups
+from cli.recipes import check_recipe, paper_recipe, paper_recipes
 from kd_env.glue import EMBEDDED
 from kd_env.registry import unknown_name
 
@@ -50,6 +51,8 @@ def resolve_overrides(job: str, overrides: Sequence[str], *, sweep: bool = False
     parsed = [_parse(text) for text in overrides]
     for override in parsed:
         _check_form(override, sweep)
+    if job == "config":
+        parsed = _as_published(parsed)
     parts: dict[str, list[Any]] = {"hydra": [], "preset": [], "value": []}
     available = groups(job)
     for override in parsed:
@@ -71,6 +74,31 @@ def resolve_overrides(job: str, overrides: Sequence[str], *, sweep: bool = False
     if sweep:  # each job resolves its own presets again
         return [*(o.input_line for o in parts["preset"]), *values, *(o.input_line for o in parts["hydra"])]
     return [*chosen, *values]
+
+
+def _as_published(parsed: list[Any]) -> list[Any]:
+    """The overrides with ``experiment=<name>`` as ``experiment=<its method>_paper`` where ``recipe=paper`` is given.
+
+    Raises:
+        ValueError: another recipe, several, no experiment, or one without such a recipe.
+    """
+    recipes = [override for override in parsed if override.key_or_group == "recipe"]
+    for override in recipes:
+        if override.is_sweep_override():
+            raise ValueError(f"{override.input_line!r}: recipe takes one value; sweep over experiment=... instead.")
+        check_recipe(override.value())
+    if not recipes or recipes[-1].value() is None:
+        return parsed
+    known = groups()["experiment"]
+    if not any(override.key_or_group == "experiment" for override in parsed):
+        raise ValueError(f"recipe=paper needs experiment=<name>; valid: {', '.join(paper_recipes(known))}.")
+    found = []
+    for override in parsed:
+        if override.key_or_group == "experiment":
+            names = ",".join(paper_recipe(str(choice), known) for choice in _choices(override))
+            override = _parse(f"experiment={names}")
+        found.append(override)
+    return found
 
 
 def swept_keys(overrides: Sequence[str]) -> list[str]:

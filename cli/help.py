@@ -13,6 +13,7 @@ EXAMPLES = {
         "kd-env train agent=sb3/ppo env.budget=40 seed=1",
         "kd-env train experiment=mrpc task.data_dir=<glue folder> teacher.name_or_path=<encoder>",
         "kd-env train env=teacher_weighting cofinetuned=<folder of a set>",
+        "kd-env train experiment=ks recipe=paper task=rte task.data_dir=<glue folder>",
         "python train_agent.py -m seed=0,1,2,3,4   (sweeps: only there)",
     ),
     "teacher": (

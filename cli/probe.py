@@ -175,16 +175,16 @@ def teacher_names(settings: Settings) -> tuple[str, ...]:
 
 
 def _check_dropout(settings: Settings) -> None:
-    """Refuse a training of students with dropout that would stack them, before a teacher is made."""
+    """Refuse a training with dropout that would stack its students, before a teacher is made."""
     from agents import agent_kind
 
-    student, count = settings.env.student_config, settings.resolved["num_envs"]
-    if student.dropout == 0 or count == 1 or agent_kind(settings.agent.name) == "rule":
+    dropout, count = settings.env.dropout, settings.resolved["num_envs"]
+    if not dropout or count == 1 or agent_kind(settings.agent.name) == "rule":
         return
     if settings.resolved["vectorization"] != "processes":  # auto might stack: the size of an update is not known yet
         raise ValueError(
-            f"student.dropout={student.dropout} needs a process for each of the num_envs={count} students, since "
-            "stacked ones have no generator per replica: set vectorization=processes (or student.dropout=0)."
+            f"{dropout} needs a process for each of the num_envs={count} students, since stacked ones have no "
+            f"generator per replica: set vectorization=processes (or {dropout.split('=')[0]}=0)."
         )
 
 

@@ -19,7 +19,7 @@ SHARES = (("half", 0.5), ("quarter", 0.25))
 
 
 TARGETS = ("student_loss", "teacher_loss")
-"""Forms of the influence gradient: exact, and that of LGTM's released code."""
+"""Forms of the influence gradient: the derivative of the virtual step, and that of LGTM's released code."""
 
 
 @dataclass(frozen=True)

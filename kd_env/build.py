@@ -21,6 +21,7 @@ from kd_env.config import EnvConfig, StudentConfig
 from kd_env.encoder_check import check_encoder, probe_batch
 from kd_env.glue import Rows, Task, get_task, load_train
 from kd_env.layermap import cut_layers, layer_table
+from kd_env.pooling import PooledClassifier
 from kd_env.problem import Assets, Problem, label_width
 from kd_env.row_influence import check_influence
 from kd_env.students import classifier_kind, cut_encoder, fresh_student
@@ -59,6 +60,7 @@ def build_problem(config: EnvConfig) -> Problem:
     if config.label_noise > 0:
         labels = splits.add_label_noise(labels, cut.train, config.label_noise, task.num_labels, config.split_seed)
     train_rows = cut.train if config.train_on == "train" else np.concatenate([cut.train, cut.feedback])
+    config = config.with_rows(len(cut.train))  # the same for rules that learn from feedback rows, too
     evaluated = np.sort(
         np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)[: config.evaluation_rows]
     )
@@ -158,7 +160,7 @@ def build_student(
     """The student's template and its tokenizer: that of the first teacher, or a pre-trained student's own.
 
     Raises:
-        ValueError: sizes that the architecture does not take, or layers that do not exist.
+        ValueError: sizes that the architecture does not take, layers that do not exist, or a pooling that is not there.
     """
     teacher, tokenizer = first.encoder, first.tokenizer
     trains = options.train_embeddings
@@ -169,6 +171,11 @@ def build_student(
     else:
         if options.init == "teacher":
             source_module = teacher.module
+            if options.pooling == "keep" and not isinstance(source_module, PooledClassifier):
+                raise ValueError(
+                    f"student.pooling='keep' is for a student cut from a member of a co-fine-tuned set, but the "
+                    f"teacher is a {type(source_module).__name__}; leave it out."
+                )
         else:
             assert options.name_or_path is not None
             source_module = models.load_encoder(options.name_or_path, num_labels=task.num_labels)
@@ -180,10 +187,18 @@ def build_student(
                 raise ValueError("student.init='teacher' needs student.num_hidden_layers, or explicit student.layers.")
             count = depth
         kept = cut_layers(options.layers, count, depth)
-        module = cut_encoder(source_module, kept, num_labels=task.num_labels, dropout=options.dropout)
+        module = cut_encoder(
+            source_module,
+            kept,
+            num_labels=task.num_labels,
+            dropout=options.dropout,
+            keep_pooling=options.pooling != "library",
+        )
         trains, fresh = bool(trains), "head"
     module.config.problem_type = "regression" if task.regression else "single_label_classification"
     if task.labels:
         module.config.id2label = dict(enumerate(task.labels))
         module.config.label2id = {label: index for index, label in enumerate(task.labels)}
-    return models.Encoder.build(module.to(device, dtype), train_embeddings=trains, fresh=fresh), tokenizer
+    return models.Encoder.build(
+        module.to(device, dtype), train_embeddings=trains, fresh=fresh, zero_head=options.zero_head
+    ), tokenizer

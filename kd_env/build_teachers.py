@@ -87,22 +87,25 @@ def _learning_teacher(
 ) -> models.Encoder:
     bare = options.init != "finetuned"
     module = models.load_encoder(folder, num_labels=task.num_labels if bare else None)
-    if options.num_hidden_layers is not None:
-        kept = cut_layers("first", options.num_hidden_layers, int(module.config.num_hidden_layers))
-        cut = cut_encoder(module, kept, num_labels=task.num_labels, dropout=0.0)
+    if options.num_hidden_layers is not None or options.dropout > 0:  # dropout is set where an encoder is made
+        depth = int(module.config.num_hidden_layers)
+        kept = cut_layers("first", options.num_hidden_layers or depth, depth)
+        cut = cut_encoder(module, kept, num_labels=task.num_labels, dropout=options.dropout)
         if not bare:  # the cut has a new head
             lacking = cut.load_state_dict(module.state_dict(), strict=False).missing_keys
             if lacking:
                 raise ValueError(
-                    f"The teacher {folder!r} cannot be cut with its head: there is no {lacking[0]} in it. Set "
-                    "learning_teacher.num_hidden_layers=null, or learning_teacher.init='pretrained' for a new head."
+                    f"The teacher {folder!r} cannot be cut, or given dropout, with its head: there is no {lacking[0]} "
+                    "in it. Set learning_teacher.num_hidden_layers=null and learning_teacher.dropout=0, or "
+                    "learning_teacher.init='pretrained' for a new head."
                 )
         module = cut
     if bare and task.labels:
         module.config.id2label = dict(enumerate(task.labels))
     module = module.to(device, dtype)
     drawn = {"finetuned": "none", "pretrained": "head", "fresh": "all"}[options.init]
-    return models.Encoder.build(module, train_embeddings=options.train_embeddings, fresh=drawn)
+    trains, zero = options.train_embeddings, options.zero_head
+    return models.Encoder.build(module, train_embeddings=trains, fresh=drawn, zero_head=zero)
 
 
 def make_teacher(

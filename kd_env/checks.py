@@ -59,6 +59,17 @@ def positive(name: str, value: Any) -> None:
         refuse(name, value, "above 0 and finite")
 
 
+def clipping(name: str, value: Any) -> None:
+    """A finite number above 0, or None; 0 is told apart, since it does not do what it seems to say."""
+    if is_number(value) and value == 0:
+        raise ValueError(
+            f"{name}={value!r} would scale every gradient to 0, so that no update learned anything; it must be above 0 "
+            "and finite, and null (None) means no clipping."
+        )
+    if value is not None:
+        positive(name, value)
+
+
 def within(low: float, high: float = math.inf) -> Check:
     """A finite number in ``[low, high]``."""
 

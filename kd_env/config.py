@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 from kd_env import checks
@@ -47,8 +48,14 @@ class StudentConfig:
     student of a BERT is an ELECTRA). None: the teacher's where its family has one, else that of the hidden states."""
     train_embeddings: bool | None = None
     """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
+    pooling: str | None = None
+    """Only with ``init=teacher``, cut from a member of a co-fine-tuned set: ``keep`` (attention pooling and a
+    prediction layer of the student's own, both drawn by seed, as in MT-BERT; the default, None) or ``library`` (the
+    architecture's sequence classifier)."""
     dropout: float = 0.0
     """Dropout of the student; stacked students refuse any but 0, since there is no generator per replica."""
+    zero_head: bool = False
+    """Whether its last prediction layer begins at 0 rather than being drawn by seed."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,8 @@ class EnvConfig:
     layer_map: str | Sequence[Sequence[int]] = "uniform"
     """``uniform``, ``last``, ``skip`` or explicit pairs (student layer, teacher layer); 0 is the embedding output."""
     terms: Sequence[str | Plain] = DEFAULT_TERMS
-    """Knowledge terms by name, or mappings with ``name`` and the term's options."""
+    """Knowledge terms by name, or mappings with ``name``, the term's options and a ``weight`` of its loss, 1 by
+    default."""
     term_scale: str = "running"
     """``running`` divides each term by the running mean of its loss; ``none`` leaves it as it is."""
     weight_normalization: str = "none"
@@ -119,6 +127,9 @@ class EnvConfig:
     """Student updates in one step, the phase of KS."""
     budget: int = 80
     """Student updates in an episode."""
+    epochs: float | None = None
+    """Passes over the train rows in an episode, in place of ``budget``, which is then
+    ``ceil(epochs * rows / batch_size)``: known where the rows are. None: ``budget`` as it is."""
     batch_size: int = 16
     optimizer: Plain | OptimizerConfig = field(default_factory=OptimizerConfig)
     learning_rate: float | None = None
@@ -216,6 +227,14 @@ class EnvConfig:
         return self.teacher_updates != "none"
 
     @property
+    def dropout(self) -> str:
+        """The first option that asks for dropout in training, as ``name=value``; empty where none does."""
+        asked = {"student.dropout": self.student_config.dropout}
+        if self.teacher_learns:
+            asked["learning_teacher.dropout"] = self.learning_teacher_config.dropout
+        return next((f"{name}={value}" for name, value in asked.items() if value > 0), "")
+
+    @property
     def influence_config(self) -> InfluenceConfig:
         """The options of the influence, always as :class:`InfluenceConfig`."""
         assert isinstance(self.influence, InfluenceConfig)
@@ -228,16 +247,33 @@ class EnvConfig:
     def validate(self) -> None:
         """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
         checks.check_fields("", self, _ENVIRONMENT)
+        self._check_term_weights()
         check_optimizer(self.optimizer_config)
         check_influence(self.influence_config, self.evaluation_rows)
-        if self.updates_per_step > self.budget:
-            raise ValueError(
-                f"updates_per_step={self.updates_per_step} is longer than budget={self.budget}; a step (phase) must "
-                "fit into the budget: raise budget or lower updates_per_step."
-            )
+        if self.epochs is None:
+            self._check_phase()
         self._check_decision()
         check_teacher_updates(self)
         check_student(self.student_config)
+
+    def with_rows(self, count: int) -> EnvConfig:
+        """The same with the ``budget`` that ``epochs`` is for ``count`` train rows.
+
+        Raises:
+            ValueError: a step that is longer than that.
+        """
+        if self.epochs is None:
+            return self
+        config = dataclasses.replace(self, budget=ceil(self.epochs * count / self.batch_size))
+        config._check_phase()
+        return config
+
+    def _check_phase(self) -> None:
+        if self.updates_per_step > self.budget:
+            raise ValueError(
+                f"updates_per_step={self.updates_per_step} is longer than budget={self.budget}; a step (phase) must "
+                "fit into the budget: raise budget (or epochs) or lower updates_per_step."
+            )
 
     def _check_decision(self) -> None:
         checks.one_of(*VIEWS[self.decision])("action_view", self.action_view)
@@ -262,6 +298,14 @@ class EnvConfig:
                 raise ValueError(
                     "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
                     "or box view with weighting='sample'."
+                )
+
+    def _check_term_weights(self) -> None:
+        for term in self.terms:
+            if isinstance(term, Mapping) and term.get("weight", 1) != 1 and self.term_scale == "running":
+                raise ValueError(
+                    f"The weight of the knowledge term {dict(term)} would do nothing with term_scale='running', which "
+                    "divides each term by the running mean of its loss; set term_scale='none', or leave the weight out."
                 )
 
     def _check_samples(self) -> None:
@@ -358,6 +402,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "weight_normalization": checks.one_of("none", "mean", "sum"),
     "updates_per_step": checks.whole(1),
     "budget": checks.whole(1),
+    "epochs": checks.optional(checks.positive),
     "batch_size": checks.whole(1),
     "learning_rate": checks.optional(checks.positive),
     "precision": checks.one_of("fp32", "bf16", "fp64"),
@@ -378,10 +423,13 @@ _STUDENT: dict[str, checks.Check] = {
     **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1)),
     **dict.fromkeys(("num_hidden_layers", "intermediate_size", "embedding_size"), checks.optional(checks.whole(1))),
     "train_embeddings": checks.optional(checks.boolean),
+    "pooling": checks.optional(checks.one_of("keep", "library")),
     "dropout": checks.within(0.0, 0.9),
+    "zero_head": checks.boolean,
 }
 _STUDENT_ONLY = {
     "name_or_path": ("pretrained",),
     "layers": ("teacher", "pretrained"),
+    "pooling": ("teacher",),
     **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"), ("fresh",)),
 }

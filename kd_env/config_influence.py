@@ -15,18 +15,33 @@ class InfluenceConfig:
     """Feedback rows in the gradient of a step, drawn anew for every update from the evaluated ones; None is
     ``batch_size``."""
     optimizer: str = "adamw"
-    """Of the virtual step: ``adamw`` (the student's own, with its moments) or ``sgd``."""
+    """Of the virtual step: ``adamw`` (the student's own, with its moments: the influence is the derivative of the real
+    step) or ``sgd`` (in its place)."""
+    learning_rate: float | None = None
+    """Of a virtual step by ``sgd``; None is that of the student's update."""
+    clip: bool = True
+    """Whether the virtual step clips its gradient as the real one does; only one by ``sgd`` may leave that out. Where
+    clipping is active a common factor of the weights changes nothing: the rows of a batch compete."""
 
 
 _CHECKS: dict[str, checks.Check] = {
     "rows": checks.optional(checks.whole(1)),
     "optimizer": checks.one_of("adamw", "sgd"),
+    "learning_rate": checks.optional(checks.positive),
+    "clip": checks.boolean,
 }
 
 
 def check_influence(options: InfluenceConfig, evaluation_rows: int) -> None:
     """Raise ``ValueError`` for the first option outside its range, and for more rows than are evaluated."""
     checks.check_fields("influence.", options, _CHECKS)
+    for name, default in (("learning_rate", None), ("clip", True)):
+        value = getattr(options, name)
+        if options.optimizer == "adamw" and value != default:
+            raise ValueError(
+                f"influence.{name}={value!r} is only for influence.optimizer='sgd': the virtual step by 'adamw' is the "
+                f"student's own update. Set it to {default!r}, or influence.optimizer='sgd'."
+            )
     if options.rows is not None:
         check_rows(options.rows, evaluation_rows, f"evaluation_rows={evaluation_rows}")
 

@@ -51,6 +51,6 @@ OPTIMIZER_CHECKS: dict[str, checks.Check] = {
     "betas": checks.pair_of_rates,
     "eps": checks.positive,
     "weight_decay": checks.within(0.0),
-    "max_grad_norm": checks.optional(checks.positive),
+    "max_grad_norm": checks.clipping,
     "warmup": checks.within(0.0, 1.0),
 }

@@ -27,6 +27,11 @@ class LearningTeacherConfig:
     """Keep the first n blocks of the encoder; None keeps all."""
     train_embeddings: bool = False
     """Whether its word embeddings are trained, too."""
+    zero_head: bool = False
+    """Whether its last prediction layer begins at 0 rather than being drawn; not with ``init=finetuned``."""
+    dropout: float = 0.0
+    """Dropout in the forward pass of its own loss. What it says to its student, and what the influence gradient goes
+    through, is without. Stacked replicas refuse any but 0, since there is no generator per replica."""
     soft_weight: float = 0.4
     """a, in [0, 1]."""
     learning_rate: float = 3e-5
@@ -46,10 +51,12 @@ _CHECKS: dict[str, checks.Check] = {
     "init": checks.one_of("finetuned", "pretrained", "fresh"),
     "num_hidden_layers": checks.optional(checks.whole(1)),
     "train_embeddings": checks.boolean,
+    "zero_head": checks.boolean,
+    "dropout": checks.within(0.0, 0.9),
     "soft_weight": checks.within(0.0, 1.0),
     "learning_rate": checks.positive,
     "weight_decay": checks.within(0.0),
-    "max_grad_norm": checks.optional(checks.positive),
+    "max_grad_norm": checks.clipping,
     "warmup": checks.within(0.0, 1.0),
     "log_every": checks.whole(1),
     "log_cosine": checks.boolean,
@@ -68,6 +75,11 @@ def check_teacher_updates(config: EnvConfig) -> None:
             )
         return
     updates = config.teacher_updates
+    if given.zero_head and given.init == "finetuned":
+        raise ValueError(
+            "learning_teacher.zero_head=True would throw the head of a fine-tuned teacher away; set "
+            "learning_teacher.init='pretrained' (or 'fresh'), or leave it out."
+        )
     if config.teacher_source != "online":
         raise ValueError(
             f"teacher_source={config.teacher_source!r} does not fit teacher_updates={updates!r}: what a teacher that "

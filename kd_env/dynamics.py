@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("kd_env")
 
 _TEACHER = 2**40
-"""Stream of a learning teacher's head; those of single updates are counted from 3."""
+"""Stream of a learning teacher's head, and after it those of its dropout in single updates; of the student's dropout
+they are counted from 3."""
 
 
 class Evaluation(NamedTuple):
@@ -187,8 +188,9 @@ def transition(
                 effect.teacher,
                 student_weights=device_weights,
                 active=active,
-                factor=factor,
+                factor=factor * effect.update_scale,
                 known=known,
+                dropout_seed=sub_seed(int(state.seeds[0]), _TEACHER + 1 + int(state.updates[0]) + place),
             )
         found = updates.gradients(
             problem,
@@ -287,9 +289,10 @@ def _weighed_per_row(problem: Problem) -> int:
 
 
 def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple[np.ndarray, np.ndarray]:
-    """Reward of the step between two states, ``[N]`` float64 in [-2, 2], and whether it was clipped.
+    """Reward of the step between two states, ``[N]`` float64 within its bounds, and whether it was clipped.
 
-    A divergence brings the return to ``min(return so far, 0) - 1`` whatever that takes.
+    The bounds are [-2, 2], or what the reward states itself (``rewards.bounded_by``). For a divergence see
+    :func:`kd_env.episodes.bounded`.
     """
     value = problem.reward(
         rewards.RewardInputs(
@@ -303,7 +306,7 @@ def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple
             batch_divergence=after.batch_divergence,
         )
     )
-    return bounded(value, before, after)
+    return bounded(value, before, after, rewards.bounds_of(problem.reward))
 
 
 def _evaluated(problem: Problem, state: DistillState) -> DistillState:

@@ -38,6 +38,7 @@ class Episode(Protocol):
 
 
 S = TypeVar("S", bound=Episode)
+_USUAL = rewards.Bounds()
 
 
 def terminal(state: Episode) -> np.ndarray:
@@ -50,14 +51,22 @@ def truncated(limit: int | None, state: Episode) -> np.ndarray:
     return np.zeros(len(state.steps), bool) if limit is None else np.asarray(state.steps >= limit)
 
 
-def bounded(value: np.ndarray, before: Episode, after: Episode) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards ``[N]`` in [-2, 2], and whether they were clipped.
+def bounded(
+    value: np.ndarray, before: Episode, after: Episode, bounds: rewards.Bounds = _USUAL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards ``[N]`` within their bounds, and whether they were clipped.
 
-    A divergence brings the return to ``min(return so far, 0) - 1`` whatever that takes.
+    A divergence brings the return to ``min(return so far, 0) - 1`` whatever that takes. Where every step costs, the
+    steps that are left count, too, this one included: each as the dearer of the feedback loss at reset and the mean
+    step so far.
     """
-    limit = rewards.REWARD_LIMIT
-    clipped = np.abs(value) > limit
-    value = np.where(after.diverged, rewards.divergence_reward(before.returns), np.clip(value, -limit, limit))
+    clipped = np.abs(value) > bounds.limit
+    left: np.ndarray | float = 0.0
+    if bounds.cost:
+        steps = np.ceil((before.budget - before.updates) / np.maximum(after.updates - before.updates, 1))
+        left = steps * np.maximum(before.loss_reset, -before.returns / np.maximum(before.steps, 1))
+    lost = rewards.divergence_reward(before.returns, left)
+    value = np.where(after.diverged, lost, np.clip(value, -bounds.limit, bounds.limit))
     return value, clipped & ~after.diverged
 
 

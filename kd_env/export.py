@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kd_env.models import Encoder
+from kd_env.pooling import PooledClassifier, save_pooled
 
 if TYPE_CHECKING:
     from kd_env.problem import Problem
@@ -24,6 +25,8 @@ refused, like one that was trained on them."""
 def write_student(student: Encoder, params: Mapping[str, Tensor], tokenizer: Any, folder: str | Path) -> Path:
     """Write a student that ``AutoModelForSequenceClassification.from_pretrained`` reads; projections are left out.
 
+    One with attention pooling is written as members of co-fine-tuned sets are: ``kd_env.models.load_encoder`` reads it.
+
     Raises:
         ValueError: the folder exists and is not empty.
     """
@@ -35,9 +38,12 @@ def write_student(student: Encoder, params: Mapping[str, Tensor], tokenizer: Any
     state.update({name: params[name] for name in student.trainable})
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        student.module.save_pretrained(
-            temporary, state_dict={name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        )
+        if isinstance(student.module, PooledClassifier):
+            save_pooled(student.module, temporary, state)
+        else:
+            student.module.save_pretrained(
+                temporary, state_dict={name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+            )
         tokenizer.save_pretrained(temporary)
         if target.exists():
             target.rmdir()

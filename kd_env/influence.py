@@ -5,18 +5,25 @@ LGTM (Ren et al., ACL 2023) weighs samples by their *distillation influence*. Wi
 
     ``s_i = -d L_feedback(s'(w)) / d w_i  at  w = 1``,
 
-the drop of the feedback loss per unit of weight. The optimiser acts element by element, so that its derivative with
-respect to the gradient is a diagonal ``D``, and
+the drop of the feedback loss per unit of weight. The update clips the gradient, which ties all tensors together
+(Jacobian ``J``, symmetric), then goes through an optimiser that acts element by element, so that its derivative with
+respect to the clipped gradient is a diagonal ``D``, and
 
-    ``s_i = -<grad l_i(s), D v> / B``  with  ``v = grad L_feedback(s')``.
+    ``s_i = -<grad l_i(s), J D v> / B``  with  ``v = grad L_feedback(s')``.
 
-All B products are the directional derivatives of the per-sample losses along ``D v``: one ``torch.func.jvp``. The
+All B products are the directional derivatives of the per-sample losses along ``J D v``: one ``torch.func.jvp``. The
 finite differences of the released code are here too. All of it is pure functions of N stacked students; nothing
 that is given is written in place.
+
+With ``adamw`` the virtual update is the real one (:func:`kd_env.dynamics.transition`): loss, running scales, clipping,
+moments, decay and learning rate. Two things differ. A student without an update so far makes a step of SGD: Adam's
+first update is the sign of the gradient, whose derivative is 0 but for entries within ``eps`` of 0. And dropout is off.
+A teacher that learns is taken as it is, though it moves before the real update.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -56,7 +63,10 @@ class VirtualStep(NamedTuple):
     """An update that is only looked at; both dictionaries hold the tensors that have a gradient."""
 
     params: dict[str, Tensor]  # s', name -> [N, ...]
-    slopes: dict[str, Tensor]  # D, elementwise d s' / d gradient; broadcasts to [N, ...]
+    slopes: dict[str, Tensor]  # D, elementwise d s' / d clipped gradient; broadcasts to [N, ...]
+    clipped: dict[str, Tensor]  # the gradient after clipping, name -> [N, ...]
+    norm: Tensor | None  # [N], that of the gradient before; None where no replica was clipped
+    limit: float | None  # the largest norm
 
 
 class LookAhead(NamedTuple):
@@ -66,7 +76,7 @@ class LookAhead(NamedTuple):
     logits: Tensor  # [N, B, C], the student's before the step
     feedback_loss: Tensor  # [N] at s'
     feedback_gradient: dict[str, Tensor]  # v, name -> [N, ...]; tensors that either loss does not read are left out
-    direction: dict[str, Tensor]  # D v, alike
+    direction: dict[str, Tensor]  # J D v; where a gradient was clipped also of tensors that the feedback does not read
 
 
 def sample_influence(
@@ -77,6 +87,7 @@ def sample_influence(
     *,
     learning_rates: np.ndarray,
     optimizer: str = "adamw",
+    clip: bool = True,
     weights: Tensor | None = None,
     taught: tuple[ModelOutput, ...] | None = None,
     feedback_labels: Tensor | None = None,
@@ -85,7 +96,7 @@ def sample_influence(
 
     Cost: of the student one forward and one backward pass on the batch, the same on the feedback rows, and one
     forward-mode product (a forward pass that carries a tangent) on the batch; of the teachers one forward pass where
-    they are online and ``taught`` is not given. Dropout is off, gradients are not clipped.
+    they are online and ``taught`` is not given.
 
     Args: those of :func:`look_ahead`.
     """
@@ -96,6 +107,7 @@ def sample_influence(
         feedback_rows,
         learning_rates=learning_rates,
         optimizer=optimizer,
+        clip=clip,
         weights=weights,
         taught=taught,
         feedback_labels=feedback_labels,
@@ -117,6 +129,7 @@ def look_ahead(
     *,
     learning_rates: np.ndarray,
     optimizer: str = "adamw",
+    clip: bool = True,
     weights: Tensor | None = None,
     taught: tuple[ModelOutput, ...] | None = None,
     feedback_labels: Tensor | None = None,
@@ -133,6 +146,7 @@ def look_ahead(
         feedback_rows: ``[N, M]``, or ``[M]`` for all students, rows of the feedback table.
         learning_rates: ``[N]`` of this update.
         optimizer: ``adamw`` (the students' own, with their moments) or ``sgd``.
+        clip: whether the gradient is clipped as in the students' real update.
         weights: ``[N, T, K, 1 or B]`` fixed weights of the entries of the table; None is 1.
         taught: what the T teachers say about the rows, fields ``[N, B, ...]``; None asks the problem's sources.
         feedback_labels: instead of the feedback table's, in the shape of ``feedback_rows``.
@@ -143,9 +157,10 @@ def look_ahead(
     """
     _check(students, rows, feedback_rows, learning_rates, optimizer, feedback_labels)
     grads, losses, logits = loss_gradient(problem, students, rows, weights, taught, known)
-    step = virtual_step(
-        students, grads, learning_rates=learning_rates, optimizer=optimizer, config=problem.config.optimizer_config
-    )
+    config = problem.config.optimizer_config
+    if not clip:
+        config = dataclasses.replace(config, max_grad_norm=None)
+    step = virtual_step(students, grads, learning_rates=learning_rates, optimizer=optimizer, config=config)
     batch = problem.feedback.gather(feedback_rows)
     if feedback_labels is not None:
         batch = batch._replace(labels=feedback_labels)
@@ -163,8 +178,8 @@ def loss_gradient(
 ) -> tuple[dict[str, Tensor], TaughtLosses, Tensor]:
     """Gradient of the mean weighted loss (one forward and one backward pass), and the losses as a function.
 
-    In that function the running scales are constants, as they are in the real update, and so is what the teachers say
-    unless it is given anew.
+    In that function what the teachers say is constant unless it is given anew. The running scales are constants of the
+    students and of the weights, as they are in the real update, but follow what the teachers say.
 
     Returns:
         name -> ``[N, ...]`` without the tensors that no loss reads, :class:`TaughtLosses`, and the students' logits
@@ -178,20 +193,24 @@ def loss_gradient(
         fixed = tuple(trees.map_leaves(Tensor.detach, output) for output in taught)
         table = updates.loss_table(problem, leaves, student, fixed, batch)
         factor = torch.ones_like(table) if weights is None else weights
-        divisor = _divisor(problem, students, table.detach())[..., None]
+        divisor = _divisor(problem, students, table.detach())
         loss = _weighted(table, factor, divisor).mean(-1).sum()
         keep = known is not None
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, retain_graph=keep)
     grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
     fixed_params = {name: p.detach() for name, p in params.items()}
+    fixed_student = trees.map_leaves(Tensor.detach, student)
 
     def losses(params: dict[str, Tensor], taught: tuple[ModelOutput, ...] | None = None) -> Tensor:
         own = {**fixed_params, **params}
         output = updates.student_forward(problem, own, batch, problem.student_signals, eager=True)
-        said = fixed if taught is None else taught
-        return _weighted(updates.loss_table(problem, own, output, said, batch), factor, divisor)
+        table = updates.loss_table(problem, own, output, fixed if taught is None else taught, batch)
+        if taught is None or problem.config.term_scale != "running":
+            return _weighted(table, factor, divisor)
+        before = updates.loss_table(problem, fixed_params, fixed_student, taught, batch)
+        return _weighted(table, factor, _divisor(problem, students, before))
 
-    return grads, losses, student.logits.detach()
+    return grads, losses, fixed_student.logits
 
 
 def virtual_step(
@@ -202,20 +221,27 @@ def virtual_step(
     optimizer: str,
     config: OptimizerConfig,
 ) -> VirtualStep:
-    """One step of SGD or of the students' AdamW without clipping, as new tensors, and its derivative.
+    """One step of SGD or of the students' AdamW with the clipped gradient, as new tensors, and its derivative.
 
-    AdamW is :func:`kd_env.optim.adamw_`: ``s' = (1 - r d) s - r m'/c1 / (sqrt(v'/c2) + eps)`` with learning rate r, new
-    moments m' and v', bias corrections c1 and c2, and decay d for tensors with more than one axis per replica. Its
-    derivative goes through m' and v'. A student without an update so far makes a step of SGD: Adam's first update is a
-    sign, and its derivative says nothing.
+    Clipping is that of the real step (:func:`kd_env.optim.clip_`), for SGD too. AdamW is :func:`kd_env.optim.adamw_`:
+    ``s' = (1 - r d) s - r m'/c1 / (sqrt(v'/c2) + eps)`` with learning rate r, new moments m' and v', bias corrections
+    c1 and c2, and decay d for tensors with more than one axis per replica. Its derivative goes through m' and v'. A
+    student without an update so far makes a step of SGD: Adam's first update is a sign, and its derivative says
+    nothing.
 
     Args:
         students: parameters, moments and numbers of updates are read.
-        grads: name -> ``[N, ...]``.
+        grads: name -> ``[N, ...]``; clipped in place.
         learning_rates: ``[N]``.
         optimizer: ``adamw`` or ``sgd``.
-        config: betas, eps and weight decay.
+        config: largest norm of the gradient, betas, eps and weight decay.
     """
+    norm, limit = None, config.max_grad_norm
+    if limit is not None and grads:
+        found = optim.gradient_norm(grads)
+        if not bool((optim.clip_factor(found, limit) == 1).all()):
+            norm, grads = found, {name: grad.contiguous() for name, grad in grads.items()}
+            optim.clip_(grads, norm, limit)
     after: dict[str, Tensor] = {}
     slopes: dict[str, Tensor] = {}
     first = students.optimizer_steps == 0 if optimizer == "adamw" else np.ones(len(learning_rates), bool)
@@ -231,7 +257,7 @@ def virtual_step(
             plain = _column(first, value, torch.bool)
             after[name] = torch.where(plain, value - rate * grad, after[name])
             slopes[name] = torch.where(plain, -rate, slopes[name])
-    return VirtualStep(after, slopes)
+    return VirtualStep(after, slopes, dict(grads), norm, limit)
 
 
 def feedback_gradient(
@@ -263,8 +289,11 @@ def feedback_gradient(
 
 
 def pull_back(step: VirtualStep, gradient: Params) -> dict[str, Tensor]:
-    """A gradient with respect to the stepped parameters as one with respect to the step's own gradient: ``D v``."""
-    return {name: step.slopes[name] * value for name, value in gradient.items()}
+    """A gradient with respect to the stepped parameters as one with respect to the step's own gradient: ``J D v``."""
+    found = {name: step.slopes[name] * value for name, value in gradient.items()}
+    if step.norm is None or step.limit is None:
+        return found
+    return optim.clip_pull_back_(found, step.clipped, step.norm, step.limit)
 
 
 def directional_losses(losses: SampleLosses, params: Params, direction: Params) -> Tensor:
@@ -330,9 +359,9 @@ def cosine(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _weighted(table: Tensor, weights: Tensor, divisor: Tensor) -> Tensor:
-    """``[N, T, K, B]`` -> ``[N, B]``; an entry without weight is left out even where it is not finite."""
+    """``[N, T, K, B]`` over ``[N, T, K]`` -> ``[N, B]``; an entry without weight is left out even if not finite."""
     zero = torch.zeros((), dtype=table.dtype, device=table.device)
-    return torch.where(weights != 0, weights * (table / divisor), zero).sum((1, 2))
+    return torch.where(weights != 0, weights * (table / divisor[..., None]), zero).sum((1, 2))
 
 
 def _divisor(problem: Problem, students: DistillState, table: Tensor) -> Tensor:

@@ -265,12 +265,14 @@ class Encoder:
         facts: sizes.
         trainable: names of the parameters that a student trains.
         fresh: those of them that are drawn anew from the episode's seed.
+        zero: those of the fresh ones that are 0 instead.
     """
 
     module: Any
     facts: EncoderFacts
     trainable: tuple[str, ...]
     fresh: frozenset[str]
+    zero: frozenset[str] = frozenset()
 
     @cached_property
     def _tied(self) -> bool:
@@ -282,8 +284,11 @@ class Encoder:
         return len({id(tensor) for _, tensor in named}) < len(named)
 
     @classmethod
-    def build(cls, module: Any, *, train_embeddings: bool, fresh: str) -> Encoder:
-        """Wrap a classifier; drawn anew by seed is ``all`` of it, its ``head`` (the prediction layers), or ``none``."""
+    def build(cls, module: Any, *, train_embeddings: bool, fresh: str, zero_head: bool = False) -> Encoder:
+        """Wrap a classifier; drawn anew by seed is ``all`` of it, its ``head`` (the prediction layers), or ``none``.
+
+        With ``zero_head`` the last of its prediction layers is 0 instead.
+        """
         embeddings = module.get_input_embeddings()
         frozen = {id(embeddings.weight)} if not train_embeddings else set()
         base = module.base_model
@@ -293,7 +298,8 @@ class Encoder:
         _check_initialisable(module, set(drawn))
         for parameter in module.parameters():
             parameter.requires_grad_(False)
-        return cls(module, encoder_facts(module.config), tuple(named), frozenset(drawn))
+        zero = _last_layer(module) & set(drawn) if zero_head else frozenset()
+        return cls(module, encoder_facts(module.config), tuple(named), frozenset(drawn), frozenset(zero))
 
     def initial(self, seed: int) -> dict[str, Tensor]:
         """Trainable parameters of one student at the start of an episode, a function of the seed alone."""
@@ -307,7 +313,9 @@ class Encoder:
         result = {}
         for name in self.trainable:
             value = self.module.get_parameter(name)
-            if name in self.fresh:
+            if name in self.zero:
+                result[name] = torch.zeros_like(value)
+            elif name in self.fresh:
                 owner = owners[name]
                 if isinstance(owner, nn.Linear | nn.Embedding) and name.endswith("weight"):
                     fresh = torch.empty(value.shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
@@ -359,6 +367,12 @@ class Encoder:
             hidden_states={s.layer: out.hidden_states[s.layer] for s in wanted if s.kind == "hidden_states"},
             **{kind: {s.layer: found[s] for s in wanted if s.kind == kind} for kind in _ATTENTION_KINDS},
         )
+
+
+def _last_layer(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters of a classifier's last linear layer: a head that is 0 in all its layers never learns."""
+    name, layer = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Linear)][-1]
+    return frozenset(f"{name}.{own}" for own, _ in layer.named_parameters())
 
 
 def draw_projection(shape: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from kd_env.config_optimizer import OptimizerConfig
 
+CLIP_EPS = 1e-6
+"""As in ``torch.nn.utils.clip_grad_norm_``."""
+
 
 def learning_rate_factor(update: np.ndarray, budget: np.ndarray, warmup: float) -> np.ndarray:
     """Linear warm-up over ``round(warmup * budget)`` updates, then linear decay; in (0, 1] inside the budget, then 0.
@@ -32,6 +35,11 @@ def gradient_norm(grads: Mapping[str, Tensor]) -> Tensor:
     return total
 
 
+def clip_factor(norm: Tensor, limit: float) -> Tensor:
+    """``min(1, limit / (norm + 1e-6))``, ``[N]``: what :func:`clip_` multiplies gradients of norms ``[N]`` with."""
+    return (limit / (norm + CLIP_EPS)).clamp(max=1.0)
+
+
 def clip_(grads: Mapping[str, Tensor], norm: Tensor, limit: float | None) -> None:
     """Scale the gradients of each replica to a norm of at most ``limit``, in place; None leaves them.
 
@@ -42,9 +50,44 @@ def clip_(grads: Mapping[str, Tensor], norm: Tensor, limit: float | None) -> Non
     """
     if limit is None:
         return
-    factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+    factor = clip_factor(norm, limit)
     for grad in grads.values():
-        grad.mul_(factor.view(-1, *(1,) * (grad.dim() - 1)))
+        grad.mul_(_column(factor, grad))
+
+
+def clip_pull_back_(
+    cotangents: Mapping[str, Tensor], clipped: Mapping[str, Tensor], norm: Tensor, limit: float
+) -> dict[str, Tensor]:
+    """Pull a gradient by clipped gradients back to one by the gradients before :func:`clip_`, in place.
+
+    Where a replica is clipped, ``g' = f g`` with ``f = c / (||g|| + eps)``, and a cotangent u becomes
+    ``f (u - g (g.u) / (||g|| (||g|| + eps)))``, jointly over all tensors: every one of them is in the norm, so that
+    those without a cotangent get one, too. The other replicas keep theirs.
+
+    Args:
+        cotangents: u, name -> ``[N, ...]``; some of the names of ``clipped``. Overwritten.
+        clipped: g', name -> ``[N, ...]``.
+        norm: ``||g||`` ``[N]`` over all of them before clipping.
+        limit: c.
+    """
+    if not cotangents:
+        return {}
+    factor = clip_factor(norm, limit)
+    # A matrix product sums without a tensor for the products, which would cost as much as the rest.
+    dots = [(clipped[n].flatten(1)[:, None] @ u.flatten(1)[..., None]).flatten() for n, u in cotangents.items()]
+    along = torch.stack(dots).sum(0) / (factor * norm * (norm + CLIP_EPS))
+    along = torch.where(factor < 1, along, torch.zeros_like(along))
+    found = {}
+    for name, grad in clipped.items():
+        share = _column(along, grad)
+        u = cotangents.get(name)
+        found[name] = grad * -share if u is None else u.mul_(_column(factor, u)).addcmul_(grad, share, value=-1.0)
+    return found
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """``[N]`` as ``[N, 1, ...]`` beside ``like`` ``[N, ...]``."""
+    return values.view(-1, *(1,) * (like.dim() - 1))
 
 
 def adamw_(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 POOLING = "pooling.safetensors"
+_ENCODER = "encoder."
 
 
 class PooledOutput(NamedTuple):
@@ -108,13 +110,21 @@ def has_pooling(name_or_path: str | Path) -> bool:
     return (Path(name_or_path) / POOLING).is_file()
 
 
-def save_pooled(model: PooledClassifier, folder: Path) -> None:
-    """Write the encoder in Hugging Face layout, and the layers on top of it beside it."""
+def save_pooled(model: PooledClassifier, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write the encoder in Hugging Face layout, and the layers on top of it beside it.
+
+    Args:
+        model: the classifier.
+        folder: exists.
+        state: tensors by the names of ``model.state_dict()``; None writes the model's own.
+    """
     from safetensors.torch import save_file
 
-    model.encoder.save_pretrained(folder)
-    layers = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in layers.items()}, str(folder / POOLING))
+    given = model.state_dict() if state is None else state
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in given.items()}
+    inner = {name.removeprefix(_ENCODER): tensors[name] for name in tensors if name.startswith(_ENCODER)}
+    model.encoder.save_pretrained(folder, state_dict=inner)
+    save_file({name: tensors[name] for name in tensors if not name.startswith(_ENCODER)}, str(folder / POOLING))
 
 
 def load_pooled(encoder: Any, folder: str | Path) -> PooledClassifier:
@@ -133,7 +143,7 @@ def load_pooled(encoder: Any, folder: str | Path) -> PooledClassifier:
         classes, width = tensors["prediction.weight"].shape
         with torch.random.fork_rng(devices=[]):  # layers are drawn before their values are read
             model = PooledClassifier(encoder, AttentionPooling(width), nn.Linear(width, classes)).to(encoder.dtype)
-        layers = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+        layers = {f"{_ENCODER}{name}": tensor for name, tensor in encoder.state_dict().items()}
         model.load_state_dict({**layers, **tensors})
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

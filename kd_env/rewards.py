@@ -10,6 +10,9 @@ import numpy as np
 from kd_env.registry import Registry
 
 REWARD_LIMIT = 2.0
+"""Largest size of a reward that states none of its own."""
+COST_LIMIT = 100.0
+"""Of rewards that are losses, in nats: a mean loss of 100 gives the right labels a probability of 4e-44."""
 GAP_FLOOR = 0.05
 
 
@@ -28,6 +31,38 @@ class RewardInputs(NamedTuple):
 
 RewardFn = Callable[[RewardInputs], np.ndarray]
 REWARDS: Registry[RewardFn] = Registry("reward", "kd_env.rewards")
+
+
+class Bounds(NamedTuple):
+    """What is known of a reward's values."""
+
+    limit: float = REWARD_LIMIT
+    """Values lie in ``[-limit, limit]``; those outside are clipped, and ``info["reward_clipped"]`` says so."""
+    cost: bool = False
+    """Whether every step costs something, so that an episode that ends early would save it: see
+    :func:`divergence_reward`."""
+
+
+def bounded_by(limit: float, *, cost: bool = False) -> Callable[[RewardFn], RewardFn]:
+    """Decorator that states a reward's :class:`Bounds`; a reward without it has ``[-2, 2]``.
+
+    Raises:
+        ValueError: a limit that is not finite and above 0.
+    """
+    if not 0 < limit < float("inf"):
+        raise ValueError(f"limit={limit!r} of a reward must be finite and above 0.")
+
+    def state(reward: RewardFn) -> RewardFn:
+        reward.bounds = Bounds(float(limit), cost)  # type: ignore[attr-defined]
+        return reward
+
+    return state
+
+
+def bounds_of(reward: RewardFn) -> Bounds:
+    """What a reward states, or ``[-2, 2]``."""
+    found: Bounds = getattr(reward, "bounds", Bounds())
+    return found
 
 
 @REWARDS.register("gap_closed")
@@ -58,18 +93,21 @@ def final_metric(x: RewardInputs) -> np.ndarray:
 
 
 @REWARDS.register("rl_kd_label")
+@bounded_by(COST_LIMIT, cost=True)
 def rl_kd_label(x: RewardInputs) -> np.ndarray:
     """``-L_CE``, the first reward of RL-KD (Yuan et al., AAAI 2021): the updated student on the labels of its batch."""
     return np.asarray(-x.batch_loss)
 
 
 @REWARDS.register("rl_kd_distill")
+@bounded_by(COST_LIMIT, cost=True)
 def rl_kd_distill(x: RewardInputs) -> np.ndarray:
     """``-L_CE - L_KD``, the second reward of RL-KD; ``L_KD`` is the weighted KL from the teachers that were chosen."""
     return np.asarray(-x.batch_loss - x.batch_divergence)
 
 
 @REWARDS.register("rl_kd_accuracy")
+@bounded_by(COST_LIMIT, cost=True)
 def rl_kd_accuracy(x: RewardInputs) -> np.ndarray:
     """``(-L_CE - L_KD + metric) / 2``, the third reward of RL-KD, mixed with held-out accuracy.
 
@@ -88,6 +126,12 @@ def gap_scale(loss_reset: np.ndarray, teacher_loss: float) -> tuple[np.ndarray, 
     return np.maximum(loss_reset - teacher_loss, floor), loss_reset - teacher_loss < floor
 
 
-def divergence_reward(returns: np.ndarray) -> np.ndarray:
-    """The reward that brings the return to ``min(return so far, 0) - 1``."""
-    return np.asarray(np.minimum(returns, 0.0) - 1.0 - returns)
+def divergence_reward(returns: np.ndarray, step_costs: np.ndarray | float = 0.0) -> np.ndarray:
+    """The reward that brings the return to ``min(return so far, 0) - 1``, less ``step_costs``, all ``[N]``.
+
+    Args:
+        returns: sums of the rewards so far.
+        step_costs: what the steps that the episode no longer has would have cost; 0 but for rewards that are costs,
+            with which a lost student would otherwise be the cheapest one.
+    """
+    return np.asarray(np.minimum(returns, 0.0) - 1.0 - returns - step_costs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -21,6 +21,14 @@ _STREAM = 2**31
 """Keeps the draws of feedback rows apart from an episode's other random streams, which have small numbers."""
 
 
+class VirtualOptions(TypedDict):
+    """How a virtual step is made."""
+
+    learning_rates: np.ndarray
+    optimizer: str
+    clip: bool
+
+
 def row_influence(problem: Problem, state: DistillState) -> np.ndarray:
     """Drop of the feedback loss per unit of weight of each row of the next batch, ``[N, B]`` float64, finite.
 
@@ -32,17 +40,19 @@ def row_influence(problem: Problem, state: DistillState) -> np.ndarray:
         ValueError: fewer evaluated feedback rows than ``influence.rows``.
     """
     config = problem.config.optimizer_config
-    found = sample_influence(
-        problem,
-        state,
-        state.next_rows[:, 0],
-        feedback_choice(problem, state),
-        learning_rates=config.rate * learning_rate_factor(state.updates, state.budget, config.warmup),
-        optimizer=problem.config.influence_config.optimizer,
-    )
+    rates = config.rate * learning_rate_factor(state.updates, state.budget, config.warmup)
+    rows, feedback = state.next_rows[:, 0], feedback_choice(problem, state)
+    found = sample_influence(problem, state, rows, feedback, **virtual_options(problem.config, rates))
     values = found.double().cpu().numpy()
     finite = np.isfinite(values).all(-1, keepdims=True)
     return np.where(finite, values, 0.0)
+
+
+def virtual_options(config: EnvConfig, rates: np.ndarray) -> VirtualOptions:
+    """Keywords of :func:`kd_env.influence.look_ahead`, of students whose next update has the learning rates ``[N]``."""
+    options = config.influence_config
+    own = rates if options.learning_rate is None else np.full_like(rates, options.learning_rate)
+    return {"learning_rates": own, "optimizer": options.optimizer, "clip": options.clip}
 
 
 def feedback_choice(problem: Problem, state: DistillState) -> np.ndarray:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from kd_env.config import StudentConfig
 from kd_env.models import encoder_facts, new_encoder, set_dropout
-from kd_env.pooling import PooledClassifier
+from kd_env.pooling import AttentionPooling, PooledClassifier
 
 _INTERMEDIATE = ("intermediate_size", "hidden_dim")
 """Names of the width of the feed-forward layers; the second is DistilBERT's."""
@@ -167,13 +168,20 @@ def fresh_encoder(
 
 
 def cut_encoder(
-    source: Any, layers: tuple[int, ...], *, num_labels: int, dropout: float, kind: type | None = None
+    source: Any,
+    layers: tuple[int, ...],
+    *,
+    num_labels: int,
+    dropout: float,
+    kind: type | None = None,
+    keep_pooling: bool = False,
 ) -> Any:
     """A new classifier with the named blocks (from 1) of ``source`` and its embeddings and pooler.
 
-    It is of the class ``kind``, where given, of the same architecture as ``source``. Its prediction layer is new
-    (MT-BERT: "own prediction"), so that it can be drawn afresh for every episode. From a pooled classifier comes the
-    library's sequence classifier ("own pooling"), with the encoder's blocks alone.
+    It is of the class ``kind``, where given, of the same architecture as ``source``. Its prediction layer is new, so
+    that it can be drawn afresh for every episode. From a pooled classifier comes the library's sequence classifier with
+    the encoder's blocks alone, or with ``keep_pooling`` a pooled one in the encoder's width, whose pooling is new, too
+    (MT-BERT: "own pooling and prediction").
 
     Raises:
         ValueError: blocks have to be left out, but the architecture has no one list of them.
@@ -201,7 +209,16 @@ def cut_encoder(
         if new_name in target and target[new_name].shape == tensor.shape:
             target[new_name] = tensor
     receiver.load_state_dict(target)
-    return student
+    return _pooled(student.base_model, num_labels) if keep_pooling and origin is not source else student
+
+
+def _pooled(encoder: Any, num_labels: int) -> PooledClassifier:
+    """The encoder under attention pooling and a prediction layer of its own; values are drawn later, by seed."""
+    if getattr(encoder, "pooler", None) is not None:  # of [CLS]: nothing would read it, but its weights would decay
+        encoder.pooler = None
+    width = int(encoder.config.hidden_size)
+    with torch.random.fork_rng(devices=[]):
+        return PooledClassifier(encoder, AttentionPooling(width), nn.Linear(width, num_labels)).eval()
 
 
 def layer_list(model: nn.Module, num_layers: int) -> str:

@@ -3,13 +3,15 @@
 One step of LGTM (Ren et al., ACL 2023): the student makes its next update virtually, the loss of that student on
 feedback rows is differentiated by the teacher's parameters through what the teacher says, and the teacher moves along
 that gradient ``h`` beside its own loss. Then the student learns from the updated teacher. With the student's losses
-``l_i(s, t)`` and ``D v`` of :mod:`kd_env.influence`,
+``l_i(s, t)`` and ``J D v`` of :mod:`kd_env.influence`, through clipping and optimiser,
 
-    ``d L_feedback(s'(t)) / d t  =  d/dt mean_i <grad_s l_i(s, t), D v>``,
+    ``d L_feedback(s'(t)) / d t  =  d/dt mean_i <grad_s l_i(s, t), J D v>``,
 
-one forward-mode product of the student's losses, then one backward pass through the teacher. D holds the student's
-learning rate as a factor (LGTM's code has the teacher's): ``h`` is small, and vanishes with the schedule. So the ratio
-of the two gradients is told, and a factor may be given in units of it (``matched``).
+one forward-mode product of the student's losses, then one backward pass through the teacher. Where the terms' running
+scales divide these losses, they move with what the teacher says, too. D holds the student's learning rate as a factor
+(LGTM's code has the teacher's): ``h`` is small, and vanishes with the schedule. So the ratio of the two gradients is
+told, and a factor may be given in units of it (``matched``). ``teacher_loss``, the form of the released code, uses v
+itself: neither the optimiser's derivative nor clipping has a part in its direction.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from kd_env import influence, optim, trees, updates
 from kd_env.actions_sample import TARGETS
 from kd_env.config_optimizer import OptimizerConfig
 from kd_env.registry import unknown_name
-from kd_env.row_influence import feedback_choice
+from kd_env.row_influence import feedback_choice, virtual_options
 from kd_env.types import Batch, DistillState, ModelOutput, TeacherEffect, TeacherState
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def teach(
     active: np.ndarray,
     factor: np.ndarray,
     known: updates.StudentPass | None = None,
+    dropout_seed: int = 0,
 ) -> tuple[TeacherState, Tensor]:
     """One update of the teachers, in place; the new state, and where loss or gradient were not finite ``[N]``.
 
@@ -85,8 +88,9 @@ def teach(
         effect: weights of the rows and factor of the influence; None: every row alike, without influence.
         student_weights: ``[N, T, K, 1 or B]``, of the student's update on these rows.
         active: ``[N]`` bool, replicas that have budget left.
-        factor: ``[N]`` of the students' learning rates, the schedule.
+        factor: ``[N]`` of the students' learning rates in this update, the schedule times the action's scale.
         known: the students' pass on the rows, where it was made already; its graph is kept.
+        dropout_seed: of the teacher's dropout; single replicas only.
     """
     teacher = state.teacher
     assert teacher is not None
@@ -94,7 +98,7 @@ def teach(
         effect = TeacherEffect(np.ones(rows.shape, np.float32), np.zeros(len(rows), np.float32))
     options, own = problem.config.learning_teacher_config, problem.config.optimizer_config
     rates = own.rate * factor
-    lesson = gradient(problem, state, rows, effect, student_weights, rates, known)
+    lesson = gradient(problem, state, rows, effect, student_weights, rates, known, dropout_seed)
     moves = active & ((effect.weights != 0).any(-1) | (effect.influence != 0)) & bool(lesson.grads)
     keep = torch.as_tensor(moves, device=problem.device)
     config: OptimizerConfig = dataclasses.replace(
@@ -137,12 +141,14 @@ def gradient(
     student_weights: Tensor,
     learning_rates: np.ndarray,
     known: updates.StudentPass | None = None,
+    dropout_seed: int = 0,
 ) -> Lesson:
     """The teachers' gradient ``d + c h``: of the weighed auxiliary loss, and of the influence.
 
     Passes without influence: teacher one forward and one backward, student one forward. With it: student one more
     forward and two backward (on the batch and on the feedback rows) and one forward-mode product, or for
-    ``teacher_loss`` two forward passes in its place; where the ratio is measured, teacher one more backward.
+    ``teacher_loss`` two forward passes in its place; where the ratio is measured, teacher one more backward. With
+    dropout the influence has a forward pass of the teacher of its own, without.
 
     Args: those of :func:`teach`, and the students' learning rates ``[N]``.
     """
@@ -150,19 +156,21 @@ def gradient(
     assert teacher is not None
     batch, encoder = problem.train.gather(rows), problem.reference.encoder
     leaves = {name: p.detach().requires_grad_() for name, p in teacher.params.items()}
-    wants = bool((effect.influence != 0).any())
-    with torch.enable_grad():
-        said = updates.student_forward(problem, leaves, batch, problem.teacher_signals, encoder=encoder)
-    ahead: influence.LookAhead | None = None
-    if wants:
+    options = problem.config.learning_teacher_config
+    with torch.enable_grad(), updates.student_dropout(encoder, options.dropout, problem.device, dropout_seed):
+        own_said = updates.student_forward(problem, leaves, batch, problem.teacher_signals, encoder=encoder)
+    said, ahead = own_said, None
+    if (effect.influence != 0).any():
+        if options.dropout > 0:
+            with torch.enable_grad():
+                said = updates.student_forward(problem, leaves, batch, problem.teacher_signals, encoder=encoder)
         fixed = trees.map_leaves(Tensor.detach, said)
         ahead = influence.look_ahead(
             problem,
             state,
             rows,
             feedback_choice(problem, state),
-            learning_rates=learning_rates,
-            optimizer=problem.config.influence_config.optimizer,
+            **virtual_options(problem.config, learning_rates),
             weights=student_weights,
             taught=(fixed,),
             known=known,
@@ -175,7 +183,7 @@ def gradient(
             student = updates.student_forward(problem, state.params, batch, frozenset()).logits
     weights = torch.as_tensor(effect.weights, dtype=problem.dtype, device=problem.device)
     with torch.enable_grad():
-        auxiliary = auxiliary_losses(problem, said.logits, student, batch)
+        auxiliary = auxiliary_losses(problem, own_said.logits, student, batch)
         # A row without weight is left out even where its loss is not finite.
         loss = torch.where(weights != 0, weights * auxiliary, torch.zeros_like(auxiliary)).mean(-1)
     ratio, cosine = teacher.influence_ratio, teacher.influence_cosine
@@ -185,11 +193,11 @@ def gradient(
         return Lesson(total, auxiliary.detach().mean(-1), loss.detach(), ratio, cosine)
     drop = influence_loss(problem, state, said, ahead, batch, learning_rates, effect.target)
     factors = torch.as_tensor(effect.influence, dtype=problem.dtype, device=problem.device)
-    measured = (state.updates % problem.config.learning_teacher_config.log_every == 0).any()
+    measured = (state.updates % options.log_every == 0).any()
     if not (measured or effect.matched):  # one backward pass for both
         total = _grads(loss + factors * drop, leaves, keep=False)
         return Lesson(total, auxiliary.detach().mean(-1), loss.detach(), ratio, cosine)
-    both = problem.config.learning_teacher_config.log_cosine
+    both = options.log_cosine
     own, found = _grads(loss, leaves, keep=True), _grads(drop, leaves, keep=both)
     if both:
         (other,) = (target for target in TARGETS if target != effect.target)
@@ -236,8 +244,9 @@ def influence_loss(
 ) -> Tensor:
     """A number ``[N]`` whose gradient by the teachers' parameters is ``h``; the number itself says nothing.
 
-    ``student_loss`` is exact. ``teacher_loss`` is the form of LGTM's released code: central differences of the
-    teacher's own loss along the feedback gradient, whatever the student's optimiser, times its learning rate.
+    ``student_loss`` is the derivative of the virtual step, and of the real one where that is by AdamW and the student
+    has no dropout. ``teacher_loss`` is the form of LGTM's released code: central differences of the teacher's own loss
+    along the feedback gradient, whatever the student's optimiser and clipping, times its learning rate.
 
     Args:
         problem: the problem.

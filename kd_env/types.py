@@ -79,7 +79,7 @@ class TeacherEffect(NamedTuple):
     matched: bool = False
     """Whether that gradient is first scaled to the norm of the auxiliary one, so that the factor is their ratio."""
     target: str = "student_loss"
-    """Which form of the influence gradient: ``student_loss`` (exact) or ``teacher_loss`` (LGTM's released code)."""
+    """Which form of the influence gradient: ``student_loss`` (the derivative) or ``teacher_loss`` (LGTM's code)."""
 
 
 class Effect(NamedTuple):

@@ -205,7 +205,11 @@ def gradients(
         known: of these parameters and rows, where it was made already; without dropout.
     """
     batch = problem.train.gather(rows)
-    with torch.set_grad_enabled(differentiate), _dropout(problem, dropout_seed):
+    dropout = problem.config.student_config.dropout
+    with (
+        torch.set_grad_enabled(differentiate),
+        student_dropout(problem.student, dropout, problem.device, dropout_seed),
+    ):
         leaves, student = known or student_pass(problem, params, batch, differentiate)
         taught = teacher_signals(problem, teacher, rows, batch, student)
         table = loss_table(problem, leaves, student, taught, batch)
@@ -231,19 +235,19 @@ def gradients(
 
 
 @contextmanager
-def _dropout(problem: Problem, seed: int) -> Iterator[None]:
+def student_dropout(student: Encoder, probability: float, device: torch.device, seed: int) -> Iterator[None]:
     """The student in training mode, with a generator of its own: dropout draws from torch's global one."""
-    if problem.config.student_config.dropout == 0:
+    if probability == 0:
         yield
         return
-    devices = [problem.device] if problem.device.type == "cuda" else []
+    devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        problem.student.module.train()
+        student.module.train()
         try:
             yield
         finally:
-            problem.student.module.eval()
+            student.module.eval()
 
 
 def _cosines(scaled: Tensor, leaves: Params) -> Tensor:

@@ -623,6 +623,8 @@ def test_help_lists_every_preset_and_option(capsys: pytest.CaptureFixture[str]) 
         assert option in text
     for option in ("cofinetuned=null", "env.weighting=batch", "env.weighs=[soft_label]", "teacher.keep=best"):
         assert option in text
+    for option in ("recipe=null", "student.pooling=null", "env.epochs=null"):
+        assert option in text
     assert text.count("env.batch_size=16") == 1  # said once for both environments
     assert main(["teacher", "--help"]) == 0
     text = capsys.readouterr().out

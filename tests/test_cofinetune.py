@@ -337,7 +337,7 @@ def test_architectures_may_be_mixed(make: Make, tiny: dict[str, Any], tmp_path: 
         student = {"init": "teacher", "num_hidden_layers": 2 if path.name == "Albert" else 1}
         options = {**tiny, "teacher": str(path), "student": student, "max_length": 20}
         problem = kd_env.build_problem(EnvConfig.from_kwargs(**options))
-        assert type(problem.student.module).__name__ == f"{path.name}ForSequenceClassification"
+        assert type(problem.student.module.encoder).__name__ == f"{path.name}Model"
 
 
 # -- resume and outputs
@@ -441,25 +441,54 @@ def test_a_member_teaches_cached_and_online(ready: Path, tiny: dict[str, Any]) -
     np.testing.assert_allclose(seen[0], seen[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("pooling_option", ["keep", "library"])
 @pytest.mark.parametrize("name", ["whole", "narrow"])
-def test_a_student_cut_from_a_member(ready: Path, tiny: dict[str, Any], name: str, tmp_path: Path) -> None:
-    """The first block and the embeddings are the member's, the classifier is the library's, drawn by seed."""
-    student = {"init": "teacher", "num_hidden_layers": 1}
+def test_a_student_cut_from_a_member(
+    ready: Path, tiny: dict[str, Any], name: str, pooling_option: str, tmp_path: Path
+) -> None:
+    """The first block and the embeddings are the member's; pooling and prediction are its own, drawn by seed."""
+    student = {"init": "teacher", "num_hidden_layers": 1, "pooling": pooling_option}
     terms = ["hard_label", "soft_label", "hidden_states"]
     problem = kd_env.build_problem(
         EnvConfig.from_kwargs(**{**tiny, "teacher": str(ready / name), "student": student, "terms": terms})
     )
     module, source = problem.student.module, load_file(str(ready / name / "model.safetensors"))
-    assert type(module).__name__ == "BertForSequenceClassification"
+    keeps = pooling_option == "keep"
+    assert type(module).__name__ == ("PooledClassifier" if keeps else "BertForSequenceClassification")
     kept = dict(module.base_model.named_parameters())
     assert len([key for key in kept if key.startswith("encoder.layer.")]) == 16
     for key, parameter in kept.items():
         torch.testing.assert_close(parameter, source[key], rtol=0, atol=0)
-    assert problem.student.fresh == {"classifier.weight", "classifier.bias"}
-    written = write_student(
-        problem.student, problem.student.initial(0), models.load_tokenizer(str(ready / name)), tmp_path / "s"
-    )
-    assert not isinstance(models.load_encoder(str(written)), PooledClassifier)
+    if keeps:
+        assert problem.student.fresh == {*SHARED, "prediction.bias"}
+        assert not any("width_map" in key or "pooler" in key for key in module.state_dict())
+    else:
+        assert problem.student.fresh == {"classifier.weight", "classifier.bias"}
+    start = problem.student.initial(0)
+    tokens = models.load_tokenizer(str(ready / name))
+    written = models.load_encoder(str(write_student(problem.student, start, tokens, tmp_path / "s")))
+    assert isinstance(written, PooledClassifier) == keeps
+    batch = problem.selection.gather(np.arange(8))
+    with torch.no_grad():
+        found = models.Encoder.build(written, train_embeddings=False, fresh="none").forward({}, batch, ()).logits
+        torch.testing.assert_close(found, problem.student.forward(start, batch, ()).logits)
+
+
+def test_students_with_attention_pooling_are_stacked(ready: Path, tiny: dict[str, Any]) -> None:
+    """Two replicas learn what each learns alone, and every trained tensor moves."""
+    student = {"init": "teacher", "num_hidden_layers": 1}
+    options = {**tiny, "teacher": str(ready / "whole"), "student": student, "features": ["gap"], "precision": "fp64"}
+    options["gap"] = "divergence"
+    problem = kd_env.build_problem(EnvConfig.from_kwargs(**options))
+    envs = kd_env.DistillVectorEnv(num_envs=2, problem=problem)
+    envs.reset(seed=[5, 6])
+    together = envs.step(np.ones((2, 3), np.int8))[1]
+    for place, seed in enumerate((5, 6)):
+        env = kd_env.DistillEnv(problem=problem)
+        env.reset(seed=seed)
+        begin = {name: value.clone() for name, value in env.run.started().params.items()}
+        assert env.step(np.ones(3, np.int8))[1] == pytest.approx(together[place], abs=1e-9)
+        assert not [name for name, value in env.run.started().params.items() if torch.equal(value, begin[name])]
 
 
 def test_the_second_block_alone_and_a_fresh_student(ready: Path, tiny: dict[str, Any]) -> None:

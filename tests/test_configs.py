@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from terms_mt_bert import LITERAL_TERMS
 
 from agents import RULES, make_agent
 from agents.sb3 import ALGORITHMS
@@ -223,16 +224,19 @@ EXPERIMENT_AGENTS = {
     "expert_teachers": "row_actor_critic",
     "expert_teachers_mrpc": "row_actor_critic",
     "kd": "kd",
-    "ks_paper": "knowledge_selector",
+    "ks_paper": "knowledge_selector_published",
     "lgtm": "lgtm",
     "lgtm_mrpc": "lgtm",
     "metadistil": "metadistil",
-    "ks_small": "knowledge_selector",
+    "ks_small": "knowledge_selector_published",
     "mt_bert": "mt_bert",
     "mt_bert_mrpc": "mt_bert",
+    "mt_bert_paper": "mt_bert",
     "noisy_samples": "row_reinforce",
     "pkd": "pkd",
     "prokt": "prokt",
+    "lgtm_paper": "lgtm",
+    "metadistil_paper": "metadistil",
     "rco": "rco",
     "rco_mrpc": "rco",
     "rl_kd": "teacher_selector",
@@ -243,7 +247,7 @@ EXPERIMENT_AGENTS = {
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_experiments(experiment: str, tmp_path: Path) -> None:
     embedded = compose("config", [f"experiment={experiment}"])["task"]["name"] in EMBEDDED
-    needs = ["teacher.path=encoder"] if experiment == "lgtm_mrpc" else NEEDS_MODEL
+    needs = {"lgtm_mrpc": ["teacher.path=encoder"], "lgtm_paper": []}.get(experiment, NEEDS_MODEL)
     found = settings_of(f"experiment={experiment}", *([] if embedded else needs))
     agent = EXPERIMENT_AGENTS.get(experiment, "actor_critic")
     assert found.run_folder.name == f"{experiment}-{agent}-seed0"
@@ -294,13 +298,14 @@ def test_the_real_experiments_share_their_teachers() -> None:
 
 
 def test_mt_bert_is_the_literal_one() -> None:
-    """The terms, scale and weights of the formula that tests/test_teacher_weighting.py transcribes."""
-    for experiment in ("mt_bert", "mt_bert_mrpc"):
+    """The terms, scale and weights of the formula that tests/test_mt_bert.py transcribes."""
+    for experiment in ("mt_bert", "mt_bert_mrpc", "mt_bert_paper"):
         env = settings_of(f"experiment={experiment}", *([] if experiment == "mt_bert" else NEEDS_MODEL)).env
-        soft = {"name": "soft_label", "kind": "cross_entropy", "temperature": 1.0}
-        assert list(env.terms) == ["hard_label", soft, "hidden_states"]
+        assert list(env.terms) == LITERAL_TERMS
         assert (env.term_scale, env.weight_normalization, tuple(env.weighs)) == ("none", "none", ("soft_label",))
         assert env.weighting == "sample" and "row_teacher_losses" in env.features
+        assert env.student_config.init == "teacher" and env.student_config.train_embeddings
+        assert env.optimizer_config.max_grad_norm is None
 
 
 def run_two_steps(problem: Problem) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,9 +61,16 @@ def trained(problem: Any) -> Case:
     return make_case(problem, steps=3)
 
 
-def brute_force(
-    case: Case, optimizer: str, *, weights: Tensor | None = None, labels: Tensor | None = None, adam: bool = True
-) -> Tensor:
+def clipped(grads: Sequence[Tensor | None], config: Any) -> list[Tensor | None]:
+    """One student's gradients as PyTorch clips them; the norm is of all of them, and differentiable."""
+    if config.max_grad_norm is None:
+        return list(grads)
+    norm = torch.cat([grad.flatten() for grad in grads if grad is not None]).norm()
+    factor = (config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+    return [None if grad is None else factor * grad for grad in grads]
+
+
+def brute_force(case: Case, optimizer: str, *, weights: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
     """``-d L_feedback / d w`` of one student ``[B]``: automatic differentiation through the virtual step, twice."""
     problem, state = case.problem, case.students
     config, step = problem.config.optimizer_config, int(state.optimizer_steps[0]) + 1
@@ -84,7 +91,7 @@ def brute_force(
     factor = torch.ones_like(table) if weights is None else weights[0].expand_as(table)
     losses = (factor * torch.where(present, table / scale[..., None].clamp(min=1e-8), 0.0)).sum((0, 1))
     loss = (sample_weights * losses).mean()
-    grads = torch.autograd.grad(loss, list(student.values()), create_graph=True, allow_unused=True)
+    grads = clipped(torch.autograd.grad(loss, list(student.values()), create_graph=True, allow_unused=True), config)
 
     after = dict(student)
     for (name, value), grad in zip(student.items(), grads, strict=True):
@@ -215,7 +222,7 @@ def test_stacked_students_equal_single_ones(shared: bool, optimizer: str, proble
 
 
 def real_losses(case: Case, change: float) -> np.ndarray:
-    """Feedback loss after B real updates without clipping; in the i-th of them row i has the weight 1 + change."""
+    """Feedback loss after B real updates; in the i-th of them row i has the weight 1 + change."""
     problem, count = case.problem, case.rows.shape[1]
     students = trees.take(case.students, [0] * count)
     weights = torch.ones(count, *problem.present.shape, count, dtype=torch.float64)
@@ -230,6 +237,7 @@ def real_losses(case: Case, change: float) -> np.ndarray:
         teacher=None,
         differentiate=True,
     )
+    optim.clip_(found.grads, optim.gradient_norm(found.grads), problem.config.optimizer_config.max_grad_norm)
     optim.adamw_(
         students.params,
         found.grads,
@@ -284,13 +292,17 @@ def test_the_gradient_is_that_of_the_real_update(trained: Case) -> None:
 
 
 def test_the_virtual_step_is_the_real_optimisers(trained: Case) -> None:
-    grads, _, _ = influence.loss_gradient(trained.problem, trained.students, trained.rows)
     config = trained.problem.config.optimizer_config
-    step = influence.virtual_step(trained.students, grads, learning_rates=RATE, optimizer="adamw", config=config)
+    grads, again = (influence.loss_gradient(trained.problem, trained.students, trained.rows)[0] for _ in range(2))
+    step = influence.virtual_step(trained.students, again, learning_rates=RATE, optimizer="adamw", config=config)
     real = trees.copy(trained.students)
+    grads = {name: grad.contiguous() for name, grad in grads.items()}
+    norm = optim.gradient_norm(grads)
+    assert norm > config.max_grad_norm
+    optim.clip_(grads, norm, config.max_grad_norm)
     optim.adamw_(
         real.params,
-        {name: grad.contiguous() for name, grad in grads.items()},
+        grads,
         real.exp_avg,
         real.exp_avg_sq,
         steps=real.optimizer_steps,
@@ -306,7 +318,7 @@ def test_the_virtual_step_is_the_real_optimisers(trained: Case) -> None:
 def test_finite_differences_agree_to_first_order(trained: Case) -> None:
     """The error of central differences falls with the square of the radius; 0.01 is what the released code takes."""
     ahead = influence.look_ahead(
-        trained.problem, trained.students, trained.rows, FEEDBACK, learning_rates=RATE, optimizer="sgd"
+        trained.problem, trained.students, trained.rows, FEEDBACK, learning_rates=RATE, optimizer="sgd", clip=False
     )
     params = trained.students.params
     along = influence.directional_losses(ahead.losses, params, ahead.feedback_gradient)
@@ -317,7 +329,7 @@ def test_finite_differences_agree_to_first_order(trained: Case) -> None:
     print(f"\nfinite differences: relative errors {error(far, along):.1e} and {error(near, along):.1e}")
     assert error(near, along) < 1e-3
     assert 10 < error(far, along) / error(near, along) < 22
-    torch.testing.assert_close(along * RATE[0] / ROWS, exact(trained, "sgd"), rtol=1e-10, atol=0)
+    torch.testing.assert_close(along * RATE[0] / ROWS, exact(trained, "sgd", clip=False), rtol=1e-10, atol=0)
     nothing = {name: torch.zeros_like(v) for name, v in ahead.feedback_gradient.items()}
     assert (influence.finite_difference_influence(ahead.losses, params, nothing) == 0).all()
 

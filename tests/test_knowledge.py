@@ -26,11 +26,14 @@ EXTRA: list[tuple[str, dict[str, Any]]] = [
     ("soft_label", {"kind": "reverse"}),
     ("soft_label", {"kind": "jensen_shannon", "temperature": 3.0}),
     ("soft_label", {"kind": "cross_entropy"}),
+    ("soft_label", {"kind": "squared_error", "temperature": 5.0}),
     ("hidden_states", {"distance": "cosine", "embeddings": False, "shared": True}),
     ("cls", {"normalize": False}),
     ("attention", {"on": "probabilities", "head_reduction": "mean"}),
     ("rkd", {"on": "logits"}),
     ("minilm", {"relations": ["query_query", "key_key", "value_value"], "relation_heads": 4}),
+    ("hidden_states", {"reduction": "sum", "projected": "teacher"}),
+    ("soft_label", {"temperature": 3.0, "tau_squared": False}),
 ]
 VARIANTS = [(name, {}) for name in TERMS] + EXTRA
 each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: str(value))
@@ -154,7 +157,7 @@ GOLDEN = {  # made with torch 2.13.0; the loss of the first example, default opt
     "logit_mse": 1.702343786517,
     "minilm": 0.218160172723,
     "relation": 0.261388888154,
-    "rkd": 0.638529743571,
+    "rkd": 0.301415670955,
     "soft_label": 0.802175607639,
 }
 
@@ -242,7 +245,8 @@ def test_no_nan_at_zero_vectors_and_equal_rows(name: str, options: dict[str, Any
     student = map_tensors(inputs.student, lambda _, x: torch.full_like(x, degenerate, dtype=torch.float32))
     student = map_tensors(student, lambda _, x: x.requires_grad_())
     projections = {key: value.float() for key, value in inputs.projections.items()}
-    loss = term.loss(inputs._replace(student=student, projections=projections))
+    teacher = None if inputs.teacher is None else map_tensors(inputs.teacher, lambda _, x: x.float())
+    loss = term.loss(inputs._replace(student=student, teacher=teacher, projections=projections))
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert all(torch.isfinite(tensor.grad).all() for tensor in leaves(student, term.student_signals))  # type: ignore[union-attr]
@@ -483,7 +487,25 @@ def test_rkd_against_loops_over_pairs_and_triples() -> None:
     for at in rows:
         pairs = [huber(distance(s, at, j) - distance(t, at, j)) for j in rows if j != at]
         triples = [huber(angle(s, at, i, k) - angle(t, at, i, k)) for i in rows for k in rows if len({at, i, k}) == 3]
-        assert float(loss[at]) == pytest.approx(0.7 * np.mean(pairs) + 1.3 * np.mean(triples))
+        assert float(loss[at]) == pytest.approx(0.7 * np.sum(pairs) / 4 + 1.3 * np.sum(triples) / 16)
+
+
+@pytest.mark.parametrize("size", [2, 3, 6])
+def test_rkd_is_the_mean_of_the_authors_code(size: int) -> None:
+    """Means over the whole matrix of pairs and the whole cube of triples; distances over the mean of those above 0."""
+    s, t = 3 * wave(size, 3, phase=0.0), wave(size, 5, phase=1.0)
+
+    def distances(x: Tensor) -> Tensor:
+        found = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+        return found / found[found > 0].mean()
+
+    def angles(x: Tensor) -> Tensor:
+        edges = torch.nn.functional.normalize(x.unsqueeze(0) - x.unsqueeze(1), dim=2)
+        return torch.bmm(edges, edges.transpose(1, 2))
+
+    distance = torch.nn.functional.smooth_l1_loss(distances(s), distances(t), reduction="mean")
+    angle = torch.nn.functional.smooth_l1_loss(angles(s), angles(t), reduction="mean")
+    assert float(relational_distance(s, t, 0.7, 1.3).mean()) == pytest.approx(float(0.7 * distance + 1.3 * angle))
 
 
 def test_rkd_does_not_see_scale_shift_and_rotation() -> None:
@@ -564,18 +586,24 @@ def test_a_second_copy_needs_another_name() -> None:
     [
         (["soft_labels"], ["soft_labels", "Did you mean 'soft_label'"]),
         ([{"name": "soft_label", "temprature": 2}], ["temprature", "Did you mean 'temperature'", "kind"]),
-        ([{"name": "relation", "kind": "x"}], ["kind", "(none)"]),
+        ([{"name": "relation", "kind": "x"}], ["kind", "Valid: projection, reduction"]),
         ([{"temperature": 2}], ["'name'"]),
         ([3], ["'name'"]),
         ([], ["empty"]),
         ("soft_label", ["['soft_label']"]),
         ([{"name": "rkd", "as": 3}], ["as=3"]),
+        ([{"name": "rkd", "weight": 0}], ["rkd.weight=0", "above 0"]),
+        ([{"name": "rkd", "weight": "1"}], ["rkd.weight='1'"]),
         ([{"name": "soft_label", "temperature": 0}], ["temperature=0", "above 0"]),
         ([{"name": "soft_label", "temperature": float("nan")}], ["finite"]),
         ([{"name": "soft_label", "kind": "backward"}], ["backward", "reverse"]),
         ([{"name": "hard_label", "label_smoothing": 1.0}], ["at most 0.999"]),
         ([{"name": "hidden_states", "distance": "l1"}], ["l1", "cosine"]),
         ([{"name": "hidden_states", "shared": "yes"}], ["shared='yes'", "true or false"]),
+        ([{"name": "hidden_states", "reduction": "som"}], ["Did you mean 'sum'"]),
+        ([{"name": "hidden_states", "projection": "never"}], ["'never'", "always, auto"]),
+        ([{"name": "hidden_states", "projected": "both"}], ["'both'", "student, teacher"]),
+        ([{"name": "soft_label", "tau_squared": 2}], ["tau_squared=2", "true or false"]),
         ([{"name": "attention", "on": "score"}], ["Did you mean 'scores'"]),
         ([{"name": "attention", "head_reduction": "sum"}], ["sum", "mean"]),
         ([{"name": "minilm", "relations": ["query_kay"]}], ["Did you mean 'query_key'"]),

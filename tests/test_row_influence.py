@@ -53,9 +53,10 @@ def test_is_the_influence_of_the_next_update(optimizer: str, problem: Any) -> No
     np.testing.assert_array_equal(found, expected.numpy())
 
 
-def test_predicts_what_a_heavier_row_does(problem: Any) -> None:
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_predicts_what_a_heavier_row_does(limit: float | None, problem: Any) -> None:
     """Through the environment alone: every evaluated row in the gradient, one row heavier, the loss that info tells."""
-    env = DistillEnv(problem=problem, influence={"rows": 32}, optimizer={"max_grad_norm": None})
+    env = DistillEnv(problem=problem, influence={"rows": 32}, optimizer={"max_grad_norm": limit})
     env.reset(seed=0)
     for _ in range(4):
         env.step(np.zeros(6, np.float32))
@@ -228,6 +229,12 @@ def test_lgtm_where_it_cannot_be(problem: Any, tiny_problem: Any) -> None:
     ("change", "message"),
     [
         ({"influence": {"row": 4}}, "Did you mean 'rows'"),
+        ({"influence": {"clip": 1}}, "influence.clip=1 must be true or false"),
+        ({"influence": {"clip": False}}, "influence.clip=False is only for influence.optimizer='sgd'.*Set it to True"),
+        ({"influence": {"learning_rate": 0.1}}, "influence.learning_rate=0.1 is only for .*Set it to None"),
+        ({"influence": {"learning_rate": 0.0, "optimizer": "sgd"}}, "influence.learning_rate=0.0 must be above 0"),
+        ({"optimizer": {"max_grad_norm": 0.0}}, "optimizer.max_grad_norm=0.0 would scale .*null .* means no clipping"),
+        ({"optimizer": {"max_grad_norm": -1}}, "optimizer.max_grad_norm=-1 must be above 0"),
         ({"influence": {"rows": 0}}, "influence.rows=0 must be a whole number of at least 1"),
         ({"influence": {"rows": 4.0}}, "influence.rows=4.0"),
         ({"influence": {"optimizer": "adam"}}, "influence.optimizer: 'adam'. Did you mean 'adamw'"),

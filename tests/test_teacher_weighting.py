@@ -240,46 +240,6 @@ def test_the_loss_table_by_hand(problem: Any) -> None:
     np.testing.assert_allclose(info["raw_losses"], [float(value) for value in expected], rtol=1e-5)
 
 
-def test_mt_bert_loss_against_its_formulas(problem: Any) -> None:
-    """``sum_i CE(softmax(z_i), softmax(z_s)) / (1 + CE(y, z_i)) + CE(y, z_s)``, row by row (methods.md, section 4)."""
-    tau = 1.0  # the term multiplies by tau^2, which the paper does not
-    terms = [{"name": "hard_label"}, {"name": "soft_label", "kind": "cross_entropy", "temperature": tau}]
-    options = {
-        **problem.config.to_dict(),
-        "terms": terms,
-        "weighting": "sample",
-        "features": ["row_teacher_losses"],
-        **PLAIN,
-    }
-    options.pop("learning_rate")
-    literal = build_problem(EnvConfig.from_kwargs(**options))
-    env = DistillEnv(problem=literal)
-    observation, _ = env.reset(seed=4)
-    rows = env.run.started().next_rows[0, 0]
-    params = {name: p[0].clone().requires_grad_() for name, p in env.run.started().params.items()}
-    batch = literal.train.gather(rows)
-    z_s = literal.student.forward(params, batch, ()).logits
-    loss = 0.0
-    for row in range(len(rows)):
-        y = int(batch.labels[row])
-        loss = loss - torch.log_softmax(z_s[row], -1)[y]
-        for teacher in literal.teachers:
-            z = torch.as_tensor(teacher.train_logits[rows[row]]).double()
-            wrong = -torch.log_softmax(z, -1)[y]
-            soft = -(torch.softmax(z / tau, -1) * torch.log_softmax(z_s[row] / tau, -1)).sum()
-            loss = loss + soft / (1.0 + wrong)
-    loss = loss / len(rows)
-    part = env.observation_layout["row_teacher_losses"]
-    losses = np.expm1(observation[part.slice].reshape(part.shape).astype(np.float64))
-    env.step(env.teacher_effect(1.0 / (1.0 + losses[None])))
-    gradient = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-    norm = torch.sqrt(sum(g.square().sum() for g in gradient if g is not None))
-    factor = min(1.0, float(1.0 / (norm + 1e-6)))
-    for (name, moment), grad in zip(env.run.started().exp_avg.items(), gradient, strict=True):
-        if grad is not None:
-            torch.testing.assert_close(moment[0], 0.1 * factor * grad, rtol=1e-6, atol=1e-10, msg=name)
-
-
 @pytest.mark.parametrize(("view", "weighting"), [("simplex", "batch"), ("subset", "sample"), ("box", "sample")])
 def test_vector_equals_singles(view: str, weighting: str, problem: Any) -> None:
     """Three stacked students against three single ones, across their ends."""
@@ -391,7 +351,7 @@ def test_rl_kd_rewards_belong_to_the_action_that_caused_them(problem: Any) -> No
         _, value, _, _, info = env.step(action.ravel())
         after = env.predict(problem.train)[0][rows]
         found = [_rl_kd(problem, reward, logits, rows, action, info["feedback_metric"]) for logits in (before, after)]
-        np.testing.assert_allclose(value, np.clip(found[1], -2, 2), rtol=1e-7)
+        np.testing.assert_allclose(value, found[1], rtol=1e-7)
         assert abs(found[0] - found[1]) > 1e-5, "the update changed nothing"
 
 

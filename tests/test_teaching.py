@@ -68,10 +68,11 @@ def same(one: Any, other: Any) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def brute_force(problem: Any, state: Any, optimizer: str) -> dict[str, Tensor]:
+def brute_force(problem: Any, state: Any) -> dict[str, Tensor]:
     """``d L_feedback / d t``: automatic differentiation through the virtual step, twice."""
+    own_step = problem.config.influence_config
     config, step, rows = problem.config.optimizer_config, int(state.optimizer_steps[0]) + 1, state.next_rows[:, 0]
-    rate = RATE * optim.learning_rate_factor(state.updates, state.budget, config.warmup)[0]
+    rate = own_step.learning_rate or RATE * optim.learning_rate_factor(state.updates, state.budget, config.warmup)[0]
     teacher = {name: p[0].clone().requires_grad_() for name, p in state.teacher.params.items()}
     student = {name: p[0].clone().requires_grad_() for name, p in state.params.items()}
     batch = problem.train.gather(rows)
@@ -82,16 +83,22 @@ def brute_force(problem: Any, state: Any, optimizer: str) -> dict[str, Tensor]:
     )
     own, said = (trees.map_leaves(lambda t: t[None], output) for output in outputs)
     table = updates.loss_table(problem, {name: p[None] for name, p in student.items()}, own, (said,), batch)[0]
-    raw = table.detach().mean(-1)
+    # The running scale is a constant of the student, and follows its teacher.
+    fixed = {name: p.detach()[None] for name, p in student.items()}
+    raw = updates.loss_table(problem, fixed, trees.map_leaves(Tensor.detach, own), (said,), batch)[0].mean(-1)
     scale = state.term_scale[0] + (raw - state.term_scale[0]) / min(float(state.term_seen[0]) + 1, 100.0)
     loss = (table / scale.clamp(min=1e-8)[..., None]).sum((0, 1)).mean()
     grads = torch.autograd.grad(loss, list(student.values()), create_graph=True, allow_unused=True)
+    norm = torch.cat([grad.flatten() for grad in grads if grad is not None]).norm()
+    assert norm > config.max_grad_norm, "clipping is active"
+    factor = config.max_grad_norm / (norm + 1e-6) if own_step.clip else 1.0
+    grads = [None if grad is None else grad * factor for grad in grads]
     stepped = {}
     for (name, value), grad in zip(student.items(), grads, strict=True):
         if grad is None:
             stepped[name] = value
             continue
-        if optimizer == "sgd":
+        if own_step.optimizer == "sgd":
             stepped[name] = value - rate * grad
             continue
         mean = config.betas[0] * state.exp_avg[name][0] + (1 - config.betas[0]) * grad
@@ -115,12 +122,16 @@ def influence_alone(problem: Any, state: Any, target: str = "student_loss") -> t
     return teaching.gradient(problem, state, state.next_rows[:, 0], effect, weights, rates)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_influence_gradient_is_the_exact_hypergradient(optimizer: str, tiny: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "virtual",
+    [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"optimizer": "sgd", "clip": False, "learning_rate": 0.02}],
+    ids=["adamw", "sgd", "metadistil_paper"],
+)
+def test_the_influence_gradient_is_the_exact_hypergradient(virtual: dict[str, Any], problem: Any) -> None:
     """After six updates with AdamW, of three terms over running scales; what a term does not read is zero in both."""
-    own = build_problem(EnvConfig.from_kwargs(**options(tiny, influence={"optimizer": optimizer})))
+    own = problem.with_options(influence=virtual)
     state = after(own, 6)
-    expected, found = brute_force(own, state, optimizer), influence_alone(own, state).grads
+    expected, found = brute_force(own, state), influence_alone(own, state).grads
     assert set(expected) <= set(found)
     error = sum(float((found[name][0] - expected.get(name, torch.zeros(()))).square().sum()) for name in found)
     assert error**0.5 < 1e-10 * sum(float(value.square().sum()) for value in expected.values()) ** 0.5
@@ -303,8 +314,7 @@ def test_the_influence_lowers_the_loss_that_it_is_about(problem: Any) -> None:
         )
         losses.append(float(ahead.feedback_loss[0]))
     assert losses[1] < losses[0] < losses[2]
-    # The running scale of the soft labels moves with the teacher, and is held fixed in h as in the student's update.
-    assert losses[2] - losses[1] == pytest.approx(2e-5 * norm, rel=0.02)
+    assert losses[2] - losses[1] == pytest.approx(2e-5 * norm, rel=1e-4)
 
 
 @pytest.mark.parametrize("updates", ["prokt", "weighted"])
@@ -412,6 +422,13 @@ def test_the_control_does_not_hear_of_the_teacher(tiny: dict[str, Any]) -> None:
         ({"gap": "divergence"}, "gap='labels'"),
         ({"learning_teacher": {"soft_weight": 1.5}}, "soft_weight"),
         ({"learning_teacher": {"init": "trained"}}, "pretrained"),
+        (
+            {"learning_teacher": {"dropout": 1.0}},
+            r"dropout=1.0 must be a finite number in \[0.0, 0.9\]",
+        ),
+        ({"learning_teacher": {"max_grad_norm": 0}}, "learning_teacher.max_grad_norm=0 would .*null .* no clipping"),
+        ({"learning_teacher": {"zero_head": True}}, "would throw the head of a fine-tuned teacher away"),
+        ({"terms": [{"name": "hard_label", "weight": 0.5}]}, "would do nothing with term_scale='running'"),
         ({"learning_teacher": {"rate": 1.0}}, "Unknown learning_teacher option 'rate'"),
         ({"influence": {"rows": 33}}, "evaluation_rows"),
         ({"feedback_rows": 5}, "only 5 are evaluated"),
@@ -451,6 +468,54 @@ def test_bad_lessons_are_refused(problem: Any, tiny: dict[str, Any]) -> None:
     for rule, more in (("metadistil", {"influence_coef": 0.0}), ("lgtm", {"influence_target": "both"})):
         with pytest.raises(ValueError, match=r"influence_coef|student_loss"):
             make_rule(rule, env, seed=0, **more)
+
+
+def test_dropout_is_in_the_teachers_own_loss_alone(problem: Any, tiny: dict[str, Any]) -> None:
+    """Drawn by seed and update; neither what the student hears nor the influence knows of it; replicas are refused."""
+    given = {"learning_rate": 1e-3, "train_embeddings": True, "log_every": 1, "dropout": 0.3}
+    own = build_problem(EnvConfig.from_kwargs(**options(tiny, learning_teacher=given)))
+    generator = torch.get_rng_state()
+    state = after(problem, 2)
+
+    def next_teacher(each: Any, seed: int) -> dict[str, Tensor]:
+        env = DistillEnv(problem=each)
+        env.reset(seed=0)
+        begun = env.get_state()
+        env.set_state(begun._replace(run=state._replace(seeds=np.array([seed]))))
+        env.step(lesson(env))
+        params: dict[str, Tensor] = env.get_state().run.teacher.params
+        return params
+
+    assert same(next_teacher(own, 0), next_teacher(own, 0))
+    assert not same(next_teacher(own, 0), next_teacher(own, 1))
+    assert not same(next_teacher(own, 0), next_teacher(problem, 0))
+    assert same(next_teacher(problem, 0), next_teacher(problem, 1))
+    for target in ("student_loss", "teacher_loss"):
+        found, expected = (influence_alone(each, state, target).grads for each in (own, problem))
+        assert set(found) == set(expected)
+        assert all(torch.allclose(found[name], value, rtol=1e-9, atol=1e-14) for name, value in expected.items())
+    # From a teacher that stays the student learns the same.
+    assert same(after(own, 0, 0.0, 0.0).params, after(problem, 0, 0.0, 0.0).params)
+    assert torch.equal(generator, torch.get_rng_state()) and not own.reference.encoder.module.training
+    with pytest.raises(ValueError, match=r"learning_teacher\.dropout=0\.3 needs single environments.*dropout=0 or"):
+        DistillVectorEnv(2, problem=own)
+    contenders = {"prokt": Contender(lambda env: make_rule("prokt", env, seed=0))}
+    judged = evaluate_policies(own.with_options(budget=2), contenders, [7, 8]).policies["prokt"]
+    assert judged.taught is not None, "students beside such teachers are judged one after the other"
+
+
+def test_heads_that_begin_at_zero(tiny: dict[str, Any]) -> None:
+    """Of teacher and student: nothing is said at first, whatever the seed, and both learn."""
+    given = {"init": "pretrained", "zero_head": True, "learning_rate": 1e-3}
+    student = {"init": "teacher", "num_hidden_layers": 1, "zero_head": True}
+    env = DistillEnv(**options(tiny, learning_teacher=given, student=student))
+    table = env.problem.feedback
+    for seed in (0, 1):
+        env.reset(seed=seed)
+        assert not env.predict(table).any() and not env.predict_teacher(table).any()
+    for _ in range(3):
+        env.step(lesson(env, 1.0, 1.0))
+    assert env.predict(table).any() and env.predict_teacher(table).any()
 
 
 def test_terms_beside_a_learning_teacher(tiny: dict[str, Any]) -> None:

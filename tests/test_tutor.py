@@ -427,6 +427,7 @@ def test_divergence_ends_the_episode_of_that_replica(tutor_problem: Any) -> None
         ({"action_view": "subset"}, "candidates"),
         ({"mode": "both"}, "sequential"),
         ({"teacher_every": 2}, "mode='sequential'"),
+        ({"student": {"zero_head": True}}, "zero_head=True is not supported"),
         ({"losses": {"plausible": 1.0}}, "Did you mean 'plausibility'"),
         ({"losses": {"plausibility": 0.0}}, "weigh nothing"),
         ({"reward": "gap"}, "gap_closed"),

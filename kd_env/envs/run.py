@@ -35,10 +35,11 @@ class Run(Replicas[DistillState]):
 
     def __init__(self, problem: Problem, num_replicas: int) -> None:
         super().__init__(num_replicas, problem.device)
-        if num_replicas > 1 and problem.config.student_config.dropout > 0:
+        dropout = problem.config.dropout
+        if num_replicas > 1 and dropout:
             raise ValueError(
-                f"student.dropout={problem.config.student_config.dropout} needs single environments: stacked "
-                "students have no generator per replica. Set student.dropout=0 or use vectorization=processes."
+                f"{dropout} needs single environments: stacked replicas have no generator each. Set "
+                f"{dropout.split('=')[0]}=0 or use vectorization=processes."
             )
         self.problem = problem
         self._scratch: dict[str, Tensor] = {}

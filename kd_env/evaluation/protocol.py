@@ -274,7 +274,7 @@ def _splits(
 
 def _groups(problem: Problem, seeds: Sequence[int]) -> list[Sequence[int]]:
     """Seeds of students that are distilled at the same time; stacked students have no dropout."""
-    return [[seed] for seed in seeds] if problem.config.student_config.dropout > 0 else [seeds]
+    return [[seed] for seed in seeds] if problem.config.dropout else [seeds]
 
 
 def _metrics(problem: Problem, logits: NDArray[Any], table: Table) -> dict[str, float]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
-from kd_env.knowledge.options import block_pairs, choose
+from kd_env.knowledge.options import block_pairs, choose, reduction_of
 from kd_env.knowledge.tensors import masked_log_softmax, token_mean, token_pair_mean, wide
 from kd_env.types import ModelOutput, Signal, SignalKind
 
@@ -73,17 +72,19 @@ def relation_divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, T
 
 
 @TERMS.register("attention")
-def attention(spec: TermSpec, *, on: str = "scores", head_reduction: str = "none") -> Term:
+def attention(spec: TermSpec, *, on: str = "scores", head_reduction: str = "none", reduction: str = "mean") -> Term:
     """Attention maps of mapped blocks: ``mean_(l,m) mean_heads mean_real (i,j) (A_S^l[i,j] - A_T^m[i,j])^2``.
 
     ``on=scores`` takes ``q k^T / sqrt(D)`` before the softmax, as TinyBERT (Jiao et al., Findings of EMNLP 2020,
     eq. 7); ``on=probabilities`` takes it after the softmax over real tokens. ``head_reduction=mean`` compares the means
-    over heads (of scores, or of probabilities), the only way where the numbers of heads differ.
+    over heads (of scores, or of probabilities), the only way where the numbers of heads differ. ``reduction=sum`` adds
+    the layers up, as TinyBERT does (eq. 11).
 
-    Config: ``terms: [{name: attention, on: probabilities, head_reduction: mean}]``
+    Config: ``terms: [{name: attention, on: probabilities, head_reduction: mean, reduction: sum}]``
     """
     choose("attention", "on", on, ("scores", "probabilities"))
     choose("attention", "head_reduction", head_reduction, ("none", "mean"))
+    reduce = reduction_of("attention", reduction)
     if head_reduction == "none" and spec.student.num_heads != spec.teacher.num_heads:
         raise ValueError(
             f"attention compares head with head, but the student has {spec.student.num_heads} heads and the teacher "
@@ -94,11 +95,12 @@ def attention(spec: TermSpec, *, on: str = "scores", head_reduction: str = "none
     def loss(inputs: TermInputs) -> Tensor:
         student, teacher = inputs.student.attention_scores, inputs.taught.attention_scores
         mask = inputs.batch.attention_mask
-        losses = [
-            attention_distance(student[layer], teacher[other], mask, on, head_reduction == "mean")
-            for layer, other in pairs
-        ]
-        return torch.stack(losses).mean(0)
+        return reduce(
+            [
+                attention_distance(student[layer], teacher[other], mask, on, head_reduction == "mean")
+                for layer, other in pairs
+            ]
+        )
 
     return Term(
         "attention",
@@ -111,7 +113,11 @@ def attention(spec: TermSpec, *, on: str = "scores", head_reduction: str = "none
 
 @TERMS.register("minilm")
 def minilm(
-    spec: TermSpec, *, relations: Sequence[str] = ("query_key", "value_value"), relation_heads: int | None = None
+    spec: TermSpec,
+    *,
+    relations: Sequence[str] = ("query_key", "value_value"),
+    relation_heads: int | None = None,
+    reduction: str = "mean",
 ) -> Term:
     """Self-attention relations of the last mapped pair: ``mean_relations mean_heads mean_real i KL(R_T[i] || R_S[i])``.
 
@@ -119,7 +125,7 @@ def minilm(
     attention distributions and value relation; ``[query_query, key_key, value_value]`` is MiniLMv2 (Wang et al.,
     Findings of ACL 2021, eq. 4 and 5). ``relation_heads`` deals the features of all heads out to that many heads
     (MiniLMv2, section 3.1), so that student and teacher may differ in heads; no projection is needed at any width. The
-    papers add the relations up or weigh them; here they are averaged.
+    papers add the relations up (``reduction=sum``) or weigh them; the default averages them.
 
     Config: ``terms: [{name: minilm, relations: [query_query, key_key, value_value], relation_heads: 12}]``
     """
@@ -130,6 +136,7 @@ def minilm(
     if len(set(relations)) != len(relations):
         raise ValueError(f"minilm.relations={list(relations)} repeats a relation; name each once.")
     _check_relation_heads(spec, relation_heads)
+    reduce = reduction_of("minilm", reduction)
     layer, other = max(block_pairs("minilm", spec))
     parts = tuple(RELATIONS[name] for name in relations)
     kinds = {kind for part in parts for kind in part}
@@ -140,8 +147,7 @@ def minilm(
             {kind: resplit_heads(_signal(output, kind)[at], relation_heads) for kind in kinds}
             for output, at in ((inputs.student, layer), (inputs.taught, other))
         )
-        divergences = [relation_divergence((student[a], student[b]), (teacher[a], teacher[b]), mask) for a, b in parts]
-        return torch.stack(divergences).mean(0)
+        return reduce([relation_divergence((student[a], student[b]), (teacher[a], teacher[b]), mask) for a, b in parts])
 
     return Term(
         "minilm",

@@ -21,7 +21,7 @@ class TermInputs(NamedTuple):
     student: ModelOutput
     teacher: ModelOutput | None
     batch: Batch
-    projections: Mapping[str, Tensor]  # this term's own: name -> [out, in], student features x map as x @ weight.T
+    projections: Mapping[str, Tensor]  # this term's own: name -> [out, in], features x map as x @ weight.T
 
     @property
     def taught(self) -> ModelOutput:
@@ -59,7 +59,8 @@ class Term:
         loss: pure function to the per-example loss ``[B]``, not reduced; safe under ``torch.func.vmap``.
         student_signals: what the student's forward pass must give.
         teacher_signals: what the teacher must give; empty for a term without a teacher.
-        projections: shapes ``(out, in)`` of trainable maps from student width to teacher width, by name.
+        projections: shapes ``(out, in)`` of trainable maps, by name: from the width of the mapped side (the student,
+            unless the term says otherwise) to the other's.
     """
 
     name: str

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kd_env.knowledge.base import TERMS, Term, TermFactory, TermSpec
+from torch import Tensor
+
+from kd_env.knowledge.base import TERMS, Term, TermFactory, TermInputs, TermSpec
+from kd_env.knowledge.options import number
 from kd_env.registry import unknown_name
 
 
@@ -16,7 +19,7 @@ def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tup
 
     Args:
         names: registered names, or mappings ``{"name": ..., **options}``; ``as`` gives a term another name, so that one
-            kind of term can be there twice.
+            kind of term can be there twice, and ``weight``, above 0, multiplies its loss.
         spec: what the terms are built for.
 
     Raises:
@@ -25,8 +28,13 @@ def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tup
     """
     terms = []
     for entry in term_entries(names):
-        terms.append(dataclasses.replace(TERMS[entry.kind](spec, **entry.options), name=entry.name))
+        term = dataclasses.replace(TERMS[entry.kind](spec, **entry.options), name=entry.name)
+        terms.append(term if entry.weight == 1 else dataclasses.replace(term, loss=_times(entry.weight, term.loss)))
     return tuple(terms)
+
+
+def _times(weight: float, loss: Callable[[TermInputs], Tensor]) -> Callable[[TermInputs], Tensor]:
+    return lambda inputs: weight * loss(inputs)
 
 
 class TermEntry(NamedTuple):
@@ -37,6 +45,8 @@ class TermEntry(NamedTuple):
     name: str
     """Its name in the environment."""
     options: dict[str, Any]
+    weight: float = 1.0
+    """Factor of its loss."""
 
 
 def term_entries(names: Sequence[str | Mapping[str, Any]]) -> tuple[TermEntry, ...]:
@@ -75,9 +85,11 @@ def _entry(given: str | Mapping[str, Any]) -> TermEntry:
     kind, name = options["name"], options.get("as", options["name"])
     if not isinstance(name, str) or not name:
         raise ValueError(f"as={name!r} of the knowledge term {kind!r} must be a name.")
+    weight = options.get("weight", 1.0)
+    number(kind, "weight", weight, 0.0, open_low=True)
     valid, open_ended = term_options(TERMS[kind])
-    own = {key: value for key, value in options.items() if key not in ("name", "as")}
+    own = {key: value for key, value in options.items() if key not in ("name", "as", "weight")}
     for key in own:
         if key not in valid and not open_ended:
             raise ValueError(unknown_name(f"option of the knowledge term {kind!r}:", key, valid))
-    return TermEntry(kind, name, own)
+    return TermEntry(kind, name, own, float(weight))

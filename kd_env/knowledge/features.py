@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
-from kd_env.knowledge.options import block_pairs, choose, flag, plan_projections
+from kd_env.knowledge.options import block_pairs, choose, flag, plan_projections, reduction_of
 from kd_env.knowledge.tensors import token_mean, unit, wide
 from kd_env.types import Signal
 
@@ -46,34 +45,53 @@ def cls_distance(student: Tensor, teacher: Tensor, normalize: bool = True) -> Te
 
 
 @TERMS.register("hidden_states")
-def hidden_states(spec: TermSpec, *, distance: str = "mse", embeddings: bool = True, shared: bool = False) -> Term:
+def hidden_states(
+    spec: TermSpec,
+    *,
+    distance: str = "mse",
+    embeddings: bool = True,
+    shared: bool = False,
+    reduction: str = "mean",
+    projection: str = "auto",
+    projected: str = "student",
+) -> Term:
     """Hidden states of mapped layers: ``mean_(l,m) mean_real tokens d(W_l h_S^l, h_T^m)``.
 
     FitNets (Romero et al., ICLR 2015) for transformers as in TinyBERT (Jiao et al., Findings of EMNLP 2020, eq. 8,
     9); ``distance=cosine`` as in DistilBERT (Sanh et al., 2019). The trainable W_l is there only where widths differ,
     one for each mapped layer, or a single one for all with ``shared``. ``embeddings=False`` leaves out pairs with the
-    student's embedding output.
+    student's embedding output. The defaults average over layers; papers add them up.
 
-    Config: ``terms: [{name: hidden_states, distance: cosine, embeddings: false, shared: true}]``
+    ``reduction=sum`` adds the layers up, ``projection=always`` has W_l at equal widths, too, and ``projected=teacher``
+    maps the teacher's states instead, ``d(h_S^l, W_l h_T^m)``: with ``embeddings=False`` these three are the
+    multi-teacher hidden loss of MT-BERT (Wu et al., Findings of ACL 2021), ``sum_i sum_j MSE(H_s^j, W_ij H_ti^Kj)``,
+    one W_ij for each teacher and layer. The paper does not state what MSE averages over: here, as everywhere, over real
+    tokens and hidden units. W starts normal with variance 1 / in, which no paper states either.
+
+    Config: ``terms: [{name: hidden_states, embeddings: false, reduction: sum, projection: always}]``
     """
     choose("hidden_states", "distance", distance, ("mse", "cosine"))
     flag("hidden_states", "embeddings", embeddings)
     flag("hidden_states", "shared", shared)
+    choose("hidden_states", "projected", projected, ("student", "teacher"))
+    reduce = reduction_of("hidden_states", reduction)
     pairs = tuple(pair for pair in spec.pairs if embeddings or pair[0] >= 1)
     if not pairs:
         raise ValueError(
             f"hidden_states with embeddings=False has no mapped layer left in {list(spec.pairs)}; use "
             "layer_map='uniform', or embeddings=True."
         )
-    maps = plan_projections(spec, tuple(layer for layer, _ in pairs), shared=shared)
+    layers = tuple(layer for layer, _ in pairs)
+    maps = plan_projections("hidden_states", spec, layers, shared=shared, projection=projection, side=projected)
 
     def loss(inputs: TermInputs) -> Tensor:
         student, teacher, mask = inputs.student.hidden_states, inputs.taught.hidden_states, inputs.batch.attention_mask
-        losses = [
-            hidden_state_distance(maps.apply(inputs, layer, student[layer]), teacher[other], mask, distance)
-            for layer, other in pairs
-        ]
-        return torch.stack(losses).mean(0)
+        return reduce(
+            [
+                hidden_state_distance(*maps.pair(inputs, layer, student[layer], teacher[other]), mask, distance)
+                for layer, other in pairs
+            ]
+        )
 
     return Term(
         "hidden_states",
@@ -85,24 +103,28 @@ def hidden_states(spec: TermSpec, *, distance: str = "mse", embeddings: bool = T
 
 
 @TERMS.register("cls")
-def cls(spec: TermSpec, *, normalize: bool = True) -> Term:
+def cls(spec: TermSpec, *, normalize: bool = True, reduction: str = "mean", projection: str = "auto") -> Term:
     """[CLS] of mapped blocks: ``mean_(l,m) || h_S^l / ||h_S^l|| - h_T^m / ||h_T^m|| ||^2``.
 
     Patient knowledge distillation (Sun et al., EMNLP 2019, eq. 7). Pairs with an embedding output are left out: [CLS]
-    is the same in every sentence there. Where the widths differ, the student's vector passes a trainable map first.
+    is the same in every sentence there. Where the widths differ, the student's vector passes a trainable map first;
+    with ``projection=always`` where they are equal, too. ``reduction=sum`` adds the layers up, as the paper writes it.
 
-    Config: ``terms: [{name: cls, normalize: true}]``
+    Config: ``terms: [{name: cls, normalize: true, reduction: sum}]``
     """
     flag("cls", "normalize", normalize)
+    reduce = reduction_of("cls", reduction)
     pairs = block_pairs("cls", spec)
-    maps = plan_projections(spec, tuple(layer for layer, _ in pairs))
+    maps = plan_projections("cls", spec, tuple(layer for layer, _ in pairs), projection=projection)
 
     def loss(inputs: TermInputs) -> Tensor:
         student, teacher = inputs.student.cls, inputs.taught.cls
-        losses = [
-            cls_distance(maps.apply(inputs, layer, student[layer]), teacher[other], normalize) for layer, other in pairs
-        ]
-        return torch.stack(losses).mean(0)
+        return reduce(
+            [
+                cls_distance(*maps.pair(inputs, layer, student[layer], teacher[other]), normalize)
+                for layer, other in pairs
+            ]
+        )
 
     return Term(
         "cls",

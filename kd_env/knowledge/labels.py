@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
-from kd_env.knowledge.options import choose, number, same_labels
+from kd_env.knowledge.options import choose, flag, number, same_labels
 from kd_env.knowledge.tensors import EPS, wide
 from kd_env.types import Signal
 
 LOGITS = frozenset({Signal("logits")})
-SOFT_KINDS = ("forward", "reverse", "jensen_shannon", "cross_entropy")
+SOFT_KINDS = ("forward", "reverse", "jensen_shannon", "cross_entropy", "squared_error")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -42,12 +42,14 @@ def soft_label_divergence(student: Tensor, teacher: Tensor, temperature: float =
 
     ``forward``: ``KL(p_T || p_S)``; ``reverse``: ``KL(p_S || p_T)``; ``jensen_shannon``: mean of the KL of each to
     ``(p_T + p_S) / 2``, at most ``log 2``; ``cross_entropy``: ``-sum_c p_T log p_S``, at least the teacher's entropy.
+    ``squared_error``: ``mean_c (p_T - p_S)^2``, a mean over classes, as in the released code of MetaDistil (Zhou et
+    al., ACL 2022).
 
     Args:
         student: logits ``[B, C]``.
         teacher: logits ``[B, C]``.
         temperature: tau, above 0.
-        kind: one of the four names.
+        kind: one of the names.
 
     Returns:
         ``[B]``.
@@ -60,6 +62,8 @@ def soft_label_divergence(student: Tensor, teacher: Tensor, temperature: float =
         loss = log_s.exp() * (log_s - log_t)
     elif kind == "cross_entropy":
         loss = -log_t.exp() * log_s
+    elif kind == "squared_error":
+        loss = (log_t.exp() - log_s.exp()).square() / log_s.shape[-1]
     else:
         middle = torch.logaddexp(log_s, log_t) - log(2.0)
         loss = 0.5 * (log_t.exp() * (log_t - middle) + log_s.exp() * (log_s - middle))
@@ -124,20 +128,25 @@ def hard_label(spec: TermSpec, *, label_smoothing: float = 0.0) -> Term:
 
 
 @TERMS.register("soft_label")
-def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward") -> Term:
+def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward", tau_squared: bool = True) -> Term:
     """Soft labels: ``tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau))``, summed over classes (Hinton et al., 2015).
 
-    The factor ``tau^2`` keeps the size of the gradient independent of the temperature (section 2 there). ``kind`` may
-    be ``reverse``, ``jensen_shannon`` or ``cross_entropy``, see :func:`soft_label_divergence`. In regression the loss
-    is ``((z_S - z_T) / label_width)^2`` and there is nothing to choose.
+    The factor ``tau^2`` keeps the size of the gradient independent of the temperature (section 2 there);
+    ``tau_squared=False`` leaves it out, as papers that write plain ``CE(y_T / tau, y_S / tau)`` do. ``kind`` may be
+    ``reverse``, ``jensen_shannon`` or ``cross_entropy``, see :func:`soft_label_divergence`. In regression the loss is
+    ``((z_S - z_T) / label_width)^2`` and there is nothing to choose.
 
-    Config: ``terms: [{name: soft_label, temperature: 4.0, kind: reverse}]``
+    Config: ``terms: [{name: soft_label, temperature: 4.0, kind: reverse}]``; with ``kind: squared_error`` it is the
+    mean over classes of ``tau^2 (p_T - p_S)^2``, as in MetaDistil's code.
     """
     same_labels("soft_label", spec)
     number("soft_label", "temperature", temperature, 0.0, open_low=True)
     choose("soft_label", "kind", kind, SOFT_KINDS)
+    flag("soft_label", "tau_squared", tau_squared)
+    scale = 1.0 if tau_squared else temperature**-2
     if spec.regression:
-        for option, value, default in (("temperature", temperature, 2.0), ("kind", kind, "forward")):
+        options = (("temperature", temperature, 2.0), ("kind", kind, "forward"), ("tau_squared", tau_squared, True))
+        for option, value, default in options:
             if value != default:
                 raise ValueError(
                     f"soft_label.{option}={value!r} has no meaning in regression, where the loss is the squared error "
@@ -148,7 +157,7 @@ def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward
         student, teacher = inputs.student.logits, inputs.taught.logits
         if spec.regression:
             return scaled_squared_error(student.squeeze(-1), teacher.squeeze(-1), spec.label_width)
-        return soft_label_divergence(student, teacher, temperature, kind)
+        return scale * soft_label_divergence(student, teacher, temperature, kind)
 
     return Term("soft_label", loss, LOGITS, LOGITS, {})
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,23 +64,63 @@ def block_pairs(term: str, spec: TermSpec) -> LayerPairs:
     return pairs
 
 
-class Projections(NamedTuple):
-    """Which trainable map takes a student layer to the teacher's width; no map where the widths are the same."""
+def reduction_of(term: str, value: str) -> Callable[[list[Tensor]], Tensor]:
+    """How the losses ``[B]`` of mapped layers (or of relations) become one: ``mean``, or ``sum`` as papers write it.
 
-    shapes: Mapping[str, tuple[int, int]]  # name -> (teacher width, student width)
-    names: Mapping[int, str]  # student layer -> name; empty where the widths are the same
+    Raises:
+        ValueError: another name.
+    """
+    choose(term, "reduction", value, ("mean", "sum"))
+    return lambda found: torch.stack(found).mean(0) if value == "mean" else torch.stack(found).sum(0)
+
+
+class Projections(NamedTuple):
+    """Which trainable map takes a layer of one side to the width of the other; none where nothing is mapped."""
+
+    shapes: Mapping[str, tuple[int, int]]  # name -> (width of the other side, width of the mapped side)
+    names: Mapping[int, str]  # student layer -> name; empty where nothing is mapped
+    side: str = "student"  # which side is mapped, student or teacher
 
     def apply(self, inputs: TermInputs, layer: int, features: Tensor) -> Tensor:
-        """Student features ``[..., H_S]`` of a layer in the teacher's width, ``[..., H_T]``, in at least float32."""
+        """Features ``[..., H]`` of the mapped side in the other's width, in at least float32."""
         name = self.names.get(layer)
         features = wide(features)
         return features if name is None else F.linear(features, wide(inputs.projections[name]))
 
+    def pair(self, inputs: TermInputs, layer: int, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides ``[..., H_S]`` and ``[..., H_T]`` in one width, as they are compared."""
+        if self.side == "teacher":
+            return student, self.apply(inputs, layer, teacher)
+        return self.apply(inputs, layer, student), teacher
 
-def plan_projections(spec: TermSpec, layers: tuple[int, ...], *, shared: bool = False) -> Projections:
-    """One map for each student layer (``layer_<l>``), or a single one for all (``shared``)."""
+
+def plan_projections(
+    term: str,
+    spec: TermSpec,
+    layers: tuple[int, ...],
+    *,
+    shared: bool = False,
+    projection: str = "auto",
+    side: str = "student",
+) -> Projections:
+    """One map for each student layer (``layer_<l>``), or a single one for all (``shared``).
+
+    Args:
+        term: name of the term, for messages.
+        spec: what the term is built for.
+        layers: student layers that are mapped.
+        shared: whether they have one map in common.
+        projection: ``auto`` has maps only where the widths differ, ``always`` also where they are the same.
+        side: whose features are mapped, ``student`` or ``teacher``.
+
+    Raises:
+        ValueError: another name of ``projection``.
+    """
+    choose(term, "projection", projection, ("auto", "always"))
     width, target = spec.student.hidden_size, spec.teacher.hidden_size
-    if width == target:
-        return Projections({}, {})
+    if side == "teacher":
+        width, target = target, width
+    if width == target and projection == "auto":
+        return Projections({}, {}, side)
     names = {layer: "shared" if shared else f"layer_{layer}" for layer in layers}
-    return Projections({name: (target, width) for name in names.values()}, names)
+    return Projections({name: (target, width) for name in names.values()}, names, side)

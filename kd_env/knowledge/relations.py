@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
-from kd_env.knowledge.options import block_pairs, choose, number, plan_projections
+from kd_env.knowledge.options import block_pairs, choose, number, plan_projections, reduction_of
 from kd_env.knowledge.tensors import EPS, unit, wide
 from kd_env.types import ModelOutput, Signal, SignalKind
 
@@ -61,30 +61,30 @@ def relational_distance(
         angle_weight: weight of the angle-wise part.
 
     Returns:
-        ``[B]``: of each example the mean over its partners (distance), and over the pairs of partners that it is the
-        vertex of (angle). 0 where the batch is too small: fewer than 2, and 3, examples.
+        ``[B]``: of each example the sum over its partners by B (distance), and over the pairs of examples that it is
+        the vertex of by B^2 (angle). Their mean is that of the authors' code, over all B^2 pairs and B^3 triples: those
+        that name an example twice count, with a loss of 0. 0 where the batch is too small: fewer than 2, and 3,
+        examples.
     """
     student, teacher = wide(student), wide(teacher)
-    size = student.shape[0]
     distance = F.smooth_l1_loss(pair_distances(student), pair_distances(teacher), reduction="none")
-    loss = distance_weight * distance.sum(-1) / max(size - 1, 1)
+    loss = distance_weight * distance.mean(-1)
     if angle_weight:
-        other = ~torch.eye(size, dtype=torch.bool, device=student.device)
-        distinct = other.unsqueeze(2) & other.unsqueeze(1) & other.unsqueeze(0)
-        angle = F.smooth_l1_loss(triple_angles(student), triple_angles(teacher), reduction="none") * distinct
-        loss = loss + angle_weight * angle.sum((-1, -2)) / max((size - 1) * (size - 2), 1)
+        angle = F.smooth_l1_loss(triple_angles(student), triple_angles(teacher), reduction="none")
+        loss = loss + angle_weight * angle.mean((-1, -2))
     return loss
 
 
 @TERMS.register("relation")
-def relation(spec: TermSpec) -> Term:
+def relation(spec: TermSpec, *, reduction: str = "mean", projection: str = "auto") -> Term:
     """Flow between adjacent mapped layers: ``mean mean_(h,h') (G_S[h,h'] - G_T[h,h'])^2``, ``G`` of :func:`fsp_matrix`.
 
     FSP matrices (Yim et al., CVPR 2017, eq. 1 and 2) over real tokens, the RelK of knowledge selection (Wang et al.,
     Findings of EMNLP 2022), which does not state its layers: here each mapped pair and the next one. Where the widths
-    differ, each student layer goes through a trainable map: ``W_l G_S W_m^T``.
+    differ, each student layer goes through a trainable map: ``W_l G_S W_m^T``; with ``projection=always`` where they
+    are equal, too. ``reduction=sum`` adds the steps between layers up instead of averaging them.
 
-    Config: ``terms: [relation]``
+    Config: ``terms: [{name: relation, reduction: sum}]``
     """
     if len(spec.pairs) < 2:
         raise ValueError(
@@ -92,16 +92,16 @@ def relation(spec: TermSpec) -> Term:
             "layer_map='uniform' or add a pair, or leave the term out."
         )
     steps = tuple(pairwise(spec.pairs))
-    maps = plan_projections(spec, tuple(layer for layer, _ in spec.pairs))
+    reduce = reduction_of("relation", reduction)
+    maps = plan_projections("relation", spec, tuple(layer for layer, _ in spec.pairs), projection=projection)
 
     def loss(inputs: TermInputs) -> Tensor:
         mask = inputs.batch.attention_mask
         student = {at: maps.apply(inputs, at, inputs.student.hidden_states[at]) for at, _ in spec.pairs}
         teacher = inputs.taught.hidden_states
-        losses = [
-            fsp_distance((student[s1], student[s2]), (teacher[t1], teacher[t2]), mask) for (s1, t1), (s2, t2) in steps
-        ]
-        return torch.stack(losses).mean(0)
+        return reduce(
+            [fsp_distance((student[s1], student[s2]), (teacher[t1], teacher[t2]), mask) for (s1, t1), (s2, t2) in steps]
+        )
 
     return Term(
         "relation",
@@ -117,8 +117,9 @@ def rkd(spec: TermSpec, *, on: str = "cls", distance_weight: float = 1.0, angle_
     """Relational distillation between the examples of a batch (Park et al., CVPR 2019, eq. 4 to 8).
 
     ``w_D mean_j huber(psi_D^S(i,j) - psi_D^T(i,j)) + w_A mean_(j,k) huber(cos^S(j,i,k) - cos^T(j,i,k))`` for example i,
-    with distances over their batch mean, and angles at i. ``on=cls`` reads [CLS] of the last mapped pair of blocks,
-    ``on=logits`` the logits; no projection is needed. The weights have the paper's ratio (25 and 50).
+    with distances over their mean between different examples, and angles at i; the means are over all B examples and
+    all B^2 pairs, as in the authors' code. ``on=cls`` reads [CLS] of the last mapped pair of blocks, ``on=logits`` the
+    logits; no projection is needed. The weights have the paper's ratio (25 and 50).
 
     Config: ``terms: [{name: rkd, on: logits, distance_weight: 1.0, angle_weight: 2.0}]``
     """

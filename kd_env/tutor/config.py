@@ -181,6 +181,8 @@ class TutorConfig:
             checks.within(0)(f"losses.{name}", weight)
         if not any(self.losses.values()):
             raise ValueError(f"losses={dict(self.losses)} weigh nothing: give at least one of {', '.join(valid)}.")
+        if self.student_config.zero_head:
+            raise ValueError("student.zero_head=True is not supported here; leave it out.")
         self._check_task()
         if self.student_config.init == "pretrained" and self.task is None:
             raise ValueError("student.init='pretrained' has no meaning here; use fresh, or teacher with its layers.")

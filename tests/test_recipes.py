@@ -1,0 +1,60 @@
+"""``recipe=paper``: the same job as the experiment that it stands for, or a refusal that lists those that there are."""
+
+from __future__ import annotations
+
+import pytest
+
+from cli.compose import compose, resolve_overrides
+from cli.presets import groups
+from cli.recipes import paper_recipe, paper_recipes
+
+PUBLISHED = paper_recipes(groups()["experiment"])
+MODEL = ["teacher.name_or_path=encoder"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "target"),
+    [("mt_bert", "mt_bert_paper"), ("mt_bert_mrpc", "mt_bert_paper"), ("ks", "ks_paper"), ("ks_small", "ks_paper")],
+)
+def test_a_recipe_is_the_experiment_as_published(experiment: str, target: str) -> None:
+    """Every value but the key itself, which the resolved configuration records."""
+    found = compose("config", [f"experiment={experiment}", "recipe=paper", "task=rte", *MODEL])
+    wanted = compose("config", [f"experiment={target}", "task=rte", *MODEL])
+    assert found.pop("recipe") == "paper" and wanted.pop("recipe") is None
+    assert found == wanted and found["presets"]["experiment"] == target
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_every_published_recipe_is_found_by_its_method(name: str) -> None:
+    """And by itself."""
+    known = groups()["experiment"]
+    assert paper_recipe(name, known) == paper_recipe(f"{name}_paper", known) == f"{name}_paper"
+
+
+def test_the_longest_name_counts() -> None:
+    """A method whose name begins with that of another has its own recipe."""
+    known = ("kd", "kd_paper", "kd_dist", "kd_dist_paper")
+    assert paper_recipe("kd_dist_mrpc", known) == "kd_dist_paper" and paper_recipe("kd_mrpc", known) == "kd_paper"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["experiment=quick", "recipe=paper"], "'quick' has no recipe as published. Those of .*ks, .*mt_bert.* have"),
+        (["recipe=paper"], "recipe=paper needs experiment=<name>; valid: .*ks, .*mt_bert"),
+        (["experiment=mt_bert", "recipe=papre"], "Unknown recipe 'papre'. Did you mean 'paper'"),
+        (["experiment=ks"], "Unknown experiment preset 'ks'"),
+    ],
+)
+def test_bad_recipes(words: list[str], message: str) -> None:
+    """Before anything is composed."""
+    with pytest.raises(ValueError, match=message):
+        compose("config", words)
+
+
+def test_recipes_in_sweeps() -> None:
+    """Every method of a sweep is published; the recipe itself is not swept."""
+    found = resolve_overrides("config", ["experiment=mt_bert,ks", "recipe=paper", *MODEL], sweep=True)
+    assert found[0] == "experiment=mt_bert_paper,ks_paper" and "recipe=paper" in found
+    with pytest.raises(ValueError, match="recipe takes one value"):
+        resolve_overrides("config", ["experiment=mt_bert", "recipe=paper,null", *MODEL], sweep=True)
