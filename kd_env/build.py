@@ -14,7 +14,6 @@ from kd_env.build_teachers import (
     check_positions,
     load_teachers,
     make_teacher,
-    same_tokens,
     teacher_folders,
 )
 from kd_env.config import EnvConfig, StudentConfig
@@ -25,7 +24,7 @@ from kd_env.pooling import PooledClassifier
 from kd_env.problem import Assets, Problem, label_width
 from kd_env.row_influence import check_influence
 from kd_env.students import classifier_kind, cut_encoder, fresh_student
-from kd_env.tables import Table, make_buckets, tokenize
+from kd_env.tables import Table, make_buckets, same_tokens, tokenize
 from kd_env.teacher_set import TeacherTables, best_teacher, entry_name
 
 logger = logging.getLogger("kd_env")

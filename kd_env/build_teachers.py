@@ -208,14 +208,6 @@ def make_teacher(
     )
 
 
-def same_tokens(first: Any, second: Any, texts: Sequence[str]) -> bool:
-    """Whether two tokenizers have one vocabulary and give the same tokens for some texts."""
-    if first.get_vocab() != second.get_vocab():
-        return False
-    tokens = [tokenizer(list(texts), truncation=False, padding=False)["input_ids"] for tokenizer in (first, second)]
-    return bool(tokens[0] == tokens[1])
-
-
 def _check_foreign(name: str, terms: Sequence[Term]) -> None:
     for term in terms:
         token_level = sorted({s.kind for s in term.teacher_signals if s.kind not in ("logits", "cls")})

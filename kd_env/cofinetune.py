@@ -98,7 +98,8 @@ class CoTeacherConfig(TrainingOptions):
 def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, Any]], None] | None = None) -> Path:
     """Train all members jointly on ``sum_i CE(y, yhat_i)`` over train rows and write them as one set.
 
-    Every encoder is its own; attention pooling and prediction layer are shared (squared error in place of the
+    Every encoder is its own, and reads the rows in its own tokens where its tokenizer is another than the first one's
+    (BERT beside RoBERTa); attention pooling and prediction layer are shared (squared error in place of the
     cross-entropy for regression). The checkpoint with the lowest summed loss on the selection split is kept; the rest
     is as in :func:`kd_env.finetune.finetune`: the rows, exact resume, and what happens to an output that exists.
 
@@ -112,8 +113,7 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
         record), which stands alone as a teacher; see :func:`members`.
 
     Raises:
-        ValueError: bad options or data, no model, members of different vocabularies, an output that holds something
-            else; before any training.
+        ValueError: bad options or data, no model, an output that holds something else; before any training.
         FloatingPointError: a loss that is not finite, with step and rows.
     """
     config.validate()
@@ -126,11 +126,16 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     for member in config.members:
         models.check_source(member.name_or_path)
     task = get_task(config.task, config.columns, config.data_dir)
-    tokenizer = _shared_tokenizer(config.members)
+    sources = [member.name_or_path for member in config.members]
+    tokenizers = [models.load_tokenizer(source) for source in sources]
     started = _start(config, task)
-    data = prepare(config, task, tokenizer, config.members[0].name_or_path, device)
-    for member, (encoder, _) in zip(config.members, started, strict=True):
-        check_fits(member.name_or_path, tokenizer, encoder, data)
+    data = prepare(config, task, tokenizers[0], sources[0], device, members=list(zip(tokenizers, sources, strict=True)))
+    # Members of one vocabulary have the first one's tokenizer, by which they were trained.
+    tokenizers = [
+        own if data.of(place).train is not data.train else tokenizers[0] for place, own in enumerate(tokenizers)
+    ]
+    for place, (encoder, _) in enumerate(started):
+        check_fits(sources[place], tokenizers[place], encoder, data.of(place))
     classifiers = join([encoder for encoder, _ in started], task.num_labels, config)
     module = nn.ModuleList(classifiers).to(device)
     names = tuple(member.name for member in config.members)
@@ -143,17 +148,17 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
         store.load_model(state["best_step"], module)
         found = evaluate(config, data, trainee)
         shared = {"members": list(names), "shared_width": classifiers[0].prediction.in_features}
-        sources = [source for _, source in started]
+        seen = [source for _, source in started]
         with quiet_transformers(), becoming(output) as folder:
             for place, (name, model) in enumerate(zip(names, classifiers, strict=True)):
                 (folder / name).mkdir()
                 save_pooled(model, folder / name)
-                tokenizer.save_pretrained(folder / name)
+                tokenizers[place].save_pretrained(folder / name)
                 # What another member had seen reaches this one through the shared layers.
-                source = chained([sources[place], *sources])
+                source = chained([seen[place], *seen])
                 record = {**making(config, data, state, source), **verdict(data, found[place])}
                 write_record(folder / name, {**record, "set": {**shared, "name": name}})
-            record = {**shared, **making(config, data, state, chained(sources)), "selection": summary(trainee, found)}
+            record = {**shared, **making(config, data, state, chained(seen)), "selection": summary(trainee, found)}
             write_record(folder, record, SET_RECORD)
         store.remove()
     return output
@@ -213,21 +218,3 @@ def _start(config: CoTeacherConfig, task: Task) -> list[tuple[Any, dict[str, Any
         source = None if member.init == "fresh" else source_record(member.name_or_path, had_head)
         found.append((model.base_model, source))
     return found
-
-
-def _shared_tokenizer(given: Sequence[Member]) -> Any:
-    """The first member's tokenizer, once it is clear that it speaks for all.
-
-    Raises:
-        ValueError: another vocabulary.
-    """
-    first = models.load_tokenizer(given[0].name_or_path)
-    for member in given[1:]:
-        other = models.load_tokenizer(member.name_or_path)
-        if other.get_vocab() != first.get_vocab():
-            raise ValueError(
-                f"The members {given[0].name!r} ({given[0].name_or_path}, {len(first.get_vocab())} tokens) and "
-                f"{member.name!r} ({member.name_or_path}, {len(other.get_vocab())} tokens) have different "
-                "vocabularies; co-fine-tune encoders of one vocabulary, or fine-tune them one by one."
-            )
-    return first

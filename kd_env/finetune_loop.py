@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -22,20 +22,32 @@ from kd_env.finetune_store import Checkpoints
 from kd_env.glue import Rows, Task, load_train
 from kd_env.knowledge.labels import cross_entropy, scaled_squared_error
 from kd_env.optim import learning_rate_factor
-from kd_env.tables import Table, tokenize
+from kd_env.tables import Table, same_tokens, tokenize
 from kd_env.types import Batch
 
 _EVALUATION_BATCH = 64
 _BUCKET_BATCHES = 50
 
 
+class Tokens(NamedTuple):
+    """Both splits in one tokenizer's tokens."""
+
+    train: Table  # rows in the order of cut.train, with label noise
+    selection: Table  # rows in the order of cut.selection
+
+
 class Data(NamedTuple):
-    """The two splits that fine-tuning may see, tokenised."""
+    """The two splits that fine-tuning may see, tokenised; of a set in the tokens of its first member."""
 
     task: Task
     cut: splits.Splits
     train: Table  # rows in the order of cut.train, with label noise
     selection: Table  # rows in the order of cut.selection
+    tokens: tuple[Tokens, ...] = ()  # of each classifier of a set; empty where all read the same
+
+    def of(self, place: int) -> Data:
+        """What the classifier at ``place`` reads."""
+        return self._replace(**self.tokens[place]._asdict()) if self.tokens else self
 
 
 class Trainee(NamedTuple):
@@ -54,14 +66,30 @@ class Evaluation(NamedTuple):
     logits: np.ndarray  # [R, C]
 
 
-def prepare(options: TrainingOptions, task: Task, tokenizer: Any, source: str, device: torch.device) -> Data:
+def prepare(
+    options: TrainingOptions,
+    task: Task,
+    tokenizer: Any,
+    source: str,
+    device: torch.device,
+    members: Sequence[tuple[Any, str]] = (),
+) -> Data:
     """Cut, tokenise and, in train, make labels wrong.
+
+    Args:
+        options: of the fine-tuning.
+        task: gives the rows.
+        tokenizer: of the encoder, or of the first one of a set.
+        source: that encoder, for messages.
+        device: of the tables.
+        members: tokenizers and encoders of a set, the first one included; those of one vocabulary share their tables.
 
     Raises:
         ValueError: data or tokenizer (of the encoder ``source``) that do not fit the options.
     """
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"The tokenizer of {source!r} has no padding token; batches need one.")
+    for each, origin in members or ((tokenizer, source),):
+        if each.pad_token_id is None:
+            raise ValueError(f"The tokenizer of {origin!r} has no padding token; batches need one.")
     rows = load_train(task, options.data_dir)
     cut = splits.cut(
         rows,
@@ -76,11 +104,20 @@ def prepare(options: TrainingOptions, task: Task, tokenizer: Any, source: str, d
         words = options.noisy_words
         part = cut.train if words is None else splits.rows_with_words(rows, cut.train, words)
         labels = splits.add_label_noise(labels, part, options.label_noise, task.num_labels, options.split_seed)
-    train, selection = (
-        tokenize(_subset(rows, labels, part), tokenizer, options.max_length, device, torch.float32)
-        for part in (cut.train, cut.selection)
-    )
-    return Data(task, cut, train, selection)
+
+    def read(own: Any) -> Tokens:
+        return Tokens(
+            *(
+                tokenize(_subset(rows, labels, part), own, options.max_length, device, torch.float32)
+                for part in (cut.train, cut.selection)
+            )
+        )
+
+    first = read(tokenizer)
+    sample = [rows.first[row] for row in cut.train[:64].tolist()]
+    tokens = tuple(first if same_tokens(tokenizer, own, sample) else read(own) for own, _ in members)
+    alike = all(each is first for each in tokens)
+    return Data(task, cut, first.train, first.selection, () if alike else tokens)
 
 
 def check_fits(source: str, tokenizer: Any, model: Any, data: Data) -> None:
@@ -163,13 +200,16 @@ def _update(
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    batch = data.train.gather(rows)
+    shared = data.train.gather(rows)
+    batches = [
+        data.of(place).train.gather(rows) if data.tokens else shared for place in range(len(trainee.classifiers))
+    ]
     trainee.module.train()
     # Dropout can only read the global generator: it is seeded per update, and given back as it was.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
         torch.manual_seed(int(np.random.SeedSequence([options.seed, 1, step]).generate_state(1)[0]))
-        outputs = [_logits(options, model, batch) for model in trainee.classifiers]
-    loss = torch.stack([_loss(data.task, logits, batch.labels) for logits in outputs]).sum()
+        outputs = [_logits(options, model, batch) for model, batch in zip(trainee.classifiers, batches, strict=True)]
+    loss = torch.stack([_loss(data.task, logits, shared.labels) for logits in outputs]).sum()
     value = float(loss.detach())
     if not math.isfinite(value):
         raise FloatingPointError(
@@ -197,11 +237,12 @@ def evaluate(options: TrainingOptions, data: Data, trainee: Trainee) -> list[Eva
     width = _width(task) if task.regression else None
     trainee.module.eval()
     found = []
-    for model in trainee.classifiers:
-        logits = np.empty((len(data.selection), task.num_labels))
+    for place, model in enumerate(trainee.classifiers):
+        table = data.of(place).selection
+        logits = np.empty((len(table), task.num_labels))
         with torch.no_grad():
-            for rows in data.selection.chunks(_EVALUATION_BATCH):
-                logits[rows] = _logits(options, model, data.selection.gather(rows)).double().cpu().numpy()
+            for rows in table.chunks(_EVALUATION_BATCH):
+                logits[rows] = _logits(options, model, table.gather(rows)).double().cpu().numpy()
         metrics = compute(task.metrics, losses.predictions(logits, task.regression), labels)
         found.append(Evaluation({"loss": float(losses.gold_loss(logits, labels, width)), **metrics}, logits))
     return found

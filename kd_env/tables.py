@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -170,3 +170,11 @@ def _next_epoch(buckets: Buckets, stream: BatchStream) -> BatchStream:
     for array in (order, *carry):
         array.flags.writeable = False
     return BatchStream(order, 0, tuple(carry), stream.seed, epoch)
+
+
+def same_tokens(first: Any, second: Any, texts: Sequence[str]) -> bool:
+    """Whether two tokenizers have one vocabulary and give the same tokens for some texts."""
+    if first.get_vocab() != second.get_vocab():
+        return False
+    tokens = [tokenizer(list(texts), truncation=False, padding=False)["input_ids"] for tokenizer in (first, second)]
+    return bool(tokens[0] == tokens[1])

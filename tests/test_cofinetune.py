@@ -546,14 +546,101 @@ def test_damaged_shared_layers(ready: Path, tmp_path: Path, damage: str) -> None
         models.load_encoder(str(folder))
 
 
-def test_members_of_different_vocabularies(make: Make, start: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def foreign(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A RoBERTa with a vocabulary of its own, in which a word is two or three tokens."""
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers import models as kinds
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    words = [*names, "w", *"0123456789"]
+    core = Tokenizer(kinds.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    split = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits(individual_digits=True)]
+    core.pre_tokenizer = pre_tokenizers.Sequence(split)
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    special = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), names, strict=True))
+    folder = tmp_path_factory.mktemp("foreign") / "roberta"
+    write_encoder(folder, "Roberta", tiny, hidden_size=16)
+    PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(folder)
+    return str(folder)
+
+
+def test_members_of_different_vocabularies_read_their_own_tokens(
+    make: Make, start: str, foreign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training the same words in two kinds of tokens; a loaded member says on its own what it said in the set."""
+    given = [{"name": "bert", "name_or_path": start}, {"name": "roberta", "name_or_path": foreign}]
+    tokenizers = [models.load_tokenizer(folder) for folder in (start, foreign)]
+    read: list[list[list[str]]] = []
+    found: list[Any] = []
+    forward, evaluate = loop._logits, loop.evaluate
+
+    def spy(config: Any, model: Any, batch: Batch) -> torch.Tensor:
+        words = tokenizers[type(model.encoder).__name__ == "RobertaModel"].batch_decode(
+            batch.input_ids, skip_special_tokens=True
+        )
+        read.append([text.replace(" ", "").split("w") for text in words])
+        return forward(config, model, batch)
+
+    def keep(config: Any, data: Any, trainee: Any) -> Any:
+        found[:] = [data, evaluate(config, data, trainee)]
+        return found[1]
+
+    monkeypatch.setattr(loop, "_logits", spy)
+    monkeypatch.setattr("kd_env.cofinetune.evaluate", keep)
+    folders = members(cofinetune(make(members=given, epochs=1, evaluations_per_epoch=1)))
+    updates = -(-len(found[0].train) // 16)
+    assert all(read[2 * place] == read[2 * place + 1] for place in range(updates))
+    data, evaluations = found
+    assert data.of(0).train is data.train and data.of(1).train.lengths.sum() > data.train.lengths.sum()
+    shared = [pooling(folder) for folder in folders]
+    assert all(torch.equal(shared[0][name], shared[1][name]) for name in SHARED)
+    for place, (path, expected) in enumerate(zip(folders, evaluations, strict=True)):
+        assert models.load_tokenizer(str(path)).get_vocab() == tokenizers[place].get_vocab()
+        with torch.no_grad():
+            batch = data.of(place).selection.gather(np.arange(32))
+            logits = encoder_of(path).forward({}, batch, ()).logits
+        np.testing.assert_allclose(logits, expected.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_set_of_different_vocabularies_teaches(
+    tiny: dict[str, Any], start: str, foreign: str, tmp_path: Path
+) -> None:
+    """By logits and [CLS], to a student of the first member; what compares token by token is refused."""
+    given = [{"name": "bert", "name_or_path": start}, {"name": "roberta", "name_or_path": foreign}]
+    config = {**options(tiny, start, tmp_path / "set"), "members": given, "epochs": 1}
+    folder = cofinetune(CoTeacherConfig.from_kwargs(**config))
+    student = {"init": "teacher", "num_hidden_layers": 1}
+    env: dict[str, Any] = {**tiny, "teachers": [str(folder)], "student": student, "decision": "teacher_weighting"}
+    env = {
+        **{k: v for k, v in env.items() if k not in ("teacher", "features")},
+        "terms": ["hard_label", "soft_label", "cls"],
+    }
+    problem = kd_env.build_problem(EnvConfig.from_kwargs(**env, gap="divergence"))
+    assert [teacher.foreign for teacher in problem.teachers] == [False, True]
+    assert isinstance(problem.student.module, PooledClassifier)
+    one = kd_env.DistillEnv(problem=problem)
+    one.reset(seed=0)
+    assert np.isfinite(one.step(np.zeros(2, np.float32))[1])
+    with pytest.raises(ValueError, match=r"'roberta' has another tokenizer.*'hidden_states' compares"):
+        kd_env.build_problem(
+            EnvConfig.from_kwargs(**{**env, "terms": ["hard_label", "hidden_states"]}, weighs=["hidden_states"])
+        )
+
+
+def test_a_member_without_a_padding_token(make: Make, start: str, foreign: str, tmp_path: Path) -> None:
+    """Refused before any training, with the member's folder."""
     other = tmp_path / "other"
-    shutil.copytree(start, other)
-    words = json.loads((other / "tokenizer.json").read_text())
-    words["model"]["vocab"]["w40"] = len(words["model"]["vocab"])
-    (other / "tokenizer.json").write_text(json.dumps(words))
+    shutil.copytree(foreign, other)
+    path = other / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings.pop("pad_token")
+    path.write_text(json.dumps(settings))
     given = [{"name": "a", "name_or_path": start}, {"name": "b", "name_or_path": str(other)}]
-    with pytest.raises(ValueError, match=r"'a' \(.*, 45 tokens\) and 'b' \(.*other, 46 tokens\) have different"):
+    with pytest.raises(ValueError, match=r"other' has no padding token"):
         cofinetune(make(members=given))
     assert not (tmp_path / "set").exists() and not (tmp_path / "set.partial").exists()
 

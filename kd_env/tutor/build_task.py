@@ -12,12 +12,12 @@ from torch import nn
 
 from kd_env import losses, models, splits, teachers
 from kd_env.build import build_student
-from kd_env.build_teachers import LoadedTeacher, check_positions, load_teachers, same_tokens
+from kd_env.build_teachers import LoadedTeacher, check_positions, load_teachers
 from kd_env.calibration import fit_temperature
 from kd_env.encoder_check import check_encoder, probe_batch
 from kd_env.glue import EMBEDDED, Rows, Task, get_task, load_train
 from kd_env.mlm_model import check_fits, load_masked_lm
-from kd_env.tables import Table, make_buckets, tokenize
+from kd_env.tables import Table, make_buckets, same_tokens, tokenize
 from kd_env.toy import masked_lm_folder, teacher_folder
 from kd_env.tutor.config import TutorConfig
 from kd_env.tutor.problem import TutorAssets
