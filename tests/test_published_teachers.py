@@ -86,7 +86,8 @@ def test_published_recipes_run(experiment: str, rule: str, tiny: dict[str, Any])
     found = settings(experiment, "teacher.source=online")
     data = {key: tiny[key] for key in ("task", "data_dir", "columns", "teacher", "feedback_rows", "selection_rows")}
     student = {**dataclasses.asdict(found.env.student_config), "init": "teacher", "name_or_path": None}
-    sizes = {"budget": 4, "evaluation_rows": 32, "cache_dir": None, "show_progress": False, "features": ["progress"]}
+    sizes = {"budget": 4, "epochs": None, "evaluation_rows": 32, "features": ["progress"]}
+    sizes |= {"cache_dir": None, "show_progress": False}
     influence = {**dataclasses.asdict(found.env.influence_config), "rows": 16}
     changes = {"student": {**student, "num_hidden_layers": 2}, "influence": influence, "batch_size": 8, **sizes, **data}
     env = DistillEnv(**{**found.env.to_dict(), **changes})
