@@ -150,6 +150,8 @@ class EnvConfig:
     influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
     """How the influence of rows is found, where a feature, a score or a rule asks for it."""
     reward: str = "gap_closed"
+    """By name (:mod:`kd_env.rewards`). Values lie in [-2, 2], those of RL-KD, which are losses in nats, in [-100, 100];
+    ``info["reward_clipped"]`` says where one was cut to that."""
     gap: str = "labels"
     """``labels`` (loss against gold labels) or ``divergence`` (KL from teacher to student, without labels)."""
     action_view: str = "native"
