@@ -153,6 +153,8 @@ class EnvConfig:
     influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
     """How the influence of rows is found, where a feature, a score or a rule asks for it."""
     reward: str = "gap_closed"
+    """By name (:mod:`kd_env.rewards`). Values lie in [-2, 2], those of RL-KD, which are losses in nats, in [-100, 100];
+    ``info["reward_clipped"]`` says where one was cut to that."""
     gap: str = "calibrated"
     """What loss e the gap, the rewards and the reports are about: ``calibrated`` (cross-entropy against gold labels
     after one temperature for each student, as for the teacher, fitted on the evaluated feedback rows in [0.05, 20]; in
