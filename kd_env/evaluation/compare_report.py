@@ -18,6 +18,9 @@ from kd_env.evaluation.verdicts import detectable_words, seeds_words, show, titl
 
 FILES = ("comparison.json", "comparison.csv", "comparison.md", "comparison.png")
 
+_HOLM_LEVEL = 0.05
+"""Below which an adjusted p-value stands for a claim."""
+
 
 class Sheet(NamedTuple):
     """One table as texts."""
@@ -158,8 +161,8 @@ def plain_words(c: Comparison) -> str:
         words.append(
             f"Differences are paired by evaluation seed, {_better(c)}. Holm's p is adjusted for all {len(c.to_rules)} "
             f"differences to rules, and for those of each other table apart. A claim needs at least "
-            f"{MIN_UNITS_FOR_CLAIM} trainings of each agent, {MIN_SEEDS_FOR_CLAIM} evaluation seeds and an interval "
-            "without 0."
+            f"{MIN_UNITS_FOR_CLAIM} trainings of each agent, {MIN_SEEDS_FOR_CLAIM} evaluation seeds, an interval "
+            f"without 0 and Holm's p below {_HOLM_LEVEL}."
         )
     words += seeds_words(count) if agents else []
     words += [_apart(c, one) for one in (*c.between_agents, *c.between_controls)]
@@ -269,7 +272,7 @@ def _contrast_cells(c: Comparison, one: Contrast) -> list[str]:
         f"{d.detectable:.3f}" if math.isfinite(d.detectable) else "-",
         f"{d.p_value:.3g}",
         f"{one.holm_p:.3g}",
-        "yes" if d.claim else "tie" if d.tie else "no",
+        ("yes" if one.holm_p < _HOLM_LEVEL else "not after Holm") if d.claim else "tie" if d.tie else "no",
     ]
 
 
@@ -289,7 +292,8 @@ def _claims(c: Comparison, entry: Entry) -> str:
         found = [one for one in mine if one.difference.claim and sign * one.difference.interval.mean > 0]
         if found:
             names = ", ".join(
-                f"{one.second}{_mark(c, one.split)}{'' if one.holm_p < 0.05 else ' (not after Holm)'}" for one in found
+                f"{one.second}{_mark(c, one.split)}{'' if one.holm_p < _HOLM_LEVEL else ' (not after Holm)'}"
+                for one in found
             )
             parts.append(f"{word} {names}")
     if not parts:
