@@ -86,14 +86,16 @@ class Searched:
         self.num_timesteps = 0
         self.num_episodes = 0
         self._rows: RowLayout | None = None
+        self._gated = False
         self._collector: Collector | None = None
         if not isinstance(env, Spaces):
             self._steps, self._rows = _known_steps(env), _rows(env)
+            self._gated = "gate" in getattr(inner_env(env), "action_names", ())[-1:]
             self._collector = Collector(as_vector_env(env))
         self._propose(1)  # an agent that has not searched is a random constant
 
     def _propose(self, count: int) -> None:
-        self.actions = _draw(self.spaces.action, self._rows, count, np.random.default_rng([self.seed, 1]))  # [n, A]
+        self.actions = _draw(self.spaces.action, self._rows, self._gated, count, self.seed)  # [n, A]
         self.sums = np.zeros(len(self.actions))  # [n] of returns
         self.counts = np.zeros(len(self.actions), dtype=np.int64)  # [n] episodes
         self._alive = np.arange(len(self.actions))  # candidates that are left, best first
@@ -102,8 +104,7 @@ class Searched:
     @property
     def best(self) -> Array:
         """The action ``[A]`` of the largest mean return, among those that are left; random before a search."""
-        means = self.sums[self._alive] / np.maximum(self.counts[self._alive], 1)
-        return np.asarray(self.actions[self._alive[int(np.argmax(means))]])
+        return np.asarray(self.actions[self._alive[int(np.argmax(self._means()))]])
 
     def learn(
         self,
@@ -202,6 +203,11 @@ class Searched:
                 f"total_timesteps={total_timesteps} holds {episodes} episodes of {self._steps} steps; a search "
                 f"compares at least two actions: raise it to {2 * self._steps} or more."
             )
+        if wished > episodes:
+            raise ValueError(
+                f"candidates={wished} is more than the {episodes} episodes of {self._steps} steps that "
+                f"total_timesteps={total_timesteps} holds; lower it, or leave it out."
+            )
         self._propose(wished)
         self.num_timesteps = self.num_episodes = 0
 
@@ -222,20 +228,23 @@ class Searched:
         self.num_episodes += len(rollout.episode_returns)
         while len(self._alive) > 2 and self.counts[self._alive].min() >= self._goal:
             self._halve()
-        means = self.sums[self._alive] / np.maximum(self.counts[self._alive], 1)
         return {
             "timesteps": float(self.num_timesteps),
             "episodes": float(self.num_episodes),
             "candidates_left": float(len(self._alive)),
-            "best_return": float(means.max()),
+            "best_return": float(self._means().max()),
             "return_mean": float(rollout.episode_returns.mean()),
             "return_std": float(rollout.episode_returns.std()),
             "length_mean": float(rollout.episode_lengths.mean()),
         }
 
+    def _means(self) -> Floats:
+        """Mean returns of those that are left; of one that was not tried yet it is below every other."""
+        counts = self.counts[self._alive]
+        return np.where(counts > 0, self.sums[self._alive] / np.maximum(counts, 1), -np.inf)
+
     def _halve(self) -> None:
-        means = self.sums[self._alive] / self.counts[self._alive]
-        self._alive = self._alive[np.argsort(-means, kind="stable")][: max(2, -(-len(self._alive) // 2))]
+        self._alive = self._alive[np.argsort(-self._means(), kind="stable")][: max(2, -(-len(self._alive) // 2))]
         self._goal = 2 * self._goal + 1  # 1 episode, then 2 more, then 4 more: every round of halving costs the same
 
     def _candidates(self) -> dict[str, NDArray[Any]]:
@@ -269,8 +278,12 @@ def _most_candidates(episodes: int) -> int:
     return count
 
 
-def _draw(space: ActionSpace, rows: RowLayout | None, count: int, rng: np.random.Generator) -> NDArray[Any]:
-    """Different random actions ``[n, A]``, at most ``count`` and at most as many as there are."""
+def _draw(space: ActionSpace, rows: RowLayout | None, gated: bool, count: int, seed: int) -> NDArray[Any]:
+    """Different random actions ``[n, A]``, at most ``count`` and at most as many as there are.
+
+    A gate, the last component of some boxes, is drawn where it is open (from a quarter on): a closed one is no weight.
+    """
+    rng = np.random.default_rng([seed, 1])
     one: ActionSpace = space if rows is None else rows.structure.action
     found: dict[bytes, NDArray[Any]] = {}
     for _ in range(20 * count):
@@ -281,6 +294,8 @@ def _draw(space: ActionSpace, rows: RowLayout | None, count: int, rng: np.random
             gate = rows.structure.gate
             behind = [] if gate is None else [_one(gate, rng)]
             action = np.concatenate([np.tile(np.atleast_1d(action), rows.batch_size), *behind]).astype(space.dtype)
+        if gated:
+            action[-1] = rng.uniform(-0.5, 1.0)
         found.setdefault(action.tobytes(), action)
     return np.stack(list(found.values()))
 

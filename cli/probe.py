@@ -130,13 +130,14 @@ def check(settings: Settings) -> Settings:
     from kd_env.build import resolve_device
     from kd_env.envs.workers import VECTORIZATIONS
     from kd_env.evaluation.protocol import check_dev
+    from kd_env.problem import check_term_weights
 
     config, resolved = settings.env, settings.resolved
     resolve_device(config.device)
     if resolved["vectorization"] not in VECTORIZATIONS:
         raise ValueError(unknown_name("vectorization", resolved["vectorization"], VECTORIZATIONS))
     _check_dropout(settings)
-    term_entries(config.terms)
+    check_term_weights(config)
     rewards.REWARDS[config.reward]
     task = get_task(config.task, config.columns, config.data_dir)
     observations.resolve(config.features, task.regression, len(config.terms), rows=config.weighting == "sample")

@@ -21,7 +21,7 @@ from kd_env.encoder_check import check_encoder, probe_batch
 from kd_env.glue import Rows, Task, get_task, load_train
 from kd_env.layermap import cut_layers, layer_table
 from kd_env.pooling import PooledClassifier
-from kd_env.problem import Assets, Problem, label_width
+from kd_env.problem import Assets, Problem, check_term_weights, label_width
 from kd_env.row_influence import check_influence
 from kd_env.students import classifier_kind, cut_encoder, fresh_student
 from kd_env.tables import Table, make_buckets, same_tokens, tokenize
@@ -40,6 +40,7 @@ def build_problem(config: EnvConfig) -> Problem:
     """
     device, dtype = resolve_device(config.device), _DTYPES[config.precision]
     rewards.REWARDS[config.reward]
+    check_term_weights(config)
     task = get_task(config.task, config.columns, config.data_dir)
     observations.resolve(config.features, task.regression, len(config.terms), rows=config.weighting == "sample")
     scores.resolve(config.score, task.regression)

@@ -249,7 +249,6 @@ class EnvConfig:
     def validate(self) -> None:
         """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
         checks.check_fields("", self, _ENVIRONMENT)
-        self._check_term_weights()
         check_optimizer(self.optimizer_config)
         check_influence(self.influence_config, self.evaluation_rows)
         if self.epochs is None:
@@ -300,14 +299,6 @@ class EnvConfig:
                 raise ValueError(
                     "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
                     "or box view with weighting='sample'."
-                )
-
-    def _check_term_weights(self) -> None:
-        for term in self.terms:
-            if isinstance(term, Mapping) and term.get("weight", 1) != 1 and self.term_scale == "running":
-                raise ValueError(
-                    f"The weight of the knowledge term {dict(term)} would do nothing with term_scale='running', which "
-                    "divides each term by the running mean of its loss; set term_scale='none', or leave the weight out."
                 )
 
     def _check_samples(self) -> None:

@@ -304,6 +304,8 @@ def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple
             ended=terminal(after) | truncated(problem.config.max_episode_steps, after),
             batch_loss=after.batch_loss,
             batch_divergence=after.batch_divergence,
+            raw_loss_before=before.raw_loss,
+            raw_loss_after=after.raw_loss,
         )
     )
     return bounded(value, before, after, rewards.bounds_of(problem.reward))

@@ -17,6 +17,7 @@ from kd_env.config import EnvConfig
 from kd_env.decisions import make_actions, present_entries
 from kd_env.evaluation import metrics
 from kd_env.glue import Rows, Task
+from kd_env.knowledge import term_entries
 from kd_env.layermap import layer_table
 from kd_env.row_influence import check_influence
 from kd_env.tables import Table, make_buckets, tokenize
@@ -90,6 +91,7 @@ class Problem:
     """
 
     def __init__(self, assets: Assets, config: EnvConfig) -> None:
+        check_term_weights(config)
         self.assets = assets
         self.config = config
         self.task = assets.task
@@ -273,6 +275,21 @@ class Problem:
                     f"The features {', '.join(n for n, f in self.features.items() if f.needs_cls)} need the teacher's "
                     "last [CLS], which this problem was not built with; name the feature when the problem is built."
                 )
+
+
+def check_term_weights(config: EnvConfig) -> None:
+    """Refuse weights of terms that a running scale would divide out again.
+
+    Raises:
+        ValueError: with the term, and what it raises for terms that do not exist.
+    """
+    for entry in term_entries(config.terms):
+        if entry.weight != 1 and config.term_scale == "running":
+            raise ValueError(
+                f"The weight {entry.weight:g} of the knowledge term {entry.name!r} would do nothing with "
+                "term_scale='running', which divides each term by the running mean of its loss; set term_scale='none', "
+                "or leave the weight out."
+            )
 
 
 def _refuse_shared(student: models.Encoder, teacher: models.Encoder) -> None:

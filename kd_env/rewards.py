@@ -27,6 +27,8 @@ class RewardInputs(NamedTuple):
     ended: np.ndarray  # bool, the episode ends with this step
     batch_loss: np.ndarray  # of the updated student, on the labels of the step's last batch; 0 unless in BATCH_REWARDS
     batch_divergence: np.ndarray  # its KL from the chosen teachers there, alike
+    raw_loss_before: np.ndarray  # of the evaluated feedback rows against gold labels, without a temperature
+    raw_loss_after: np.ndarray
 
 
 RewardFn = Callable[[RewardInputs], np.ndarray]
@@ -76,8 +78,17 @@ def gap_closed(x: RewardInputs) -> np.ndarray:
 
 @REWARDS.register("loss_drop")
 def loss_drop(x: RewardInputs) -> np.ndarray:
-    """``e_before - e_after``, the reward of KS (Wang et al. 2022)."""
+    """``e_before - e_after``; with ``gap=calibrated`` both after the student's temperature."""
     return np.asarray(x.loss_before - x.loss_after)
+
+
+@REWARDS.register("raw_loss_drop")
+def raw_loss_drop(x: RewardInputs) -> np.ndarray:
+    """Drop of the held-out loss against gold labels, whatever ``gap`` is: the reward of KS (Wang et al. 2022).
+
+    A student gains by the size of its logits alone, too.
+    """
+    return np.asarray(x.raw_loss_before - x.raw_loss_after)
 
 
 @REWARDS.register("metric_gain")

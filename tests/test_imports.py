@@ -21,6 +21,7 @@ LAYERS = (
         *("knowledge", "actions", "observations", "rewards", "glue", "toy", "models", "teachers", "splits", "tables"),
         *(
             "losses",
+            "calibration",
             "episodes",
             "optim",
             "layermap",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_env.knowledge import TERMS, Term, TermInputs, TermSpec, build_terms
+from kd_env.knowledge import TERMS, Term, TermInputs, TermSpec, build_terms, term_entries
 from kd_env.knowledge.attentions import attention_distance, relation_divergence, resplit_heads
 from kd_env.knowledge.features import cls_distance, hidden_state_distance
 from kd_env.knowledge.labels import cross_entropy, dist_loss, soft_label_divergence
@@ -672,3 +672,16 @@ def test_a_term_from_outside_in_one_function(monkeypatch: pytest.MonkeyPatch) ->
 
     (term,) = build_terms([{"name": "margin", "width": 9.0}], make_spec())
     assert (term.loss(make_inputs(term, make_spec())) > 0).all()
+
+
+def test_a_term_from_outside_keeps_an_option_named_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere ``weight`` multiplies the loss of any term."""
+    monkeypatch.setattr(TERMS, "_items", dict(TERMS._items))
+
+    @TERMS.register("weighed")
+    def weighed(spec: TermSpec, *, weight: float = 1.0) -> Term:
+        return Term("weighed", lambda inputs: inputs.student.logits.sum(-1) * weight, frozenset(), frozenset(), {})
+
+    own, other = term_entries([{"name": "weighed", "weight": -2.0}, {"name": "hard_label", "weight": 2.0}])
+    assert (own.options, own.weight) == ({"weight": -2.0}, 1.0)
+    assert (other.options, other.weight) == ({}, 2.0)

@@ -197,7 +197,8 @@ def auc_of_lgtm(**options: Any) -> float:
     plain = {
         **{"decision": "sample_weighting", "terms": ["hard_label", soft], "term_scale": "none", "budget": 12},
         **{"student": {"init": "teacher", "num_hidden_layers": 2}, "label_noise": 0.3, "features": ["progress"]},
-        **{"learning_rate": 0.001, "max_train_rows": 320, "evaluation_rows": 32, "influence": {"optimizer": "sgd"}},
+        **{"learning_rate": 0.001, "max_train_rows": 320, "evaluation_rows": 32},
+        "influence": {"optimizer": "sgd", "clip": False},
     }
     problem = build_problem(EnvConfig.from_kwargs(**{**plain, **options}))
     wrong = wrong_rows(problem)

@@ -310,8 +310,8 @@ def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
         words.append(f"{facts['label_noise']:.0%} of the train labels were replaced by wrong ones.")
     if shuffled:
         words.append(
-            "The labels of the evaluated feedback rows were shuffled, as a control: rewards and influence ask for a "
-            "student that is sure of nothing."
+            "The labels of the evaluated feedback rows were shuffled, as a control: no reward, observation or "
+            "influence sees a truth."
         )
     return words
 

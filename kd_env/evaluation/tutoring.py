@@ -98,10 +98,12 @@ def evaluate_tutors(
         own = tutor if isinstance(tutor, Contender) else Contender(tutor, problem)
         # Students with dropout cannot be stacked.
         apart = problem.config.student_config.dropout > 0
-        parts = []
-        for together in [[seed] for seed in seeds] if apart else [list(seeds)]:
-            env = TutorVectorEnv(len(together), problem=own.problem, autoreset_mode="disabled")
-            parts.append(_one(judged, env, own.make(env), together, name, progress))
+        groups, parts = [[seed] for seed in seeds] if apart else [list(seeds)], []
+        env = TutorVectorEnv(len(groups[0]), problem=own.problem, autoreset_mode="disabled")
+        # One policy for all groups: made anew for each, a random one would do the same to every student.
+        policy = own.make(env)
+        for together in groups:
+            parts.append(_one(judged, env, policy, together, name, progress))
             if on_end is not None:
                 on_end(name, env, parts[-1], together)
         found[name] = joined(parts)

@@ -85,10 +85,11 @@ def _entry(given: str | Mapping[str, Any]) -> TermEntry:
     kind, name = options["name"], options.get("as", options["name"])
     if not isinstance(name, str) or not name:
         raise ValueError(f"as={name!r} of the knowledge term {kind!r} must be a name.")
-    weight = options.get("weight", 1.0)
-    number(kind, "weight", weight, 0.0, open_low=True)
     valid, open_ended = term_options(TERMS[kind])
-    own = {key: value for key, value in options.items() if key not in ("name", "as", "weight")}
+    general = {"name", "as"} | ({"weight"} - {*valid})  # a term from outside may have an option of that name
+    weight = options.get("weight", 1.0) if "weight" in general else 1.0
+    number(kind, "weight", weight, 0.0, open_low=True)
+    own = {key: value for key, value in options.items() if key not in general}
     for key in own:
         if key not in valid and not open_ended:
             raise ValueError(unknown_name(f"option of the knowledge term {kind!r}:", key, valid))
