@@ -1,7 +1,8 @@
 """Rules that weigh rows by their influence on the feedback loss.
 
-They ask ``env.unwrapped.row_influence()``, ``[N, B]``: how much the feedback loss falls for a unit of weight of each
-row of the next batch, in the state that the environment is in, by the virtual step that ``env.influence`` names.
+They ask ``env.unwrapped.row_influence()``, ``[N, B]``: how much the feedback loss (without a temperature) falls for a
+unit of weight of each row of the next batch, in the state that the environment is in, by the virtual step that
+``env.influence`` names.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ class LGTM(SampleRule):
     A row with influence s has the weight ``1 + clip(s / (3 std(s)), -1, 1)``, with the standard deviation of its batch:
     rows that raise the feedback loss count less than 1, rows without influence 1.
 
-    So it is where the teacher is frozen. Where it learns it is the paper's own: every row counts alike in the teacher's
-    loss and in the student's, and the teacher also moves along the gradient of its influence, ``d + c h``.
+    So it is where the teacher is frozen. Where it learns it is LGTM's (its released form: experiment=lgtm_paper): every
+    row counts alike in the teacher's loss and in the student's, and the teacher also moves along the gradient of its
+    influence, ``d + c h``.
 
     Args:
         env: the environment.

@@ -178,6 +178,7 @@ def agent_labels(configs: Sequence[Config]) -> list[str]:
 
 def _problem(config: Config) -> dict[str, Any]:
     """What all runs of a comparison share: neither which rules, deterministic given the seeds, nor by how many jobs."""
+    config = runs.with_former_defaults(config)
     return {
         **{key: config[key] for key in _PROBLEM},
         **{key: config.get(key) for key in _SETS},  # runs of earlier versions have none

@@ -95,7 +95,8 @@ def _as_published(parsed: list[Any]) -> list[Any]:
     found = []
     for override in parsed:
         if override.key_or_group == "experiment":
-            names = ",".join(paper_recipe(str(choice), known) for choice in _choices(override))
+            # Two experiments of one method would be the same run twice.
+            names = ",".join(dict.fromkeys(paper_recipe(str(choice), known) for choice in _choices(override)))
             override = _parse(f"experiment={names}")
         found.append(override)
     return found

@@ -77,6 +77,7 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     before, first_overrides = runs.read_run(run)
     _refuse_agent(run, before, any(_key(text).split(".")[0] == "agent" for text in given))
     composed = runs.with_former_rate(run, compose("config", merge_overrides(first_overrides, given)))
+    composed = runs.with_former_gap(run, composed, given)
     _refuse_agent(run, before, composed["agent"]["name"] != before["agent"]["name"])  # an experiment may name one too
     task, other = composed["task"]["name"], before["task"]["name"]
     if task != other and composed["teacher"]["path"] and not _names(given, "teacher.path"):

@@ -23,9 +23,12 @@ def paper_recipe(experiment: str, experiments: Iterable[str]) -> str:
         experiments: all that there are.
 
     Raises:
-        ValueError: there is none; with those that there are.
+        ValueError: no such experiment (with near matches), or one without a recipe, with those that have one.
     """
-    found = paper_recipes(experiments)
+    every = tuple(experiments)
+    found = paper_recipes(every)
+    if experiment not in every and experiment not in found:
+        raise ValueError(unknown_name("experiment preset", experiment, (*every, *found)))
     parts = experiment.split("_")
     for count in range(len(parts), 0, -1):
         name = "_".join(parts[:count])

@@ -98,6 +98,18 @@ def with_former_rate(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     return {**same, "env": {**env, "optimizer": {**env["optimizer"], "learning_rate": rate}}}
 
 
+def with_former_gap(folder: Path, config: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """A composed configuration with the ``env.gap`` that the run in ``folder`` was trained with.
+
+    Its policy has observed that loss. The default was another one in earlier versions, so that the overrides of a run
+    do not tell; what is among ``given`` stays.
+    """
+    before = from_yaml((folder / CONFIG).read_text())["env"].get("gap")
+    if before is None or any(text.lstrip("+").startswith("env.gap=") for text in given):
+        return dict(config)
+    return {**config, "env": {**config["env"], "gap": before}}
+
+
 def write_spaces(folder: Path, env: Any) -> None:
     """Write what the observations and actions of a training meant."""
     atomic_write(folder / SPACES, json.dumps(_meaning(env), indent=2) + "\n")
@@ -223,12 +235,25 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
     return found
 
 
+def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run with the options that earlier versions did not have, as they did without them."""
+    found = {**config, "student": {"zero_head": False, **config["student"]}}
+    env, influence = dict(config["env"]), config["env"].get("influence")
+    if isinstance(env.get("learning_teacher"), Mapping):
+        env["learning_teacher"] = {"zero_head": False, "dropout": 0.0, **env["learning_teacher"]}
+    # Earlier influence was without clipping; where nothing learned from it, that is no difference.
+    asked = "influence" in (env.get("score"), *(str(name).removeprefix("row_") for name in env.get("features") or ()))
+    if isinstance(influence, Mapping) and not asked:
+        env["influence"] = {"clip": True, **influence}
+    return {**found, "env": env}
+
+
 def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
     if not (folder / CONFIG).is_file():
         raise ValueError(
             f"{folder} exists and is no run folder ({CONFIG} is missing); choose another name with name=..."
         )
-    before = from_yaml((folder / CONFIG).read_text())
+    before = with_former_defaults(from_yaml((folder / CONFIG).read_text()))
     changed = [key for key in differences(before, resolved) if key.split(".")[0] not in _MAY_CHANGE]
     if changed:
         raise ValueError(

@@ -35,6 +35,11 @@ MEASURES = {
 }
 """Columns of the table, by field of :class:`kd_env.evaluation.tutoring.TutorResult`."""
 _COMPARED = ("reward", "dev_gap_closed")
+_BOUNDS = {
+    "teacher_recognises": (-1.0, 1.0),
+    **dict.fromkeys(("student_error", "student_error_first", "student_error_last"), (0.0, 1.0)),
+    **dict.fromkeys(("plausibility", "teacher_probability"), (0.0, 1.0)),
+}
 DEV_ROWS = 512
 """Dev texts that students are judged on, where there is no task."""
 Samples = Sequence[Mapping[str, Any]]
@@ -329,12 +334,12 @@ def _text(
     joint: bool,
 ) -> str:
     from kd_env.evaluation.crossed import policy_interval
-    from kd_env.evaluation.metrics import BOUNDS, SHARE
+    from kd_env.evaluation.metrics import BOUNDS
     from kd_env.evaluation.statistics import t_interval
     from kd_env.evaluation.verdicts import detectable_words, show
 
     def interval(names: Sequence[str], measure: str) -> Interval:
-        values, limits = _of(found, names, measure), {**BOUNDS, "teacher_probability": SHARE}.get(measure)
+        values, limits = _of(found, names, measure), {**BOUNDS, **_BOUNDS}.get(measure)
         # With one student for each training, or one policy, there is one sample.
         return (
             t_interval(values[:, 0], bounds=limits)
@@ -399,6 +404,7 @@ def _headline(
 
 
 def _words(problem: TutorProblem, agents: Mapping[str, Sequence[str]], found: Mapping[str, TutorResult]) -> str:
+    from kd_env.evaluation.statistics import MIN_UNITS_FOR_CLAIM
     from kd_env.evaluation.verdicts import seeds_words
 
     students = len(next(iter(found.values())).reward)
@@ -406,6 +412,9 @@ def _words(problem: TutorProblem, agents: Mapping[str, Sequence[str]], found: Ma
     units = "; one training is that one policy over its students, and no claim about its agent" if single else ""
     apart = "; trainings of two agents are independent" if len(agents) > 1 else ""
     few = "".join(f" {words}" for words in seeds_words(students))
+    least = min(map(len, agents.values()))
+    if 1 < least < MIN_UNITS_FOR_CLAIM:
+        few += f" {least} trainings: shown, no claim (a claim needs {MIN_UNITS_FOR_CLAIM})."
     return (
         f"Every tutor taught the same {students} fresh students for {problem.config.budget} updates each; agents act "
         "as they do in training, but for those that explore by chance alone (dqn, qrdqn), which take their best "
@@ -417,15 +426,19 @@ def _words(problem: TutorProblem, agents: Mapping[str, Sequence[str]], found: Ma
 
 
 def _joint_words(problem: TutorProblem, agents: Mapping[str, Sequence[str]], found: Mapping[str, TutorResult]) -> str:
+    from kd_env.evaluation.statistics import MIN_SEEDS_FOR_CLAIM
+
     count = len(next(iter(agents.values())))
-    single = "; one training supports no claim about its agent" if count < 2 else ""
+    few = f" {count} trainings: shown, no claim (a claim needs {MIN_SEEDS_FOR_CLAIM}, a seed each)."
+    few = few if count < MIN_SEEDS_FOR_CLAIM else ""
     diverged = int(sum(result.diverged.sum() for result in found.values()))
     return (
         f"protocol=joint: each of {count} trainings of an agent (*) had one student of {problem.config.budget} "
         "updates, which learned while the agent did, from its first action on, and is the one that is judged; rules "
         "taught a student from the same start, with the same texts and masks, for every training. Rewards are means "
         f"per token over all updates, the gap is that of {_gap(problem)}. Brackets: 95% t intervals over these "
-        f"students; differences are paired by seed{single}. {diverged} students diverged."
+        f"students; differences are paired by seed; tie: an interval that contains 0.{few} {diverged} students "
+        "diverged."
     )
 
 

@@ -171,10 +171,10 @@ def build_student(
     else:
         if options.init == "teacher":
             source_module = teacher.module
-            if options.pooling == "keep" and not isinstance(source_module, PooledClassifier):
+            if options.pooling is not None and not isinstance(source_module, PooledClassifier):
                 raise ValueError(
-                    f"student.pooling='keep' is for a student cut from a member of a co-fine-tuned set, but the "
-                    f"teacher is a {type(source_module).__name__}; leave it out."
+                    f"student.pooling={options.pooling!r} is for a student cut from a member of a co-fine-tuned set, "
+                    f"but the teacher is a {type(source_module).__name__}; leave it out."
                 )
         else:
             assert options.name_or_path is not None

@@ -250,7 +250,7 @@ class EnvConfig:
         """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
         checks.check_fields("", self, _ENVIRONMENT)
         check_optimizer(self.optimizer_config)
-        check_influence(self.influence_config, self.evaluation_rows)
+        check_influence(self.influence_config, self.evaluation_rows, self.optimizer_config.max_grad_norm)
         if self.epochs is None:
             self._check_phase()
         self._check_decision()

@@ -32,8 +32,14 @@ _CHECKS: dict[str, checks.Check] = {
 }
 
 
-def check_influence(options: InfluenceConfig, evaluation_rows: int) -> None:
-    """Raise ``ValueError`` for the first option outside its range, and for more rows than are evaluated."""
+def check_influence(options: InfluenceConfig, evaluation_rows: int, max_grad_norm: float | None) -> None:
+    """Raise ``ValueError`` for the first option outside its range or without effect, and for more rows than evaluated.
+
+    Args:
+        options: of the influence.
+        evaluation_rows: feedback rows that are evaluated.
+        max_grad_norm: of the students' optimiser.
+    """
     checks.check_fields("influence.", options, _CHECKS)
     for name, default in (("learning_rate", None), ("clip", True)):
         value = getattr(options, name)
@@ -42,6 +48,10 @@ def check_influence(options: InfluenceConfig, evaluation_rows: int) -> None:
                 f"influence.{name}={value!r} is only for influence.optimizer='sgd': the virtual step by 'adamw' is the "
                 f"student's own update. Set it to {default!r}, or influence.optimizer='sgd'."
             )
+    if not options.clip and max_grad_norm is None:
+        raise ValueError(
+            "influence.clip=False does nothing with optimizer.max_grad_norm=None, which does not clip; leave it out."
+        )
     if options.rows is not None:
         check_rows(options.rows, evaluation_rows, f"evaluation_rows={evaluation_rows}")
 

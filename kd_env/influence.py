@@ -1,11 +1,12 @@
-"""How much each sample of a student's update lowers its loss on feedback rows: exactly, by one forward-mode product.
+"""How much each sample of a student's update lowers its loss on feedback rows, by one forward-mode product.
 
 LGTM (Ren et al., ACL 2023) weighs samples by their *distillation influence*. With per-sample losses ``l_i``, weights
 ``w`` and an optimiser ``U``, the update is ``s'(w) = U(grad mean_i w_i l_i(s))``, and what is wanted is
 
     ``s_i = -d L_feedback(s'(w)) / d w_i  at  w = 1``,
 
-the drop of the feedback loss per unit of weight. The update clips the gradient, which ties all tensors together
+the drop of the feedback loss per unit of weight: that against gold labels, without a temperature (with
+``gap=calibrated`` rewards are about another one). The update clips the gradient, which ties all tensors together
 (Jacobian ``J``, symmetric), then goes through an optimiser that acts element by element, so that its derivative with
 respect to the clipped gradient is a diagonal ``D``, and
 
@@ -70,7 +71,7 @@ class VirtualStep(NamedTuple):
 
 
 class LookAhead(NamedTuple):
-    """What one virtual step says; enough for the exact influence and for finite differences of any other loss."""
+    """What one virtual step says; enough for the influence and for finite differences of any other loss."""
 
     losses: TaughtLosses  # the student's weighted losses l_i on the batch, [N, B]
     logits: Tensor  # [N, B, C], the student's before the step

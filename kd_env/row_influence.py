@@ -30,7 +30,7 @@ class VirtualOptions(TypedDict):
 
 
 def row_influence(problem: Problem, state: DistillState) -> np.ndarray:
-    """Drop of the feedback loss per unit of weight of each row of the next batch, ``[N, B]`` float64, finite.
+    """Drop of the raw feedback loss per unit of weight of each row of the next batch, ``[N, B]`` float64, finite.
 
     The weight multiplies all losses of its row, in the next update with the learning rate that it will have; the
     other weights are 1. The feedback rows are those of :func:`feedback_choice`. A broken student, one of whose

@@ -33,7 +33,7 @@ def test_every_published_recipe_is_found_by_its_method(name: str) -> None:
 
 def test_the_longest_name_counts() -> None:
     """A method whose name begins with that of another has its own recipe."""
-    known = ("kd", "kd_paper", "kd_dist", "kd_dist_paper")
+    known = ("kd", "kd_mrpc", "kd_paper", "kd_dist", "kd_dist_mrpc", "kd_dist_paper")
     assert paper_recipe("kd_dist_mrpc", known) == "kd_dist_paper" and paper_recipe("kd_mrpc", known) == "kd_paper"
 
 
@@ -58,3 +58,11 @@ def test_recipes_in_sweeps() -> None:
     assert found[0] == "experiment=mt_bert_paper,ks_paper" and "recipe=paper" in found
     with pytest.raises(ValueError, match="recipe takes one value"):
         resolve_overrides("config", ["experiment=mt_bert", "recipe=paper,null", *MODEL], sweep=True)
+
+
+def test_an_experiment_that_does_not_exist_has_no_recipe() -> None:
+    """A slip of the pen must not start the paper's own size."""
+    with pytest.raises(ValueError, match=r"'lgtm_mrcp'.*Did you mean.*lgtm_mrpc"):
+        paper_recipe("lgtm_mrcp", ["lgtm", "lgtm_mrpc", "lgtm_paper"])
+    assert paper_recipe("lgtm_mrpc", ["lgtm", "lgtm_mrpc", "lgtm_paper"]) == "lgtm_paper"
+    assert paper_recipe("ks", ["ks_paper"]) == "ks_paper"

@@ -120,11 +120,15 @@ def test_the_first_line_counts_rules_with_feedback_labels() -> None:
     rules = result("all", [0.3, 0.3, 0.2]), result("all (train+feedback)", [0.9, 0.8, 0.9], extra=True)
     report = r.summarize(evaluation(agent, *rules))
     assert report.evaluation.comparator == "all" and report.best_rule == "all (train+feedback)"
-    assert report.headline.startswith("Nothing learned is above the best rule with the agent's information, 'all (tra")
+    assert report.headline.startswith(
+        "Nothing learned is above the best rule that was judged with the agent's information, 'all (tra"
+    )
     assert "agent -0.267 [" in report.headline and "3 seeds: shown, no claim" in report.headline
     assert r.markdown_table(report).startswith(report.headline)
     above = r.summarize(evaluation(result("agent", [0.6, 0.61, 0.5], learned=True), rules[0]))
-    assert above.headline.startswith("Above the best rule with the agent's information, 'all' (largest gap closed on")
+    assert above.headline.startswith(
+        "Above the best rule that was judged with the agent's information, 'all' (largest gap closed on"
+    )
     tie = r.summarize(evaluation(result("agent", [0.3, 0.2, 0.3], learned=True), rules[0]))
     assert "tie: smaller than what 3 seeds can detect (" in tie.headline and "tie: " in r.plain_words(tie)
     assert r.summarize(evaluation(*rules)).headline == "" == r.summarize(evaluation(agent)).headline

@@ -121,3 +121,12 @@ def test_a_limit_is_finite_and_above_zero(limit: float) -> None:
     """Else rewards would not be bounded, or all 0."""
     with pytest.raises(ValueError, match="must be finite and above 0"):
         rewards.bounded_by(limit)
+
+
+def test_the_reward_of_ks_knows_no_temperature(tiny: dict[str, Any]) -> None:
+    """``raw_loss_drop`` is the drop of the cross-entropy itself, whatever the gap is."""
+    env = DistillEnv(**{**tiny, "reward": "raw_loss_drop"})
+    _, before = env.reset(seed=0)
+    _, reward, _, _, after = env.step(env.encode_action(dict.fromkeys(env.term_names, 1.0)))
+    assert reward == pytest.approx(before["raw_loss"] - after["raw_loss"])
+    assert reward != pytest.approx(before["loss"] - after["loss"])

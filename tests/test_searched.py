@@ -118,7 +118,24 @@ def test_rows_share_the_action(tiny_set: dict[str, Any], tiny: dict[str, Any]) -
         )
 
 
+def test_what_was_not_tried_is_not_the_best() -> None:
+    """Returns are below 0 here: a mean of no episode, 0, would win."""
+    agent = Searched(bowls(2, BOX), seed=0).learn(64 * 6 * 4, lambda _: False)
+    assert len(agent.actions) == 64 and agent.counts.sum() == 2
+    tried = agent.actions[agent.counts > 0]
+    assert (tried == agent.best).all(axis=1).any()
+
+
+def test_a_closed_gate_is_no_candidate(tiny_problem: Any) -> None:
+    envs = DistillVectorEnv(2, problem=tiny_problem, action_view="box")
+    agent: Any = Searched(envs, seed=0).learn(64 * 6 * envs.episode_steps, lambda _: False)
+    assert envs.unwrapped.action_names[-1] == "gate" and (agent.actions[:, -1] >= -0.5).all()
+    assert agent.actions[:, 0].min() < -0.5
+
+
 def test_bad_input() -> None:
+    with pytest.raises(ValueError, match=r"candidates=64 is more than the 10 episodes"):
+        Searched(bowls(2, BOX), candidates=64).learn(40)
     with pytest.raises(ValueError, match="candidates=1"):
         Searched(bowls(2, BOX), candidates=1)
     with pytest.raises(ValueError, match=r"holds 1 episodes of 4 steps.*8 or more"):

@@ -269,7 +269,7 @@ def _entry(one: _Measured, measure: str, level: float) -> Entry:
         calibration_error=of_splits("calibration_error", SHARE) if errors else None,
         raw_loss=of_splits("raw_loss") if new else None,
         raw_gap_closed=of_splits("raw_gap_closed") if new else None,
-        mean_weights={term: one.interval(level, "mean_weights", term) for term in terms},
+        mean_weights={term: _weight_interval(one, level, term) for term in terms},
         chosen={term: one.interval(level, "chosen", term, bounds=SHARE) for term in terms},
         followed=one.interval(level, "followed", bounds=SHARE) if "followed" in row["seeds"] else None,
         right_rows_auc=one.interval(level, "right_rows_auc", bounds=SHARE)
@@ -277,6 +277,12 @@ def _entry(one: _Measured, measure: str, level: float) -> Entry:
         else None,
         diverged=sum(int(row["diverged"]) for row in one.rows),
     )
+
+
+def _weight_interval(one: _Measured, level: float, term: str) -> Interval:
+    """Inside [0, 1] where every weight is: most views know no other."""
+    values = one.values("mean_weights", term)
+    return policy_interval(values, level, SHARE if ((values >= 0) & (values <= 1)).all() else None)
 
 
 def _to_rules(

@@ -83,7 +83,8 @@ def crossed_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95,
     enough = min(counts) >= MIN_UNITS_FOR_CLAIM and a.shape[1] >= MIN_SEEDS_FOR_CLAIM
     detectable = detectable_shift(dof, POWER, level) * error
     claim = enough and not interval.contains_zero
-    return Difference(interval, p_of(mean, error, dof), "training", claim, detectable)
+    both = tuple(counts) if len(counts) > 1 else ()
+    return Difference(interval, p_of(mean, error, dof), "training", claim, detectable, both)
 
 
 def policy_interval(values: ArrayLike, level: float = 0.95, bounds: Bounds | None = None) -> Interval:
@@ -120,9 +121,9 @@ def policy_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95, 
         return without_interval(float(a.mean() - b.mean()), "training", units, 1, level)
     if len(b) == 1:
         found = crossed_difference(a, b[0], level)
-        return found if rule else _no_claim(found)
+        return found if rule else _no_claim(found, (len(a), 1))
     if len(a) == 1:
-        return _no_claim(turned(crossed_difference(b, a[0], level)))
+        return _no_claim(turned(crossed_difference(b, a[0], level)), (1, len(b)))
     return crossed_difference(a, b, level, paired)
 
 
@@ -130,7 +131,7 @@ def turned(found: Difference) -> Difference:
     """The difference with its sign turned round."""
     i = found.interval
     interval = Interval(0.0 - i.mean, 0.0 - i.high, 0.0 - i.low, i.units, i.level, i.seeds)
-    return Difference(interval, found.p_value, found.unit, found.claim, found.detectable)
+    return Difference(interval, found.p_value, found.unit, found.claim, found.detectable, found.groups[::-1])
 
 
 def standard_error(groups: Sequence[Floats]) -> tuple[Floats, Floats]:
@@ -185,8 +186,8 @@ def _ratio(above: Floats, below: Floats, otherwise: float) -> Floats:
     return np.where(below > 0, above / np.where(below > 0, below, 1.0), otherwise)
 
 
-def _no_claim(found: Difference) -> Difference:
-    return Difference(found.interval, found.p_value, found.unit, False, found.detectable)
+def _no_claim(found: Difference, groups: tuple[int, int]) -> Difference:
+    return Difference(found.interval, found.p_value, found.unit, False, found.detectable, groups)
 
 
 def _check_design(values: Floats) -> None:

@@ -1,4 +1,4 @@
-"""Student's t, F and the power of a t test, from the incomplete beta function: exact and without SciPy."""
+"""Student's t, F and the power of a t test, from the incomplete beta function, without SciPy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Intervals and comparisons that do not promise more than the runs can hold.
 
 Two things vary, and both are random: the independent training of an agent and the evaluation seed of its students.
-Here are the statistics over one of them; :mod:`kd_env.evaluation.crossed` has those over both. Everything is exact
+Here are the statistics over one of them; :mod:`kd_env.evaluation.crossed` has those over both. Everything is
 arithmetic on a few numbers: no global random state, no SciPy.
 """
 
@@ -65,6 +65,8 @@ class Difference:
     detectable: float
     """Minimum detectable difference: the smallest true one that such a design finds with a power of 0.8, at the spreads
     observed; infinite where there is no interval."""
+    groups: tuple[int, ...] = ()
+    """Trainings of each of two agents; empty where one of the two is a rule."""
 
     @property
     def tie(self) -> bool:
@@ -76,7 +78,10 @@ class Difference:
         """``5 trainings x 30 seeds``, ``10 seeds``, or ``5 trainings, a seed each``."""
         if self.unit == "training" and self.interval.seeds is None:
             return f"{self.interval.units} training{'' if self.interval.units == 1 else 's'}, a seed each"
-        return design_in_words(self.interval.units, self.interval.seeds)
+        words = design_in_words(self.interval.units, self.interval.seeds)
+        if len(self.groups) < 2 or self.interval.seeds is None:
+            return words
+        return f"{' + '.join(map(str, self.groups))} trainings x{words.split(' x', 1)[1]}"
 
     @property
     def reading(self) -> str:

@@ -200,11 +200,13 @@ class _Tally:
         loss = np.where(ended | ~np.isfinite(after), before, after)
         counts = {name: np.maximum(count, 1) for name, count in self._counts.items()}
         means = {key: self._sums[key] / counts["all"] for key in _SUMMED}
+        # A student that diverged before its last tenth has none: its mean stands there, since 0 would be the best end.
+        last = np.where(self._counts["last"] > 0, self._sums["last"] / counts["last"], means["student_error"])
         return TutorResult(
             reward=means["teacher_recognises"] + means["student_error"],
             **means,
             student_error_first=self._sums["first"] / counts["first"],
-            student_error_last=self._sums["last"] / counts["last"],
+            student_error_last=last,
             dev_loss=loss,
             dev_gap_closed=(before - loss) / gap_scale(before, judged.loss_floor)[0],
             diverged=ended,

@@ -61,7 +61,8 @@ def headline(rule: str | None, to_rule: Mapping[str, Mapping[str, Difference]], 
         for split, found in by_split.items()
     ]
     who = "Above" if above else "Nothing learned is above"
-    return f"{who} the best rule with the agent's information, {chosen}: {'; '.join(parts)}."
+    # Only what was judged can be named: a search, or rules on feedback rows, may not have been.
+    return f"{who} the best rule that was judged with the agent's information, {chosen}: {'; '.join(parts)}."
 
 
 def _above(found: Difference, sign: int) -> bool:

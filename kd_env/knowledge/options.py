@@ -114,13 +114,18 @@ def plan_projections(
         side: whose features are mapped, ``student`` or ``teacher``.
 
     Raises:
-        ValueError: another name of ``projection``.
+        ValueError: another name of ``projection``, or a side that is named and would not be mapped.
     """
     choose(term, "projection", projection, ("auto", "always"))
     width, target = spec.student.hidden_size, spec.teacher.hidden_size
     if side == "teacher":
         width, target = target, width
     if width == target and projection == "auto":
+        if side == "teacher":
+            raise ValueError(
+                f"{term}: projected='teacher' maps nothing where teacher and student have the same width ({width}); "
+                "set projection='always', or leave it out."
+            )
         return Projections({}, {}, side)
     names = {layer: "shared" if shared else f"layer_{layer}" for layer in layers}
     return Projections({name: (target, width) for name in names.values()}, names, side)
