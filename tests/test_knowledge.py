@@ -32,7 +32,7 @@ EXTRA: list[tuple[str, dict[str, Any]]] = [
     ("attention", {"on": "probabilities", "head_reduction": "mean"}),
     ("rkd", {"on": "logits"}),
     ("minilm", {"relations": ["query_query", "key_key", "value_value"], "relation_heads": 4}),
-    ("hidden_states", {"reduction": "sum", "projected": "teacher"}),
+    ("hidden_states", {"reduction": "sum", "projected": "teacher", "projection": "always"}),
     ("soft_label", {"temperature": 3.0, "tau_squared": False}),
 ]
 VARIANTS = [(name, {}) for name in TERMS] + EXTRA
@@ -144,8 +144,12 @@ def test_zero_where_student_equals_teacher(name: str, options: dict[str, Any]) -
         sure = 200.0 * torch.nn.functional.one_hot(inputs.batch.labels, 3).double()
         inputs = inputs._replace(student=inputs.student._replace(logits=sure))
         minimum = minimum + options.get("label_smoothing", 0.0) * 200.0 * 2 / 3
+    always = options.get("projection") == "always"
+    if always:  # zero where the map is none
+        identity = {name: torch.eye(*shape, dtype=torch.float64) for name, shape in term.projections.items()}
+        inputs = inputs._replace(projections=identity)
     assert torch.allclose(term.loss(inputs), minimum, atol=1e-9)
-    assert not term.projections
+    assert bool(term.projections) == always
 
 
 GOLDEN = {  # made with torch 2.13.0; the loss of the first example, default options, make_inputs(make_spec())
@@ -685,3 +689,9 @@ def test_a_term_from_outside_keeps_an_option_named_weight(monkeypatch: pytest.Mo
     own, other = term_entries([{"name": "weighed", "weight": -2.0}, {"name": "hard_label", "weight": 2.0}])
     assert (own.options, own.weight) == ({"weight": -2.0}, 1.0)
     assert (other.options, other.weight) == ({}, 2.0)
+
+
+def test_a_side_that_is_not_mapped_is_refused() -> None:
+    """At equal widths there are maps by ``projection=always`` alone."""
+    with pytest.raises(ValueError, match=r"maps nothing.*projection='always'"):
+        build_terms([{"name": "hidden_states", "projected": "teacher"}], make_spec(same=True))
