@@ -2,6 +2,10 @@
 
 The loss of a student falls when its logits get the right size, without one prediction being another. A gap between
 a calibrated teacher and a student that is not would thus count calibration as knowledge (Guo et al. 2017).
+
+On the few rows that it is fitted on, a model may be right everywhere: then the loss falls without end as it gets surer,
+and one wrong row elsewhere would outweigh all others. So the labels that a temperature is fitted to are those of Platt
+(1999): on R rows of C classes the label counts ``(R + 1) / (R + C)``, every other class ``1 / (R + C)``.
 """
 
 from __future__ import annotations
@@ -42,7 +46,9 @@ def check_calibration_rows(labels: NDArray[np.generic], split: str = "feedback")
 
 
 def fit_temperatures(logits: NDArray[np.floating], labels: NDArray[np.generic], split: str = "feedback") -> Floats:
-    """The temperature of every model that minimises its mean cross-entropy, ``[..., R, C] -> [...]``, in [0.05, 20].
+    """The temperature of every model with the least mean cross-entropy to Platt's labels, ``[..., R, C] -> [...]``.
+
+    In [0.05, 20].
 
     The loss is convex in the inverse temperature b: Newton's steps in b, or half of a bracket where one would leave
     it. What is found for a model does not depend on the others.
@@ -88,26 +94,28 @@ def _slopes(logits: NDArray[np.floating], labels: NDArray[np.generic]) -> _Slope
     """First and second derivative of the loss by b, each ``[N]``, as a function of b ``[N]``."""
     index = np.broadcast_to(labels.astype(np.int64)[..., None], (*logits.shape[:-1], 1))
     excess = logits.astype(np.float64) - np.take_along_axis(logits, index, axis=-1)  # [N, R, C], 0 at the label
-    rows = excess.shape[1]
+    rows, classes = excess.shape[1:]
+    share = 1.0 / (rows + classes)  # of a class that is not the label
     if excess.shape[-1] == 2:  # the other class alone has an excess: a third of the work
         other = excess.sum(axis=-1)  # [N, R]
 
         def of_two(b: Floats) -> tuple[Floats, Floats]:
             t = np.tanh((0.5 * b)[:, None] * other)
             weighted = t * other  # with p = (1 + t) / 2: p x = (x + t x) / 2 and p (1 - p) x^2 = (x^2 - (t x)^2) / 4
-            slope = 0.5 * (total + weighted.sum(axis=-1)) / rows
+            slope = (0.5 * (total + weighted.sum(axis=-1)) - share * total) / rows
             return slope, 0.25 * (squares - np.einsum("nr,nr->n", weighted, weighted)) / rows
 
         total, squares = other.sum(axis=-1), np.einsum("nr,nr->n", other, other)
         return of_two
 
     largest = excess.max(axis=-1, keepdims=True)
+    wished = share * excess.sum(axis=-1).mean(axis=-1)
 
     def of_many(b: Floats) -> tuple[Floats, Floats]:
         p = np.exp(b[:, None, None] * (excess - largest))
         weighted = p * excess / p.sum(axis=-1, keepdims=True)
         mean = weighted.sum(axis=-1)
-        return mean.mean(axis=-1), (np.einsum("nrc,nrc->nr", weighted, excess) - mean**2).mean(axis=-1)
+        return mean.mean(axis=-1) - wished, (np.einsum("nrc,nrc->nr", weighted, excess) - mean**2).mean(axis=-1)
 
     return of_many
 
