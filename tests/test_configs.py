@@ -244,6 +244,8 @@ EXPERIMENT_AGENTS = {
 }
 
 
+# A random head on the teacher's own encoder can be as good as the teacher's once it is scaled: this gap has a floor.
+@pytest.mark.filterwarnings("ignore:The teacher's loss:UserWarning")
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_experiments(experiment: str, tmp_path: Path) -> None:
     embedded = compose("config", [f"experiment={experiment}"])["task"]["name"] in EMBEDDED

@@ -251,7 +251,8 @@ def test_shuffled_feedback_changes_nothing_else(tiny: dict[str, Any]) -> None:
     for table in ("train", "selection"):
         np.testing.assert_array_equal(getattr(shuffled, table).labels, getattr(gold, table).labels)
     assert shuffled.feedback.content_hash() == gold.feedback.content_hash()
-    assert shuffled.temperature == gold.temperature
+    assert gold.calibration is gold.feedback and shuffled.calibration is shuffled.selection  # labels that are true
+    assert shuffled.temperature == gold.reference.temperature
     told = {}
     for name, problem in (("shuffled", shuffled), ("gold", gold)):
         found = evaluate_policies(problem, {"u": Contender(lambda env: make_rule("uniform", env))}, [1])
