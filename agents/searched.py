@@ -281,7 +281,7 @@ def _most_candidates(episodes: int) -> int:
 def _draw(space: ActionSpace, rows: RowLayout | None, gated: bool, count: int, seed: int) -> NDArray[Any]:
     """Different random actions ``[n, A]``, at most ``count`` and at most as many as there are.
 
-    A gate, the last component of some boxes, is drawn where it is open (from a quarter on): a closed one is no weight.
+    A gate, the last component of some boxes, is wide open: it scales the learning rate, which is no weight.
     """
     rng = np.random.default_rng([seed, 1])
     one: ActionSpace = space if rows is None else rows.structure.action
@@ -295,7 +295,8 @@ def _draw(space: ActionSpace, rows: RowLayout | None, gated: bool, count: int, s
             behind = [] if gate is None else [_one(gate, rng)]
             action = np.concatenate([np.tile(np.atleast_1d(action), rows.batch_size), *behind]).astype(space.dtype)
         if gated:
-            action[-1] = rng.uniform(-0.5, 1.0)
+            assert isinstance(space, spaces.Box)
+            action[-1] = space.high[-1]
         found.setdefault(action.tobytes(), action)
     return np.stack(list(found.values()))
 

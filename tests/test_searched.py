@@ -126,10 +126,10 @@ def test_what_was_not_tried_is_not_the_best() -> None:
     assert (tried == agent.best).all(axis=1).any()
 
 
-def test_a_closed_gate_is_no_candidate(tiny_problem: Any) -> None:
+def test_weights_are_searched_and_no_learning_rate(tiny_problem: Any) -> None:
     envs = DistillVectorEnv(2, problem=tiny_problem, action_view="box")
     agent: Any = Searched(envs, seed=0).learn(64 * 6 * envs.episode_steps, lambda _: False)
-    assert envs.unwrapped.action_names[-1] == "gate" and (agent.actions[:, -1] >= -0.5).all()
+    assert envs.unwrapped.action_names[-1] == "gate" and (agent.actions[:, -1] == 1.0).all()
     assert agent.actions[:, 0].min() < -0.5
 
 
