@@ -157,7 +157,7 @@ def gradient(
     batch, encoder = problem.train.gather(rows), problem.reference.encoder
     leaves = {name: p.detach().requires_grad_() for name, p in teacher.params.items()}
     options = problem.config.learning_teacher_config
-    with torch.enable_grad(), updates.student_dropout(encoder, options.dropout, problem.device, dropout_seed):
+    with torch.enable_grad(), updates.dropout_on(encoder, options.dropout, problem.device, dropout_seed):
         own_said = updates.student_forward(problem, leaves, batch, problem.teacher_signals, encoder=encoder)
     said, ahead = own_said, None
     if (effect.influence != 0).any():

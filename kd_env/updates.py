@@ -208,7 +208,7 @@ def gradients(
     dropout = problem.config.student_config.dropout
     with (
         torch.set_grad_enabled(differentiate),
-        student_dropout(problem.student, dropout, problem.device, dropout_seed),
+        dropout_on(problem.student, dropout, problem.device, dropout_seed),
     ):
         leaves, student = known or student_pass(problem, params, batch, differentiate)
         taught = teacher_signals(problem, teacher, rows, batch, student)
@@ -235,19 +235,19 @@ def gradients(
 
 
 @contextmanager
-def student_dropout(student: Encoder, probability: float, device: torch.device, seed: int) -> Iterator[None]:
-    """The student in training mode, with a generator of its own: dropout draws from torch's global one."""
+def dropout_on(encoder: Encoder, probability: float, device: torch.device, seed: int) -> Iterator[None]:
+    """An encoder in training mode, with a generator of its own: dropout draws from torch's global one."""
     if probability == 0:
         yield
         return
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        student.module.train()
+        encoder.module.train()
         try:
             yield
         finally:
-            student.module.eval()
+            encoder.module.eval()
 
 
 def _cosines(scaled: Tensor, leaves: Params) -> Tensor:

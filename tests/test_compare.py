@@ -100,9 +100,10 @@ def test_trainings_are_the_units_of_agents_and_seeds_those_of_rules(five: Compar
     assert (interval.low, interval.high, interval.seeds) == (expected.low, expected.high, 30)
     assert agent.values["validation"] == pytest.approx(MEANS)
     assert agent.metrics["validation"]["accuracy"].mean == pytest.approx(0.79)
-    expected = s.t_interval([0.0, 0.1, 0.2, 0.3, 0.4])
+    expected = s.t_interval([0.0, 0.1, 0.2, 0.3, 0.4], bounds=(0.0, 1.0))
     assert agent.mean_weights["hard_label"].mean == pytest.approx(expected.mean)
-    assert agent.mean_weights["hard_label"].low >= 0 and agent.mean_weights["hard_label"].high <= 1
+    assert agent.mean_weights["hard_label"].low == pytest.approx(expected.low)
+    assert agent.mean_weights["hard_label"].high == pytest.approx(expected.high)
     assert rule.gap_closed["validation"] == s.t_interval(seeds_of([0.3, 0.2, 0.4])) and rule.unit == "evaluation seed"
     assert rule.chosen["soft_label"].mean == 0.5
     assert five.entry("all (train+feedback)").extra_labels

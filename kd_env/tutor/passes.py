@@ -97,7 +97,7 @@ def update(
     with torch.no_grad():
         taught = problem.lesson.teach(problem, text, written, problem.teacher_signals)
     leaves = {name: p.detach().requires_grad_(True) for name, p in params.items()}
-    with updates.student_dropout(problem.student, problem.config.student_config.dropout, problem.device, dropout_seed):
+    with updates.dropout_on(problem.student, problem.config.student_config.dropout, problem.device, dropout_seed):
         output = updates.student_forward(problem, leaves, text, problem.student_signals)
     losses = student_losses(problem, leaves, output, taught.output, taught.labels, text.attention_mask)
     weights = torch.tensor(problem.loss_weights, dtype=losses.dtype, device=losses.device)
