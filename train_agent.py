@@ -11,7 +11,7 @@ from typing import Any
 
 from cli.errors import guarded
 from cli.main import run
-from cli.settings import default_name
+from cli.settings.read import default_name
 
 PROGRAM = "python train_agent.py"
 SWEEP_FLAGS = ("-m", "--multirun")
@@ -30,7 +30,7 @@ def _sweep(overrides: list[str]) -> None:
     """Every combination of the values, by Hydra's sweeper and launcher; a name of its own for each run folder."""
     import hydra
 
-    from cli.compose import resolve_overrides, swept_keys
+    from cli.settings.compose import resolve_overrides, swept_keys
 
     checked = resolve_overrides("config", overrides, sweep=True)
     swept = swept_keys(overrides)
@@ -46,8 +46,8 @@ def _run_one(swept: list[str]) -> None:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
-    from cli.compose import compose
-    from cli.train import train
+    from cli.jobs.train import train
+    from cli.settings.compose import compose
 
     overrides = [text.lstrip("+") for text in HydraConfig.get().overrides.task]
     GlobalHydra.instance().clear()  # train() composes again, which Hydra refuses while it is initialised

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from agents import storage
-from agents.actor_critic import ActorCritic
-from agents.base import Agent, AnyEnv, add_plugins, as_path, unknown_name
-from agents.knowledge_selector import KnowledgeSelector
-from agents.published_selector import PublishedSelector
-from agents.reinforce import Reinforce
-from agents.rules import GROUP as RULES_GROUP
-from agents.rules import RULES, make_rule, rule_class
-from agents.sb3 import ALGORITHMS, SB3Agent, algorithm, make_sb3
-from agents.searched import Searched
-from agents.teacher_selector import TeacherSelector
-from agents.tutor import Tutor
+from agents.common import storage
+from agents.common.base import Agent, AnyEnv, add_plugins, as_path, unknown_name
+from agents.knowledge_selector.agent import KnowledgeSelector
+from agents.knowledge_selector.published import PublishedSelector
+from agents.policy_gradient.actor_critic import ActorCritic
+from agents.policy_gradient.reinforce import Reinforce
+from agents.policy_gradient.teacher_selector import TeacherSelector
+from agents.rules.knowledge_selection import GROUP as RULES_GROUP
+from agents.rules.knowledge_selection import RULES, make_rule, rule_class
+from agents.rules.searched import Searched
+from agents.sb3.agent import ALGORITHMS, SB3Agent, algorithm, make_sb3
+from agents.tutor.agent import Tutor
 
 GROUP = "kd_env.agents"
 PREFIX = "sb3/"

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_env.problem import Problem
-from kd_env.teachers import autocast, cast
-from kd_env.types import ModelOutput
+from kd_env.core.types import ModelOutput
+from kd_env.mdp.problem import Problem
+from kd_env.teachers.sources import autocast, cast
 
 
 def bare_loop(problem: Problem, start: Mapping[str, Tensor], attention: str) -> Callable[[np.ndarray], list[float]]:

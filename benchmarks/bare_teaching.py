@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import common
-from kd_env import DistillEnv, optim
-from kd_env.config_optimizer import OptimizerConfig
-from kd_env.models import Encoder
-from kd_env.teachers import autocast
+from kd_env import DistillEnv
+from kd_env.config.optimizer import OptimizerConfig
+from kd_env.models.encoder import Encoder
+from kd_env.numerics import optim
+from kd_env.teachers.sources import autocast
 
 TEMPERATURE = 2.0
 TERMS: tuple[Any, ...] = ("hard_label", {"name": "soft_label", "temperature": TEMPERATURE})

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import common
-from kd_env.teachers import autocast
-from kd_env.tutor import TutorEnv, TutorProblem
-from kd_env.tutor.passes import PROJECTION
+from kd_env.decisions.tutor_token.problem import TutorProblem
+from kd_env.decisions.tutor_token.reading import PROJECTION
+from kd_env.envs.tutor_env import TutorEnv
+from kd_env.teachers.sources import autocast
 
 LOOPS = ("bare", "env")
 ATTENTION = "bare_tutor"

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from benchmarks import common
-from kd_env import DistillEnv, EnvConfig, build_problem, checks
-from kd_env.teachers import teacher_outputs
+from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env.core import checks
+from kd_env.teachers.sources import teacher_outputs
 
 TERM_SETS = {"labels": common.TERMS[:2], "all": common.TERMS}
 

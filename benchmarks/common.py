@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from kd_env import checks
-from kd_env.build import resolve_device
-from kd_env.evaluation.report import atomic_write
-from kd_env.models import new_encoder
+from kd_env.core import checks
+from kd_env.envs.build import resolve_device
+from kd_env.evaluation.reports.report import atomic_write
+from kd_env.models.encoder import new_encoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

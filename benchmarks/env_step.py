@@ -18,7 +18,8 @@ import torch
 
 from benchmarks import common
 from benchmarks.bare import bare_loop
-from kd_env import DistillEnv, EnvConfig, build_problem, checks
+from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env.core import checks
 
 AIM = 1.10
 

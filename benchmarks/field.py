@@ -25,8 +25,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from benchmarks import common, field_loops
-from kd_env import DistillEnv, EnvConfig, build_problem, checks
-from kd_env.tables import draw, start_stream
+from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env.core import checks
+from kd_env.data.tables import draw, start_stream
 
 AIM = 2.5
 

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import common
-from kd_env.problem import Problem
-from kd_env.tables import Table
-from kd_env.teachers import autocast
+from kd_env.data.tables import Table
+from kd_env.mdp.problem import Problem
+from kd_env.teachers.sources import autocast
 
 WARM_UP = 5
 """First updates of every run, which are not timed: the optimiser makes its state in them, and caches fill."""

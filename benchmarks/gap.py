@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from benchmarks import common
-from kd_env import DistillVectorEnv, EnvConfig, build_problem, checks
+from kd_env import DistillVectorEnv, EnvConfig, build_problem
+from kd_env.core import checks
 
 AIM = 1.03
 

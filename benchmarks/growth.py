@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from benchmarks import common
-from kd_env import DistillVectorEnv, EnvConfig, build_problem, checks
-from kd_env.build import resolve_device
+from kd_env import DistillVectorEnv, EnvConfig, build_problem
+from kd_env.core import checks
+from kd_env.envs.build import resolve_device
 
 TERMS = (*common.TERMS, "logit_mse", "cls")
 AXES = {

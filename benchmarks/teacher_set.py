@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from benchmarks import common, growth
-from kd_env import DistillEnv, EnvConfig, build_problem, checks
-from kd_env.evaluation.report import atomic_write
-from kd_env.models import load_encoder, load_tokenizer
-from kd_env.problem import Problem
-from kd_env.tables import draw, start_stream
+from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env.core import checks
+from kd_env.data.tables import draw, start_stream
+from kd_env.evaluation.reports.report import atomic_write
+from kd_env.mdp.problem import Problem
+from kd_env.models.encoder import load_encoder, load_tokenizer
 
 DISK_AIM, GROWTH_AIM, STEP_AIM = 1024, 300, 1.25
 """MiB on disk, MiB of resident memory, and a step's time over that with the first number of teachers."""

@@ -25,7 +25,8 @@ from gymnasium.vector import VectorEnv
 
 from benchmarks import common
 from benchmarks.bare import bare_loop
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, Problem, build_problem, checks
+from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, Problem, build_problem
+from kd_env.core import checks
 from kd_env.envs.workers import choose_vectorization, make_vector
 
 MODES = ("loop", "singles", "stacked", "processes")

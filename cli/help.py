@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from cli.main import COMMANDS
-from cli.presets import JOB_GROUPS, description, groups, option_comments
+from cli.settings.presets import JOB_GROUPS, description, groups, option_comments
 
 EXAMPLES = {
     "train": (
@@ -94,8 +94,8 @@ def command_help(name: str) -> str:
 
 def bench_help(name: str | None) -> str:
     """``kd-env bench [<name>] --help``."""
-    from cli.bench import help_text
-    from cli.bench import overview as every
+    from cli.jobs.bench import help_text
+    from cli.jobs.bench import overview as every
 
     return every() if name is None else help_text(name)
 

@@ -22,43 +22,43 @@ class Command(NamedTuple):
 
 
 def _train() -> Job:
-    from cli.train import train
+    from cli.jobs.train import train
 
     return train
 
 
 def _teacher() -> Job:
-    from cli.teacher import make_teacher
+    from cli.jobs.teacher import make_teacher
 
     return make_teacher
 
 
 def _evaluate() -> Job:
-    from cli.evaluate import evaluate_any
+    from cli.jobs.evaluate import evaluate_any
 
     return evaluate_any
 
 
 def _study() -> Job:
-    from cli.study import study
+    from cli.jobs.study import study
 
     return study
 
 
 def _tutor() -> Job:
-    from cli.tutor import tutor
+    from cli.jobs.tutor import tutor
 
     return tutor
 
 
 def _compare() -> Job:
-    from cli.compare import compare_runs
+    from cli.jobs.compare import compare_runs
 
     return compare_runs
 
 
 def _bench() -> Job:
-    from cli.bench import bench
+    from cli.jobs.bench import bench
 
     return bench
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kd-env {kd_env.__version__}")
         return 0
     if name not in COMMANDS:
-        from kd_env.registry import unknown_name
+        from kd_env.core.registry import unknown_name
 
         print(f"kd-env: error: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
         return 2
@@ -120,9 +120,9 @@ def _print_help(name: str, words: Sequence[str]) -> None:
 
 
 def _print_config(name: str, overrides: Sequence[str]) -> None:
-    from cli.compose import compose
-    from cli.presets import JOB_GROUPS
-    from cli.runs import to_yaml
+    from cli.runs.folder import to_yaml
+    from cli.settings.compose import compose
+    from cli.settings.presets import JOB_GROUPS
 
     config = COMMANDS[name].config
     if config not in JOB_GROUPS:

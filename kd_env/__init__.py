@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.envs.registration import register
 
 if TYPE_CHECKING:
-    from kd_env.build import build_problem as build_problem
-    from kd_env.config import EnvConfig as EnvConfig
+    from kd_env.config.environment import EnvConfig as EnvConfig
     from kd_env.envs import DistillEnv as DistillEnv
     from kd_env.envs import DistillVectorEnv as DistillVectorEnv
-    from kd_env.problem import Problem as Problem
+    from kd_env.envs.build import build_problem as build_problem
+    from kd_env.mdp.problem import Problem as Problem
 
 __version__ = "0.1.0"
 _LAZY = {

@@ -14,9 +14,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from identity import KINDS, IdentityEnv, identity_vector_env
 
 from agents import Agent, agent_kind, agent_names, load_agent, make_agent
-from agents.actor_critic import ActorCritic
-from agents.on_policy import OnPolicyAgent
-from agents.reinforce import Reinforce
+from agents.policy_gradient.actor_critic import ActorCritic
+from agents.policy_gradient.on_policy import OnPolicyAgent
+from agents.policy_gradient.reinforce import Reinforce
 
 CLASSES = [Reinforce, ActorCritic]
 
@@ -221,7 +221,7 @@ def test_a_crash_while_saving_keeps_the_old_agent(tmp_path: Path, monkeypatch: p
     before = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
     agent.learn(20)
     with monkeypatch.context() as patch:
-        patch.setattr("agents.storage.write_header", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr("agents.common.storage.write_header", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             agent.save(tmp_path / "a")
     assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before

@@ -14,16 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agents import RULES, make_rule
-from agents.rules import WITHOUT_FEEDBACK
-from cli.compose import compose
+from agents.rules.knowledge_selection import WITHOUT_FEEDBACK
 from cli.main import main, run
-from cli.settings import Settings, read_settings
-from kd_env import DistillVectorEnv, EnvConfig, build_problem, updates
-from kd_env.config import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
-from kd_env.export import STEERED
-from kd_env.finetune import TeacherConfig, teacher_record
-from kd_env.problem import Problem
-from kd_env.types import ModelOutput, Signal
+from cli.settings.compose import compose
+from cli.settings.read import Settings, read_settings
+from kd_env import DistillVectorEnv, EnvConfig, build_problem
+from kd_env.config.environment import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
+from kd_env.core.types import ModelOutput, Signal
+from kd_env.finetuning.classifier import TeacherConfig, teacher_record
+from kd_env.mdp import passes
+from kd_env.mdp.problem import Problem
+from kd_env.models.export import STEERED
 
 STEPS = 12
 FEEDBACK_FEATURES = ("gap", "student_entropy", "agreement", "feedback_metric")
@@ -54,7 +55,7 @@ class Step:
         batch = problem.train.gather(rows[0])
         with torch.no_grad():
             many = problem.train.gather(rows)
-            student = updates.student_forward(problem, state.params, many, layer)
+            student = passes.student_forward(problem, state.params, many, layer)
             self.student = ModelOutput(student.logits[0], {1: student.cls[1][0]}, {}, {}, {}, {}, {})
             self.teachers = [teacher.encoder.forward({}, batch, layer) for teacher in problem.teachers]
         self.labels: Tensor = batch.labels

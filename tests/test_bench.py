@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cli import bench as job
-from cli.bench import NAMES, bench, help_text
+from cli.jobs import bench as job
+from cli.jobs.bench import NAMES, bench, help_text
 
 SMALL = ("threads=1", "device=cpu")
 TINY = {

@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cli import bench as job
+from cli.jobs import bench as job
 
 influence_step = job._load("influence_step")
 plain = job._load("bare_teaching")

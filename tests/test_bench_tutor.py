@@ -12,8 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cli import bench as job
-from kd_env.tutor import TutorEnv, TutorProblem, TutorVectorEnv
+from cli.jobs import bench as job
+from kd_env.decisions.tutor_token.problem import TutorProblem
+from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 
 tutor_step = job._load("tutor_step")
 loops = job._load("bare_tutor")

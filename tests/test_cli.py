@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli import probe, runs
-from cli.compose import compose
+from cli.jobs.study import plan
 from cli.main import main, run
-from cli.options import split_options
-from cli.presets import groups
-from cli.settings import PolicySpec, Settings, read_settings
-from cli.study import plan
-from cli.watch import read_history
+from cli.runs import folder as runs
+from cli.runs.watch import read_history
+from cli.settings import probe
+from cli.settings.compose import compose
+from cli.settings.options import split_options
+from cli.settings.presets import groups
+from cli.settings.read import PolicySpec, Settings, read_settings
 from kd_env import DistillVectorEnv, EnvConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,7 +116,7 @@ def test_an_existing_run_is_not_overwritten(
 
 
 def test_resume_goes_on_from_the_checkpoint(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agents.actor_critic import ActorCritic
+    from agents.policy_gradient.actor_critic import ActorCritic
 
     original = ActorCritic._update
 
@@ -222,7 +223,7 @@ def test_evaluate_refuses_what_means_something_else(
         fails(capsys, [*words, override], "'actor_critic'", "kd-env train agent=")
     other = {**load(finished), "agent": {"name": "reinforce", "options": {}}}
     with monkeypatch.context() as patch:  # as by an experiment that names an agent
-        patch.setattr("cli.evaluate.compose", lambda *_: other)
+        patch.setattr("cli.jobs.evaluate.compose", lambda *_: other)
         fails(capsys, words, "'actor_critic'", "kd-env train agent=")
     assert all(path.name in ("1", "wider", "jobs1", "jobs2") for path in (finished / "evaluations").glob("*"))
 
@@ -248,7 +249,7 @@ def test_a_run_that_failed_before_its_training_does_not_block_the_next(
         raise ValueError("found late")
 
     with monkeypatch.context() as patch:
-        patch.setattr("cli.train.learn", broken)
+        patch.setattr("cli.jobs.train.learn", broken)
         fails(capsys, [*words, "env.budget=6"], "found late")
     assert main(words) == 0
     assert load(tmp_path / "runs" / "mine")["env"]["budget"] == 8
@@ -260,7 +261,7 @@ def test_a_run_that_failed_before_its_training_does_not_block_the_next(
 def test_an_existing_folder_is_refused_before_any_work(
     finished: Path, base: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.train.load_problem", lambda *_: pytest.fail("a teacher was made first"))
+    monkeypatch.setattr("cli.jobs.train.load_problem", lambda *_: pytest.fail("a teacher was made first"))
     fails(capsys, ["train", *base, f"runs_dir={finished.parent}"], "exists", "resume=true")
     other = finished.parent / "notes"
     other.mkdir()
@@ -474,7 +475,7 @@ def test_a_set_is_made_and_used(
 def test_a_study_makes_a_set_before_its_processes(
     base: list[str], tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cli import study
+    from cli.jobs import study
 
     seen = []
 

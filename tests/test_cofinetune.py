@@ -17,15 +17,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kd_env
-from kd_env import finetune_loop as loop
-from kd_env import models
-from kd_env.cofinetune import CoTeacherConfig, cofinetune, members
-from kd_env.config import EnvConfig
-from kd_env.export import write_student
-from kd_env.finetune import TeacherConfig, finetune, teacher_record
-from kd_env.pooling import AttentionPooling, PooledClassifier
-from kd_env.students import cut_encoder
-from kd_env.types import Batch, Signal
+from kd_env.config.environment import EnvConfig
+from kd_env.core.types import Batch, Signal
+from kd_env.finetuning import loop
+from kd_env.finetuning.classifier import TeacherConfig, finetune, teacher_record
+from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune, members
+from kd_env.models import encoder as models
+from kd_env.models.export import write_student
+from kd_env.models.pooling import AttentionPooling, PooledClassifier
+from kd_env.models.students import cut_encoder
 
 SHARED = ("pooling.project.weight", "pooling.project.bias", "pooling.score.weight", "prediction.weight")
 Make = Callable[..., CoTeacherConfig]
@@ -296,7 +296,7 @@ def test_a_loaded_member_says_what_the_trained_one_said(make: Make, monkeypatch:
         found[:] = [data, evaluate(config, data, trainee)]
         return found[1]
 
-    monkeypatch.setattr("kd_env.cofinetune.evaluate", spy)
+    monkeypatch.setattr("kd_env.finetuning.co_classifier.evaluate", spy)
     folder = cofinetune(make())
     data, evaluations = found
     for path, expected in zip(members(folder), evaluations, strict=True):
@@ -590,7 +590,7 @@ def test_members_of_different_vocabularies_read_their_own_tokens(
         return found[1]
 
     monkeypatch.setattr(loop, "_logits", spy)
-    monkeypatch.setattr("kd_env.cofinetune.evaluate", keep)
+    monkeypatch.setattr("kd_env.finetuning.co_classifier.evaluate", keep)
     folders = members(cofinetune(make(members=given, epochs=1, evaluations_per_epoch=1)))
     updates = -(-len(found[0].train) // 16)
     assert all(read[2 * place] == read[2 * place + 1] for place in range(updates))

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli import runs as run_files
-from cli.compare import agent_labels, compare_runs, find_runs
-from kd_env.evaluation import compare_report as r
-from kd_env.evaluation import crossed
-from kd_env.evaluation import statistics as s
-from kd_env.evaluation.compare import Comparison, Run, compare
-from kd_env.evaluation.plots import trainings_and_rules
+from cli.jobs.compare import agent_labels, compare_runs, find_runs
+from cli.runs import folder as run_files
+from kd_env.evaluation.comparing import report as r
+from kd_env.evaluation.comparing.compare import Comparison, Run, compare
+from kd_env.evaluation.reports.plots import trainings_and_rules
+from kd_env.evaluation.statistics import crossed
+from kd_env.evaluation.statistics import intervals as s
 
 SEEDS = list(range(10000, 10030))
 TERMS = ["hard_label", "soft_label"]

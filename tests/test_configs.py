@@ -11,15 +11,15 @@ import pytest
 from terms_mt_bert import LITERAL_TERMS
 
 from agents import RULES, make_agent
-from agents.sb3 import ALGORITHMS
-from cli import probe
-from cli.compose import compose
-from cli.presets import description, groups
-from cli.settings import Settings, read_settings
-from cli.teachers import set_config, teacher_config
+from agents.sb3.agent import ALGORITHMS
+from cli.settings import probe
+from cli.settings.compose import compose
+from cli.settings.presets import description, groups
+from cli.settings.read import Settings, read_settings
+from cli.settings.teachers import set_config, teacher_config
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
-from kd_env.glue import EMBEDDED, GLUE
-from kd_env.problem import Problem
+from kd_env.data.loading import EMBEDDED, GLUE
+from kd_env.mdp.problem import Problem
 
 GROUPS = groups()
 NEEDS_MODEL = ["teacher.name_or_path=encoder"]
@@ -48,8 +48,8 @@ def test_the_defaults_are_those_of_the_environment() -> None:
 
 
 def test_teacher_defaults_are_those_of_the_fine_tuning() -> None:
-    from kd_env.cofinetune import CoTeacherConfig, Member
-    from kd_env.finetune import TeacherConfig
+    from kd_env.finetuning.classifier import TeacherConfig
+    from kd_env.finetuning.co_classifier import CoTeacherConfig, Member
 
     c = compose("finetune", ["task=mrpc", *NEEDS_MODEL])
     assert teacher_config(c, "out") == TeacherConfig(task="mrpc", name_or_path="encoder", output="out")
@@ -271,7 +271,7 @@ def test_experiments(experiment: str, tmp_path: Path) -> None:
 
 def with_hardly_trained_set(found: Settings, output: Path) -> EnvConfig:
     """The environment's options; a set that is made first has the same members, but has seen four batches."""
-    from kd_env.cofinetune import cofinetune, members
+    from kd_env.finetuning.co_classifier import cofinetune, members
 
     if found.cofinetuned is None:
         return found.env

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from agents import load_agent
-from cli import probe
-from cli.compose import compose
-from cli.controls import CONTROLS, RewardShuffle, agent_options
-from cli.settings import read_settings
-from cli.train import train
+from cli.jobs.train import train
+from cli.settings import probe
+from cli.settings.compose import compose
+from cli.settings.controls import CONTROLS, RewardShuffle, agent_options
+from cli.settings.read import read_settings
 from kd_env import DistillVectorEnv
 
 

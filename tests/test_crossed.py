@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kd_env.evaluation import crossed as c
-from kd_env.evaluation import statistics as s
-from kd_env.evaluation.distributions import detectable_shift
+from kd_env.evaluation.statistics import crossed as c
+from kd_env.evaluation.statistics import intervals as s
+from kd_env.evaluation.statistics.distributions import detectable_shift
 
 COMPONENTS = {
     "training": (1.0, 0.01, 0.05),

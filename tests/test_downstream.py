@@ -12,15 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from cli.downstream import read_rows
+from cli.jobs.downstream import read_rows
 from cli.main import main, run
-from kd_env.evaluation import downstream
-from kd_env.evaluation.crossed import crossed_difference
-from kd_env.evaluation.downstream import Material, check_student, fine_tune, labelled_rows, load_material, start
-from kd_env.evaluation.downstream_report import columns_of, difference, learning_curves, markdown, summarize
-from kd_env.evaluation.statistics import paired_difference
-from kd_env.finetune_config import TeacherConfig
-from kd_env.tutor import TutorEnv
+from kd_env.envs.tutor_env import TutorEnv
+from kd_env.evaluation.downstream import fine_tuning
+from kd_env.evaluation.downstream.fine_tuning import (
+    Material,
+    check_student,
+    fine_tune,
+    labelled_rows,
+    load_material,
+    start,
+)
+from kd_env.evaluation.downstream.report import columns_of, difference, learning_curves, markdown, summarize
+from kd_env.evaluation.statistics.crossed import crossed_difference
+from kd_env.evaluation.statistics.intervals import paired_difference
+from kd_env.finetuning.config import TeacherConfig
 
 Students = dict[str, Path]
 
@@ -143,7 +150,7 @@ def test_few_labels_are_the_same_for_all_students(
     tiny: dict[str, Any], student: Path, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    real = downstream.train
+    real = fine_tuning.train
     monkeypatch.setattr(downstream, "train", lambda o, data, *a: seen.append(data) or real(o, data, *a))
     shutil.copytree(student, tmp_path / "other")
     for folder in (student, tmp_path / "other"):

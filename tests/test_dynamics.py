@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
-from kd_env.calibration import fit_temperatures
-from kd_env.optim import learning_rate_factor
+from kd_env.numerics.calibration import fit_temperatures
+from kd_env.numerics.optim import learning_rate_factor
 
 
 def parameters(env: Any) -> dict[str, torch.Tensor]:

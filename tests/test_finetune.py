@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kd_env import finetune as module
-from kd_env import finetune_loop as loop
-from kd_env import splits
-from kd_env.finetune import TeacherConfig, finetune, teacher_record
-from kd_env.finetune_loop import epoch_batches
-from kd_env.glue import Rows, get_task, load_train
+from kd_env.data import splits
+from kd_env.data.loading import Rows, get_task, load_train
+from kd_env.finetuning import classifier as module
+from kd_env.finetuning import loop
+from kd_env.finetuning.classifier import TeacherConfig, finetune, teacher_record
+from kd_env.finetuning.loop import epoch_batches
 
 WORDS = [f"w{index}" for index in range(60)]
 COLUMNS = {"text": "sentence", "label": "label", "kind": "classification", "labels": ["bad", "good"]}
@@ -272,7 +272,7 @@ def test_regression_and_the_first_layer_alone(make: Make, data_dir: str) -> None
     ("names", "kept"), [(["bad", "good"], True), (["good", "bad"], False), (["x", "y", "z"], False)]
 )
 def test_a_head_is_kept_only_for_the_same_labels(make: Make, tmp_path: Path, names: list[str], kept: bool) -> None:
-    from kd_env.finetune_model import load_classifier
+    from kd_env.finetuning.model import load_classifier
 
     first = make()
     task = get_task("custom", {**COLUMNS, "labels": names}, first.data_dir)

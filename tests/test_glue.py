@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kd_env.glue import GLUE, get_task, load_dev, load_train
+from kd_env.data.loading import GLUE, get_task, load_dev, load_train
 
 
 def _write(path: Path, columns: dict[str, Sequence[Any]]) -> None:

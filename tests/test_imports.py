@@ -134,9 +134,11 @@ def test_agents_never_import_kd_env(path: Path) -> None:
 
 
 def test_only_evaluations_read_dev_rows() -> None:
-    readers = {str(path.relative_to(ROOT)) for path in sources("kd_env") if "kd_env.glue.load_dev" in imports_of(path)}
+    readers = {
+        str(path.relative_to(ROOT)) for path in sources("kd_env") if "kd_env.data.loading.load_dev" in imports_of(path)
+    }
     allowed = {f"kd_env/evaluation/{name}.py" for name in ("protocol", "downstream", "tutor_dev")}
-    assert readers <= {*allowed, "kd_env/text.py"}
+    assert readers <= {*allowed, "kd_env/data/text.py"}
 
 
 def test_only_reports_ask_for_dev_texts() -> None:

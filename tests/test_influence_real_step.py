@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cli.compose import compose
-from cli.settings import read_settings
-from kd_env import DistillEnv, EnvConfig, build_problem, dynamics, influence, optim, teaching, trees, updates
-from kd_env.row_influence import feedback_choice, row_influence
-from kd_env.types import TeacherEffect
+from cli.settings.compose import compose
+from cli.settings.read import read_settings
+from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env.core import trees
+from kd_env.core.types import TeacherEffect
+from kd_env.mdp import influence, passes, teaching, transition
+from kd_env.mdp.row_influence import feedback_choice, row_influence
+from kd_env.numerics import optim
 
 UPDATES = (1, 3, 6, 10)
 """Updates made before the one that is looked at."""
@@ -50,7 +53,7 @@ def visited(problem: Any, steps: tuple[int, ...]) -> dict[int, Any]:
 def losses_after(problem: Any, state: Any, after: dict[str, Tensor], rows: np.ndarray) -> np.ndarray:
     """Loss of each of ``after`` on the feedback rows of the step, ``[N]``."""
     batch = problem.feedback.gather(rows)
-    logits = updates.student_forward(problem, after, batch, frozenset(), shared_batch=True).logits
+    logits = passes.student_forward(problem, after, batch, frozenset(), shared_batch=True).logits
     labels = batch.labels.expand(logits.shape[:2])
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(-1).numpy()
 
@@ -59,7 +62,7 @@ def real_step(problem: Any, state: Any, weights: np.ndarray) -> dict[str, Tensor
     """The environment's own step from N copies of one state, with weights ``[N, B]`` of the rows."""
     env = DistillEnv(problem=problem)
     stacked = trees.copy(trees.take(state, [0] * len(weights)))
-    params: dict[str, Tensor] = dynamics.transition(problem, stacked, env.sample_effect(weights)).params
+    params: dict[str, Tensor] = transition.transition(problem, stacked, env.sample_effect(weights)).params
     return params
 
 
@@ -70,7 +73,7 @@ def sgd_step(problem: Any, state: Any, weights: np.ndarray) -> dict[str, Tensor]
     table = torch.as_tensor(problem.present[None, :, :, None] * weights[:, None, None, :])
     rows = np.repeat(state.next_rows[:, 0], count, axis=0)
     scales = (stacked.term_scale, stacked.term_seen)
-    found = updates.gradients(problem, stacked.params, rows, table, *scales, teacher=None, differentiate=True)
+    found = passes.gradients(problem, stacked.params, rows, table, *scales, teacher=None, differentiate=True)
     optim.clip_(found.grads, optim.gradient_norm(found.grads), config.max_grad_norm)
     rate = float((config.rate * optim.learning_rate_factor(state.updates, state.budget, config.warmup))[0])
     return {n: p - rate * found.grads[n] if n in found.grads else p for n, p in stacked.params.items()}
@@ -160,7 +163,9 @@ def test_the_teachers_gradient_is_the_derivative_of_the_real_step(limit: float |
         size = 1e-6
         for name, line in lines.items():
             stacked.teacher.params[name].add_(size * torch.cat([line, -line]))
-        after = dynamics.transition(problem, stacked, DistillEnv(problem=problem).lesson_effect(np.zeros((32, 8)), 0.0))
+        after = transition.transition(
+            problem, stacked, DistillEnv(problem=problem).lesson_effect(np.zeros((32, 8)), 0.0)
+        )
         loss = losses_after(problem, state, after.params, feedback_choice(problem, state)[0])
         print(f"\nclipped at {limit}, after {steps} updates")
         agree(found.numpy(), (loss[:16] - loss[16:]) / (2 * size))

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.knowledge import TERMS, Term, TermInputs, TermSpec, build_terms, term_entries
 from kd_env.knowledge.attentions import attention_distance, relation_divergence, resplit_heads
 from kd_env.knowledge.features import cls_distance, hidden_state_distance
 from kd_env.knowledge.labels import cross_entropy, dist_loss, soft_label_divergence
 from kd_env.knowledge.relations import fsp_matrix, relational_distance
-from kd_env.layermap import layer_pairs
-from kd_env.types import Batch, EncoderFacts, ModelOutput, Signal
+from kd_env.models.layermap import layer_pairs
 
 LENGTHS = (5, 3, 4, 2)
 LONG = max(LENGTHS)

@@ -17,12 +17,12 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from identity import IdentityEnv, ScriptedVectorEnv
 
 from agents import Agent, agent_kind, load_agent, make_agent
-from agents.base import Spaces
-from agents.knowledge_selector import KnowledgeSelector
-from agents.replay import ReplayBuffer, RewardScale, Transitions, transitions_of
-from agents.rollout import Collector
-from agents.selection import ActionMap, HardExploration, Interface, SoftExploration
-from agents.selector_networks import Selector, actor_loss, critic_loss, critic_target, select
+from agents.common.base import Spaces
+from agents.common.rollout import Collector
+from agents.knowledge_selector.agent import KnowledgeSelector
+from agents.knowledge_selector.interface import ActionMap, HardExploration, Interface, SoftExploration
+from agents.knowledge_selector.networks import Selector, actor_loss, critic_loss, critic_target, select
+from agents.knowledge_selector.replay import ReplayBuffer, RewardScale, Transitions, transitions_of
 
 VIEWS = {"soft": "box", "hard": "multi_binary"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kd_env.layermap import cut_layers, layer_pairs, layer_table
+from kd_env.models.layermap import cut_layers, layer_pairs, layer_table
 
 
 def test_named_maps() -> None:

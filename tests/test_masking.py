@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_env.masking import bernoulli_slots, corrupt, default_slots, draw_slots, ordinary_tokens
+from kd_env.data.masking import bernoulli_slots, corrupt, default_slots, draw_slots, ordinary_tokens
 
 SPECIAL = (0, 1, 2, 3, 4)
 MASK = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kd_env.evaluation.metrics import compute
+from kd_env.numerics.metrics import compute
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -17,14 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cli.main import main
-from kd_env import mlm_train as module
-from kd_env import models
-from kd_env.mlm_model import MaskedLM, head_parameters, load_masked_lm, start_masked_lm
-from kd_env.mlm_train import MlmConfig, evaluate, mask, masked_logits, prepare, train_mlm
-from kd_env.records import read_record
+from kd_env.core.records import read_record
+from kd_env.core.types import Batch, Signal
+from kd_env.data.text import cut_texts, load_texts, token_facts
+from kd_env.finetuning import masked_lm as module
+from kd_env.finetuning.masked_lm import MlmConfig, evaluate, mask, masked_logits, prepare, train_mlm
+from kd_env.models import encoder as models
+from kd_env.models.masked_lm import MaskedLM, head_parameters, load_masked_lm, start_masked_lm
 from kd_env.testing import WORDS, tiny_task
-from kd_env.text import cut_texts, load_texts, token_facts
-from kd_env.types import Batch, Signal
 
 SPECIALS = 5  # of the tiny tokenizer: its ids are 0 to 4
 SIZES = {

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from kd_env import EnvConfig, build_problem, models
-from kd_env.problem import Problem
+from kd_env import EnvConfig, build_problem
+from kd_env.mdp.problem import Problem
+from kd_env.models import encoder
 from kd_env.testing import WORDS
 
 VOCABULARY = 5 + len(WORDS)
@@ -152,7 +153,7 @@ def test_sizes_of_a_fresh_distilbert(tiny: dict[str, Any], tmp_path: Path) -> No
 def test_an_ignored_size_is_refused(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the configuration says is compared with what was built."""
     folder = write_encoder(tmp_path, "DistilBert", tiny)
-    monkeypatch.setattr("kd_env.students._INTERMEDIATE", ("dropout",))  # not where DistilBERT keeps its width
+    monkeypatch.setattr("kd_env.models.students._INTERMEDIATE", ("dropout",))  # not where DistilBERT keeps its width
     with pytest.raises(ValueError, match=r"does not take student\.intermediate_size=11"):
         build(tiny, folder, student={"hidden_size": 8, "intermediate_size": 11})
 
@@ -166,8 +167,8 @@ def test_usable_positions(tiny: dict[str, Any], tmp_path: Path) -> None:
         ("Roberta", {"pad_token_id": 1}, 38),
     ):
         folder = write_encoder(tmp_path / f"{kind}{expected}", kind, tiny, **changes)
-        module = models.load_encoder(folder)
-        assert models.usable_positions(module) == expected
+        module = encoder.load_encoder(folder)
+        assert encoder.usable_positions(module) == expected
         ids = torch.full((1, expected + 1), 7)
         with torch.no_grad():
             module(input_ids=ids[:, :-1])

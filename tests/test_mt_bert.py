@@ -13,11 +13,12 @@ from terms_mt_bert import LITERAL_TERMS
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_env import DistillEnv, EnvConfig, build_problem, models
-from kd_env.cofinetune import CoTeacherConfig, cofinetune, members
-from kd_env.layermap import layer_pairs
-from kd_env.pooling import PooledClassifier
-from kd_env.teacher_set import entry_name
+from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune, members
+from kd_env.models import encoder
+from kd_env.models.layermap import layer_pairs
+from kd_env.models.pooling import PooledClassifier
+from kd_env.teachers.teacher_set import entry_name
 
 DEPTHS = {"four": 4, "three": 3, "two": 2}
 
@@ -94,7 +95,7 @@ def _loss_of_row(
     total = F.cross_entropy(student.logits, label)
     for teacher in teachers:
         with torch.no_grad():
-            said = models.load_encoder(teacher["path"]).double()(**inputs)
+            said = encoder.load_encoder(teacher["path"]).double()(**inputs)
         wrong = F.cross_entropy(said.logits, label)
         soft = -(torch.softmax(said.logits / tau, -1) * torch.log_softmax(student.logits / tau, -1)).sum()
         total = total + soft / (1.0 + wrong)

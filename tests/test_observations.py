@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kd_env import DistillEnv, DistillVectorEnv
-from kd_env.observations import FEATURES
+from kd_env.mdp.observations.layout import FEATURES
 
 
 def part(env: Any, observation: np.ndarray, name: str) -> np.ndarray:

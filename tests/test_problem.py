@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from kd_env import DistillEnv, EnvConfig, build_problem
-from kd_env.config import StudentConfig
-from kd_env.config_optimizer import OPTIMIZER_CHECKS, OptimizerConfig
+from kd_env.config.environment import StudentConfig
+from kd_env.config.optimizer import OPTIMIZER_CHECKS, OptimizerConfig
 
 
 @pytest.mark.parametrize(
@@ -114,19 +114,19 @@ def test_types_and_ranges(key: str, values: list[Any], allowed: str) -> None:
 
 def test_every_option_has_a_check() -> None:
     """A new field without a type check would be refused nowhere."""
-    from kd_env import config, config_influence, config_teacher
-    from kd_env.config_influence import InfluenceConfig
-    from kd_env.config_teacher import LearningTeacherConfig
+    from kd_env.config import environment, influence, learning_teacher
+    from kd_env.config.influence import InfluenceConfig
+    from kd_env.config.learning_teacher import LearningTeacherConfig
 
-    assert {field.name for field in dataclasses.fields(LearningTeacherConfig)} == set(config_teacher._CHECKS)
-    assert {field.name for field in dataclasses.fields(InfluenceConfig)} == set(config_influence._CHECKS)
+    assert {field.name for field in dataclasses.fields(LearningTeacherConfig)} == set(learning_teacher._CHECKS)
+    assert {field.name for field in dataclasses.fields(InfluenceConfig)} == set(influence._CHECKS)
     nested = ("student", "optimizer", "influence", "learning_teacher")
     for target, table in (
         (
             EnvConfig,
-            {**dict.fromkeys(nested), **config._ENVIRONMENT},
+            {**dict.fromkeys(nested), **environment._ENVIRONMENT},
         ),
-        (StudentConfig, config._STUDENT),
+        (StudentConfig, environment._STUDENT),
         (OptimizerConfig, OPTIMIZER_CHECKS),
     ):
         assert {field.name for field in dataclasses.fields(target)} == set(table)
@@ -155,8 +155,8 @@ def test_student_options_that_would_be_ignored(student: dict[str, Any]) -> None:
 def test_paths_are_taken_as_texts(tmp_path: Path) -> None:
     """A ``Path`` is what most programs hold."""
     config = EnvConfig.from_kwargs(cache_dir=tmp_path, student=tmp_path)
-    assert config.cache_dir == config.student_config.name_or_path == str(tmp_path)
-    json.dumps(config.to_dict())
+    assert environment.cache_dir == environment.student_config.name_or_path == str(tmp_path)
+    json.dumps(environment.to_dict())
 
 
 def test_features_without_meaning_are_refused_by_name(tiny_regression: dict[str, Any]) -> None:
@@ -280,9 +280,9 @@ def test_the_default_learning_rate_is_that_of_the_students_kind(student: Any, ra
     """Wherever it is left out or None, and never where it is chosen, by either way of writing."""
     for optimizer in ({}, {"warmup": 0.2}, {"learning_rate": None}, OptimizerConfig(eps=1e-6)):
         config = EnvConfig.from_kwargs(student=student, optimizer=optimizer, learning_rate=None)
-        assert config.optimizer_config.learning_rate == config.optimizer_config.rate == rate
-        assert config.to_dict()["optimizer"]["learning_rate"] == rate
-        assert EnvConfig.from_kwargs(**config.to_dict()) == config
+        assert environment.optimizer_config.learning_rate == environment.optimizer_config.rate == rate
+        assert environment.to_dict()["optimizer"]["learning_rate"] == rate
+        assert EnvConfig.from_kwargs(**environment.to_dict()) == config
     for chosen in (
         {"optimizer": {"learning_rate": 0.01}},
         {"optimizer": OptimizerConfig(0.01)},
@@ -315,14 +315,14 @@ def test_a_cut_student_is_trained_with_its_default(tiny: dict[str, Any]) -> None
 def test_configuration_round_trip(tiny: dict[str, Any]) -> None:
     """``to_dict`` is plain and complete."""
     config = EnvConfig.from_kwargs(**tiny)
-    again = EnvConfig.from_kwargs(**json.loads(json.dumps(config.to_dict())))
+    again = EnvConfig.from_kwargs(**json.loads(json.dumps(environment.to_dict())))
     assert again == config
 
 
 def test_loss_and_temperature_against_slow_versions() -> None:
     """Cross-entropy row by row; the temperature against a grid."""
-    from kd_env.calibration import fit_temperature
-    from kd_env.losses import gold_loss, log_softmax
+    from kd_env.numerics.calibration import fit_temperature
+    from kd_env.numerics.losses import gold_loss, log_softmax
 
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 3)) * 4, rng.integers(3, size=50)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
-from kd_env.evaluation import metrics
-from kd_env.evaluation.protocol import Contender, check_dev, check_dev_lengths, evaluate_policies
-from kd_env.evaluation.report import summarize, to_json
-from kd_env.evaluation.results import SELECTION
-from kd_env.glue import get_task, load_dev
-from kd_env.losses import log_softmax
+from kd_env.data.loading import get_task, load_dev
+from kd_env.evaluation.judging.protocol import Contender, check_dev, check_dev_lengths, evaluate_policies
+from kd_env.evaluation.judging.results import SELECTION
+from kd_env.evaluation.reports.report import summarize, to_json
+from kd_env.numerics import metrics
+from kd_env.numerics.losses import log_softmax
 
 SEEDS = (100, 103, 107)
 
@@ -165,7 +165,7 @@ def test_temperatures_are_closed_to_dev(tiny: dict[str, Any], monkeypatch: pytes
     found = first.policies["cycle"]
     assert ((found.temperature >= 0.05) & (found.temperature <= 20.0)).all()
     assert len(set(found.temperature)) == len(SEEDS)
-    from kd_env.evaluation import protocol
+    from kd_env.evaluation.judging import protocol
 
     def other(*args: Any) -> Any:
         return {split: rows._replace(labels=1 - rows.labels) for split, rows in load_dev(*args).items()}
@@ -265,7 +265,9 @@ def test_dev_rows_longer_than_the_positions_are_found_early(
             check(problem)
     check_dev_lengths(build_problem(EnvConfig.from_kwargs(**{**tiny, "max_length": 500})))
     cut = build_problem(EnvConfig.from_kwargs(**{**tiny, "data_dir": str(data), "max_length": positions}))
-    monkeypatch.setattr("kd_env.evaluation.protocol.load_dev", lambda *_: pytest.fail("no row needs to be read"))
+    monkeypatch.setattr(
+        "kd_env.evaluation.judging.protocol.load_dev", lambda *_: pytest.fail("no row needs to be read")
+    )
     check_dev_lengths(cut)
 
 

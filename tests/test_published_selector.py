@@ -13,7 +13,7 @@ from test_knowledge_selector import tensors, vector_env
 from torch import Tensor
 
 from agents import load_agent, make_agent
-from agents.published_selector import PublishedSelector
+from agents.knowledge_selector.published import PublishedSelector
 
 REPLICAS, LENGTH, GAMMA, COEF, RATE = 2, 4, 0.9, 0.3, 0.02
 

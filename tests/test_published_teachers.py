@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agents import make_rule
-from cli.compose import compose
-from cli.settings import read_settings
+from cli.settings.compose import compose
+from cli.settings.read import read_settings
 from kd_env import DistillEnv
+from kd_env.core.types import Batch, EncoderFacts, ModelOutput
 from kd_env.knowledge import build_terms
 from kd_env.knowledge.base import TermInputs, TermSpec
-from kd_env.layermap import layer_pairs
-from kd_env.types import Batch, EncoderFacts, ModelOutput
+from kd_env.models.layermap import layer_pairs
 
 ROWS, CLASSES, WIDTH = 5, 3, 768
 

@@ -10,21 +10,21 @@ import pytest
 
 from agents import RULES
 from agents.catalog import AGENTS
-from agents.sb3 import ALGORITHMS
-from agents.token_rules import TOKEN_RULES
-from cli.compose import compose, resolve_overrides
-from cli.evaluate import split_run
+from agents.rules.tutor_token import TOKEN_RULES
+from agents.sb3.agent import ALGORITHMS
+from cli.jobs.evaluate import split_run
+from cli.jobs.study import plan
 from cli.main import COMMANDS
-from cli.options import split_options
-from cli.settings import read_settings, teacher_config
-from cli.study import plan
-from cli.teachers import mlm_config
-from kd_env.config import VIEWS
-from kd_env.glue import EMBEDDED, GLUE
+from cli.settings.compose import compose, resolve_overrides
+from cli.settings.options import split_options
+from cli.settings.read import read_settings, teacher_config
+from cli.settings.teachers import mlm_config
+from kd_env.config.environment import VIEWS
+from kd_env.data.loading import EMBEDDED, GLUE
+from kd_env.decisions.tutor_token.options import REWARDS as TUTOR_REWARDS
+from kd_env.decisions.tutor_token.options import VIEWS as TUTOR_VIEWS
 from kd_env.knowledge import TERMS
-from kd_env.rewards import REWARDS
-from kd_env.tutor.config import REWARDS as TUTOR_REWARDS
-from kd_env.tutor.config import VIEWS as TUTOR_VIEWS
+from kd_env.mdp.rewards import REWARDS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cli.compose import compose, resolve_overrides
-from cli.presets import groups
-from cli.recipes import paper_recipe, paper_recipes
+from cli.settings.compose import compose, resolve_overrides
+from cli.settings.presets import groups
+from cli.settings.recipes import paper_recipe, paper_recipes
 
 PUBLISHED = paper_recipes(groups()["experiment"])
 MODEL = ["teacher.name_or_path=encoder"]

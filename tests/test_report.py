@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kd_env.evaluation import report as r
-from kd_env.evaluation import statistics as s
-from kd_env.evaluation.protocol import choose_comparator
-from kd_env.evaluation.results import SELECTION, Evaluation, PolicyResult, SplitScores
+from kd_env.evaluation.judging.protocol import choose_comparator
+from kd_env.evaluation.judging.results import SELECTION, Evaluation, PolicyResult, SplitScores
+from kd_env.evaluation.reports import report as r
+from kd_env.evaluation.statistics import intervals as s
 
 LABELS = np.arange(40) % 2
 

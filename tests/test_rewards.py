@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from kd_env import DistillEnv, EnvConfig, build_problem, rewards
-from kd_env.episodes import bounded
+from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env.mdp import rewards
+from kd_env.mdp.episodes import bounded
 from kd_env.testing import WORDS, tiny_tokenizer
 
 NAMES = ("one", "two", "right")

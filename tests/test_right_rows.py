@@ -14,13 +14,14 @@ import pytest
 import kd_env
 from agents import make_rule
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
-from kd_env.evaluation import compare_report, report
-from kd_env.evaluation.compare import Run, compare
-from kd_env.evaluation.metrics import auc
-from kd_env.evaluation.noise import RightRows, wrong_rows
-from kd_env.evaluation.protocol import Contender, evaluate_policies
-from kd_env.glue import load_train
-from kd_env.splits import add_label_noise, replaced_rows, shuffle_labels
+from kd_env.data.loading import load_train
+from kd_env.data.splits import add_label_noise, replaced_rows, shuffle_labels
+from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
+from kd_env.evaluation.comparing import report as compare_report
+from kd_env.evaluation.comparing.compare import Run, compare
+from kd_env.evaluation.judging.protocol import Contender, evaluate_policies
+from kd_env.evaluation.reports import report
+from kd_env.numerics.metrics import auc
 
 
 def by_pairs(larger: np.ndarray, smaller: np.ndarray) -> float:

@@ -12,16 +12,16 @@ import torch
 from gymnasium import spaces
 from identity import ScriptedVectorEnv
 
-from agents.networks import make_head
-from agents.normalizer import ObservationNormalizer
-from agents.rollout import (
+from agents.common.networks import make_head
+from agents.common.normalizer import ObservationNormalizer
+from agents.common.rollout import (
     Collector,
     discounted_returns,
     generalized_advantages,
     normalize_advantages,
     successor_values,
 )
-from agents.storage import space_from_json, space_to_json
+from agents.common.storage import space_from_json, space_to_json
 
 # -- returns and advantages against loops
 

@@ -10,9 +10,9 @@ import torch
 
 from agents import make_rule
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
-from kd_env.influence import VIRTUAL_OPTIMIZERS, sample_influence
-from kd_env.optim import learning_rate_factor
-from kd_env.row_influence import feedback_choice, row_influence, scaled_influence
+from kd_env.mdp.influence import VIRTUAL_OPTIMIZERS, sample_influence
+from kd_env.mdp.row_influence import feedback_choice, row_influence, scaled_influence
+from kd_env.numerics.optim import learning_rate_factor
 
 VIEWS = ("native", "subset", "discrete", "box")
 FEATURES = ["progress", "row_influence", "influence", "row_student"]
@@ -154,7 +154,7 @@ def test_an_observation_asks_once(problem: Any, monkeypatch: pytest.MonkeyPatch)
         calls.append(given)
         return row_influence(*given)
 
-    monkeypatch.setattr("kd_env.features.row_influence", counted)
+    monkeypatch.setattr("kd_env.mdp.observations.course.row_influence", counted)
     env.run.observation()
     assert len(calls) == 1
     DistillVectorEnv(1, problem=problem, features=["progress"]).reset(seed=0)

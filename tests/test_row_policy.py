@@ -15,12 +15,12 @@ from identity import identity_vector_env
 from teacher_env import TeacherEnv, TeacherVectorEnv
 
 from agents import load_agent, make_agent
-from agents.actor_critic import ActorCritic
-from agents.networks import make_head
-from agents.on_policy import OnPolicyAgent
-from agents.reinforce import Reinforce
-from agents.row_policy import RowHead, RowNormalizer, RowPolicy, RowValue
-from agents.rows import read_rows
+from agents.common.networks import make_head
+from agents.policy_gradient.actor_critic import ActorCritic
+from agents.policy_gradient.on_policy import OnPolicyAgent
+from agents.policy_gradient.reinforce import Reinforce
+from agents.policy_gradient.row_policy import RowHead, RowNormalizer, RowPolicy, RowValue
+from agents.policy_gradient.rows import read_rows
 
 CLASSES = [Reinforce, ActorCritic]
 VIEWS = [("subset", False), ("box", False), ("box", True), ("multi", False)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agents import Agent, agent_kind, load_agent, make_rule
-from agents.sample_rules import SAMPLE_RULES
+from agents.rules.sample_weighting import SAMPLE_RULES
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
 
 NAMES = [rule.name for rule in SAMPLE_RULES]

@@ -14,8 +14,8 @@ from gymnasium import spaces
 
 from agents import load_agent, make_agent
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
-from kd_env.actions_sample import SampleWeightingActions
-from kd_env.scores import SCORES
+from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
+from kd_env.decisions.sample_weighting.scores import SCORES
 from kd_env.testing import check_environment
 
 VIEWS = ("native", "subset", "discrete", "box")

@@ -14,8 +14,8 @@ from identity import IdentityEnv, ScriptedVectorEnv, identity_vector_env
 from teacher_env import TeacherVectorEnv
 
 from agents import load_agent, make_agent
-from agents.base import spaces_of
-from agents.sb3 import ALGORITHMS, SB3Agent, check_actions, defaults, make_sb3
+from agents.common.base import spaces_of
+from agents.sb3.agent import ALGORITHMS, SB3Agent, check_actions, defaults, make_sb3
 
 pytest.importorskip("stable_baselines3")
 
@@ -38,7 +38,7 @@ def needs(name: str) -> None:
 
 
 def test_adapter_tells_the_two_ends_apart() -> None:
-    from agents.sb3_adapter import VectorEnvToSB3
+    from agents.sb3.adapter import VectorEnvToSB3
 
     script = [[(2, "terminated")], [(2, "truncated"), (9, "truncated")], [(2, "both")], [(5, "truncated")]]
     env = VectorEnvToSB3(ScriptedVectorEnv(script))
@@ -63,7 +63,7 @@ def test_adapter_tells_the_two_ends_apart() -> None:
 
 
 def test_adapter_seeds_replicas_one_after_another() -> None:
-    from agents.sb3_adapter import VectorEnvToSB3
+    from agents.sb3.adapter import VectorEnvToSB3
 
     adapter = VectorEnvToSB3(identity_vector_env("box", 3))
     adapter.seed(5)
@@ -73,7 +73,7 @@ def test_adapter_seeds_replicas_one_after_another() -> None:
 
 
 def test_masks_come_from_the_env_or_allow_everything() -> None:
-    from agents.sb3_adapter import VectorEnvToSB3
+    from agents.sb3.adapter import VectorEnvToSB3
 
     env = identity_vector_env("multi_discrete", 2)
     adapter = VectorEnvToSB3(env)

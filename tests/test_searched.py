@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from agents import load_agent, make_agent
-from agents.searched import Searched
+from agents.rules.searched import Searched
 from kd_env import DistillVectorEnv
 
 TARGET = np.array([0.4, -0.6], np.float32)

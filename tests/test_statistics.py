@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kd_env.evaluation import distributions as d
-from kd_env.evaluation import statistics as s
+from kd_env.evaluation.statistics import distributions as d
+from kd_env.evaluation.statistics import intervals as s
 
 
 @pytest.mark.parametrize("dof", [1, 2, 3, 4, 5, 9, 10, 29, 100])

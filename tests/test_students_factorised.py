@@ -11,11 +11,13 @@ import torch
 from test_models import SIZES, write_encoder
 
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
-from kd_env.config import StudentConfig
-from kd_env.models import Encoder
-from kd_env.students import classifier_kind, fresh_student, token_classifier_kind
-from kd_env.tutor import TutorConfig, TutorEnv, TutorVectorEnv, build_tutor_problem
-from kd_env.types import Signal
+from kd_env.config.environment import StudentConfig
+from kd_env.core.types import Signal
+from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.models.encoder import Encoder
+from kd_env.models.students import classifier_kind, fresh_student, token_classifier_kind
 
 STUDENT = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "embedding_size": 4}
 TERMS = ["hard_label", "soft_label", "hidden_states", "cls", "attention"]
@@ -192,9 +194,9 @@ def test_a_tutored_student(tiny_text: dict[str, Any], tmp_path: Path) -> None:
 def test_a_tutored_student_starts_a_fine_tuning(
     tiny: dict[str, Any], tiny_text: dict[str, Any], tmp_path: Path
 ) -> None:
-    from kd_env.finetune_config import TeacherConfig
-    from kd_env.finetune_model import start_classifier
-    from kd_env.glue import get_task
+    from kd_env.data.loading import get_task
+    from kd_env.finetuning.config import TeacherConfig
+    from kd_env.finetuning.model import start_classifier
 
     env = TutorEnv(**{**tiny_text, "student": STUDENT})
     env.reset(seed=0)

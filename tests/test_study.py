@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from cli import runs, study
-from cli.compare import agent_labels
-from cli.options import split_options
-from cli.pool import Child, run_all
+from cli.jobs import study
+from cli.jobs.compare import agent_labels
+from cli.runs import folder as runs
+from cli.runs.pool import Child, run_all
+from cli.settings.options import split_options
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ def test_every_training_has_seeds_of_its_own(words: list[str]) -> None:
     assert found[0].settings.resolved["evaluation"]["rules"] == ["all", "soft_label_only"]
     assert all(t.settings.resolved["evaluation"]["rules"] == [] for t in found[1:])
     for training in found:  # the process reads what was checked
-        from cli.compose import compose
-        from cli.settings import read_settings
+        from cli.settings.compose import compose
+        from cli.settings.read import read_settings
 
         assert read_settings(compose("config", training.overrides)).resolved == training.settings.resolved
     many = planned([*(w for w in words if w != "num_envs=4"), "num_envs=150", "first_seed=7"])
@@ -205,7 +206,7 @@ def test_stopping_a_study_stops_its_processes(
 
 
 def test_options_of_a_study_are_documented() -> None:
-    from cli.presets import option_comments
+    from cli.settings.presets import option_comments
 
     for job in ("study", "compare"):
         options, _ = split_options(job, [])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kd_env.tables import draw, make_buckets, start_stream
+from kd_env.data.tables import draw, make_buckets, start_stream
 
 
 def test_every_batch_is_full_and_of_one_bucket() -> None:

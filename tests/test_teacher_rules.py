@@ -11,7 +11,7 @@ from teacher_env import FakeEffect, TeacherEnv, TeacherVectorEnv
 from terms import TermsVectorEnv
 
 from agents import RULES, Agent, agent_kind, load_agent, make_agent, make_rule
-from agents.teacher_rules import TEACHER_RULES
+from agents.rules.teacher_weighting import TEACHER_RULES
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "single_teacher": {"teacher": "middle"},

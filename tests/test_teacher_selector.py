@@ -12,8 +12,8 @@ from teacher_env import TeacherVectorEnv
 from terms import TermsVectorEnv
 
 from agents import load_agent, make_agent
-from agents.rollout import Collector
-from agents.teacher_selector import TeacherSelector, step_means
+from agents.common.rollout import Collector
+from agents.policy_gradient.teacher_selector import TeacherSelector, step_means
 
 
 def score(agent: Any, env: TeacherVectorEnv) -> float:

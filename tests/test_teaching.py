@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agents import make_rule
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem, influence, optim, teaching, trees, updates
-from kd_env.evaluation.protocol import Contender, evaluate_policies
-from kd_env.evaluation.report import plain_words, summarize, to_json
-from kd_env.problem import Problem
-from kd_env.row_influence import feedback_choice
+from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env.core import trees
+from kd_env.core.types import TeacherEffect
+from kd_env.evaluation.judging.protocol import Contender, evaluate_policies
+from kd_env.evaluation.reports.report import plain_words, summarize, to_json
+from kd_env.mdp import influence, passes, teaching
+from kd_env.mdp.problem import Problem
+from kd_env.mdp.row_influence import feedback_choice
+from kd_env.numerics import optim
 from kd_env.testing import check_environment
-from kd_env.types import TeacherEffect
 
 ROWS = 8
 RATE = 7e-3
@@ -82,10 +85,10 @@ def brute_force(problem: Any, state: Any) -> dict[str, Tensor]:
         problem.reference.encoder.forward(teacher, single, problem.teacher_signals, eager=True),
     )
     own, said = (trees.map_leaves(lambda t: t[None], output) for output in outputs)
-    table = updates.loss_table(problem, {name: p[None] for name, p in student.items()}, own, (said,), batch)[0]
+    table = passes.loss_table(problem, {name: p[None] for name, p in student.items()}, own, (said,), batch)[0]
     # The running scale is a constant of the student, and follows its teacher.
     fixed = {name: p.detach()[None] for name, p in student.items()}
-    raw = updates.loss_table(problem, fixed, trees.map_leaves(Tensor.detach, own), (said,), batch)[0].mean(-1)
+    raw = passes.loss_table(problem, fixed, trees.map_leaves(Tensor.detach, own), (said,), batch)[0].mean(-1)
     scale = state.term_scale[0] + (raw - state.term_scale[0]) / min(float(state.term_seen[0]) + 1, 100.0)
     loss = (table / scale.clamp(min=1e-8)[..., None]).sum((0, 1)).mean()
     grads = torch.autograd.grad(loss, list(student.values()), create_graph=True, allow_unused=True)
@@ -152,9 +155,9 @@ def test_the_released_form_differentiates_the_teachers_own_loss(problem: Any) ->
     probabilities = []
     for sign in (1.0, -1.0):
         moved = {**state.params, **{name: state.params[name] + sign * radius * value for name, value in v.items()}}
-        probabilities.append(updates.student_forward(problem, moved, batch, frozenset()).logits.softmax(-1))
+        probabilities.append(passes.student_forward(problem, moved, batch, frozenset()).logits.softmax(-1))
     leaves = {name: p.clone().requires_grad_() for name, p in teacher.params.items()}
-    said = updates.student_forward(problem, leaves, batch, frozenset(), encoder=problem.reference.encoder).logits
+    said = passes.student_forward(problem, leaves, batch, frozenset(), encoder=problem.reference.encoder).logits
     target = 0.4 * (probabilities[0] - probabilities[1]) / (2 * radius)
     loss = -(target.detach() * said.log_softmax(-1)).sum(-1).mean()
     expected = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -254,7 +257,7 @@ def test_the_student_learns_from_the_updated_teacher(problem: Any) -> None:
     )
     assert same(ready.params, state.params) and not same(teacher.params, state.teacher.params)
     held = {name: p.clone() for name, p in teacher.params.items()}
-    found = updates.gradients(
+    found = passes.gradients(
         problem,
         state.params,
         state.next_rows[:, 0],
@@ -360,7 +363,7 @@ def test_features_and_scores_read_the_teacher_as_it_is(tiny: dict[str, Any]) -> 
     state, place = env.get_state().run, env.observation_layout["row_teacher_losses"]
     rows = state.next_rows[:, 0]
     batch = own.train.gather(rows)
-    logits = updates.student_forward(
+    logits = passes.student_forward(
         own, state.teacher.params, batch, frozenset(), encoder=own.reference.encoder
     ).logits[0]
     expected = F.cross_entropy(logits, batch.labels[0], reduction="none").log1p()

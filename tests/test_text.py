@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kd_env import models
-from kd_env.splits import normalize
-from kd_env.text import Texts, cut_texts, load_texts, token_facts, tokenize_texts
-from kd_env.toy import teacher_folder, toy_rows
+from kd_env.data.splits import normalize
+from kd_env.data.text import Texts, cut_texts, load_texts, token_facts, tokenize_texts
+from kd_env.data.toy import teacher_folder, toy_rows
+from kd_env.models import encoder
 
 WORDS = [f"w{index}" for index in range(30)]
 
@@ -178,7 +178,7 @@ def test_too_few_texts() -> None:
 
 
 def test_texts_without_ordinary_tokens_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    tokenizer = models.load_tokenizer(str(teacher_folder("toy")))
+    tokenizer = encoder.load_tokenizer(str(teacher_folder("toy")))
     facts = token_facts(tokenizer, "toy")
     assert facts.mask_id == tokenizer.mask_token_id and facts.mask_id in facts.special_ids
     assert tokenizer.unk_token_id in facts.special_ids

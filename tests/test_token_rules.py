@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from agents import make_agent
-from agents.token_rules import TOKEN_RULES, make_token_rule
-from kd_env.evaluation.tutor_dev import with_dev_rows
-from kd_env.evaluation.tutoring import evaluate_tutors
-from kd_env.text import load_texts
-from kd_env.tutor import TutorEnv, TutorVectorEnv
+from agents.rules.tutor_token import TOKEN_RULES, make_token_rule
+from kd_env.data.text import load_texts
+from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.evaluation.judging.tutor_dev import with_dev_rows
+from kd_env.evaluation.judging.tutoring import evaluate_tutors
 
 MODES = ("joint", "sequential")
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kd_env.config import StudentConfig
-from kd_env.config_optimizer import OptimizerConfig
+from kd_env.config.environment import StudentConfig
+from kd_env.config.optimizer import OptimizerConfig
+from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.decisions.tutor_token.text import masked_ids
+from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 from kd_env.testing import check_environment
-from kd_env.tutor import TutorConfig, TutorEnv, TutorVectorEnv, build_tutor_problem
-from kd_env.tutor.dynamics import masked_ids
 
 MODES = ("joint", "sequential")
 VIEWS = ("native", "candidates", "discrete", "box")
@@ -388,7 +390,7 @@ def test_rows_that_are_too_short_are_left_out_and_counted(tiny_text: dict[str, A
 
 def test_a_student_cut_from_the_teacher_and_its_folder(tiny_text: dict[str, Any], tmp_path: Any) -> None:
     """It starts as the teacher's layer, and classifiers are made from what is saved."""
-    from kd_env.models import load_encoder
+    from kd_env.models.encoder import load_encoder
 
     options = {**tiny_text, "student": {"init": "teacher", "num_hidden_layers": 1}}
     env = TutorEnv(**options)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from agents import load_agent, make_agent
-from agents.tutor import Tutor
-from kd_env.tutor import TutorVectorEnv
+from agents.tutor.agent import Tutor
+from kd_env.envs.tutor_env import TutorVectorEnv
 
 ROWS, SLOTS, HIDDEN, VOCAB, LISTED, KINDS = 4, 2, 8, 12, 3, 5
 

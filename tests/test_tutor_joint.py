@@ -13,9 +13,11 @@ import torch
 
 from agents import make_agent
 from cli.main import run
-from kd_env.evaluation.tutor_dev import with_dev_rows
-from kd_env.evaluation.tutoring import JointEnv, evaluate_tutors
-from kd_env.tutor import TutorConfig, TutorEnv, TutorVectorEnv, build_tutor_problem
+from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.evaluation.judging.tutor_dev import with_dev_rows
+from kd_env.evaluation.judging.tutoring import JointEnv, evaluate_tutors
 
 STUDENT = {"hidden_size": 8, "num_attention_heads": 2}
 

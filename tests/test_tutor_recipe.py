@@ -16,16 +16,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from agents import make_agent
-from agents.tutor import Tutor
-from kd_env.config import StudentConfig
-from kd_env.config_optimizer import OptimizerConfig
-from kd_env.finetune_model import load_classifier
-from kd_env.glue import get_task
-from kd_env.layermap import layer_pairs
-from kd_env.masking import enough_slots
-from kd_env.models import load_encoder
-from kd_env.tutor import TutorConfig, TutorEnv, TutorVectorEnv, build_tutor_problem, terms
-from kd_env.types import ModelOutput
+from agents.tutor.agent import Tutor
+from kd_env.config.environment import StudentConfig
+from kd_env.config.optimizer import OptimizerConfig
+from kd_env.core.types import ModelOutput
+from kd_env.data.loading import get_task
+from kd_env.data.masking import enough_slots
+from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.finetuning.model import load_classifier
+from kd_env.knowledge import plausibility as terms
+from kd_env.models.encoder import load_encoder
+from kd_env.models.layermap import layer_pairs
 
 WIDE = {"hidden_size": 16, "num_attention_heads": 2, "dropout": 0.0}
 """A student of the teacher's width."""

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from agents.sb3 import ALGORITHMS
-from agents.tutor import Tutor
-from cli import tutor as job
+from agents.sb3.agent import ALGORITHMS
+from agents.tutor.agent import Tutor
+from cli.jobs import tutor as job
+from cli.jobs.tutor import Entry, read_agents
 from cli.main import run
-from cli.tutor import Entry, read_agents
-from kd_env.evaluation import tutoring
-from kd_env.evaluation.tutor_dev import with_dev_rows
-from kd_env.evaluation.tutoring import Contender, evaluate_tutors
-from kd_env.tutor import TutorConfig, TutorVectorEnv, build_tutor_problem
-from kd_env.tutor.passes import PROJECTION
+from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.decisions.tutor_token.reading import PROJECTION
+from kd_env.envs.tutor_env import TutorVectorEnv
+from kd_env.evaluation.judging import tutoring
+from kd_env.evaluation.judging.tutor_dev import with_dev_rows
+from kd_env.evaluation.judging.tutoring import Contender, evaluate_tutors
 
 STUDENT = "{hidden_size: 8, num_attention_heads: 2}"
 
@@ -228,7 +230,7 @@ def test_contenders_may_differ_in_the_decision_alone(tutor_problem: Any, tiny_te
         return First()
 
     def best(env: TutorVectorEnv) -> Any:
-        from agents.token_rules import make_token_rule
+        from agents.rules.tutor_token import make_token_rule
 
         return make_token_rule("teacher_argmax", env)
 
@@ -299,7 +301,7 @@ def test_texts_that_do_not_fit_are_told(text: Any, message: str) -> None:
 
 
 def test_one_embedded_source_in_a_list_has_its_teacher() -> None:
-    from kd_env.tutor.build import packaged_teacher
+    from kd_env.decisions.tutor_token.corpus import packaged_teacher
 
     assert packaged_teacher(("toy",)) == packaged_teacher("toy")
 

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from agents import make_agent
-from agents.token_rules import TOKEN_RULES, make_token_rule
-from kd_env.calibration import fit_temperature
+from agents.rules.tutor_token import TOKEN_RULES, make_token_rule
+from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.numerics.calibration import fit_temperature
 from kd_env.testing import check_environment
-from kd_env.tutor import TutorConfig, TutorEnv, TutorVectorEnv, build_tutor_problem
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +231,7 @@ def test_bad_options_are_refused(changed: dict[str, Any], message: str, options:
 
 
 def test_a_language_model_of_other_tokens_is_refused(options: dict[str, Any]) -> None:
-    from kd_env.toy import masked_lm_folder
+    from kd_env.data.toy import masked_lm_folder
 
     with pytest.raises(ValueError, match="different tokenizers"):
         build_tutor_problem(TutorConfig.from_kwargs(**{**options, "language_model": str(masked_lm_folder("toy"))}))

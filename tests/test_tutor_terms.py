@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_env.tutor import terms
-from kd_env.types import ModelOutput
+from kd_env.core.types import ModelOutput
+from kd_env.knowledge import plausibility
 
 GENERATOR = torch.Generator().manual_seed(0)
 ROWS, WIDTH, SLOTS, VOCAB = 3, 7, 2, 11
@@ -67,11 +67,11 @@ def literal(d: dict[str, Any]) -> tuple[float, list[list[float]], list[list[floa
 
 
 def computed(d: dict[str, Any], mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    label = terms.plausibility(pick(d["before"], d["original"]), pick(d["before"], d["chosen"]))
-    labels = terms.token_labels(label, d["positions"], d["valid"], WIDTH)
-    loss = terms.plausibility_loss(d["scores"], labels, mask)
-    recognises = terms.teacher_recognises(pick(d["after"], d["original"]), pick(d["after"], d["chosen"]))
-    error = terms.student_error(d["scores"].gather(-1, d["positions"]), label)
+    label = plausibility.plausibility(pick(d["before"], d["original"]), pick(d["before"], d["chosen"]))
+    labels = plausibility.token_labels(label, d["positions"], d["valid"], WIDTH)
+    loss = plausibility.plausibility_loss(d["scores"], labels, mask)
+    recognises = plausibility.teacher_recognises(pick(d["after"], d["original"]), pick(d["after"], d["chosen"]))
+    error = plausibility.student_error(d["scores"].gather(-1, d["positions"]), label)
     return loss, torch.where(d["valid"], recognises, 0.0), torch.where(d["valid"], error, 0.0)
 
 
@@ -98,11 +98,13 @@ def test_padding_and_invalid_slots_say_nothing(drawn: dict[str, Any]) -> None:
 
 
 def test_an_unchanged_token_is_fully_plausible(drawn: dict[str, Any]) -> None:
-    label = terms.plausibility(pick(drawn["before"], drawn["original"]), pick(drawn["before"], drawn["original"]))
+    label = plausibility.plausibility(
+        pick(drawn["before"], drawn["original"]), pick(drawn["before"], drawn["original"])
+    )
     assert torch.equal(label, torch.ones_like(label))
-    labels = terms.token_labels(label, drawn["positions"], drawn["valid"], WIDTH)
+    labels = plausibility.token_labels(label, drawn["positions"], drawn["valid"], WIDTH)
     assert torch.equal(labels, torch.ones(ROWS, WIDTH, dtype=labels.dtype))
-    recognises = terms.teacher_recognises(
+    recognises = plausibility.teacher_recognises(
         pick(drawn["after"], drawn["original"]), pick(drawn["after"], drawn["original"])
     )
     assert not recognises.any()
@@ -110,12 +112,14 @@ def test_an_unchanged_token_is_fully_plausible(drawn: dict[str, Any]) -> None:
 
 def test_no_student_is_below_the_floor(drawn: dict[str, Any]) -> None:
     """The perfect student's loss is the entropy of the labels; any other is above."""
-    label = terms.plausibility(pick(drawn["before"], drawn["original"]), pick(drawn["before"], drawn["chosen"]))
-    labels = terms.token_labels(label.clamp(0.01, 0.99), drawn["positions"], drawn["valid"], WIDTH).clamp(max=0.99)
-    floor = float(terms.plausibility_floor(labels, drawn["mask"]))
-    perfect = terms.plausibility_loss(torch.logit(labels), labels, drawn["mask"])
+    label = plausibility.plausibility(pick(drawn["before"], drawn["original"]), pick(drawn["before"], drawn["chosen"]))
+    labels = plausibility.token_labels(label.clamp(0.01, 0.99), drawn["positions"], drawn["valid"], WIDTH).clamp(
+        max=0.99
+    )
+    floor = float(plausibility.plausibility_floor(labels, drawn["mask"]))
+    perfect = plausibility.plausibility_loss(torch.logit(labels), labels, drawn["mask"])
     assert float(perfect) == pytest.approx(floor, rel=1e-9)
-    assert float(terms.plausibility_loss(torch.logit(labels) + 0.1, labels, drawn["mask"])) > floor
+    assert float(plausibility.plausibility_loss(torch.logit(labels) + 0.1, labels, drawn["mask"])) > floor
 
 
 def output(**signals: dict[int, Tensor]) -> ModelOutput:
@@ -135,13 +139,15 @@ def test_distillation_losses_against_loops(drawn: dict[str, Any]) -> None:
         for row, length in enumerate(LENGTHS):
             gaps = [projection @ hidden[0][layer][row, i] - hidden[1][other][row, i] for i in range(length)]
             per_row.append(sum(float((gap**2).mean()) for gap in gaps) / length)
-    found = terms.hidden_distance(student, teacher, projection, pairs, mask)
+    found = plausibility.hidden_distance(student, teacher, projection, pairs, mask)
     assert float(found) == pytest.approx(sum(per_row) / len(per_row), rel=1e-9)
 
     per_row = []
     for row, length in enumerate(LENGTHS):
         gap = scores[0][1][row, :, :length, :length] - scores[1][2][row, :, :length, :length]
         per_row.append(float((gap**2).mean()))
-    found = terms.attention_loss(student, teacher, ((1, 2),), mask)
+    found = plausibility.attention_loss(student, teacher, ((1, 2),), mask)
     assert float(found) == pytest.approx(sum(per_row) / len(per_row), rel=1e-9)
-    assert float(terms.attention_loss(student, teacher, ((1, 2),), ~mask)) != pytest.approx(float(found), rel=1e-2)
+    assert float(plausibility.attention_loss(student, teacher, ((1, 2),), ~mask)) != pytest.approx(
+        float(found), rel=1e-2
+    )

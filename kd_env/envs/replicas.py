@@ -12,9 +12,9 @@ import torch
 from gymnasium import Space
 from gymnasium.utils import seeding
 
-from kd_env import trees
-from kd_env.episodes import Episode, credit, terminal, truncated
-from kd_env.rewards import gap_scale
+from kd_env.core import trees
+from kd_env.mdp.episodes import Episode, credit, terminal, truncated
+from kd_env.mdp.rewards import gap_scale
 
 S = TypeVar("S", bound=Episode)
 

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from kd_env import dynamics, updates
-from kd_env.actions import KnowledgeSelectionActions
-from kd_env.actions_sample import SampleWeightingActions
-from kd_env.actions_teacher import TeacherWeightingActions
-from kd_env.build import build_problem
-from kd_env.config import EnvConfig
+from kd_env.config.environment import EnvConfig
+from kd_env.core.types import DistillState, Effect, FeatureSlice, TeacherState
+from kd_env.data.tables import Table
+from kd_env.decisions.knowledge_selection.actions import KnowledgeSelectionActions
+from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
+from kd_env.decisions.sample_weighting.scores import row_scores
+from kd_env.decisions.teacher_weighting.actions import TeacherWeightingActions
+from kd_env.envs.build import build_problem
 from kd_env.envs.replicas import EnvState, Replicas
-from kd_env.export import write_student
-from kd_env.observations import observe
-from kd_env.problem import Problem, warn_floor
-from kd_env.rewards import gap_scale
-from kd_env.row_influence import row_influence
-from kd_env.scores import row_scores
-from kd_env.tables import Table
-from kd_env.types import DistillState, Effect, FeatureSlice, TeacherState
+from kd_env.mdp import passes, transition
+from kd_env.mdp.observations.layout import observe
+from kd_env.mdp.problem import Problem, warn_floor
+from kd_env.mdp.rewards import gap_scale
+from kd_env.mdp.row_influence import row_influence
+from kd_env.models.export import write_student
 
 
 class Run(Replicas[DistillState]):
@@ -70,15 +70,15 @@ class Run(Replicas[DistillState]):
 
     def initial(self, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
         """The start of one episode per seed."""
-        return dynamics.initial(self.problem, seeds, budgets)
+        return transition.initial(self.problem, seeds, budgets)
 
     def advance(self, before: DistillState, actions: Any) -> tuple[DistillState, np.ndarray, np.ndarray]:
         """The state after a step, its rewards, and whether they were clipped."""
         # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
         effect = actions if isinstance(actions, Effect) else self.effect(before, actions)
         check_replicas(effect, self.num_replicas)
-        after = dynamics.transition(self.problem, before, effect, self._scratch)
-        return after, *dynamics.reward(self.problem, before, after)
+        after = transition.transition(self.problem, before, effect, self._scratch)
+        return after, *transition.reward(self.problem, before, after)
 
     def effect(self, state: DistillState, actions: Any) -> Effect:
         """Effect of raw actions in a state: controls of a score rank the rows of its next batch."""
@@ -120,14 +120,14 @@ class Run(Replicas[DistillState]):
 
     def predict(self, table: Table) -> np.ndarray:
         """Logits of every replica's present student, ``[N, R, C]``."""
-        return updates.predict(self.problem, self.started().params, table)
+        return passes.predict(self.problem, self.started().params, table)
 
     def predict_teacher(self, table: Table) -> np.ndarray:
         """Logits of every replica's present teacher, ``[N, R, C]``; refused where the teacher is frozen."""
         teacher = self.started().teacher
         if teacher is None:
             raise ValueError("The teacher is frozen (teacher_updates='none'): its logits are problem.teacher_logits.")
-        return updates.predict(self.problem, teacher.params, table, encoder=self.problem.reference.encoder)
+        return passes.predict(self.problem, teacher.params, table, encoder=self.problem.reference.encoder)
 
     def save_student(self, folder: str | Path, replica: int) -> Path:
         """Write one student in Hugging Face layout."""
@@ -282,7 +282,7 @@ class RunView:
     def row_influence(self) -> np.ndarray:
         """Drop of the feedback loss per unit of weight of each row of the next batch, ``[N, B]`` float64.
 
-        A function of the present state, which it does not change; see :func:`kd_env.row_influence.row_influence`.
+        A function of the present state, which it does not change; see :func:`kd_env.mdp.row_influence.row_influence`.
 
         Raises:
             RuntimeError: before the first reset.

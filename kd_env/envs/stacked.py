@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from kd_env import trees
+from kd_env.core import trees
 from kd_env.envs.replicas import Replicas
 from kd_env.envs.single import budget_of
 

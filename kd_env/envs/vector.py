@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 
 from kd_env.envs.run import Run, RunView
 from kd_env.envs.stacked import StackedEnv, checked
-from kd_env.problem import Problem
+from kd_env.mdp.problem import Problem
 
 
 class DistillVectorEnv(RunView, StackedEnv):
@@ -21,7 +21,7 @@ class DistillVectorEnv(RunView, StackedEnv):
             ``infos["final_obs"]`` and ``infos["final_info"]``) or ``disabled`` (finished replicas wait for a reset with
             ``options={"reset_mask": ...}`` and must not be stepped).
         max_episode_steps: truncates inside, since ``gymnasium.make_vec`` applies no TimeLimit to native environments.
-        options: the fields of :class:`kd_env.config.EnvConfig`.
+        options: the fields of :class:`kd_env.config.environment.EnvConfig`.
     """
 
     run: Run

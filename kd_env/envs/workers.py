@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
-from kd_env import trees
-from kd_env.build import build_problem
-from kd_env.config import EnvConfig
+from kd_env.config.environment import EnvConfig
+from kd_env.core import trees
+from kd_env.core.registry import unknown_name
+from kd_env.core.types import Effect
+from kd_env.envs.build import build_problem
 from kd_env.envs.replicas import EnvState
 from kd_env.envs.run import Run, RunView, check_replicas
 from kd_env.envs.vector import DistillVectorEnv
-from kd_env.problem import Problem
-from kd_env.registry import unknown_name
-from kd_env.types import Effect
+from kd_env.mdp.problem import Problem
 
 VECTORIZATIONS = ("auto", "stacked", "processes")
 STACKED_BELOW = 8e7
@@ -37,7 +37,7 @@ def choose_vectorization(name: str, *, device: torch.device, arithmetic: float, 
     Args:
         name: ``auto``, ``stacked`` or ``processes``.
         device: of the students.
-        arithmetic: of one student's batch, :attr:`kd_env.problem.Problem.arithmetic`.
+        arithmetic: of one student's batch, :attr:`kd_env.mdp.problem.Problem.arithmetic`.
         num_envs: replicas N.
 
     Raises:
@@ -122,6 +122,6 @@ def _worker_env(options: dict[str, Any]) -> gym.Env[Any, Any]:
     # in its own process, to read the spaces: threads must stay as they are there.
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)
-    from kd_env.envs.base import DistillEnv
+    from kd_env.envs.env import DistillEnv
 
     return DistillEnv(**options)

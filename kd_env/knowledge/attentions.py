@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from kd_env.core.types import ModelOutput, Signal, SignalKind
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
 from kd_env.knowledge.options import block_pairs, choose, reduction_of
 from kd_env.knowledge.tensors import masked_log_softmax, token_mean, token_pair_mean, wide
-from kd_env.types import ModelOutput, Signal, SignalKind
 
 RELATIONS: dict[str, tuple[SignalKind, SignalKind]] = {
     "query_key": ("queries", "keys"),

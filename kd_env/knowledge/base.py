@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kd_env.registry import Registry
-from kd_env.types import Batch, EncoderFacts, ModelOutput, Signal
+from kd_env.core.registry import Registry
+from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 
 LayerPairs = tuple[tuple[int, int], ...]
 """The layer map: pairs (student layer, teacher layer); layer 0 is the embedding output."""

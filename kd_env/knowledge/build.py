@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from kd_env.core.registry import unknown_name
 from kd_env.knowledge.base import TERMS, Term, TermFactory, TermInputs, TermSpec
 from kd_env.knowledge.options import number
-from kd_env.registry import unknown_name
 
 
 def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tuple[Term, ...]:

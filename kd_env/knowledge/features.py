@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kd_env.core.types import Signal
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
 from kd_env.knowledge.options import block_pairs, choose, flag, plan_projections, reduction_of
 from kd_env.knowledge.tensors import token_mean, unit, wide
-from kd_env.types import Signal
 
 
 def hidden_state_distance(student: Tensor, teacher: Tensor, mask: Tensor, distance: str = "mse") -> Tensor:

@@ -7,10 +7,10 @@ from math import log
 import torch
 from torch import Tensor
 
+from kd_env.core.types import Signal
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
 from kd_env.knowledge.options import choose, flag, number, same_labels
 from kd_env.knowledge.tensors import EPS, wide
-from kd_env.types import Signal
 
 LOGITS = frozenset({Signal("logits")})
 SOFT_KINDS = ("forward", "reverse", "jensen_shannon", "cross_entropy", "squared_error")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_env.core.registry import unknown_name
 from kd_env.knowledge.base import LayerPairs, TermInputs, TermSpec
 from kd_env.knowledge.tensors import wide
-from kd_env.registry import unknown_name
 
 
 def choose(term: str, option: str, value: object, valid: tuple[str, ...]) -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_env.core.types import ModelOutput, Signal, SignalKind
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
 from kd_env.knowledge.options import block_pairs, choose, number, plan_projections, reduction_of
 from kd_env.knowledge.tensors import EPS, unit, wide
-from kd_env.types import ModelOutput, Signal, SignalKind
 
 
 def fsp_matrix(lower: Tensor, upper: Tensor, mask: Tensor) -> Tensor:

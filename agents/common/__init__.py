@@ -1,0 +1,1 @@
+"""What agents share: the contract, rollouts, networks, files."""

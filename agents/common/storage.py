@@ -1,0 +1,177 @@
+"""Agents on disk: a folder with ``agent.json`` and safetensors, never a pickle.
+
+A folder is written beside its place under a temporary name and renamed, so that a crash leaves the old one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from agents.common.base import ActionSpace, Spaces
+
+HEADER = "agent.json"
+FORMAT = 1
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``target`` when the block ends without an error.
+
+    Raises:
+        ValueError: ``target`` is a file, or a folder with content that is no saved agent.
+    """
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / HEADER).is_file()):
+        raise ValueError(f"{target} exists and is no saved agent; choose another folder.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:8]
+    fresh, old = target.with_name(f".{target.name}.{mark}.new"), target.with_name(f".{target.name}.{mark}.old")
+    fresh.mkdir()
+    try:
+        yield fresh
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_header(folder: Path, header: Mapping[str, Any]) -> None:
+    """Write ``agent.json``; ``header["agent"]`` names the agent."""
+    (folder / HEADER).write_text(json.dumps({"format": FORMAT, **header}, indent=2) + "\n")
+
+
+def read_header(folder: Path, expected: str | None = None) -> dict[str, Any]:
+    """Read ``agent.json``.
+
+    Raises:
+        ValueError: no saved agent, one of another format, or another agent than ``expected``.
+    """
+    path = folder / HEADER
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no saved agent ({HEADER} is missing).")
+    header: dict[str, Any] = json.loads(path.read_text())
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {header.get('format')!r}, this version reads {FORMAT}; train it again.")
+    if expected is not None and header["agent"] != expected:
+        raise ValueError(f"{folder} holds the agent {header['agent']!r}, not {expected!r}; use agents.load_agent.")
+    return header
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, each with memory of its own (shared memory is refused by the format)."""
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ValueError: the file is missing.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is not a complete saved agent: {path.name} is missing.")
+    return load_file(path)
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as ``<prefix><name>``."""
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name begins with ``prefix``, without it: what :func:`with_prefix` was given."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def agent_header(agent: Any) -> dict[str, Any]:
+    """What the header of each of our learning agents says: name, options, spaces, seed and counters."""
+    return {
+        "agent": agent.name,
+        "config": dataclasses.asdict(agent.config),
+        "spaces": spaces_to_json(agent.spaces),
+        "seed": agent.seed,
+        "num_timesteps": agent.num_timesteps,
+        "num_episodes": agent.num_episodes,
+    }
+
+
+def flatten_optimizer(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts of an optimiser as ``<prefix>.<parameter index>.<name>``."""
+    flat: dict[str, Tensor] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            flat[f"{prefix}.{index}.{name}"] = torch.as_tensor(value)
+    return flat
+
+
+def restore_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`flatten_optimizer` gave; the options of the parameter groups are those of ``optimizer``."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(prefix + "."):
+            index, name = key[len(prefix) + 1 :].split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _numbers(values: NDArray[Any]) -> list[float | str]:
+    # JSON has no infinity; a text keeps the file readable by every parser.
+    return [float(v) if np.isfinite(v) else str(v) for v in values.ravel()]
+
+
+def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
+    """Plain description of one of the spaces that agents know."""
+    if isinstance(space, spaces.Box):
+        bounds = {"low": _numbers(space.low), "high": _numbers(space.high)}
+        return {"kind": "Box", **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
+    if isinstance(space, spaces.Discrete):
+        return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"kind": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"kind": "MultiBinary", "n": int(space.shape[0])}
+    raise ValueError(f"Cannot describe the space {space}.")
+
+
+def space_from_json(data: Mapping[str, Any]) -> spaces.Space[Any]:
+    """The space that :func:`space_to_json` described."""
+    match data["kind"]:
+        case "Box":
+            shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+            low, high = (np.array([float(v) for v in data[k]], dtype=dtype).reshape(shape) for k in ("low", "high"))
+            return spaces.Box(low, high, shape, dtype.type)
+        case "Discrete":
+            return spaces.Discrete(data["n"], start=data["start"])
+        case "MultiDiscrete":
+            return spaces.MultiDiscrete(data["nvec"], start=data["start"])
+        case "MultiBinary":
+            return spaces.MultiBinary(data["n"])
+    raise ValueError(f"Unknown kind of space {data['kind']!r} in {HEADER}.")
+
+
+def spaces_to_json(pair: Spaces) -> dict[str, Any]:
+    """Both spaces as plain values."""
+    return {"observation": space_to_json(pair.observation), "action": space_to_json(pair.action)}
+
+
+def spaces_from_json(data: Mapping[str, Any]) -> Spaces:
+    """Both spaces from plain values."""
+    observation, action = space_from_json(data["observation"]), space_from_json(data["action"])
+    assert isinstance(observation, spaces.Box)
+    assert isinstance(action, ActionSpace)
+    return Spaces(observation, action)

@@ -1,0 +1,1 @@
+"""KS: an actor-critic of knowledge selection, ours and as published."""

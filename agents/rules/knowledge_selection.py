@@ -1,0 +1,351 @@
+"""Policies that learn nothing: the baselines of every claim. Here those that choose what knowledge is transferred.
+
+They read ``term_names``, ``action_names``, ``action_view``, ``encode_action(weights, gate)`` and, where they look at
+the observation, ``observation_layout`` of ``env.unwrapped``; those that weigh teachers are in
+:mod:`agents.rules.teacher_weighting`, those that weigh rows in :mod:`agents.rules.sample_weighting` and
+:mod:`agents.rules.influence`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from agents.common.base import AnyEnv, Array, add_plugins, episode_steps, require, unknown_name
+from agents.rules.base import Rule, named_weights
+from agents.rules.influence import INFLUENCE_RULES
+from agents.rules.learning_teacher import TEACHING_RULES
+from agents.rules.sample_weighting import SAMPLE_RULES
+from agents.rules.schedule import Schedule
+from agents.rules.teacher_weighting import TEACHER_RULES
+
+GROUP = "kd_env.rules"
+
+
+class Constant(Rule):
+    """Base of rules that always do the same."""
+
+    @abstractmethod
+    def action(self) -> Array:
+        """The raw action of one replica."""
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """The same action for each replica."""
+        return np.stack([self.action()] * len(observations)), None
+
+
+class All(Constant):
+    """Every term with weight 1: ordinary distillation."""
+
+    name = "all"
+
+    def action(self) -> Array:
+        """All terms."""
+        return self.everything()
+
+
+class HardLabelOnly(Constant):
+    """Training without a teacher."""
+
+    name = "hard_label_only"
+    needs_terms = ("hard_label",)
+
+    def action(self) -> Array:
+        """The gold labels alone."""
+        return self.encode({"hard_label": 1.0})
+
+
+class SoftLabelOnly(Constant):
+    """Distillation from the teacher's probabilities alone (Hinton et al. 2015 without the label term)."""
+
+    name = "soft_label_only"
+    needs_terms = ("soft_label",)
+
+    def action(self) -> Array:
+        """The teacher's probabilities alone."""
+        return self.encode({"soft_label": 1.0})
+
+
+class Fixed(Constant):
+    """Constant weights by term name, e.g. the outcome of a grid search.
+
+    Args:
+        env: the environment.
+        seed: unused.
+        weights: weight in [0, 1] by term; terms that are not named have weight 0.
+        gate: factor on the update; any but 1 needs a box view with a gate.
+    """
+
+    name = "fixed"
+    views = ("box", "native", "discrete")
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0, weights: Mapping[str, float], gate: float = 1.0) -> None:
+        super().__init__(env, seed=seed, weights=named_weights(weights), gate=gate)
+        self.encode(weights, gate)  # refuses what the view cannot express before any step is taken
+
+    def action(self) -> Array:
+        """The given weights."""
+        return self.encode(self.options["weights"], self.options["gate"])
+
+
+class RandomHard(Rule):
+    """Each term on or off with probability one half, in each step."""
+
+    name = "random_hard"
+    views = ("native", "box")
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """A coin a term."""
+        return np.stack([self._one(self.generator(i)) for i in range(len(observations))]), None
+
+    def _one(self, rng: np.random.Generator) -> Array:
+        coins = rng.random(len(self.term_names)) < 0.5
+        return self.encode({name: float(on) for name, on in zip(self.term_names, coins, strict=True)})
+
+
+class RandomSoft(Rule):
+    """Weights drawn uniformly from [0, 1], in each step."""
+
+    name = "random_soft"
+    views = ("box",)
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """A uniform weight a term, the gate open."""
+        return np.stack([self._one(self.generator(i)) for i in range(len(observations))]), None
+
+    def _one(self, rng: np.random.Generator) -> Array:
+        weights = rng.random(len(self.term_names))
+        return self.encode({name: float(w) for name, w in zip(self.term_names, weights, strict=True)})
+
+
+class RandomGate(Rule):
+    """Every term with weight 1, but a random step size: what an agent gains by the gate alone has to beat this."""
+
+    name = "random_gate"
+    views = ("box",)
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
+        super().__init__(env, seed=seed)
+        names = tuple(self.base.action_names)
+        if "gate" not in names:
+            raise ValueError("The rule 'random_gate' needs the gate component; make the env with gate=True.")
+        self._index = names.index("gate")
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """The raw gate is uniform over its range [-1, 1]."""
+        actions = np.stack([self.everything()] * len(observations))
+        actions[:, self._index] = [self.generator(i).uniform(-1.0, 1.0) for i in range(len(observations))]
+        return actions, None
+
+
+class Annealing(Rule):
+    """The soft label's weight falls from 1 to 0 and the hard label's rises from 0 to 1, linearly with progress.
+
+    Annealing KD (Jafari et al. 2021) first follows the teacher, softly, and then the labels; here the two stages are
+    blended as weights (:class:`Stages` does not blend them). Other terms have the constant ``other_weight``.
+    """
+
+    name = "annealing"
+    views = ("box",)
+    needs_features = ("progress",)
+    needs_terms = ("hard_label", "soft_label")
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0, other_weight: float = 0.0) -> None:
+        require(0.0 <= other_weight <= 1.0, "other_weight", other_weight, "in [0, 1]")
+        super().__init__(env, seed=seed, other_weight=other_weight)
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """Weights by each replica's own progress."""
+        progress = self.progress(observations)
+        others = dict.fromkeys(self.term_names, float(self.options["other_weight"]))
+        rows = [self.encode({**others, "soft_label": 1.0 - float(p), "hard_label": float(p)}) for p in progress]
+        return np.stack(rows), None
+
+
+class Stages(Rule):
+    """Terms in turn: in each stage of an episode its own terms have weight 1, and all others 0.
+
+    Annealing KD (Jafari et al., EACL 2021, section 3) is this rule over ``logit_mse`` with a rising ``target_scale``,
+    and then ``hard_label``, as ``experiment=annealing_kd`` has them; TinyBERT's order is intermediate layers first and
+    the soft labels afterwards. The optimiser and its learning rate go on from stage to stage.
+
+    Args:
+        env: the environment.
+        seed: unused.
+        terms: of each stage, a term's name or a list of them.
+        shares: of the budget, one a stage, in any unit; None: equal ones.
+
+    Raises:
+        ValueError: a term that there is not, a stage that the view cannot express or that no step falls in.
+    """
+
+    name = "stages"
+    needs_features = ("progress",)
+
+    def __init__(
+        self,
+        env: AnyEnv,
+        *,
+        seed: int = 0,
+        terms: Sequence[str | Sequence[str]],
+        shares: Sequence[float] | None = None,
+    ) -> None:
+        if isinstance(terms, str) or not all(entry and isinstance(entry, str | Sequence) for entry in terms):
+            raise ValueError(
+                f"terms={terms!r} must be a list with the terms of each stage, a name or a list of names, as "
+                "[soft_label, [soft_label, hard_label]]."
+            )
+        stages = [[entry] if isinstance(entry, str) else list(entry) for entry in terms]
+        shares = None if shares is None else list(shares)
+        super().__init__(env, seed=seed, terms=stages, shares=shares)
+        for term in (term for stage in stages for term in stage):
+            if term not in self.term_names:
+                raise ValueError(unknown_name("knowledge term", term, self.term_names))
+        self._schedule = Schedule(len(stages), shares)
+        self._schedule.check(self.name, env)
+        self._actions = np.stack([self.encode(dict.fromkeys(stage, 1.0)) for stage in stages])
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """The terms of the stage that each replica is in."""
+        return self._actions[self._schedule.stage(self.progress(observations))], None
+
+
+class GapMemory(NamedTuple):
+    """What early stopping remembers of the running episodes."""
+
+    best: NDArray[np.float32]  # [N] smallest gap so far
+    waited: NDArray[np.int64]  # [N] steps since it was reached
+    stopped: NDArray[np.bool_]  # [N]
+
+
+class EarlyStopping(Rule):
+    """Every term until the observed gap has not improved for ``patience`` steps, then no update until the episode ends.
+
+    Args:
+        env: the environment.
+        seed: unused.
+        patience: steps (not evaluations) since the best gap after which training stops; None is a third of an episode,
+            at least 5 (a fresh student may stand on a plateau first).
+        min_delta: improvement that counts, in units of the ``gap`` feature.
+    """
+
+    name = "early_stopping"
+    needs_features = ("gap",)
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0, patience: int | None = None, min_delta: float = 0.0) -> None:
+        if patience is None:
+            patience = max(5, (episode_steps(env) or 0) // 3)
+        require(patience >= 1, "patience", patience, "at least 1")
+        require(min_delta >= 0, "min_delta", min_delta, "at least 0")
+        super().__init__(env, seed=seed, patience=patience, min_delta=min_delta)
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """``memory`` is a :class:`GapMemory`."""
+        gap = self.feature(observations, "gap")
+        if memory is None:
+            starts = np.ones(len(gap), dtype=np.bool_)
+            memory = GapMemory(gap, np.zeros(len(gap), dtype=np.int64), starts)
+        improved = starts | (gap < memory.best - self.options["min_delta"])
+        waited = np.where(improved, 0, memory.waited + 1)
+        stopped = np.where(starts, False, memory.stopped | (waited >= self.options["patience"]))
+        on, off = self.everything(), self.encode({})
+        actions = np.stack([off if stop else on for stop in stopped])
+        return actions, GapMemory(np.where(improved, gap, memory.best), waited, stopped)
+
+
+class Greedy(Rule):
+    """One-step look-ahead: tries all terms, each term alone and none on a fork of the env, and takes the best reward.
+
+    Each replica chooses for itself; the first of equals wins, in the order above. The env is put back exactly as it
+    was, so that a look-ahead costs ``K + 2`` steps and changes nothing. It sees the reward, which no other rule does.
+    """
+
+    name = "greedy"
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
+        super().__init__(env, seed=seed)
+        if not (hasattr(self.base, "get_state") and hasattr(self.base, "set_state")):
+            raise ValueError("The rule 'greedy' forks the environment; it needs one with get_state and set_state.")
+        self.candidates = [self.everything(), *(self.encode({term: 1.0}) for term in self.term_names), self.encode({})]
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """The candidate with the highest reward, for each replica."""
+        single = not isinstance(self.env, VectorEnv)
+        count = 1 if single else self.base.num_envs
+        if len(observations) != count:
+            raise ValueError(
+                f"greedy looks ahead in its own env of {count} replicas, but got {len(observations)} rows."
+            )
+        before = self.base.get_state()
+        rewards = np.empty((len(self.candidates), count))
+        for index, action in enumerate(self.candidates):
+            try:
+                # Past the wrappers: their counters and statistics must not see steps that are taken back.
+                rewards[index] = self.base.step(action if single else np.stack([action] * count))[1]
+            finally:
+                self.base.set_state(before)
+        return np.stack([self.candidates[best] for best in rewards.argmax(axis=0)]), None
+
+
+KNOWLEDGE_RULES: tuple[type[Rule], ...] = (
+    All,
+    HardLabelOnly,
+    SoftLabelOnly,
+    Fixed,
+    RandomHard,
+    RandomSoft,
+    RandomGate,
+    Annealing,
+    Stages,
+    EarlyStopping,
+    Greedy,
+)
+
+RULES: dict[str, type[Rule]] = {
+    rule.name: rule for rule in (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
+}
+
+WITHOUT_FEEDBACK = frozenset(
+    {
+        *("all", "hard_label_only", "soft_label_only", "fixed", "random_hard", "random_soft", "random_gate"),
+        *("annealing", "stages"),
+        *("average", "single_teacher", "best_teacher", "no_teacher", "fixed_weights", "route", "mt_bert"),
+        *("random_simplex", "random_subset", "dynamic_hard", "dynamic_soft", "dynamic_soft_instance"),
+        *("uniform", "random_weights", "self_paced", "focal"),
+        *("dynamic_entropy", "dynamic_margin", "dynamic_confidence"),
+    }
+)
+"""Rules that decide without a look at feedback rows, so that their students may teach others of the same split. A rule
+that is not named here counts as one that looks."""
+
+
+def rule_class(name: str) -> type[Rule]:
+    """The class of a rule by name, plug-ins (entry points ``kd_env.rules``) among them; ``ValueError`` if unknown."""
+    add_plugins(RULES, GROUP)
+    if name not in RULES:
+        raise ValueError(unknown_name("rule", name, RULES))
+    return RULES[name]
+
+
+def make_rule(name: str, env: AnyEnv, seed: int = 0, **options: Any) -> Rule:
+    """A rule by name.
+
+    Raises:
+        ValueError: an unknown rule or option (with near matches), a missing option, or an env that does not fit.
+    """
+    chosen = rule_class(name)
+    parameters = inspect.signature(chosen.__init__).parameters
+    known = {k: p for k, p in parameters.items() if k not in ("self", "env", "seed") and p.kind is p.KEYWORD_ONLY}
+    for option in options:
+        if option not in known:
+            raise ValueError(unknown_name(f"option of the rule {name!r}", option, known))
+    missing = [k for k, p in known.items() if p.default is p.empty and k not in options]
+    if missing:
+        raise ValueError(f"The rule {name!r} needs the option {', '.join(missing)}.")
+    return chosen(env, seed=seed, **options)

@@ -1,0 +1,1 @@
+"""The algorithms of Stable-Baselines3, by configuration."""

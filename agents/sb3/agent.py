@@ -1,0 +1,407 @@
+"""Any algorithm of Stable-Baselines3 and, where installed, sb3-contrib, by its lower-case name.
+
+An algorithm that cannot take the env's actions is refused before any work, with the action view that it needs. Defaults
+fit short episodes (SB3's ``n_steps=2048`` would be 32,768 steps a rollout with 16 replicas); every hyper-parameter of
+the algorithm can be given as a plain value. Saved as safetensors and JSON: SB3's own zip holds pickles.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from agents.common import storage
+from agents.common.base import (
+    ActionSpace,
+    AnyEnv,
+    Array,
+    LearnCallback,
+    RewardTransform,
+    Spaces,
+    as_path,
+    check_same_spaces,
+    episode_steps,
+    inner_env,
+    spaces_of,
+    unknown_name,
+)
+from agents.sb3 import storage as sb3_storage
+
+BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY = "Box", "Discrete", "MultiDiscrete", "MultiBinary"
+ALL = (BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY)
+VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_DISCRETE: "native", MULTI_BINARY: "native"}
+TEACHER_VIEWS = {BOX: "simplex", DISCRETE: "discrete", MULTI_BINARY: "subset"}
+"""Views of an env that weighs teachers."""
+SAMPLE_VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_BINARY: "subset"}
+"""Views of an env that weighs rows."""
+TOKEN_VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_DISCRETE: "candidates"}
+"""Views of an env whose actions are tokens."""
+
+
+class Algorithm(NamedTuple):
+    """Where an algorithm is found and what it can do."""
+
+    package: str
+    class_name: str
+    actions: tuple[str, ...]
+    family: str  # on, off (policy) or ars
+    policy: str = "MlpPolicy"
+
+
+ALGORITHMS = {
+    "ppo": Algorithm("stable_baselines3", "PPO", ALL, "on"),
+    "a2c": Algorithm("stable_baselines3", "A2C", ALL, "on"),
+    "dqn": Algorithm("stable_baselines3", "DQN", (DISCRETE,), "off"),
+    "sac": Algorithm("stable_baselines3", "SAC", (BOX,), "off"),
+    "td3": Algorithm("stable_baselines3", "TD3", (BOX,), "off"),
+    "ddpg": Algorithm("stable_baselines3", "DDPG", (BOX,), "off"),
+    "trpo": Algorithm("sb3_contrib", "TRPO", ALL, "on"),
+    # Its buffer hands MultiBinary actions to the loss as int8, which raises (sb3-contrib 2.9).
+    "recurrentppo": Algorithm("sb3_contrib", "RecurrentPPO", (BOX, DISCRETE, MULTI_DISCRETE), "on", "MlpLstmPolicy"),
+    "maskableppo": Algorithm("sb3_contrib", "MaskablePPO", (DISCRETE, MULTI_DISCRETE, MULTI_BINARY), "on"),
+    "qrdqn": Algorithm("sb3_contrib", "QRDQN", (DISCRETE,), "off"),
+    "tqc": Algorithm("sb3_contrib", "TQC", (BOX,), "off"),
+    "crossq": Algorithm("sb3_contrib", "CrossQ", (BOX,), "off"),
+    "ars": Algorithm("sb3_contrib", "ARS", (BOX, DISCRETE), "ars"),
+}
+EXCLUDED = {"her": "it is a replay buffer for goal-conditioned observations, which a flat observation has not"}
+
+
+def algorithm(name: str) -> Algorithm:
+    """The entry of an algorithm.
+
+    Raises:
+        ValueError: an unknown name (with near matches), one that is excluded (with the reason), or one whose package is
+            not installed (with the command that installs it).
+    """
+    if name in EXCLUDED:
+        raise ValueError(f"sb3/{name} is not offered: {EXCLUDED[name]}.")
+    if name not in ALGORITHMS:
+        raise ValueError(unknown_name("SB3 algorithm", name, ALGORITHMS))
+    entry = ALGORITHMS[name]
+    if importlib.util.find_spec(entry.package) is None:
+        raise ValueError(
+            f"sb3/{name} needs {entry.package}; install it with: pip install {entry.package.replace('_', '-')}"
+        )
+    return entry
+
+
+def check_actions(name: str, space: ActionSpace, env: AnyEnv | Spaces | None = None) -> None:
+    """Raise ``ValueError`` naming the action view that works where the algorithm cannot take ``space`` (of ``env``)."""
+    entry = algorithm(name)
+    kind = type(space).__name__
+    base = None if env is None or isinstance(env, Spaces) else inner_env(env)
+    decision = getattr(base, "decision", None)
+    if kind not in entry.actions:
+        weighs = decision == "teacher_weighting"
+        by_decision = {"teacher_weighting": TEACHER_VIEWS, "sample_weighting": SAMPLE_VIEWS}
+        views = {**by_decision, "tutor_tokens": TOKEN_VIEWS}.get(str(decision), VIEWS)
+        words = {action: f"action_view='{view}'" for action, view in views.items()}
+        if weighs and getattr(base, "weighting", None) == "sample":
+            words[DISCRETE] += " and weighting='batch'"
+        raise ValueError(
+            f"sb3/{name} takes only {' or '.join(entry.actions)} actions, but the env has {space}; "
+            f"make the env with {_any_of(entry, words)}."
+        )
+    if decision == "tutor_tokens" and getattr(base, "action_view", None) == "native":
+        words = {action: f"action_view='{view}'" for action, view in TOKEN_VIEWS.items()}
+        raise ValueError(
+            f"sb3/{name} would need an output for every token of the vocabulary in every slot ({space}); make the env "
+            f"with {_any_of(entry, words)}."
+        )
+
+
+def _any_of(entry: Algorithm, words: Mapping[str, str]) -> str:
+    return " or ".join(dict.fromkeys(words[action] for action in entry.actions if action in words))
+
+
+def defaults(name: str, count: int, length: int | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters for short episodes, overridden by ``given``.
+
+    Args:
+        name: the algorithm.
+        count: replicas N.
+        length: steps of an episode, None if unknown (then 40).
+        given: the user's.
+
+    Raises:
+        ValueError: a ``batch_size`` that does not divide a rollout of PPO's kind.
+    """
+    family, length = algorithm(name).family, length or 40
+    if family == "ars":
+        # Each replica ends one episode a candidate; with fewer, the others' steps would be thrown away.
+        return {"n_eval_episodes": count, **given}
+    if family == "on":
+        values = {"gamma": 1.0, "n_steps": length, **given}
+        total = values["n_steps"] * count
+        if name != "a2c":
+            limit = max(64, total // 4)
+            values.setdefault("batch_size", max(d for d in range(1, min(limit, total) + 1) if total % d == 0))
+            if total % values["batch_size"]:
+                raise ValueError(
+                    f"batch_size={values['batch_size']} does not divide the rollout of n_steps x replicas = "
+                    f"{values['n_steps']} x {count} = {total} steps; choose a divisor."
+                )
+        return values
+    values = {"gamma": 1.0, "buffer_size": 100_000, "learning_starts": max(100, length * count)}
+    # One update for every four transitions, whatever the number of replicas; SB3's default is one for N of them.
+    values |= {"gradient_steps": max(1, count // 4)}
+    if name in ("dqn", "qrdqn"):
+        # SB3 waits 10,000 steps before the first copy, longer than many trainings here.
+        values |= {"train_freq": 1, "target_update_interval": max(500, count), "exploration_fraction": 0.3}
+    if name in ("td3", "ddpg"):
+        # Their policies are deterministic: without noise nothing is explored.
+        values |= {"action_noise_std": 0.1}
+    return {**values, **given}
+
+
+class SB3Agent:
+    """An SB3 algorithm with the learn-callback, the storage and the refusals of our own agents.
+
+    Args:
+        name: ``ppo``, ``dqn``, ...
+        env: gymnasium env or vector env, or the :class:`Spaces` of one for an agent that only acts.
+        seed: passed to the algorithm. SB3 seeds the global generators of Python, NumPy and torch with it and draws from
+            them, so that two SB3 agents in one process disturb each other.
+        device: of the networks.
+        reward_transform: on-policy algorithms only; applied to the rewards ``[T, N]`` of each rollout before advantages
+            are computed (SB3 has added the value of truncated ends to them).
+        **hyperparameters: of the algorithm, plain values; also ``policy``, and for td3 and ddpg ``action_noise_std``.
+
+    Raises:
+        ValueError: an unknown algorithm or hyper-parameter, actions that it cannot take, values that are not plain.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        env: AnyEnv | Spaces,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        reward_transform: RewardTransform | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        entry = algorithm(name)
+        self.spaces = env if isinstance(env, Spaces) else spaces_of(env)
+        check_actions(name, self.spaces.action, env)
+        try:
+            json.dumps(hyperparameters)
+        except TypeError as error:
+            raise ValueError(f"Hyper-parameters of sb3/{name} must be plain values: {error}.") from None
+        self.name, self.seed = f"sb3/{name}", seed
+        module = importlib.import_module(entry.package)
+        model_class: Any = getattr(module, entry.class_name)
+        known = set(inspect.signature(model_class.__init__).parameters) - {"self", "env", "seed", "device"}
+        known = {key for key in known if not key.startswith("_")} | {"action_noise_std"}
+        for key in hyperparameters:
+            if key not in known:
+                raise ValueError(unknown_name(f"hyper-parameter of sb3/{name}", key, known))
+        self._reward_transform = reward_transform
+        if reward_transform is not None and entry.family != "on":
+            on = ", ".join(f"sb3/{key}" for key, other in ALGORITHMS.items() if other.family == "on")
+            raise ValueError(f"sb3/{name} keeps no rollout whose rewards could be transformed; possible: {on}.")
+        self._build(model_class, entry, env, device, hyperparameters)
+
+    def _build(
+        self, model_class: Any, entry: Algorithm, env: AnyEnv | Spaces, device: str, given: Mapping[str, Any]
+    ) -> None:
+        from agents.sb3.adapter import VectorEnvToSB3
+
+        adapter = None if isinstance(env, Spaces) else VectorEnvToSB3(env)
+        length = None if isinstance(env, Spaces) else episode_steps(env)
+        count = 1 if adapter is None else adapter.num_envs
+        short = self.name.removeprefix("sb3/")
+        self.given = dict(given)
+        # Without an env the values are those of a saved agent, all of them resolved.
+        self.hyperparameters = defaults(short, count, length, given) if adapter is not None else dict(given)
+        options = dict(self.hyperparameters)
+        policy = options.pop("policy", entry.policy)
+        std = options.pop("action_noise_std", None)
+        if std is not None:
+            from stable_baselines3.common.noise import NormalActionNoise
+
+            size = int(np.prod(self.spaces.action.shape or ()))
+            options["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, float(std)))
+        if isinstance(options.get("train_freq"), list):
+            options["train_freq"] = tuple(options["train_freq"])
+        # SB3 adds entries to the mapping that it is given; ours is saved.
+        options["policy_kwargs"] = dict(options.get("policy_kwargs") or {})
+        options |= {"seed": self.seed, "device": device}
+        if adapter is not None:
+            self.model = model_class(policy, adapter, **options)
+        else:
+            self.model = model_class(policy, None, _init_setup_model=False, **options)
+            self.model.observation_space, self.model.action_space = self.spaces
+            self.model.n_envs = 1
+            # Some algorithms read the spaces from the env while they set up their networks.
+            self.model.env = self._spaces_holder()
+            self.model._setup_model()
+            self.model.env = None
+        if self._reward_transform is not None:
+            self._transform_rewards(self._reward_transform)
+
+    def _spaces_holder(self) -> Any:
+        """What stands for the env while an agent that only acts is set up: its spaces and nothing else."""
+        return SimpleNamespace(
+            observation_space=self.spaces.observation,
+            action_space=self.spaces.action,
+            num_envs=1,
+            seed=lambda seed: None,
+        )
+
+    def _transform_rewards(self, transform: RewardTransform) -> None:
+        buffer = self.model.rollout_buffer
+        compute = buffer.compute_returns_and_advantage
+
+        def transformed(last_values: Any, dones: Array) -> None:
+            rewards = np.asarray(transform(buffer.rewards.copy()), dtype=np.float32)
+            if rewards.shape != buffer.rewards.shape:
+                raise ValueError(f"reward_transform gave shape {rewards.shape} for rewards of {buffer.rewards.shape}.")
+            buffer.rewards = rewards
+            compute(last_values, dones)
+
+        buffer.compute_returns_and_advantage = transformed
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps learned from, over all replicas."""
+        return int(self.model.num_timesteps)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: LearnCallback | None = None,
+        *,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Learn for at least ``total_timesteps`` steps; arguments as in :meth:`agents.policy_gradient.on_policy.OnPolicyAgent.learn`.
+
+        Raises:
+            ValueError: the agent has no env.
+        """
+        from agents.sb3.adapter import LearnCallbackBridge, StopLearning
+
+        if self.model.env is None:
+            raise ValueError(f"This {self.name} agent has no env to learn in; give one to SB3Agent.load.")
+        if total_timesteps <= 0:
+            return self
+        bridge = LearnCallbackBridge(callback, total_timesteps, progress_bar)
+        try:
+            # log_interval=None keeps SB3 from clearing the values that the bridge reads.
+            self.model.learn(total_timesteps, bridge, log_interval=None, reset_num_timesteps=reset_num_timesteps)
+        except StopLearning:
+            pass
+        finally:
+            bridge.close()
+        return self
+
+    def predict(
+        self,
+        observation: Array,
+        state: Any = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, Any]:
+        """Actions for ``[O]`` or ``[N, O]``; ``state`` is used by recurrent policies alone.
+
+        ``maskableppo`` obeys the env's masks while it learns; here every action is allowed.
+        """
+        actions, state = self.model.predict(
+            np.asarray(observation, dtype=np.float32), state, episode_start, deterministic
+        )
+        return np.asarray(actions).astype(self.spaces.action.dtype), state
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder with JSON and safetensors: networks, optimisers, replay buffer, global generators.
+
+        Running episodes are not saved where the policy is recurrent: :meth:`load` then starts new ones.
+        """
+        header = {
+            "agent": self.name,
+            "hyperparameters": self.given,
+            "resolved": self.hyperparameters,
+            "spaces": storage.spaces_to_json(self.spaces),
+            "seed": self.seed,
+            **sb3_storage.counters(self.model),
+        }
+        with storage.new_folder(as_path(path)) as folder:
+            for name, tensors in sb3_storage.tensors(self.model).items():
+                storage.write_tensors(folder / f"{name}.safetensors", tensors)
+            storage.write_header(folder, header)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        env: AnyEnv | None = None,
+        *,
+        device: str = "cpu",
+        force_reset: bool = True,
+        reward_transform: RewardTransform | None = None,
+    ) -> Self:
+        """Read a folder written by :meth:`save`.
+
+        Args:
+            path: the folder.
+            env: where to continue; None for an agent that only acts.
+            device: of the networks.
+            force_reset: reset the env when learning continues. False continues the running episodes and puts back the
+                global generators of torch and NumPy, so that learning goes on as if it had not been interrupted: the
+                env must be in the state that it had then.
+            reward_transform: as in the constructor; it is not saved.
+
+        Raises:
+            ValueError: no complete SB3 agent, or spaces that do not fit ``env`` (both are named).
+        """
+        folder = as_path(path)
+        header = storage.read_header(folder)
+        if not str(header["agent"]).startswith("sb3/"):
+            raise ValueError(f"{folder} holds the agent {header['agent']!r}, not one of SB3; use agents.load_agent.")
+        saved = storage.spaces_from_json(header["spaces"])
+        if env is not None:
+            check_same_spaces(saved, env)
+        agent = cls(
+            header["agent"].removeprefix("sb3/"),
+            saved if env is None else env,
+            seed=header["seed"],
+            device=device,
+            reward_transform=reward_transform,
+            **header["resolved" if env is None else "hyperparameters"],
+        )
+        sb3_storage.restore(agent.model, folder, header, learning=env is not None, force_reset=force_reset)
+        return agent
+
+    @classmethod
+    def from_zip(cls, name: str, path: str | Path, env: AnyEnv, *, trust: bool = False, device: str = "cpu") -> Self:
+        """An agent from a zip file of SB3's own ``save``.
+
+        Raises:
+            ValueError: without ``trust=True``: such files hold pickles, which can run any code when they are read.
+        """
+        if not trust:
+            raise ValueError(f"{path} holds pickles, which can run any code; pass trust=True if you know who made it.")
+        from agents.sb3.adapter import VectorEnvToSB3
+
+        entry = algorithm(name)
+        check_actions(name, spaces_of(env).action, env)
+        model_class: Any = getattr(importlib.import_module(entry.package), entry.class_name)
+        agent = cls(name, env, device=device)
+        agent.model = model_class.load(path, env=VectorEnvToSB3(env), device=device)
+        agent.seed = agent.model.seed or 0
+        agent.given = agent.hyperparameters = sb3_storage.plain_hyperparameters(model_class, agent.model)
+        return agent
+
+
+def make_sb3(name: str, env: AnyEnv, *, seed: int, device: str = "cpu", **hyperparameters: Any) -> SB3Agent:
+    """An SB3 agent by name; arguments as in :class:`SB3Agent`. The algorithm itself is ``.model``."""
+    return SB3Agent(name, env, seed=seed, device=device, **hyperparameters)

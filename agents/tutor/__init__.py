@@ -1,0 +1,1 @@
+"""Tutor-KD's policy over tokens."""

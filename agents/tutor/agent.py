@@ -1,0 +1,426 @@
+"""The tutor of Tutor-KD (Kim et al., EMNLP 2022): a head on the teacher's hidden states that writes tokens into text.
+
+Per text, with the teacher's last hidden states h_i at the masked slots, its distribution p_T and the rewards r_i:
+
+1. Sample a token a_i ~ pi(. | h_i) for every slot; slots are independent. With a sequential environment one slot
+   after another, and the head also sees the mean vector of the tokens that are chosen so far in the row.
+2. ``L_pg = mean_i -log pi(a_i) (r_i - b_i)`` with ``r_i = teacher_weight R_T,i + student_weight R_S,i``, the rewards
+   per token that the environment reports; the baseline b_i is 0 (the paper), a running mean, or learned from h_i.
+3. ``L_kl = mean_i KL(p_T(. | X^M) || pi)`` keeps the tutor near what the teacher finds likely.
+4. One AdamW step on ``L_pg + kl_coef L_kl - ent_coef H``. The environment's models are not reached: hidden states,
+   probabilities and rewards come from it as numbers.
+
+Where the environment lists candidates, the same head chooses among these. ``recipe="paper"`` sets the defaults as
+published, ``recipe="modified"`` a learned baseline, clipping and a constant step size; an option that is given is kept.
+[code]: read in the released code; the student's part of the table stands in :mod:`kd_env.decisions.tutor_token.options`.
+
+=====================  ================================================  ===================  ======================
+part                   published                                         ``recipe="paper"``   ``"modified"``
+=====================  ================================================  ===================  ======================
+head                   Linear(H, H), GELU, LayerNorm, Linear(H, V) with  the same             the same
+                       bias, drawn anew [code]
+weights of the loss    1 L_pg + 1 L_kl [code]                            the same             the same
+rewards                R_T + R_S of every token [code]                   the same             the same
+baseline               none [code]                                       none                 learned from h_i
+entropy bonus          none [code]                                       none                 none
+optimiser              AdamW, 5e-4, betas 0.9, 0.999, eps 1e-6, weight   the same             the same
+                       decay 0.01 [code]
+weight decay of        not stated                                        0.01                 0.01
+biases
+clipping               none [code]                                       none                 norm 1
+schedule               10,000 of a million updates up, then linearly     1% of the updates    constant
+                       down [code]                                       up, then down
+student                learns beside the tutor and is kept [code]        ``kd-env tutor`` with ``protocol=joint``
+=====================  ================================================  ===================  ======================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from agents.common import storage
+from agents.common.base import (
+    AnyEnv,
+    LearnCallback,
+    Metrics,
+    ProgressBar,
+    as_path,
+    as_vector_env,
+    build_config,
+    require,
+    reset_seed,
+)
+from agents.tutor.head import TextSizes, TutorHead, text_sizes
+
+BASELINES = ("none", "mean", "learned")
+SCHEDULES = ("constant", "linear")
+RECIPES: dict[str, dict[str, Any]] = {
+    "modified": {},
+    "paper": {"baseline": "none", "max_grad_norm": None, "schedule": "linear", "warmup": 0.01},
+}
+"""Defaults by recipe, where they differ from those of the fields."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TutorConfig:
+    """Options of the tutor."""
+
+    recipe: str = "modified"
+    """``paper``: :class:`Tutor` gives what is left out the values that are published (table above)."""
+    learning_rate: float = 5e-4
+    """Step size of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    schedule: str = "constant"
+    """``linear``: the step size rises linearly over the first ``warmup`` of the updates of a call of ``learn``, then
+    falls linearly towards 0, which it never reaches; ``constant`` leaves it."""
+    warmup: float = 0.1
+    """Share of the updates; with ``schedule=linear``."""
+    weight_decay: float = 0.01
+    kl_coef: float = 1.0
+    """Weight of KL(teacher || tutor)."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    teacher_weight: float = 1.0
+    """Weight of ``teacher_recognises`` in a token's reward."""
+    student_weight: float = 1.0
+    """Weight of ``student_error``."""
+    baseline: str = "learned"
+    """``none`` (the paper), ``mean`` (a running mean of rewards) or ``learned`` (from the hidden states)."""
+    max_grad_norm: float | None = 1.0
+    """Norm at which gradients are clipped; None does not clip."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        limit = self.max_grad_norm
+        require(limit is None or limit > 0, "max_grad_norm", limit, "above 0, or None, which does not clip")
+        require(self.eps > 0, "eps", self.eps, "above 0")
+        pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(pair, "betas", self.betas, "two numbers in [0, 1)")
+        require(0 <= self.warmup <= 1, "warmup", self.warmup, "in [0, 1]")
+        require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
+        for name in ("weight_decay", "kl_coef", "ent_coef", "teacher_weight", "student_weight"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(self.baseline in BASELINES, "baseline", self.baseline, "one of " + ", ".join(BASELINES))
+
+
+class Choice(NamedTuple):
+    """One step's choices of N replicas, to be credited when their text is complete; Q slots."""
+
+    hidden: Tensor  # [N, B, Q, H]
+    chosen: Tensor  # [N, B, P]
+    written: Tensor  # [N, B, P] bool
+    listed: Tensor  # [N, B, Q, k]
+    valid: Tensor  # [N, B, Q] bool
+    teacher: Tensor  # [N, B, Q, C] log p_T over the choices
+    raw: Tensor  # [N, B, Q] what was chosen
+
+
+class Tutor:
+    """The tutor as an agent.
+
+    Args:
+        env: a tutor's environment (or vector env, ``autoreset_mode=SAME_STEP``) in the native or candidates view, or
+            the sizes of one for an agent that only acts.
+        seed: of initial weights, of sampling and of the env's first reset.
+        device: of the head.
+        **options: fields of :class:`TutorConfig`.
+
+    Raises:
+        ValueError: an unknown option, a value outside its range, or an environment without slots to be filled.
+    """
+
+    name: ClassVar[str] = "tutor"
+
+    def __init__(self, env: AnyEnv | TextSizes, *, seed: int = 0, device: str = "cpu", **options: Any) -> None:
+        recipe = options.get("recipe", "modified")
+        require(recipe in RECIPES, "recipe", recipe, "one of " + ", ".join(RECIPES))
+        self.config: TutorConfig = build_config(self.name, TutorConfig, {**RECIPES[recipe], **options})
+        self.sizes = env if isinstance(env, TextSizes) else text_sizes(env)
+        self.seed, self.device = seed, torch.device(device)
+        self.num_timesteps = self.num_episodes = 0
+        self.head = TutorHead(self.sizes, torch.Generator().manual_seed(seed)).to(self.device)
+        c = self.config
+        self.optimizer = torch.optim.AdamW(
+            self.head.parameters(), lr=c.learning_rate, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay
+        )
+        self.mean_reward = torch.zeros((), device=self.device)
+        self.updates = 0
+        self._learn_generator = torch.Generator(self.device).manual_seed(seed + 1)
+        self._act_generator = torch.Generator(self.device).manual_seed(seed + 2)
+        self._env = None if isinstance(env, TextSizes) else as_vector_env(env)
+        self._observation: dict[str, NDArray[Any]] | None = None
+
+    # -- learning
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: LearnCallback | None = None,
+        *,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Learn for at least ``total_timesteps`` environment steps, counted over all replicas.
+
+        Args:
+            total_timesteps: steps of this call, over which ``schedule=linear`` is spread.
+            callback: called after each update of the tutor with plain floats: ``timesteps, episodes, fps, reward``
+                (mean per token), ``teacher_recognises, student_error, policy_loss, kl, entropy, teacher_probability``.
+                Learning stops where it returns False.
+            reset_num_timesteps: start counting at 0 and reset the env; False continues.
+            progress_bar: show a tqdm bar.
+
+        Raises:
+            ValueError: the agent has no env.
+            FloatingPointError: logits that are not finite.
+        """
+        env = self._env
+        if env is None:
+            raise ValueError(f"This {self.name} agent has no env to learn in; give one to {type(self).__name__}.load.")
+        if reset_num_timesteps:
+            self.num_timesteps = self.num_episodes = 0
+        if reset_num_timesteps or self._observation is None:
+            self._observation, _ = env.reset(seed=reset_seed(self.seed, self.num_timesteps))
+        first, start = self.num_timesteps, time.perf_counter()
+        steps = self.sizes.slots if self.sizes.sequential else 1
+        memory: deque[Choice] = deque(maxlen=steps)
+        with ProgressBar(total_timesteps, progress_bar) as bar:
+            while self.num_timesteps - first < total_timesteps:
+                choice, actions = self._choose(self._observation, self._teacher(env))
+                memory.append(choice)
+                self._observation, _, terminated, truncated, infos = env.step(actions)
+                self.num_timesteps += env.num_envs
+                self.num_episodes += int((terminated | truncated).sum())
+                found = _last_infos(infos, ("teacher_recognises", "student_error", "teacher_probability"))
+                state = _last_infos(infos, ("updated", "diverged"))
+                # What a student says whose numbers are not finite teaches nothing.
+                done = np.asarray(state["updated"] & ~state["diverged"], dtype=bool)
+                if not done.any() or len(memory) < steps:
+                    continue
+                text = env.num_envs * steps  # environment steps of one update
+                update, planned = (self.num_timesteps - first) // text - 1, -(-total_timesteps // text)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.config.learning_rate * self._rate(update, planned)
+                metrics = self._update(list(memory), found, done)
+                metrics["timesteps"], metrics["episodes"] = float(self.num_timesteps), float(self.num_episodes)
+                metrics["fps"] = (self.num_timesteps - first) / max(time.perf_counter() - start, 1e-9)
+                bar.update(self.num_timesteps - first, {"return_mean": metrics["reward"]})
+                if callback is not None and callback(metrics) is False:
+                    break
+        return self
+
+    def _rate(self, update: int, planned: int) -> float:
+        """Factor of the step size in update 0, 1, ... of ``planned``: in (0, 1], the student's schedule."""
+        if self.config.schedule == "constant":
+            return 1.0
+        rise = round(self.config.warmup * planned)
+        return (update + 1) / rise if update < rise else max(planned - update, 1) / max(planned - rise, 1)
+
+    def _teacher(self, env: Any) -> Tensor | None:
+        """The teacher's log-probabilities of every token ``[N, B, P, V]``, where the loss reads them."""
+        if self.config.kl_coef == 0:
+            return None
+        base = env.unwrapped
+        many = [one.unwrapped.log_probabilities() for one in base.envs] if hasattr(base, "envs") else None
+        found: Tensor = base.log_probabilities() if many is None else torch.cat(many)
+        return found.detach().to(self.device, torch.float32)
+
+    def _choose(self, observation: Any, teacher: Tensor | None) -> tuple[Choice, NDArray[np.int64]]:
+        state = self._read(observation)
+        with torch.no_grad():
+            logits, _ = self._logits(state)
+        raw = _sample(logits, self._learn_generator)
+        if teacher is not None:
+            teacher = self._of_step(teacher, state)
+            if self.sizes.candidates:
+                teacher = teacher.gather(-1, state.listed).log_softmax(-1)
+        empty = logits.new_empty(0)
+        return state._replace(raw=raw, teacher=empty if teacher is None else teacher), _to_env(raw)
+
+    def _update(self, texts: list[Choice], found: dict[str, NDArray[Any]], done: NDArray[np.bool_]) -> Metrics:
+        """One gradient step on the texts that are complete."""
+        c, keep = self.config, torch.as_tensor(done, device=self.device)
+        tokens = {
+            name: torch.as_tensor(value[done], dtype=torch.float32, device=self.device) for name, value in found.items()
+        }
+        rewards = c.teacher_weight * tokens["teacher_recognises"] + c.student_weight * tokens["student_error"]
+        logits, values = (torch.cat(part, dim=2) for part in zip(*(self._logits(s) for s in texts), strict=True))
+        raw, valid = (torch.cat([getattr(s, name) for s in texts], dim=2)[keep] for name in ("raw", "valid"))
+        logits, values = logits[keep], values[keep]
+        log_policy = logits.log_softmax(-1)
+        count = valid.sum().clamp(min=1)
+
+        def mean(values: Tensor) -> Tensor:
+            return torch.where(valid, values, 0.0).sum() / count
+
+        baseline = {"none": torch.zeros_like(rewards), "learned": values.detach()}.get(
+            c.baseline, self.mean_reward.expand_as(rewards)
+        )
+        chosen = log_policy.gather(-1, raw[..., None])[..., 0]
+        policy_loss = mean(-chosen * (rewards - baseline))
+        entropy = mean(-(log_policy.exp() * log_policy).sum(-1))
+        loss = policy_loss - c.ent_coef * entropy
+        divergence = torch.zeros((), device=self.device)
+        if c.kl_coef:
+            teacher = torch.cat([s.teacher for s in texts], dim=2)[keep]
+            divergence = mean((teacher.exp() * (teacher - log_policy)).sum(-1))
+            loss = loss + c.kl_coef * divergence
+        if c.baseline == "learned":
+            loss = loss + mean((values - rewards).square())
+        self.optimizer.zero_grad()
+        loss.backward()
+        if c.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.head.parameters(), c.max_grad_norm)
+        self.optimizer.step()
+        self.updates += 1
+        reward = mean(rewards)
+        self.mean_reward += (reward - self.mean_reward) / min(self.updates, 100)
+        names = ("teacher_recognises", "student_error", "teacher_probability")
+        return {
+            "reward": reward.item(),
+            **{name: mean(tokens[name]).item() for name in names},
+            "policy_loss": policy_loss.item(),
+            "kl": divergence.item(),
+            "entropy": entropy.item(),
+        }
+
+    # -- acting
+
+    def predict(
+        self,
+        observation: dict[str, NDArray[Any]],
+        state: Any = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[np.int64], None]:
+        """Actions for one observation or a batch; the most likely tokens where ``deterministic``."""
+        single = np.asarray(observation["positions"]).ndim == 1
+        batch = {name: np.asarray(value)[None] for name, value in observation.items()} if single else observation
+        with torch.no_grad():
+            logits, _ = self._logits(self._read(batch))
+        raw = logits.argmax(-1) if deterministic else _sample(logits, self._act_generator)
+        actions = _to_env(raw)
+        return (actions[0] if single else actions), None
+
+    def _read(self, observation: dict[str, NDArray[Any]]) -> Choice:
+        """The observation as tensors; of a sequential environment the next slot alone."""
+        s = self.sizes
+        count = len(observation["positions"])
+        chosen = torch.as_tensor(observation["chosen"], device=self.device).view(count, s.rows, s.slots)
+        written = chosen < s.vocab_size
+        parts = {
+            "hidden": torch.as_tensor(observation["hidden_states"], dtype=torch.float32, device=self.device),
+            "listed": torch.as_tensor(observation["candidates"], device=self.device),
+            "valid": torch.as_tensor(observation["valid"], device=self.device).bool(),
+        }
+        shaped = {name: value.view(count, s.rows, s.slots, -1) for name, value in parts.items()}
+        empty = torch.empty(0, device=self.device)
+        whole = Choice(shaped["hidden"], chosen, written, shaped["listed"], shaped["valid"][..., 0], empty, empty)
+        if not s.sequential:
+            return whole
+        return whole._replace(
+            hidden=self._of_step(whole.hidden, whole),
+            listed=self._of_step(whole.listed, whole),
+            valid=self._of_step(whole.valid[..., None], whole)[..., 0],
+        )
+
+    def _of_step(self, values: Tensor, choice: Choice) -> Tensor:
+        """``values [N, B, P, ...]`` of this step's slots: all, or the next one of each replica, ``[N, B, 1, ...]``."""
+        if not self.sizes.sequential:
+            return values
+        slot = choice.written[:, 0].sum(-1).clamp(max=self.sizes.slots - 1)
+        return values[torch.arange(len(values), device=values.device), :, slot][:, :, None]
+
+    def _logits(self, choice: Choice) -> tuple[Tensor, Tensor]:
+        """Logits over the choices ``[N, B, Q, C]`` and values ``[N, B, Q]``."""
+        logits, values = self.head(choice.hidden, choice.chosen, choice.written)
+        if self.sizes.candidates:
+            logits = logits.gather(-1, choice.listed)
+        if not torch.isfinite(logits).all():
+            raise FloatingPointError(
+                f"The tutor's logits are not finite after {self.updates} updates; lower learning_rate "
+                f"({self.config.learning_rate}) or max_grad_norm, or look for NaN in the environment's hidden states."
+            )
+        return logits, values
+
+    # -- saving
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder with everything that acting and continuing need, but not the environment."""
+        training = storage.flatten_optimizer("optimizer", self.optimizer)
+        training["learn_generator"] = self._learn_generator.get_state()
+        training["act_generator"] = self._act_generator.get_state()
+        training["mean_reward"] = self.mean_reward
+        header = {
+            "agent": self.name,
+            "config": dataclasses.asdict(self.config),
+            "sizes": self.sizes._asdict(),
+            "seed": self.seed,
+            "num_timesteps": self.num_timesteps,
+            "num_episodes": self.num_episodes,
+            "updates": self.updates,
+        }
+        with storage.new_folder(as_path(path)) as folder:
+            storage.write_tensors(folder / "networks.safetensors", self.head.state_dict())
+            storage.write_tensors(folder / "training.safetensors", training)
+            storage.write_header(folder, header)
+
+    @classmethod
+    def load(cls, path: str | Path, env: AnyEnv | None = None, *, device: str = "cpu") -> Self:
+        """Read a folder written by :meth:`save`; learning then starts new episodes.
+
+        Raises:
+            ValueError: no complete tutor, or an environment of other sizes (both are named). Rows and slots may differ.
+        """
+        folder = as_path(path)
+        header = storage.read_header(folder, cls.name)
+        sizes = TextSizes(**header["sizes"])
+        if env is not None:
+            present = text_sizes(env)
+            if sizes._replace(rows=present.rows, slots=present.slots) != present:
+                raise ValueError(
+                    f"The tutor was trained for {sizes}, the env has {present}; use the same teacher and view."
+                )
+        agent = cls(sizes if env is None else env, seed=header["seed"], device=device, **header["config"])
+        agent.head.load_state_dict(storage.read_tensors(folder / "networks.safetensors"))
+        training = storage.read_tensors(folder / "training.safetensors")
+        storage.restore_optimizer("optimizer", agent.optimizer, training)
+        agent.mean_reward = training["mean_reward"].to(agent.device)
+        # A CPU generator's state means nothing to a CUDA generator; on another kind of device noise starts anew.
+        if len(training["learn_generator"]) == len(agent._learn_generator.get_state()):
+            agent._learn_generator.set_state(training["learn_generator"])
+            agent._act_generator.set_state(training["act_generator"])
+        agent.num_timesteps, agent.num_episodes = header["num_timesteps"], header["num_episodes"]
+        agent.updates = header["updates"]
+        return agent
+
+
+def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One choice for each slot, ``[..., C] -> [...]``."""
+    flat = logits.softmax(-1).flatten(0, -2)
+    return torch.multinomial(flat, 1, generator=generator).view(logits.shape[:-1])
+
+
+def _to_env(raw: Tensor) -> NDArray[np.int64]:
+    return raw.flatten(1).cpu().numpy().astype(np.int64)
+
+
+def _last_infos(infos: dict[str, Any], names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Infos of the step itself: where an episode ended they stand in ``final_info``."""
+    found = {name: np.array(infos[name]) for name in names}
+    if "final_info" in infos:
+        ended = infos["_final_info"]
+        for name, value in found.items():
+            value[ended] = np.asarray(infos["final_info"][name])[ended]
+    return found

@@ -1,0 +1,216 @@
+"""``kd-env compare``: finished runs by their folders, grouped into independent trainings, and what they show."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.runs import folder as runs
+from cli.settings.options import flag, names_of, split_options
+from cli.settings.read import agent_label
+from kd_env.core.registry import unknown_name
+
+if TYPE_CHECKING:
+    from kd_env.evaluation.comparing.compare import Run
+
+Config = Mapping[str, Any]
+_PROBLEM = ("task", "teacher", "student")
+_SETS = ("teachers", "cofinetuned")
+_OF_THE_AGENT = ("action_view", "features", "weighting")
+"""Options of the environment that belong to the agent: what it sees and how it says what it wants."""
+_OTHER_PROBLEM = {"teacher_is_student", "shuffled_feedback"}
+"""Controls that change the problem."""
+_NO_MATTER = (
+    *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every"),
+    *("threads", "cache_dir", "device", "vectorization", "presets", "recipe", "save_students"),
+)
+"""Keys that may differ between the trainings of one group; presets are in the values."""
+
+
+def compare_runs(overrides: Sequence[str], command: str) -> Path:
+    """``kd-env compare runs=[folder,...]`` (or folders as plain words): the folder that was written.
+
+    Raises:
+        ValueError: no run, a folder without results, runs that cannot be compared, or an ``out`` that is in use.
+    """
+    options, rest = split_options("compare", overrides)
+    patterns = [word for word in rest if "=" not in word and not word.startswith("-")]
+    for word in rest:
+        if word not in patterns:
+            raise ValueError(unknown_name("option", word.split("=", 1)[0], options))
+    if options["runs"] is not None:
+        patterns += names_of("runs", options["runs"])
+    folders = find_runs(patterns)
+    out = options["out"]
+    if out is None:
+        mark = hashlib.sha256("\n".join(sorted(str(folder.resolve()) for folder in folders)).encode()).hexdigest()
+        out = str(Path(options["runs_dir"]) / f"compare-{mark[:10]}")
+    target = Path(str(out)).expanduser()
+    if target.exists() and not (
+        target.is_dir() and (flag("overwrite", options["overwrite"]) or not any(target.iterdir()))
+    ):
+        raise ValueError(
+            f"{target} exists; replace its comparison with overwrite=true, or choose another place with out=..."
+        )
+    return compare_folders(folders, target, command)
+
+
+def compare_folders(folders: Sequence[Path], out: Path, command: str) -> Path:
+    """Compare finished runs, print what they show and write it to ``out``.
+
+    Raises:
+        ValueError: runs that cannot be compared.
+    """
+    from kd_env.evaluation.comparing.compare import compare
+    from kd_env.evaluation.comparing.report import print_comparison, write_comparison
+
+    comparison = compare(read_runs(folders))
+    print_comparison(comparison)
+    write_comparison(out, comparison, command)
+    print(f"Written to {out}", flush=True)
+    return out
+
+
+def find_runs(patterns: Sequence[str]) -> list[Path]:
+    """The run folders that folders and glob patterns name, each once, in order.
+
+    A folder that a pattern finds and that is no run (another comparison, a file) is passed over; an unfinished run is
+    refused, since leaving it out would choose among trainings.
+
+    Raises:
+        ValueError: nothing named or found, or a folder without results.
+    """
+    if not patterns:
+        raise ValueError("Name run folders: kd-env compare runs=[runs/a,runs/b], or runs='runs/harmful_knowledge-*'.")
+    found: dict[Path, Path] = {}
+    for pattern in patterns:
+        text = str(Path(pattern).expanduser())
+        matches = [Path(text)] if Path(text).exists() else _matches(text)
+        if not matches:
+            raise ValueError(f"No run folder matches {pattern!r} (seen from {Path.cwd()}).")
+        for folder in matches:
+            if not (folder / runs.CONFIG).is_file():
+                raise ValueError(
+                    f"{folder} is no run folder: {runs.CONFIG} is missing. Runs in it would be {str(folder / '*')!r}."
+                )
+            if not (folder / runs.RESULTS).is_file():
+                raise ValueError(
+                    f"The run {folder} has no {runs.RESULTS}: finish it with resume=true (its command is in "
+                    f"{runs.COMMAND}), or leave it out."
+                )
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Configurations and results of run folders, checked for one problem.
+
+    Raises:
+        ValueError: other problems or evaluations, with the key and both values, or results that are no JSON.
+    """
+    from kd_env.evaluation.comparing.compare import Run
+
+    configs = [runs.from_yaml((folder / runs.CONFIG).read_text(encoding="utf-8")) for folder in folders]
+    check_comparable(list(zip(map(str, folders), configs, strict=True)))
+    return [
+        Run(
+            place=str(folder),
+            agent=label,
+            control=str(config["control"]),
+            train_seeds=range(config["seed"], config["seed"] + config["num_envs"]),
+            results=_read_results(folder / runs.RESULTS),
+            searched=config["agent"]["name"] == "searched",
+        )
+        for folder, config, label in zip(folders, configs, agent_labels(configs), strict=True)
+    ]
+
+
+def check_comparable(configs: Sequence[tuple[str, Config]]) -> None:
+    """Refuse configurations of different problems or evaluations; seen from the configuration, before any work.
+
+    Args:
+        configs: name (for the message) and resolved configuration of each run.
+
+    Raises:
+        ValueError: the first key that differs, with both values.
+    """
+    for name, config in configs:
+        for key in ("control", "seed", "num_envs", "evaluation", "env", "agent", *_PROBLEM):
+            if key not in config:
+                raise ValueError(
+                    f"The configuration of {name} has no {key!r}: it is of an older version, or none of ours."
+                )
+    (first_name, first), *others = configs
+    for name, config in others:
+        a, b = _problem(first), _problem(config)
+        for key in runs.differences(a, b):
+            controls = {str(first["control"]), str(config["control"])}
+            apart = sorted(controls & _OTHER_PROBLEM) if len(controls) > 1 else []
+            hint = "".join(f" control={name} changes the problem: compare its runs apart." for name in apart)
+            raise ValueError(
+                f"{first_name} and {name} cannot be compared: {key} is {_at(a, key)!r} in the first and "
+                f"{_at(b, key)!r} in the second.{hint}"
+            )
+
+
+def agent_labels(configs: Sequence[Config]) -> list[str]:
+    """A name for the agent's configuration of each run: the agent's, and what differs where one agent has several."""
+    wholes = [_agent(config) for config in configs]
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for whole in wholes:
+        known = kinds.setdefault(agent_label(whole["agent"]), [])
+        if whole not in known:
+            known.append(whole)
+    labels = []
+    for whole in wholes:
+        name = agent_label(whole["agent"])
+        known = kinds[name]
+        keys = list(dict.fromkeys(key for other in known for key in runs.differences(known[0], other)))
+        shown = ", ".join(f"{key}={textwrap.shorten(str(_at(whole, key)), 40)}" for key in keys)
+        labels.append(name if len(known) == 1 else f"{name} #{known.index(whole) + 1} ({shown})")
+    return labels
+
+
+def _problem(config: Config) -> dict[str, Any]:
+    """What all runs of a comparison share: neither which rules, deterministic given the seeds, nor by how many jobs."""
+    config = runs.with_former_defaults(config)
+    return {
+        **{key: config[key] for key in _PROBLEM},
+        **{key: config.get(key) for key in _SETS},  # runs of earlier versions have none
+        "env": {key: value for key, value in config["env"].items() if key not in _OF_THE_AGENT},
+        "evaluation": {key: value for key, value in config["evaluation"].items() if key not in ("rules", "jobs")},
+    }
+
+
+def _agent(config: Config) -> dict[str, Any]:
+    """What all trainings of a group share beside the problem."""
+    shared = (*_PROBLEM, *_SETS, "env", "evaluation", *_NO_MATTER)
+    own = {key: value for key, value in config.items() if key not in shared}
+    return {**own, "env": {key: config["env"].get(key) for key in _OF_THE_AGENT}}
+
+
+def _at(values: Config, key: str) -> Any:
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _matches(pattern: str) -> list[Path]:
+    """Runs and nothing else; a folder in which no training has begun yet holds only its description."""
+    return [path for path in map(Path, sorted(glob.glob(pattern))) if (path / runs.CONFIG).is_file()]
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}); judge the run again with resume=true.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no results; judge the run again with resume=true.")
+    return found

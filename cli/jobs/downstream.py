@@ -1,0 +1,358 @@
+"""``kd-env evaluate students=...``: distilled students are fine-tuned on tasks and set beside each other."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cli.runs import folder as runs
+from cli.settings.options import flag, names_of, split_options, whole
+from kd_env.core.checks import is_whole
+from kd_env.core.registry import unknown_name
+
+if TYPE_CHECKING:
+    from kd_env.evaluation.downstream.fine_tuning import Material
+    from kd_env.finetuning.config import TeacherConfig
+
+_EXAMPLE = '"students={none: <folder>, tutor: [<folder>, <folder>]}"'
+_TRAINING = (
+    *("data_dir", "columns", "epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "max_length"),
+    *("split_seed", "feedback_rows", "selection_rows", "precision", "device"),
+)
+"""Options that fine-tuning has under the same names."""
+_KEPT = (*(name for name in _TRAINING if name != "device"), "min_updates")
+"""Options that all fine-tunings of one folder share."""
+
+
+class Student(NamedTuple):
+    """One folder."""
+
+    folder: Path
+    digest: str
+    """Of weights, configuration and tokenizer: results belong to what was fine-tuned, wherever it lies."""
+    vocabulary: str
+    """Of the tokenizer alone: students that share it share tokenised rows."""
+
+
+class Job(NamedTuple):
+    """One fine-tuning."""
+
+    student: Student
+    task: str
+    rows: int | None
+    seed: int
+
+    def path(self, folder: Path) -> Path:
+        """Where its result lies."""
+        rows = "all" if self.rows is None else self.rows
+        return folder / "finetuned" / f"{self.task}-{rows}" / f"{self.student.digest}-seed{self.seed}.json"
+
+    def __str__(self) -> str:
+        rows = "all labels" if self.rows is None else f"{self.rows} labels"
+        return f"{self.student.folder} on {self.task}, {rows}, seed {self.seed}"
+
+
+def downstream(overrides: Sequence[str], command: str) -> Path:
+    """Fine-tune, compare and write; the results folder.
+
+    Raises:
+        ValueError: anything that does not fit, before any training; a training that diverged.
+    """
+    options, rest = split_options("downstream", overrides)
+    for word in rest:
+        if word.startswith("protocol="):
+            raise ValueError(
+                f"{word} is of kd-env tutor, where agents learn beside students. Here no agent learns, and students "
+                "are given: leave it out, and give those that `kd-env tutor protocol=joint` has kept."
+            )
+        raise ValueError(unknown_name("option", word.split("=", 1)[0], options))
+    folder = _check(options)
+    students = read_students(options["students"])
+    baseline = next(iter(students)) if options["baseline"] is None else options["baseline"]
+    if baseline not in students:
+        raise ValueError(unknown_name("baseline", baseline, students))
+    tasks = names_of("tasks", options["tasks"])
+    numbers = read_rows(options["train_rows"], tasks)
+    configs = {task: _config(options, task, students[baseline][0]) for task in tasks}
+    seeds = range(options["first_seed"], options["first_seed"] + options["seeds"])
+    check_folder(folder, options)
+    jobs = [
+        Job(student, task, rows, seed)
+        for task in tasks
+        for rows in numbers[task]
+        for seed in seeds
+        for student in {one.digest: one for folders in students.values() for one in folders}.values()
+    ]
+    todo = [job for job in jobs if not job.path(folder).is_file()]
+    from cli.jobs.train import set_threads
+
+    set_threads(options["threads"])
+    materials = _materials(todo, configs)
+    _check_same_rows(folder, jobs, materials)
+    _open_folder(folder, options, command)
+    print(f"{folder}: {len(jobs)} fine-tunings, {len(jobs) - len(todo)} of them finished before.", flush=True)
+    _run(folder, todo, configs, materials, options)
+    _report(folder, students, baseline, {task: numbers[task] for task in tasks}, seeds, command)
+    return folder
+
+
+def read_students(value: Any) -> dict[str, list[Student]]:
+    """Students by name, in the order given.
+
+    Raises:
+        ValueError: nothing given, a folder that is none or holds no model, or something named twice.
+    """
+    if isinstance(value, str):
+        value = [value]
+    if not value or not isinstance(value, list | Mapping):
+        raise ValueError(f"students={value!r} names nobody; give {_EXAMPLE}.")
+    if isinstance(value, Mapping):
+        folders = {str(name): _folders(str(name), entry) for name, entry in value.items()}
+    else:
+        each = _folders("", value)
+        folders = {folder.name: [folder] for folder in each}
+        if len(folders) < len(each):
+            raise ValueError(
+                f"Several of the folders students={[str(folder) for folder in each]} have one name; name them, as "
+                f"{_EXAMPLE}."
+            )
+    found = {name: [_student(folder) for folder in each] for name, each in folders.items()}
+    for name, each_one in found.items():
+        by_digest: dict[str, Path] = {}
+        for one in each_one:
+            if one.digest in by_digest:
+                raise ValueError(
+                    f"{one.folder} and {by_digest[one.digest]} of {name!r} are the same student: they would count as "
+                    "two independent distillations. Name each once."
+                )
+            by_digest[one.digest] = one.folder
+    return found
+
+
+def read_rows(value: Any, tasks: Sequence[str]) -> dict[str, list[int | None]]:
+    """Numbers of labels by task; None stands for all.
+
+    Raises:
+        ValueError: anything that is no such number, one that is named twice, or a task that is not among ``tasks``.
+    """
+    if isinstance(value, Mapping):
+        for task in value:
+            if task not in tasks:
+                raise ValueError(unknown_name("task of train_rows", task, tasks))
+        return {task: read_rows(value.get(task), [task])[task] for task in tasks}
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or not all(rows is None or is_whole(rows, 2) for rows in numbers):
+        raise ValueError(f"train_rows={value!r} must be a number of at least 2, a list of them, or null for all.")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"train_rows={value!r} names a number twice.")
+    return {task: list(numbers) for task in tasks}
+
+
+def check_folder(folder: Path, options: Mapping[str, Any]) -> None:
+    """Refuse a folder of something else, or of other options.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    before = runs.from_yaml((folder / runs.CONFIG).read_text()) if (folder / runs.CONFIG).is_file() else {}
+    if "min_updates" not in before:
+        raise ValueError(f"{folder} exists and holds no fine-tuned students; choose another name with name=...")
+    changed = [key for key in _KEPT if before.get(key) != options[key]]
+    if changed:
+        raise ValueError(
+            f"{folder} was started with other values of {', '.join(changed)}; choose another name with name=..."
+        )
+
+
+def _folders(name: str, entry: Any) -> list[Path]:
+    """Folders behind one entry; patterns are followed in alphabetical order."""
+    entries = entry if isinstance(entry, list) else [entry]
+    if not entries or not all(isinstance(one, str) and one for one in entries):
+        raise ValueError(
+            f"students: {name or 'the list'}={entry!r} must be a folder or a list of folders, as {_EXAMPLE}."
+        )
+    found: list[Path] = []
+    for one in entries:
+        path = Path(one).expanduser()
+        pattern = not path.exists() and glob.has_magic(one)
+        matches = sorted(p for p in map(Path, glob.glob(str(path))) if p.is_dir()) if pattern else [path]
+        if not matches or not all(match.is_dir() for match in matches):
+            raise ValueError(f"There is no folder {one!r}{' that fits' if pattern else ''}; check students=...")
+        found += matches
+    return found
+
+
+def _student(folder: Path) -> Student:
+    from kd_env.models.encoder import check_source
+
+    check_source(str(folder))
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ValueError(f"The folder {str(folder)!r} is no student: it has no model.safetensors.")
+    tokenizer = sorted({*folder.glob("tokenizer*"), *folder.glob("vocab*"), *folder.glob("*.model")})
+    return Student(folder, _digest([folder / "config.json", *weights, *tokenizer]), _digest(tokenizer))
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _check(options: Mapping[str, Any]) -> Path:
+    for name, low in {"seeds": 1, "first_seed": 0, "min_updates": 0}.items():
+        whole(name, options[name], low)
+    if options["threads"] is not None:
+        whole("threads", options["threads"], 1)
+    flag("progress", options["progress"])
+    name = options["name"]
+    if not isinstance(name, str) or name != Path(name).name or name.startswith(".") or not name:
+        raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
+    return Path(str(options["runs_dir"])).expanduser() / name
+
+
+def _config(options: Mapping[str, Any], task: str, student: Student) -> TeacherConfig:
+    """Options of the fine-tunings on one task; folder and seed are replaced for each."""
+    from kd_env.data.loading import get_task
+    from kd_env.finetuning.config import TeacherConfig
+
+    given = {name: options[name] for name in _TRAINING}
+    if task != "custom":
+        given["columns"] = None
+    config = TeacherConfig.from_kwargs(
+        **given, name_or_path=str(student.folder), task=task, output="unused", seed=options["first_seed"]
+    )
+    get_task(task, config.columns, config.data_dir)
+    return config
+
+
+def _for(job: Job, configs: Mapping[str, TeacherConfig]) -> TeacherConfig:
+    import dataclasses
+
+    return dataclasses.replace(configs[job.task], name_or_path=str(job.student.folder), seed=job.seed)
+
+
+def _materials(todo: Sequence[Job], configs: Mapping[str, TeacherConfig]) -> dict[tuple[str, str], Material]:
+    """Rows of every task for every vocabulary, all students and numbers of labels checked against them."""
+    from kd_env.evaluation.downstream.fine_tuning import check_rows, check_student, load_material
+
+    found: dict[tuple[str, str], Material] = {}
+    checked = set()
+    for job in todo:
+        key = job.task, job.student.vocabulary
+        if key not in found:
+            found[key] = load_material(_for(job, configs))
+        check_rows(job.rows, found[key])
+        if (job.task, job.student.digest) not in checked:
+            check_student(_for(job, configs), found[key])
+            checked.add((job.task, job.student.digest))
+    return found
+
+
+def _check_same_rows(folder: Path, jobs: Sequence[Job], materials: Mapping[tuple[str, str], Material]) -> None:
+    for job in jobs:
+        material = materials.get((job.task, job.student.vocabulary))
+        if material is None or not job.path(folder).is_file():
+            continue
+        if _read(job.path(folder))["fingerprint"] != material.data.cut.fingerprint:
+            raise ValueError(
+                f"{job.path(folder)} was made with other rows of {job.task}; choose another name with name=..."
+            )
+
+
+def _open_folder(folder: Path, options: Mapping[str, Any], command: str) -> None:
+    from kd_env.evaluation.reports.report import atomic_write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / runs.CONFIG, runs.to_yaml(options))
+    atomic_write(folder / runs.COMMAND, command + "\n")
+    atomic_write(folder / runs.VERSIONS, json.dumps(runs.versions(), indent=2) + "\n")
+
+
+def _run(
+    folder: Path,
+    todo: Sequence[Job],
+    configs: Mapping[str, TeacherConfig],
+    materials: Mapping[tuple[str, str], Material],
+    options: Mapping[str, Any],
+) -> None:
+    from tqdm import tqdm
+
+    from kd_env.evaluation.downstream.fine_tuning import fine_tune, training_length
+    from kd_env.evaluation.reports.report import atomic_write
+
+    least = options["min_updates"]
+    total = sum(
+        training_length(
+            configs[job.task], job.rows or len(materials[job.task, job.student.vocabulary].data.train), least
+        )[1]
+        for job in todo
+    )
+    # None: a bar on a terminal alone.
+    with tqdm(total=total, desc="fine-tuning", unit="update", disable=None if options["progress"] else True) as bar:
+        for place, job in enumerate(todo):
+            bar.set_postfix_str(f"{place + 1}/{len(todo)}: {job.task}, {job.rows or 'all'} labels", refresh=False)
+            material = materials[job.task, job.student.vocabulary]
+            try:
+                found = fine_tune(_for(job, configs), material, rows=job.rows, min_updates=least, on_updates=bar.update)
+            except FloatingPointError as error:
+                raise ValueError(f"Fine-tuning {job} diverged: {error} Finished ones are kept.") from error
+            record = {
+                **{"folder": str(job.student.folder), "digest": job.student.digest, "task": job.task},
+                **{"seed": job.seed, "fingerprint": material.data.cut.fingerprint, **found},
+            }
+            job.path(folder).parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(job.path(folder), json.dumps(record, indent=2) + "\n")
+
+
+def _report(
+    folder: Path,
+    students: Mapping[str, Sequence[Student]],
+    baseline: str,
+    numbers: Mapping[str, Sequence[int | None]],
+    seeds: Sequence[int],
+    command: str,
+) -> None:
+    from kd_env.evaluation.downstream import report
+    from kd_env.evaluation.reports.report import atomic_write
+
+    results = {
+        (task, rows): {
+            name: [[_read(Job(one, task, rows, seed).path(folder)) for seed in seeds] for one in each]
+            for name, each in students.items()
+        }
+        for task, each_number in numbers.items()
+        for rows in each_number
+    }
+    summaries = report.summarize(report.columns_of(results), baseline)
+    words = report.plain_words(summaries, results, baseline, list(seeds))
+    text = f"{report.markdown(summaries, baseline)}\n{words}\n"
+    print(text)
+    facts = {
+        "command": command,
+        "students": {name: [str(one.folder) for one in each] for name, each in students.items()},
+        "seeds": list(seeds),
+    }
+    data = {**facts, **report.to_json(summaries, baseline), "words": words}
+    atomic_write(folder / runs.RESULTS, json.dumps(data, indent=2) + "\n")
+    atomic_write(folder / "results.md", text)
+    curves = report.learning_curves(summaries)
+    if curves is not None:
+        atomic_write(folder / "learning_curves.png", curves)
+    print(f"Written to {folder}", flush=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, and it is made again.") from error
+    return found

@@ -1,0 +1,193 @@
+"""The evaluation of a policy against the rules, at the end of the main job or again from its run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.jobs import contenders
+from cli.runs import folder as runs
+from cli.settings import probe
+from cli.settings.compose import compose
+from cli.settings.read import Settings, read_settings
+from kd_env.data.loading import EMBEDDED
+
+if TYPE_CHECKING:
+    from kd_env.evaluation.reports.report import Report
+    from kd_env.mdp.problem import Problem
+
+
+def evaluate(settings: Settings, problem: Problem, agent: Any, policy: Path) -> Report:
+    """Judge the agent (None where the run's agent is a rule) and every rule on the same fresh students.
+
+    Args:
+        settings: of the run.
+        problem: of training.
+        agent: the agent.
+        policy: the folder that it is saved in, for processes that share the work.
+    """
+    from kd_env.evaluation.reports.report import summarize
+
+    names = contenders.names(settings)
+    jobs = contenders.number_of_jobs(settings, problem, len(names))
+    progress = _progress() if settings.resolved["progress"] else None
+    # With the teacher that was made for the run: the settings do not know it.
+    ready = dataclasses.replace(settings, env=dataclasses.replace(problem.config, show_progress=jobs == 1))
+    if jobs == 1:
+        return summarize(contenders.judge(ready, problem, agent, names, progress))
+    return summarize(contenders.judge_in_processes(ready, policy, names, jobs, progress))
+
+
+def write_results(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = ()) -> None:
+    """Print the report and write its files."""
+    from kd_env.evaluation.reports.report import print_report, write_report
+
+    print_report(report)
+    write_report(folder, report, history)
+    print(f"Written to {folder}", flush=True)
+
+
+def evaluate_any(overrides: Sequence[str], command: str) -> Path:
+    """``kd-env evaluate``: of a run folder, or with ``students=...`` of students that were distilled on text.
+
+    Raises:
+        ValueError: as :func:`evaluate_run` and :func:`cli.jobs.downstream.downstream`; or both are named.
+    """
+    if not _names(overrides, "students"):
+        return evaluate_run(overrides, command)
+    if _names(overrides, "run"):
+        raise ValueError("run=... judges a policy and students=... fine-tunes students; give one of them.")
+    from cli.jobs.downstream import downstream
+
+    return downstream(overrides, command)
+
+
+def evaluate_run(overrides: Sequence[str], command: str) -> Path:
+    """``kd-env evaluate run=<folder> [overrides]``: the evaluation again, also on another task or student.
+
+    Results go to ``<run>/evaluations/<name>``, by default ``1``, ``2``, ...
+
+    Raises:
+        ValueError: no run, another agent than the run's, or a policy whose observations or actions differ from those of
+            the environment.
+    """
+    probe.require_own_agents()
+    run, given = split_run(overrides)
+    before, first_overrides = runs.read_run(run)
+    _refuse_agent(run, before, any(_key(text).split(".")[0] == "agent" for text in given))
+    composed = runs.with_former_rate(run, compose("config", merge_overrides(first_overrides, given)))
+    composed = runs.with_former_gap(run, composed, given)
+    _refuse_agent(run, before, composed["agent"]["name"] != before["agent"]["name"])  # an experiment may name one too
+    task, other = composed["task"]["name"], before["task"]["name"]
+    if task != other and composed["teacher"]["path"] and not _names(given, "teacher.path"):
+        packaged = f"teacher.path=null for the one that comes with {task}, or " if task in EMBEDDED else ""
+        raise ValueError(
+            f"The run's teacher is one for {other}; give {packaged}teacher.path=<teacher for {task}>, or "
+            "teacher.path=null teacher.name_or_path=<encoder to fine-tune>."
+        )
+    if task != other:
+        _refuse_other_teachers(composed["teachers"], task, other, _names(given, "teachers"))
+        _refuse_other_set(composed["cofinetuned"], task, other, _names(given, "cofinetuned"))
+    folder = run / "evaluations" / (str(composed["name"]) if _names(given, "name") else _next_name(run / "evaluations"))
+    if folder.exists():
+        raise ValueError(f"{folder} exists; choose another name with name=...")
+    settings = probe.check(read_settings(composed))
+    return _evaluate_into(folder, run, settings, given, command)
+
+
+def _evaluate_into(folder: Path, run: Path, settings: Settings, given: Sequence[str], command: str) -> Path:
+    from agents import agent_kind
+    from cli.jobs.train import load_problem, set_threads
+    from kd_env.envs import DistillVectorEnv
+
+    set_threads(settings.resolved["threads"])
+    problem = load_problem(settings)
+    agent = None
+    if agent_kind(settings.agent.name) != "rule":  # a rule is made anew, from the names that it finds
+        env = DistillVectorEnv(1, problem=problem)
+        # Names are compared here and spaces by the agent: equal sizes alone do not make two observations the same.
+        runs.check_spaces(run, env)
+        agent = contenders.load_policy(run / runs.POLICY, env)
+    # Before the work: students that are kept go into the folder.
+    runs.open_run(folder, settings.resolved, given, command)
+    report = evaluate(dataclasses.replace(settings, run_folder=folder), problem, agent, run / runs.POLICY)
+    write_results(folder, report)
+    return folder
+
+
+def _refuse_other_teachers(teachers: Any, task: str, other: str, named: bool) -> None:
+    """Refuse a run's own ready teachers on another task; those that are made are made for it."""
+    ready = [e for e in teachers or () if isinstance(e, Mapping) and e.get("path")] if not named else []
+    if ready:
+        raise ValueError(
+            f"The run's teachers {', '.join(str(entry.get('name')) for entry in ready)} are ready ones for {other}; "
+            f"give teachers=[...] for {task}, with the same names in the same order."
+        )
+
+
+def _refuse_other_set(chosen: Any, task: str, other: str, named: bool) -> None:
+    """The same for a ready co-fine-tuned set."""
+    if isinstance(chosen, str) and not named:
+        raise ValueError(
+            f"The run's teachers are the co-fine-tuned set {chosen} for {other}; give cofinetuned=<folder or members> "
+            f"for {task}, with the same names in the same order."
+        )
+
+
+def _refuse_agent(run: Path, before: Mapping[str, Any], refused: bool) -> None:
+    if refused:
+        raise ValueError(
+            f"The policy of {run} is {before['agent']['name']!r}, and evaluate judges it as it is; run `kd-env train "
+            "agent=...` for another agent or other options of one, and evaluation.rules=[...] adds rules beside it."
+        )
+
+
+def split_run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
+    """The folder named by ``run=...`` (or by the first word) and the other overrides."""
+    words = list(overrides)
+    if words and "=" not in words[0]:
+        words[0] = f"run={words[0]}"
+    named = [text for text in words if text.startswith("run=")]
+    if len(named) != 1:
+        raise ValueError(
+            "Name one run folder: kd-env evaluate run=<folder> [key=value ...]; or students to fine-tune: students=..."
+        )
+    return Path(named[0].removeprefix("run=")).expanduser(), [text for text in words if text not in named]
+
+
+def merge_overrides(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """Both in order; a key of the second list replaces the same key of the first."""
+    replaced = {_key(text) for text in second}
+    return [*(text for text in first if _key(text) not in replaced), *second]
+
+
+def _names(overrides: Sequence[str], key: str) -> bool:
+    return any(_key(text) == key for text in overrides)
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+")
+
+
+def _next_name(folder: Path) -> str:
+    number = 1
+    while (folder / str(number)).exists():
+        number += 1
+    return str(number)
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    """A line that is overwritten on a terminal; else one line a policy."""
+    live = sys.stderr.isatty()
+
+    def show(name: str, step: int, steps: int) -> None:
+        if live:
+            end = "\n" if step == steps else ""
+            print(f"\r\033[Kevaluating {name} {step}/{steps}", end=end, file=sys.stderr, flush=True)
+        elif step == 1:
+            print(f"evaluating {name}", file=sys.stderr, flush=True)
+
+    return show

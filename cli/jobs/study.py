@@ -1,0 +1,215 @@
+"""``kd-env study``: the independent trainings of several agents as processes of the main job, then their comparison."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli.jobs.compare import check_comparable, compare_folders
+from cli.runs import folder as runs
+from cli.runs.pool import Child, run_all
+from cli.settings import probe
+from cli.settings.compose import compose
+from cli.settings.options import names_of, split_options, whole
+from cli.settings.presets import groups, option_comments
+from cli.settings.read import Settings, read_begun
+from kd_env.core.registry import unknown_name
+from kd_env.evaluation.reports.report import atomic_write
+
+SEED_STEP = 100
+_INSTEAD = {
+    "agent": "agents=[...] chooses the agents",
+    "control": "controls=[...] chooses the controls",
+    "seed": "first_seed=... is the seed of the first training",
+    "threads": "each training has one thread, and jobs=... says how many run at a time",
+    "resume": "a study always goes on from what is there",
+}
+"""Options of the main job that a study sets itself."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of a study."""
+
+    settings: Settings
+    """As the main job will read them."""
+    overrides: tuple[str, ...]
+    """Of the main job."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.settings.run_folder
+
+    @property
+    def log(self) -> Path:
+        """What the process prints."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    def finished(self) -> bool:
+        """Whether its results are there, of the evaluation that is asked for.
+
+        Raises:
+            ValueError: the folder holds a run of other options.
+        """
+        runs.check_folder(self.folder, self.settings.resolved)
+        if not (self.folder / runs.RESULTS).is_file():
+            return False
+        before = dict(runs.from_yaml((self.folder / runs.CONFIG).read_text(encoding="utf-8"))["evaluation"])
+        wanted = dict(self.settings.resolved["evaluation"])
+        if not wanted["rules"]:  # rules that are there do no harm
+            before["rules"] = wanted["rules"]
+        return before == wanted
+
+
+def study(overrides: Sequence[str], command: str) -> Path:
+    """``kd-env study [agents=[...] controls=[...] trainings=n jobs=n] [options of the main job]``; the study folder.
+
+    Runs that are finished are kept, others go on from their last checkpoint: the same command resumes a study.
+
+    Raises:
+        ValueError: anything that does not fit, before any work; after it, the trainings that failed, with their logs.
+    """
+    probe.require_own_agents()
+    options, main = split_options("study", overrides)
+    _check_main(main, options)
+    jobs = whole("jobs", os.cpu_count() or 1 if options["jobs"] is None else options["jobs"], 1)
+    trainings = plan(options, main)
+    folder = trainings[0].folder.parent
+    if (folder / runs.CONFIG).is_file():
+        raise ValueError(f"{folder} is a run folder; choose another name of the study with name=...")
+    todo = [training for training in trainings if not training.finished()]
+    _make_teachers(todo)
+    atomic_write(folder / runs.COMMAND, command + "\n")
+    print(f"{folder}: {len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before.", flush=True)
+    for training in todo:
+        (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
+    failed = run_all([_child(training) for training in todo], jobs, shown=trainings[0].settings.resolved["progress"])
+    done = [training.folder for training in trainings if (training.folder / runs.RESULTS).is_file()]
+    if done:
+        compare_folders(done, folder, command)
+    if failed:
+        logs = ", ".join(f"{child.log} ({_last_line(child.log)})" for child in failed)
+        raise ValueError(
+            f"{len(failed)} of {len(trainings)} trainings failed; the others are kept, and the same command tries "
+            f"these again. Logs: {logs}"
+        )
+    return folder
+
+
+def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
+    """Every training, composed and checked: agents by controls by seeds, each with a folder of its own.
+
+    Args:
+        options: of the study.
+        main: overrides of the main job for all of them.
+
+    Raises:
+        ValueError: an unknown or unfit agent, control or option, seeds that overlap those of the evaluation, or runs
+            that could not be compared afterwards.
+    """
+    agents, controls = names_of("agents", options["agents"]), names_of("controls", options["controls"])
+    count, first = whole("trainings", options["trainings"], 1), whole("first_seed", options["first_seed"], 0)
+    kinds = [
+        [*main, f"agent={_quoted(agent)}", f"control={_quoted(control)}"] for agent in agents for control in controls
+    ]
+    composed = [compose("config", overrides) for overrides in kinds]
+    _check_controls(controls, composed[0]["evaluation"])
+    folder = _study_folder(options, composed[0])
+    found: list[Training] = []
+    for kind, resolved in zip(kinds, composed, strict=True):
+        _refuse_rule(resolved)
+        # num_envs is checked by read_settings, which refuses what is no number.
+        envs = resolved["num_envs"] if isinstance(resolved["num_envs"], int) else 1
+        step = SEED_STEP * max(1, -(-envs // SEED_STEP))
+        for index in range(count):
+            own = {"seed": first + step * index, "runs_dir": str(folder), "threads": 1, "resume": True}
+            # One process each: jobs=... says how many run at a time.
+            overrides = [*kind, *(f"{key}={_quoted(value)}" for key, value in own.items()), "evaluation.jobs=1"]
+            evaluation = {**resolved["evaluation"], "jobs": 1}
+            if found:  # rules are deterministic given the seeds: one run judges them for all
+                evaluation["rules"] = []
+                overrides = [*(text for text in overrides if not _sets_rules(text)), "evaluation.rules=[]"]
+            settings = read_begun({**resolved, **own, "evaluation": evaluation})
+            if index == 0:
+                probe.check(settings)
+            found.append(Training(settings, tuple(overrides)))
+    folders = [training.folder for training in found]
+    if len(set(folders)) < len(folders):
+        twice = next(folder.name for folder in folders if folders.count(folder) > 1)
+        raise ValueError(f"Two of agents={agents} would write the same run {twice!r}; leave one of them out.")
+    check_comparable([(training.folder.name, training.settings.resolved) for training in found])
+    return found
+
+
+def _check_main(main: Sequence[str], options: dict[str, Any]) -> None:
+    """Refuse what a study sets itself, and near misses of its own options, which the main job does not know."""
+    keys = {key.split(".")[0] for key, _, _ in option_comments("config")}
+    valid = {*options, *keys, *groups()} - {*_INSTEAD}
+    for text in main:
+        key, equals, _ = text.partition("=")
+        if key in _INSTEAD and equals:
+            raise ValueError(f"{text!r} has no place in a study: {_INSTEAD[key]}.")
+        if equals and re.fullmatch(r"[a-z_]+", key) and key not in valid:
+            raise ValueError(unknown_name("option", key, valid))
+
+
+def _check_controls(controls: Sequence[str], evaluation: dict[str, Any]) -> None:
+    """Refuse controls that sample their actions while the policies that they are set against take the likeliest."""
+    if "none" not in controls and evaluation["deterministic"] is False:
+        raise ValueError(
+            f"evaluation.deterministic=false with controls={controls} would judge the controls by samples of their "
+            "actions, and trained agents elsewhere by their most likely ones. Add none to controls, so that both act "
+            "alike, or leave evaluation.deterministic out."
+        )
+
+
+def _study_folder(options: dict[str, Any], resolved: dict[str, Any]) -> Path:
+    name = options["name"] or f"{resolved['presets'].get('experiment') or resolved['task']['name']}-study"
+    if not isinstance(name, str) or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
+    return Path(str(options["runs_dir"])).expanduser() / name
+
+
+def _refuse_rule(resolved: dict[str, Any]) -> None:
+    from agents import agent_kind
+
+    if agent_kind(resolved["agent"]["name"]) == "rule":
+        raise ValueError(
+            f"agents holds the rule {resolved['presets']['agent']!r}, which cannot be trained; rules are judged beside "
+            "the agents, as evaluation.rules=[...] names them."
+        )
+
+
+def _make_teachers(todo: Sequence[Training]) -> None:
+    """Fine-tune a missing teacher here: processes side by side would all begin to."""
+    from cli.jobs.train import with_teachers
+
+    if todo:
+        with_teachers(todo[0].settings)
+
+
+def _child(training: Training) -> Child:
+    return Child(training.folder.name, ("cli.main", "train", *training.overrides), training.log)
+
+
+def _sets_rules(text: str) -> bool:
+    return text.split("=", 1)[0].lstrip("+") == "evaluation.rules"
+
+
+def _quoted(value: object) -> str:
+    """A value as Hydra reads it back."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if re.fullmatch(r"[\w./~-]+", text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "empty"

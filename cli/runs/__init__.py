@@ -1,0 +1,1 @@
+"""Run folders, worker processes and what is shown while they work."""

@@ -1,0 +1,1 @@
+"""From configuration files and command lines to checked settings."""

@@ -1,0 +1,80 @@
+"""Options of the jobs that have a flat configuration file of their own, beside those of the main job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from cli.settings.presets import PACKAGE
+
+
+def split_options(job: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of ``configs/<job>.yaml`` after the words that are for them, and all other words.
+
+    Args:
+        job: name of the file.
+        words: ``key=value``; a value is YAML, as ``[a,b]``, ``5`` or ``null``.
+
+    Raises:
+        ValueError: a value that cannot be read, or a key that is given twice.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    defaults = OmegaConf.create(files(PACKAGE).joinpath(f"{job}.yaml").read_text(encoding="utf-8"))
+    given, others = {}, []
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals or key not in defaults:
+            others.append(word)
+            continue
+        if key in given:
+            raise ValueError(f"{key}=... is given twice; write several values as a list, {key}=[a,b].")
+        try:
+            given[key] = OmegaConf.from_dotlist([word])[key]
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise ValueError(
+                f"Cannot read {word!r}: {str(error).splitlines()[0]}. Put values with special characters in "
+                "'\"quotes\"'."
+            ) from error
+    options = OmegaConf.to_container(OmegaConf.merge(defaults, given), resolve=True)
+    assert isinstance(options, dict)
+    return {str(key): value for key, value in options.items()}, others
+
+
+def names_of(key: str, value: Any) -> list[str]:
+    """One name or a list of them as a list without repeats.
+
+    Raises:
+        ValueError: anything else.
+    """
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{key}={value!r} must be a name or a list of names, as {key}=[a,b].")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{key}={value!r} names something twice.")
+    return names
+
+
+def flag(key: str, value: Any) -> bool:
+    """A value that is true or false.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{key}={value!r} must be true or false.")
+    return value
+
+
+def whole(key: str, value: Any, low: int) -> int:
+    """A whole number of at least ``low``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ValueError(f"{key}={value!r} must be a whole number of at least {low}.")
+    return value

@@ -1,0 +1,250 @@
+"""Checks that need no data and no model: an environment that has only names and spaces, for agents to be made on."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from cli.settings.controls import agent_options
+from cli.settings.read import PolicySpec, Settings
+from kd_env.config.environment import EnvConfig
+from kd_env.core.registry import unknown_name
+from kd_env.core.types import FeatureSlice
+from kd_env.data import toy
+from kd_env.data.loading import get_task
+from kd_env.decisions.catalog import make_actions
+from kd_env.knowledge import term_entries
+from kd_env.mdp.observations.course import FEATURES
+from kd_env.mdp.row_influence import feedback_rows
+
+STUDENT_FEATURES = ("student_on_batch", "row_student")
+
+
+class ProbeEnv(VectorEnv[Any, Any, Any]):
+    """Action space, names and episode length of an environment that is not built yet. It is never stepped.
+
+    Every observation feature has one entry (one a row where it describes rows, three where rules look at the student's
+    loss, entropy and confidence, which regression has not), so that sizes of networks mean nothing.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own attribute
+
+    def __init__(self, config: EnvConfig, num_envs: int, teacher_names: Sequence[str]) -> None:
+        self.num_envs = num_envs
+        entries = term_entries(config.terms)
+        self.term_names = tuple(entry.name for entry in entries)
+        self.teacher_names, self.reference_teacher = tuple(teacher_names), teacher_names[0]
+        taught = [entry.kind != "hard_label" for entry in entries]  # the only one of ours without a teacher
+        self.actions: Any = make_actions(config, self.term_names, self.teacher_names, taught)
+        self.action_names, self.action_view = self.actions.action_names, config.action_view
+        self.teacher_updates = config.teacher_updates
+        self.decision, self.weighting, self.batch_size = config.decision, config.weighting, config.batch_size
+        self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)
+        regression = get_task(config.task, config.columns, config.data_dir).regression
+        self.observation_layout, start = {}, 0
+        for name in config.features:
+            width = 3 if name in STUDENT_FEATURES and not regression else 1
+            shape = (config.batch_size, width) if name in self.row_features else (width,)
+            stop = start + int(np.prod(shape))
+            self.observation_layout[name] = FeatureSlice(start, stop, shape, 0.0, 1.0)
+            start = stop
+        self.episode_steps = -(-config.budget // config.updates_per_step)
+        self.single_observation_space = spaces.Box(0.0, 1.0, (start,), np.float32)
+        self.single_action_space = self.actions.space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def encode_action(self, weights: Mapping[str, float], gate: float = 1.0) -> Any:
+        """As in the real environment."""
+        return self.actions.encode(weights, gate)
+
+    def encode_teachers(self, weights: Any, gate: float = 1.0) -> Any:
+        """As in the real environment."""
+        return self.actions.encode(weights, gate)
+
+    def encode_samples(self, weights: Any) -> Any:
+        """As in the real environment."""
+        return self.actions.encode(weights)
+
+    def teacher_effect(self, weights: Any) -> Any:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no effect.")
+
+    def sample_effect(self, weights: Any) -> Any:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no effect.")
+
+    def lesson_effect(
+        self, weights: Any, influence: float = 0.0, target: str = "student_loss", matched: bool = False
+    ) -> Any:
+        """As in the real environment, so that options of rules are checked."""
+        return self.actions.lesson(weights, influence, target, matched)
+
+    def row_influence(self) -> Any:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no rows.")
+
+    def get_state(self) -> Any:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no state.")
+
+    def set_state(self, state: Any) -> None:
+        """Exists, because rules ask whether it does."""
+        raise RuntimeError("A probe has no state.")
+
+
+def require_own_agents() -> None:
+    """Refuse another distribution's top-level package of the same name.
+
+    Raises:
+        ValueError: with where the foreign package lies.
+    """
+    found = importlib.util.find_spec("agents")
+    if found is not None:
+        import agents
+
+        if hasattr(agents, "make_agent") and hasattr(agents, "RULES"):
+            return
+    place = "not installed" if found is None else f"the one at {found.origin}, of another distribution"
+    raise ValueError(
+        f"The package 'agents' of kd-env is needed, but it is {place}. Install kd-env in a virtual environment of its "
+        "own."
+    )
+
+
+def check(settings: Settings) -> Settings:
+    """Check names, options and pairs of algorithm and action view; fills in ``evaluation.rules=auto``.
+
+    Raises:
+        ValueError: what does not exist or does not fit, with the remedy.
+    """
+    from agents import agent_kind, make_agent
+    from kd_env.decisions.sample_weighting import scores
+    from kd_env.envs.build import resolve_device
+    from kd_env.envs.workers import VECTORIZATIONS
+    from kd_env.evaluation.judging.protocol import check_dev
+    from kd_env.mdp import rewards
+    from kd_env.mdp.observations import layout
+    from kd_env.mdp.problem import check_term_weights
+
+    config, resolved = settings.env, settings.resolved
+    resolve_device(config.device)
+    if resolved["vectorization"] not in VECTORIZATIONS:
+        raise ValueError(unknown_name("vectorization", resolved["vectorization"], VECTORIZATIONS))
+    _check_dropout(settings)
+    check_term_weights(config)
+    rewards.REWARDS[config.reward]
+    task = get_task(config.task, config.columns, config.data_dir)
+    layout.resolve(config.features, task.regression, len(config.terms), rows=config.weighting == "sample")
+    scores.resolve(config.score, task.regression)
+    check_dev(task, config.data_dir)
+    kind = agent_kind(settings.agent.name)
+    if kind == "rule":
+        _check_rule(settings.agent.name, config)
+    probe = ProbeEnv(config, int(resolved["num_envs"]), teacher_names(settings))
+    if kind == "rule":
+        make_agent(settings.agent.name, probe, seed=0, **settings.agent.options)
+    else:
+        options = {**settings.agent.options, **agent_options(resolved["control"], 0)}
+        _check_warm_up(settings, make_agent(settings.agent.name, probe, seed=0, device="cpu", **options))
+    return dataclasses.replace(settings, rules=_rules(settings))
+
+
+def _check_warm_up(settings: Settings, agent: Any) -> None:
+    """Refuse a training that ends before the agent begins to learn."""
+    total = settings.resolved["total_timesteps"]
+    for owner, name in (("config", "warmup_steps"), ("model", "learning_starts")):
+        steps = getattr(getattr(agent, owner, None), name, 0)
+        if total <= steps and settings.resolved["control"] != "untrained":
+            raise ValueError(
+                f"total_timesteps={total} ends within the {steps} random steps that {settings.agent.name} begins with: "
+                f"nothing would be learned. Set total_timesteps above {steps}, or agent.options.{name} below {total}."
+            )
+
+
+def teacher_names(settings: Settings) -> tuple[str, ...]:
+    """Names of the teachers, before they are there."""
+    if settings.teachers:
+        return tuple(name for name, _ in settings.teachers)
+    name = settings.env.task
+    return tuple(toy.teacher_set(name)) if settings.env.decision == "teacher_weighting" else (name,)
+
+
+def _check_dropout(settings: Settings) -> None:
+    """Refuse a training with dropout that would stack its students, before a teacher is made."""
+    from agents import agent_kind
+
+    dropout, count = settings.env.dropout, settings.resolved["num_envs"]
+    if not dropout or count == 1 or agent_kind(settings.agent.name) == "rule":
+        return
+    if settings.resolved["vectorization"] != "processes":  # auto might stack: the size of an update is not known yet
+        raise ValueError(
+            f"{dropout} needs a process for each of the num_envs={count} students, since stacked ones have no "
+            f"generator per replica: set vectorization=processes (or {dropout.split('=')[0]}=0)."
+        )
+
+
+def rule_view(spec: PolicySpec, env: EnvConfig, teachers: Sequence[str]) -> str:
+    """The action view in which a rule acts: the agent's where it can, else the first that it can be expressed in.
+
+    Raises:
+        ValueError: no view can express it (the message is that of the first that was tried), or it has no reward or
+            too few feedback rows to look at.
+    """
+    from agents import make_rule
+    from agents.rules.knowledge_selection import rule_class
+
+    _check_rule(spec.name, env)
+    views = rule_class(spec.name).views
+    errors = []
+    for view in dict.fromkeys([*(v for v in views if v == env.action_view), *views]):
+        try:
+            viewed = dataclasses.replace(env, action_view=view)
+            viewed.validate()
+            make_rule(spec.name, ProbeEnv(viewed, 1, teachers), **spec.options)
+        except ValueError as error:
+            errors.append(error)
+        else:
+            return view
+    raise errors[0]
+
+
+def _check_rule(name: str, env: EnvConfig) -> None:
+    """Refuse a rule that looks at more feedback rows, or at more steps' rewards, than are evaluated."""
+    from agents.rules.knowledge_selection import rule_class
+
+    if getattr(rule_class(name), "asks_influence", False):
+        feedback_rows(env, min(env.evaluation_rows, env.feedback_rows or env.evaluation_rows))
+    if name == "greedy" and env.evaluate_every != 1:
+        raise ValueError(
+            f"The rule 'greedy' takes the action with the best reward of one step, but env.evaluate_every="
+            f"{env.evaluate_every} leaves steps without any; set env.evaluate_every=1 or leave 'greedy' out."
+        )
+
+
+def _rules(settings: Settings) -> tuple[PolicySpec, ...]:
+    from agents import RULES
+
+    if settings.rules is not None:
+        for spec in settings.rules:
+            try:
+                rule_view(spec, settings.env, teacher_names(settings))
+            except ValueError as error:
+                raise ValueError(f"evaluation.rules: {error}") from error
+        return settings.rules
+    fitting = []
+    for name in RULES:
+        spec = PolicySpec(name, {}, name)
+        try:
+            rule_view(spec, settings.env, teacher_names(settings))
+        except ValueError:
+            continue  # auto means those that fit
+        fitting.append(spec)
+    return tuple(fitting)

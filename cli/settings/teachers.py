@@ -1,0 +1,272 @@
+"""The teachers of a job: packaged ones, folders that are there, and the options of those that are fine-tuned first."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kd_env.core.registry import unknown_name
+from kd_env.data import toy
+from kd_env.data.loading import EMBEDDED
+
+if TYPE_CHECKING:
+    from kd_env.finetuning.classifier import TeacherConfig
+    from kd_env.finetuning.co_classifier import CoTeacherConfig
+    from kd_env.finetuning.masked_lm_config import MlmConfig
+
+TASK_KEYS = ("data_dir", "columns", "split_seed", "feedback_rows", "selection_rows", "max_train_rows", "max_length")
+"""Options of ``task`` that decide which rows there are and how they are cut."""
+_ENCODER_KEYS = ("init", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+_TRAINING_KEYS = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "warmup",
+    "max_grad_norm",
+    "seed",
+    "precision",
+    "evaluations_per_epoch",
+    "noisy_words",
+    "keep",
+)
+MLM_KEYS = (
+    *("num_hidden_layers", "epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "max_grad_norm", "seed"),
+    *("precision", "evaluations_per_epoch"),
+)
+"""Options of ``teacher`` that a masked language model has, too."""
+_ENTRY_KEYS = ("name", "path", "packaged", "name_or_path", "label_noise", *_ENCODER_KEYS, *_TRAINING_KEYS)
+"""Of an entry of ``teachers``."""
+_MEMBER_KEYS = ("name", "packaged", "name_or_path", *_ENCODER_KEYS, "seed")
+"""Of a member of a co-fine-tuned set."""
+_OF_THE_SET = (*(key for key in _TRAINING_KEYS if key != "seed"), "shared_width")
+"""Options of ``teacher`` that all members of a set share."""
+
+
+def cache_folder(configured: str | None) -> Path:
+    """The cache folder: ``cache_dir``, else ``$XDG_CACHE_HOME/kd_env``, else ``~/.cache/kd_env``."""
+    if configured:
+        return Path(configured).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "kd_env"
+
+
+def teacher_config(c: Mapping[str, Any], output: str | None) -> TeacherConfig:
+    """Options of the fine-tuning that ``task`` and ``teacher`` describe; ``output`` None: a folder in the cache.
+
+    Raises:
+        ValueError: no encoder, or a value that does not fit.
+    """
+    from kd_env.finetuning.classifier import TeacherConfig
+
+    task, teacher = c["task"], c["teacher"]
+    if not teacher["name_or_path"]:
+        raise ValueError(
+            f"The task {task['name']!r} needs a teacher: give teacher.name_or_path=<folder or hub name of an encoder> "
+            "to fine-tune one, or teacher.path=<folder of a fine-tuned one>."
+        )
+    if teacher["shared_width"] is not None:
+        raise ValueError(
+            f"teacher.shared_width={teacher['shared_width']} is for a set that is co-fine-tuned; leave it out for a "
+            "single teacher."
+        )
+    options = {
+        **_training_options(c),
+        "name_or_path": str(teacher["name_or_path"]),
+        "output": output or "cache",
+        "label_noise": float(teacher.get("label_noise", task["label_noise"])),
+        **{key: teacher[key] for key in _ENCODER_KEYS},
+    }
+    config = TeacherConfig.from_kwargs(**options)
+    if output is not None:
+        return config
+    return dataclasses.replace(
+        config, output=_made_folder(c, f"{task['name']}-{Path(config.name_or_path).name}", config.identity())
+    )
+
+
+def set_config(c: Mapping[str, Any], given: Any, output: str | None, *, key: str) -> CoTeacherConfig:
+    """Options of the co-fine-tuning of a set; ``output`` None: a folder in the cache.
+
+    Members start from what ``teacher`` says, but for what they say themselves; without any encoder from the packaged
+    teacher of an embedded task.
+
+    Args:
+        c: resolved configuration, with ``task`` and ``teacher``.
+        given: the members, mappings.
+        output: folder that is written.
+        key: the option that holds ``given``, for messages.
+
+    Raises:
+        ValueError: no members, or a value that does not fit.
+    """
+    from kd_env.finetuning.co_classifier import CoTeacherConfig
+
+    if not isinstance(given, list) or not given or not all(isinstance(entry, Mapping) for entry in given):
+        raise ValueError(
+            f"{key}={given!r} must be a list of mappings, for example [{{name: six}}, {{name: four, "
+            "num_hidden_layers: 4}]."
+        )
+    config = CoTeacherConfig.from_kwargs(
+        **_training_options(c),
+        members=[_member(c, entry, key) for entry in given],
+        output=output or "cache",
+        label_noise=float(c["task"]["label_noise"]),
+        shared_width=c["teacher"]["shared_width"],
+    )
+    if output is not None:
+        return config
+    return dataclasses.replace(config, output=_made_folder(c, f"{c['task']['name']}-set", config.identity()))
+
+
+def mlm_config(c: Mapping[str, Any]) -> MlmConfig:
+    """Options of the masked language model that ``text``, ``task`` and ``teacher`` describe.
+
+    Without ``text`` the sentences of the task are taken; without an encoder, the packaged one of an embedded task.
+
+    Args:
+        c: resolved configuration of ``kd-env teacher``.
+
+    Raises:
+        ValueError: no text, no encoder, an option of classification, or a value that does not fit.
+    """
+    from kd_env.finetuning.masked_lm_config import MlmConfig
+
+    task, teacher, text = c["task"], c["teacher"], c["text"]
+    for name, value in (("task.label_noise", task["label_noise"]), ("members", c["members"])):
+        if value:
+            raise ValueError(f"{name}={value} is for objective=classification; leave it out with objective=mlm.")
+    if text is None and task["name"] == "custom":
+        raise ValueError("objective=mlm needs text=<folder of .txt files, task or data set>; task=custom names none.")
+    text = task["name"] if text is None else text
+    encoder = teacher["name_or_path"]
+    if not encoder and isinstance(text, str) and text in EMBEDDED:
+        encoder = str(toy.teacher_folder(text))
+    if not encoder:
+        raise ValueError(f"text={text} needs an encoder: give teacher.name_or_path=<folder or hub name>.")
+    config = MlmConfig.from_kwargs(
+        text=text,
+        column=c["text_column"],
+        name_or_path=str(encoder),
+        output=c["output"] or "cache",
+        device=c["device"],
+        show_progress=bool(c["progress"]),
+        resume=bool(c["resume"]),
+        mask_rate=c["mask_rate"],
+        train_encoder=c["train_encoder"],
+        **{key: task[key] for key in TASK_KEYS if key != "columns"},
+        **{key: teacher[key] for key in MLM_KEYS},
+    )
+    if c["output"] is not None:
+        return config
+    return dataclasses.replace(config, output=_made_folder(c, f"mlm-{Path(str(encoder)).name}", config.identity()))
+
+
+def teacher_list(c: Mapping[str, Any]) -> tuple[tuple[str, str | TeacherConfig], ...]:
+    """The entries of ``teachers``: each has its folder, or options that differ from those of ``teacher``.
+
+    Raises:
+        ValueError: an entry that cannot be read, or two of one name.
+    """
+    given, task = c["teachers"], c["task"]["name"]
+    if not isinstance(given, list) or not given or not all(isinstance(entry, Mapping) for entry in given):
+        raise ValueError(f"teachers={given!r} must be a list of mappings, for example [{{name: a, seed: 1}}].")
+    if c["teacher"]["path"]:
+        raise ValueError("teacher.path and teachers are both given; name the folder as one of teachers.")
+    found: dict[str, Any] = {}
+    for entry in given:
+        for key in entry:
+            if key not in _ENTRY_KEYS:
+                raise ValueError(unknown_name("option of an entry of teachers:", str(key), _ENTRY_KEYS))
+        name = entry.get("name")
+        if not isinstance(name, str) or name in found:
+            raise ValueError(f"teachers entry {dict(entry)}: name={name!r} must be a text that no other entry has.")
+        options = {key: value for key, value in entry.items() if key != "name"}
+        if "path" in options or "packaged" in options:
+            if len(options) > 1:
+                raise ValueError(f"The teacher {name!r} is there already and is not made; leave the rest out: {entry}.")
+            found[name] = str(options["path"]) if "path" in options else _packaged(task, options["packaged"])
+            continue
+        merged = {**c["teacher"], **options}
+        if task in EMBEDDED and not merged["name_or_path"]:
+            merged = {**merged, "name_or_path": str(toy.teacher_folder(task))}
+        found[name] = teacher_config({**c, "teacher": merged, "resume": True}, None)
+    return tuple(found.items())
+
+
+def cofinetuned_set(c: Mapping[str, Any]) -> tuple[dict[str, str], CoTeacherConfig | None]:
+    """Names and folders of the members that ``cofinetuned`` says, and the options of the set where it is made first.
+
+    Raises:
+        ValueError: a folder without a set, members that cannot be read, or another key that names teachers, too.
+    """
+    given = c["cofinetuned"]
+    for key, value in (("teachers", c["teachers"]), ("teacher.path", c["teacher"]["path"])):
+        if value:
+            raise ValueError(f"cofinetuned and {key} both name teachers; leave one of them out.")
+    if isinstance(given, str):
+        from kd_env.finetuning.co_classifier import members
+
+        return {folder.name: str(folder) for folder in members(given)}, None
+    # resume=true|false of the main job is about the agent; a half-made set is always finished.
+    config = set_config({**c, "resume": True}, given, None, key="cofinetuned")
+    return {member.name: str(Path(config.output) / member.name) for member in config.members}, config
+
+
+def _training_options(c: Mapping[str, Any]) -> dict[str, Any]:
+    """What one teacher and a set share."""
+    return {
+        "task": c["task"]["name"],
+        "device": c["device"],
+        "show_progress": bool(c["progress"]),
+        "resume": bool(c.get("resume", True)),
+        **{key: c["task"][key] for key in TASK_KEYS},
+        **{key: c["teacher"][key] for key in _TRAINING_KEYS},
+    }
+
+
+def _made_folder(c: Mapping[str, Any], what: str, identity: Mapping[str, Any]) -> str:
+    """The folder in the cache of what is made from these options."""
+    mark = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    return str(cache_folder(c["cache_dir"]) / "teachers" / f"{what}-{mark}")
+
+
+def _member(c: Mapping[str, Any], entry: Mapping[Any, Any], key: str) -> dict[str, Any]:
+    """One member as the library takes it."""
+    task, teacher = c["task"]["name"], c["teacher"]
+    for option in entry:
+        if option in _OF_THE_SET:
+            raise ValueError(f"{key} entry {dict(entry)}: {option} is the whole set's; give it as teacher.{option}=...")
+        if option == "label_noise":
+            raise ValueError(f"{key} entry {dict(entry)}: label_noise is the whole set's; give it as task.label_noise.")
+        if option not in _MEMBER_KEYS:
+            raise ValueError(unknown_name(f"option of an entry of {key}:", str(option), _MEMBER_KEYS))
+    own = dict(entry)
+    if "packaged" in own:
+        if "name_or_path" in own:
+            raise ValueError(f"{key} entry {dict(entry)}: packaged and name_or_path both say where to start.")
+        own["name_or_path"] = _packaged(task, own.pop("packaged"))
+    merged = {"name_or_path": teacher["name_or_path"], **{name: teacher[name] for name in _ENCODER_KEYS}, **own}
+    if not merged["name_or_path"]:
+        if task not in EMBEDDED:
+            raise ValueError(
+                f"{key} entry {dict(entry)} has no encoder to start from: give teacher.name_or_path=<folder or hub "
+                "name> for all members, or name_or_path for this one."
+            )
+        merged["name_or_path"] = str(toy.teacher_folder(task))
+    return merged
+
+
+def _packaged(task: str, member: Any) -> str:
+    """Folder of one of the packaged teachers of an embedded task."""
+    if task not in EMBEDDED:
+        raise ValueError(f"packaged={member!r} is for the tasks {' and '.join(EMBEDDED)}; give the path of a teacher.")
+    folders = toy.teacher_set(task)
+    if member not in folders:
+        raise ValueError(unknown_name("packaged teacher", str(member), folders))
+    return folders[member]

@@ -1,0 +1,1 @@
+"""Options as frozen dataclasses, checked where they are made."""

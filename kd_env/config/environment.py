@@ -1,0 +1,428 @@
+"""The one documented, frozen set of options of every environment; unknown keys and bad ranges are refused here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+from kd_env.config.influence import InfluenceConfig, check_influence
+from kd_env.config.learning_teacher import LearningTeacherConfig, check_teacher_updates
+from kd_env.config.optimizer import OptimizerConfig, check_optimizer
+from kd_env.core import checks
+from kd_env.core.plain import Plain, nested_options, plain_value, refuse_unknown
+from kd_env.decisions.default_features import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
+
+DECISIONS = ("knowledge_selection", "teacher_weighting", "sample_weighting")
+VIEWS = {
+    "knowledge_selection": ("native", "discrete", "box"),
+    "teacher_weighting": ("native", "simplex", "subset", "discrete", "box"),
+    "sample_weighting": ("native", "subset", "discrete", "box"),
+}
+"""Action views by decision."""
+DEFAULT_TERMS = ("hard_label", "soft_label", "hidden_states", "relation")
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Where the student comes from."""
+
+    init: str = "fresh"
+    """``fresh`` (from a config with the teacher's vocabulary), ``teacher`` (cut from its layers) or ``pretrained``."""
+    name_or_path: str | None = None
+    """Folder or hub name of a pre-trained encoder; only with ``init=pretrained``."""
+    layers: str | tuple[int, ...] = "first"
+    """With ``init=teacher`` or ``pretrained``: ``first``, ``last``, ``skip`` or explicit layer numbers from 1."""
+    num_hidden_layers: int | None = None
+    """Number of layers. None: 1 if ``fresh``, all if ``pretrained``; ``teacher`` needs it or explicit layers."""
+    hidden_size: int = 32
+    """Only ``fresh``."""
+    num_attention_heads: int = 2
+    """Only ``fresh``."""
+    intermediate_size: int | None = None
+    """Only ``fresh``; None is 4 x hidden_size."""
+    embedding_size: int | None = None
+    """Only ``fresh``. Width of the word embeddings, which are then mapped to the hidden width (ELECTRA's, so that a
+    student of a BERT is an ELECTRA). None: the teacher's where its family has one, else that of the hidden states."""
+    train_embeddings: bool | None = None
+    """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
+    pooling: str | None = None
+    """Only with ``init=teacher``, cut from a member of a co-fine-tuned set: ``keep`` (attention pooling and a
+    prediction layer of the student's own, both drawn by seed, as in MT-BERT; the default, None) or ``library`` (the
+    architecture's sequence classifier)."""
+    dropout: float = 0.0
+    """Dropout of the student; stacked students refuse any but 0, since there is no generator per replica."""
+    zero_head: bool = False
+    """Whether its last prediction layer begins at 0 rather than being drawn by seed."""
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Options of ``gymnasium.make("kd_env/...")``. Every field is a plain value or mapping."""
+
+    # -- task and data
+    task: str = "toy"
+    """``toy``, ``toy_pair``, a GLUE task, or ``custom`` with ``columns``."""
+    data_dir: str | None = None
+    """Folder with ``<task>/<split>.parquet`` (csv, tsv, jsonl too); None reads GLUE from the hub."""
+    columns: Plain | None = None
+    """For ``task=custom``: ``text`` (one or two column names), ``label``, ``kind`` (classification, regression), and
+    optionally ``labels`` (their order), ``label_range`` and ``metrics``."""
+    split_seed: int = 0
+    """Seed of the cut into train, feedback and selection, of label noise and of the evaluated feedback rows."""
+    feedback_rows: int | None = None
+    """Rows of the feedback split; None: min(512, 10% of the official train split)."""
+    selection_rows: int | None = None
+    """Rows of the selection split; None: as ``feedback_rows``."""
+    evaluation_rows: int = 128
+    """Fixed number of feedback rows that are evaluated for reward and observation."""
+    evaluate_every: int = 1
+    """Steps between two evaluations; 0 evaluates at reset and at the end of an episode only (sparse reward)."""
+    feedback_labels: str = "gold"
+    """``gold``, or ``shuffled``: a control in which the evaluated feedback rows have each other's labels, so that
+    reward, features and influence see no truth; selection, dev and train keep theirs."""
+    max_train_rows: int | None = None
+    """Upper limit of train rows after the cut."""
+    max_length: int = 128
+    """Tokens a row is cut to."""
+    label_noise: float = 0.0
+    """Share of train labels replaced by a wrong one, after the cut; feedback, selection and dev stay clean."""
+    train_on: str = "train"
+    """``train``, or ``train+feedback`` for rules that are shown beside agents when the feedback labels are cleaner."""
+    # -- teacher
+    teacher: str | None = None
+    """Folder or hub name of a fine-tuned encoder; None: the packaged teacher of the embedded task."""
+    teachers: Sequence[str | Plain] | None = None
+    """Several teachers: folders or hub names, or mappings ``{"name": ..., "path": ...}``; a folder that holds a
+    co-fine-tuned set stands for its members. None: ``teacher``, or where teachers are weighed the packaged set of the
+    embedded task."""
+    teacher_source: str = "cached"
+    """``cached`` (computed once), ``online`` (computed for every batch), or ``student``: a control in which every
+    signal of the teacher is the student's own at that moment, so that there is nothing to be learned from it."""
+    teacher_updates: str = "none"
+    """Whether the teacher learns beside the student: ``none`` (it is frozen), ``prokt`` (on every row alike) or
+    ``weighted`` (the action weighs the rows of its update, ``sample_weighting`` only). One that learns is part of the
+    state, and needs ``teacher_source=online``. There is no fixed gap then: ``D`` is the student's loss at reset."""
+    learning_teacher: Plain | LearningTeacherConfig = field(default_factory=LearningTeacherConfig)
+    """How a teacher that learns is made and trained."""
+    cache_dir: str | None = None
+    """Folder of the disk cache of teacher outputs; None keeps them in memory."""
+    cache_dtype: str = "float32"
+    """``float32`` or ``float16``."""
+    # -- student and its training
+    student: str | Plain | StudentConfig = field(default_factory=StudentConfig)
+    """A folder or hub name, or the fields of :class:`StudentConfig`."""
+    layer_map: str | Sequence[Sequence[int]] = "uniform"
+    """``uniform``, ``last``, ``skip`` or explicit pairs (student layer, teacher layer); 0 is the embedding output."""
+    terms: Sequence[str | Plain] = DEFAULT_TERMS
+    """Knowledge terms by name, or mappings with ``name``, the term's options and a ``weight`` of its loss, 1 by
+    default."""
+    term_scale: str = "running"
+    """``running`` divides each term by the running mean of its loss; ``none`` leaves it as it is."""
+    weight_normalization: str = "none"
+    """``none``, ``mean`` (weights divided by their mean) or ``sum``."""
+    updates_per_step: int = 2
+    """Student updates in one step, the phase of KS."""
+    budget: int = 80
+    """Student updates in an episode."""
+    epochs: float | None = None
+    """Passes over the train rows in an episode, in place of ``budget``, which is then
+    ``ceil(epochs * rows / batch_size)``: known where the rows are. None: ``budget`` as it is."""
+    batch_size: int = 16
+    optimizer: Plain | OptimizerConfig = field(default_factory=OptimizerConfig)
+    learning_rate: float | None = None
+    """Short for ``optimizer={"learning_rate": ...}``, whose default depends on the student."""
+    precision: str = "fp32"
+    """``fp32``, ``bf16`` (autocast of the forward passes) or ``fp64`` (for checks)."""
+    device: str = "auto"
+    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
+    # -- decision process
+    decision: str = "knowledge_selection"
+    """What the agent decides: ``knowledge_selection`` (how the knowledge terms count), ``teacher_weighting`` (how the
+    teachers count) or ``sample_weighting`` (how the rows of a batch count). The registered ids set it."""
+    weighting: str = "batch"
+    """What one weight holds for: ``batch`` (a whole step) or ``sample`` (one row of it). ``teacher_weighting`` takes
+    both, ``sample_weighting`` only ``sample``, its default."""
+    weighs: Sequence[str] = ("soft_label",)
+    """``teacher_weighting`` only. Names of the terms that the action weighs; the others keep weight 1."""
+    score: str = "student_loss"
+    """``sample_weighting`` only. What ranks rows in its discrete and box view, by name (:mod:`kd_env.decisions.sample_weighting.scores`)."""
+    features: Sequence[str] = DEFAULT_FEATURES
+    influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
+    """How the influence of rows is found, where a feature, a score or a rule asks for it."""
+    reward: str = "gap_closed"
+    """By name (:mod:`kd_env.mdp.rewards`). Values lie in [-2, 2], those of RL-KD, which are losses in nats, in [-100, 100];
+    ``info["reward_clipped"]`` says where one was cut to that."""
+    gap: str = "calibrated"
+    """What loss e the gap, the rewards and the reports are about: ``calibrated`` (cross-entropy against gold labels
+    after one temperature for each student, as for the teacher, fitted on the evaluated feedback rows in [0.05, 20]; in
+    regression, which has none, ``labels``), ``labels`` (without the student's temperature: a student then gains by
+    the size of its logits alone) or ``divergence`` (KL from teacher to student, without labels)."""
+    action_view: str = "native"
+    """``native``, ``discrete`` or ``box``; of teachers also ``simplex`` (native) and ``subset``, of rows ``subset``."""
+    gate: bool = True
+    """Box view of terms and teachers only: one more component that skips or scales the update."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is truncated; None: episodes end with the budget only."""
+    render_mode: str | None = None
+    """None or ``ansi``."""
+    show_progress: bool = False
+    """Progress bars on long preparation (teacher outputs)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.optimizer, OptimizerConfig) and isinstance(self.student, StudentConfig):
+            object.__setattr__(self, "optimizer", self.optimizer.of_student(self.student.init))
+
+    @classmethod
+    def from_kwargs(cls, **options: Any) -> EnvConfig:
+        """Validated configuration from plain keywords.
+
+        Raises:
+            ValueError: an unknown key (with near matches) or a value outside its range (with the range).
+        """
+        refuse_unknown("environment option", options, cls)
+        values = {**_decision_defaults(options), **{name: plain_value(value) for name, value in options.items()}}
+        student = values.get("student", StudentConfig())
+        if isinstance(student, str):
+            student = StudentConfig(init="pretrained", name_or_path=student)
+        allowed = "a folder, a hub name or a mapping of options"
+        values["student"] = nested_options("student", student, StudentConfig, allowed)
+        optimizer = values.get("optimizer", OptimizerConfig())
+        optimizer = nested_options("optimizer", optimizer, OptimizerConfig, "a mapping of options")
+        values["learning_teacher"] = nested_options(
+            "learning_teacher",
+            values.get("learning_teacher", LearningTeacherConfig()),
+            LearningTeacherConfig,
+            "a mapping of options",
+        )
+        given = values.get("influence", InfluenceConfig())
+        values["influence"] = nested_options("influence", given, InfluenceConfig, "a mapping of options")
+        rate = values.pop("learning_rate", None)
+        values["optimizer"] = optimizer if rate is None else dataclasses.replace(optimizer, learning_rate=rate)
+        config = cls(**values)
+        config.validate()
+        return config
+
+    @property
+    def student_config(self) -> StudentConfig:
+        """The student's options, always as :class:`StudentConfig`."""
+        assert isinstance(self.student, StudentConfig)
+        return self.student
+
+    @property
+    def optimizer_config(self) -> OptimizerConfig:
+        """The optimiser's options, always as :class:`OptimizerConfig`."""
+        assert isinstance(self.optimizer, OptimizerConfig)
+        return self.optimizer
+
+    @property
+    def learning_teacher_config(self) -> LearningTeacherConfig:
+        """The options of a teacher that learns, always as :class:`LearningTeacherConfig`."""
+        assert isinstance(self.learning_teacher, LearningTeacherConfig)
+        return self.learning_teacher
+
+    @property
+    def teacher_learns(self) -> bool:
+        """Whether the teacher is trained beside the student."""
+        return self.teacher_updates != "none"
+
+    @property
+    def dropout(self) -> str:
+        """The first option that asks for dropout in training, as ``name=value``; empty where none does."""
+        asked = {"student.dropout": self.student_config.dropout}
+        if self.teacher_learns:
+            asked["learning_teacher.dropout"] = self.learning_teacher_config.dropout
+        return next((f"{name}={value}" for name, value in asked.items() if value > 0), "")
+
+    @property
+    def influence_config(self) -> InfluenceConfig:
+        """The options of the influence, always as :class:`InfluenceConfig`."""
+        assert isinstance(self.influence, InfluenceConfig)
+        return self.influence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that :meth:`from_kwargs` takes back."""
+        return dataclasses.asdict(self)
+
+    def validate(self) -> None:
+        """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
+        checks.check_fields("", self, _ENVIRONMENT)
+        check_optimizer(self.optimizer_config)
+        check_influence(self.influence_config, self.evaluation_rows, self.optimizer_config.max_grad_norm)
+        if self.epochs is None:
+            self._check_phase()
+        self._check_decision()
+        check_teacher_updates(self)
+        check_student(self.student_config)
+
+    def with_rows(self, count: int) -> EnvConfig:
+        """The same with the ``budget`` that ``epochs`` is for ``count`` train rows.
+
+        Raises:
+            ValueError: a step that is longer than that.
+        """
+        if self.epochs is None:
+            return self
+        config = dataclasses.replace(self, budget=ceil(self.epochs * count / self.batch_size))
+        config._check_phase()
+        return config
+
+    def _check_phase(self) -> None:
+        if self.updates_per_step > self.budget:
+            raise ValueError(
+                f"updates_per_step={self.updates_per_step} is longer than budget={self.budget}; a step (phase) must "
+                "fit into the budget: raise budget (or epochs) or lower updates_per_step."
+            )
+
+    def _check_decision(self) -> None:
+        checks.one_of(*VIEWS[self.decision])("action_view", self.action_view)
+        if self.teacher is not None and self.teachers is not None:
+            raise ValueError(f"teacher={self.teacher!r} and teachers={self.teachers!r} are both given; leave one out.")
+        if self.decision == "sample_weighting":
+            self._check_samples()
+        for name, decisions in _DECISION_ONLY.items():
+            default = getattr(EnvConfig, name)
+            if self.decision not in decisions and tuple(getattr(self, name)) != tuple(default):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is only for decision={decisions[0]!r} (env={decisions[0]} in the "
+                    "main job); leave it out or change the decision."
+                )
+        if self.decision == "teacher_weighting" and self.weighting == "sample":
+            if self.updates_per_step != 1:
+                raise ValueError(
+                    f"updates_per_step={self.updates_per_step} does not fit weighting='sample': the action weighs the "
+                    "rows of one batch. Set updates_per_step=1 or weighting='batch'."
+                )
+            if self.action_view == "discrete":
+                raise ValueError(
+                    "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
+                    "or box view with weighting='sample'."
+                )
+
+    def _check_samples(self) -> None:
+        if self.weighting != "sample":
+            raise ValueError(
+                f"weighting={self.weighting!r} does not fit decision='sample_weighting', which weighs single rows; set "
+                "weighting='sample' or leave it out."
+            )
+        if self.updates_per_step != 1:
+            raise ValueError(
+                f"updates_per_step={self.updates_per_step} does not fit decision='sample_weighting': the action weighs "
+                "the rows of one batch. Set updates_per_step=1."
+            )
+        if self.weight_normalization != "none":
+            raise ValueError(
+                f"weight_normalization={self.weight_normalization!r} would undo decision='sample_weighting': it makes "
+                "the weights of all rows the same. Set weight_normalization='none'."
+            )
+
+
+def check_student(student: StudentConfig) -> None:
+    """Raise ``ValueError`` for the first option of a student that is outside its range, or would be ignored."""
+    checks.check_fields("student.", student, _STUDENT)
+    if student.init == "pretrained" and not student.name_or_path:
+        raise ValueError("student.init='pretrained' needs student.name_or_path (a folder or a hub name).")
+    defaults = StudentConfig()
+    for name, inits in _STUDENT_ONLY.items():
+        value = getattr(student, name)
+        if student.init not in inits and value != getattr(defaults, name):
+            raise ValueError(
+                f"student.{name}={value!r} is only for student.init={' or '.join(inits)}, but "
+                f"student.init={student.init!r} would ignore it; leave it out or change student.init."
+            )
+
+
+def _decision_defaults(options: Plain) -> dict[str, Any]:
+    """Defaults of the decisions that differ from those of the fields."""
+    defaults: dict[str, Any] = {"terms": ("hard_label", "soft_label")}
+    if options.get("teacher_updates", "none") != "none":  # no fixed teacher's loss is there to count a gap down to
+        return {**_decision_defaults({**options, "teacher_updates": "none"}), "reward": "loss_drop"}
+    if options.get("decision") == "sample_weighting":
+        by_row = {"weighting": "sample", "updates_per_step": 1, "reward": "loss_drop", "features": SAMPLE_FEATURES}
+        return {**defaults, **by_row}
+    if options.get("decision") != "teacher_weighting":
+        return {}
+    weighting = str(options.get("weighting", "batch"))
+    if weighting == "sample":
+        defaults["updates_per_step"] = 1
+    return {**defaults, "features": TEACHER_FEATURES.get(weighting, DEFAULT_FEATURES)}
+
+
+def _teacher_entries(name: str, value: Any) -> None:
+    checks.names("<folder>", mappings=True)(name, value)
+    for entry in value:
+        if isinstance(entry, Mapping) and (
+            set(entry) != {"name", "path"} or not all(isinstance(part, str) and part for part in entry.values())
+        ):
+            checks.refuse(f"{name} entry", entry, "a folder, a hub name, or a mapping with the texts name and path")
+
+
+_DECISION_ONLY = {
+    "weighting": ("teacher_weighting", "sample_weighting"),
+    "weighs": ("teacher_weighting",),
+    "score": ("sample_weighting",),
+}
+_ROWS = checks.optional(checks.whole(1))
+_ENVIRONMENT: dict[str, checks.Check] = {
+    "task": checks.text,
+    "data_dir": checks.optional(checks.text),
+    "columns": checks.optional(checks.mapping),
+    "split_seed": checks.whole(0),
+    "feedback_rows": _ROWS,
+    "selection_rows": _ROWS,
+    "evaluation_rows": checks.whole(1),
+    "evaluate_every": checks.whole(0),
+    "feedback_labels": checks.one_of("gold", "shuffled"),
+    "max_train_rows": _ROWS,
+    "max_length": checks.whole(3),
+    "label_noise": checks.within(0.0, 1.0),
+    "train_on": checks.one_of("train", "train+feedback"),
+    "teacher": checks.optional(checks.text),
+    "teachers": checks.optional(_teacher_entries),
+    "decision": checks.one_of(*DECISIONS),
+    "weighting": checks.one_of("batch", "sample"),
+    "weighs": checks.names("soft_label"),
+    "score": checks.text,
+    "teacher_source": checks.one_of("cached", "online", "student"),
+    "teacher_updates": checks.one_of("none", "prokt", "weighted"),
+    "cache_dir": checks.optional(checks.text),
+    "cache_dtype": checks.one_of("float32", "float16"),
+    "layer_map": checks.layer_numbers(0, length=2),
+    "terms": checks.names("hard_label", mappings=True),
+    "term_scale": checks.one_of("running", "none"),
+    "weight_normalization": checks.one_of("none", "mean", "sum"),
+    "updates_per_step": checks.whole(1),
+    "budget": checks.whole(1),
+    "epochs": checks.optional(checks.positive),
+    "batch_size": checks.whole(1),
+    "learning_rate": checks.optional(checks.positive),
+    "precision": checks.one_of("fp32", "bf16", "fp64"),
+    "device": checks.text,
+    "features": checks.names("progress"),
+    "reward": checks.text,
+    "gap": checks.one_of("calibrated", "labels", "divergence"),
+    "action_view": checks.text,
+    "gate": checks.boolean,
+    "max_episode_steps": _ROWS,
+    "render_mode": checks.optional(checks.one_of("ansi")),
+    "show_progress": checks.boolean,
+}
+_STUDENT: dict[str, checks.Check] = {
+    "init": checks.one_of("fresh", "teacher", "pretrained"),
+    "name_or_path": checks.optional(checks.text),
+    "layers": checks.layer_numbers(1),
+    **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1)),
+    **dict.fromkeys(("num_hidden_layers", "intermediate_size", "embedding_size"), checks.optional(checks.whole(1))),
+    "train_embeddings": checks.optional(checks.boolean),
+    "pooling": checks.optional(checks.one_of("keep", "library")),
+    "dropout": checks.within(0.0, 0.9),
+    "zero_head": checks.boolean,
+}
+_STUDENT_ONLY = {
+    "name_or_path": ("pretrained",),
+    "layers": ("teacher", "pretrained"),
+    "pooling": ("teacher",),
+    **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"), ("fresh",)),
+}

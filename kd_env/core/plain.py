@@ -1,0 +1,40 @@
+"""Options as plain values: mappings become dataclasses, keys that these do not have are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kd_env.core import checks
+from kd_env.core.registry import unknown_name
+
+Plain = Mapping[str, Any]
+
+
+def nested_options(name: str, given: Any, target: type[Any], allowed: str) -> Any:
+    """``given`` if it is built already, else built from a mapping."""
+    if isinstance(given, target):
+        return given
+    if not isinstance(given, Mapping):
+        checks.refuse(name, given, allowed)
+    refuse_unknown(f"{name} option", given, target)
+    return target(**{key: plain_value(value) for key, value in given.items()})
+
+
+def plain_value(value: Any) -> Any:
+    """Paths as texts, and lists (of lists) as tuples, so that configurations compare and hash by value."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(plain_value(entry) for entry in value)
+    return value
+
+
+def refuse_unknown(kind: str, options: Plain, target: type[Any]) -> None:
+    """Refuse keys that are no field of the dataclass ``target``, with near matches."""
+    valid = [f.name for f in dataclasses.fields(target)]
+    for key in options:
+        if key not in valid:
+            raise ValueError(unknown_name(kind, key, valid))

@@ -1,0 +1,1 @@
+"""What is learned from: tasks and their files, splits, tokens in tables, masks."""

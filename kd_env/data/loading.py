@@ -1,0 +1,437 @@
+"""The nine GLUE tasks (Wang et al. 2019, table 1), the embedded ones and a user's own: columns, labels, rows."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kd_env.core.registry import unknown_name
+
+log = logging.getLogger(__name__)
+
+HUB_NAME = "nyu-mll/glue"
+FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
+METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
+_REGRESSION_METRICS = ("pearson", "spearmanr")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task's rows look like and how they are judged."""
+
+    name: str
+    text_columns: tuple[str, ...]
+    """One column, or two for sentence pairs."""
+    label_column: str
+    labels: tuple[str, ...]
+    """Class names in label order; () for regression."""
+    metrics: tuple[str, ...]
+    """Official metrics; the first is the headline."""
+    dev_splits: tuple[str, ...] = ("validation",)
+    label_range: tuple[float, float] | None = None
+    """Lowest and highest score of a regression task; None for classification."""
+
+    @property
+    def regression(self) -> bool:
+        """Whether labels are scores."""
+        return self.label_range is not None
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes C; 1 for regression."""
+        return 1 if self.regression else len(self.labels)
+
+
+class Rows(NamedTuple):
+    """The raw rows of one split."""
+
+    first: list[str]
+    second: list[str] | None  # None for single sentences
+    labels: np.ndarray  # [rows] int64 class index, or float32 score for regression
+
+
+class Table(NamedTuple):
+    """Columns of one file as Python values, None where a value is missing."""
+
+    source: str  # for messages
+    columns: dict[str, list[Any]]
+
+
+_PAIR = ("sentence1", "sentence2")
+_TASKS = (
+    Task("cola", ("sentence",), "label", ("unacceptable", "acceptable"), ("matthews_correlation",)),
+    Task("sst2", ("sentence",), "label", ("negative", "positive"), ("accuracy",)),
+    Task("mrpc", _PAIR, "label", ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+    Task("stsb", _PAIR, "label", (), ("pearson", "spearmanr"), label_range=(0.0, 5.0)),
+    Task("qqp", ("question1", "question2"), "label", ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+    Task(
+        "mnli",
+        ("premise", "hypothesis"),
+        "label",
+        ("entailment", "neutral", "contradiction"),
+        ("accuracy",),
+        ("validation_matched", "validation_mismatched"),
+    ),
+    Task("qnli", ("question", "sentence"), "label", ("entailment", "not_entailment"), ("accuracy",)),
+    Task("rte", _PAIR, "label", ("entailment", "not_entailment"), ("accuracy",)),
+    Task("wnli", _PAIR, "label", ("not_entailment", "entailment"), ("accuracy",)),
+)
+GLUE: dict[str, Task] = {task.name: task for task in _TASKS}
+EMBEDDED: dict[str, Task] = {
+    "toy": Task("toy", ("sentence",), "label", ("negative", "positive"), ("accuracy",)),
+    "toy_pair": Task("toy_pair", ("premise", "hypothesis"), "label", ("entailment", "not_entailment"), ("accuracy",)),
+}
+_CUSTOM_KEYS = ("text", "label", "kind", "labels", "label_range", "metrics")
+
+
+def get_task(name: str, columns: Mapping[str, Any] | None = None, data_dir: str | None = None) -> Task:
+    """The task called ``name``: a GLUE task, ``toy``, ``toy_pair``, or ``custom`` described by ``columns``.
+
+    Args:
+        name: task name.
+        columns: for ``custom`` only: ``text`` (one or two column names), ``label``, ``kind`` (``classification`` or
+            ``regression``), and optionally ``labels`` (class names in order), ``label_range`` and ``metrics``.
+        data_dir: for ``custom`` only: where the train split lies; absent ``labels`` or ``label_range`` are read off it.
+
+    Raises:
+        ValueError: unknown name or key (with near matches), or ``columns`` that do not describe a task.
+    """
+    if name == "custom":
+        return _custom_task(columns, data_dir)
+    if columns is not None:
+        raise ValueError(f"columns={dict(columns)!r} is only for task='custom', but task={name!r}.")
+    known = {**GLUE, **EMBEDDED}
+    if name not in known:
+        raise ValueError(unknown_name("task", name, (*known, "custom")))
+    return known[name]
+
+
+def load_train(task: Task, data_dir: str | None) -> Rows:
+    """Rows of the official train split.
+
+    Args:
+        task: from :func:`get_task`.
+        data_dir: folder with ``<task>/train.parquet`` (or .csv, .tsv, .jsonl; for ``custom`` also ``train.*`` directly
+            in it); None reads GLUE from the hub. The embedded tasks need neither.
+
+    Raises:
+        ValueError: no such split (listing what is there), no rows, a missing column, a label outside the task.
+    """
+    return _load(task, "train", data_dir)
+
+
+def load_dev(task: Task, data_dir: str | None) -> dict[str, Rows]:
+    """Rows of the official dev splits by name. Only reports may call this: no reward or feature can reach it.
+
+    Where several dev splits exist (MNLI) and only some lie in ``data_dir``, those are returned and the others logged.
+    Arguments and errors as in :func:`load_train`.
+    """
+    splits = task.dev_splits
+    if data_dir is not None and task.name not in EMBEDDED:
+        present = tuple(split for split in splits if find_table(data_dir, task.name, split) is not None)
+        if present and present != splits:
+            missing = ", ".join(split for split in splits if split not in present)
+            log.warning("Task %s: no %s in %s; it is left out of the report.", task.name, missing, data_dir)
+            splits = present
+    return {split: _load(task, split, data_dir) for split in splits}
+
+
+def _load(task: Task, split: str, data_dir: str | None) -> Rows:
+    if task.name in EMBEDDED:
+        from kd_env.data.toy import toy_rows  # toy imports Rows from here
+
+        return toy_rows(task.name, "train" if split == "train" else "validation")
+    table = _local_table(task, split, data_dir) if data_dir is not None else _hub_table(task, split)
+    return rows_from_table(task, table)
+
+
+def _local_table(task: Task, split: str, data_dir: str) -> Table:
+    path = find_table(data_dir, task.name, split)
+    if path is None:
+        endings = ", ".join(FORMATS)
+        raise ValueError(
+            f"No {split} split of task {task.name!r}: expected {Path(data_dir) / task.name / split} with one of the "
+            f"endings {endings}. There is: {listing(data_dir, task.name)}."
+        )
+    return read_table(path, task.text_columns)
+
+
+def _hub_table(task: Task, split: str) -> Table:
+    if task.name not in GLUE:
+        raise ValueError(f"Task {task.name!r} needs data_dir, the folder with its train.parquet (csv, tsv, jsonl).")
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset(HUB_NAME, task.name, split=split)
+    except Exception as error:  # many libraries fail here in their own ways; the cause is kept
+        raise ValueError(
+            f"Could not read {task.name}/{split} from the hub ({HUB_NAME}): {type(error).__name__}: {error}. Without a "
+            f"network, give data_dir, a folder that holds {task.name}/{split}.parquet (csv, tsv, jsonl)."
+        ) from error
+    return Table(f"{HUB_NAME} {task.name}/{split}", {name: data[name][:] for name in data.column_names})
+
+
+def rows_from_table(task: Task, table: Table) -> Rows:
+    """Checked rows of ``table``; see :func:`load_train` for the errors. Row numbers in messages count from 0."""
+    _check_columns(table, (*task.text_columns, task.label_column))
+    raw = table.columns[task.label_column]
+    texts = [_texts(table, column) for column in task.text_columns]
+    labels = _scores(task, table.source, raw) if task.regression else _classes(task, table.source, raw)
+    return Rows(texts[0], texts[1] if len(texts) == 2 else None, labels)
+
+
+def _check_columns(table: Table, needed: Sequence[str]) -> None:
+    if not any(table.columns.values()):  # first: an empty file has no columns either, but they are not what it lacks
+        raise ValueError(f"{table.source} holds no rows.")
+    for column in needed:
+        if column not in table.columns:
+            found = ", ".join(table.columns) or "(none)"
+            raise ValueError(f"{table.source} has no column {column!r}, which the task needs. Its columns: {found}.")
+
+
+def _texts(table: Table, column: str) -> list[str]:
+    values = table.columns[column]
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f"{table.source}: column {column!r} holds {value!r} in row {row}; every row needs a text.")
+    return values
+
+
+def _classes(task: Task, source: str, values: list[Any]) -> np.ndarray:
+    by_name = {name: index for index, name in enumerate(task.labels)}
+    # Where class names are numbers, a number in the file is a name (labels 1, 2, 3), otherwise it is an index.
+    numbers_are_names = any(number(name) is not None for name in task.labels)
+    found: dict[Any, int] = {}  # value -> class: few distinct values, many rows
+    labels = np.empty(len(values), dtype=np.int64)
+    for row, value in enumerate(values):
+        if isinstance(value, (list, dict)):  # jsonl can hold them; they are no names
+            raise ValueError(_bad_class(task, source, value, row))
+        index = found.get(value)
+        if index is None:
+            index = by_name.get(value if isinstance(value, str) else label_name(value))
+            if index is None and not numbers_are_names:
+                place = number(value)
+                if place is not None and place in range(len(task.labels)):
+                    index = int(place)
+            if index is None:
+                raise ValueError(_bad_class(task, source, value, row))
+            found[value] = index
+        labels[row] = index
+    return labels
+
+
+def _bad_class(task: Task, source: str, value: Any, row: int) -> str:
+    if value is None or value != value:
+        return f"{source}: the label in row {row} is missing ({value!r}); every row needs one."
+    if number(value) == -1:
+        return (
+            f"{source}: the label in row {row} is -1, which stands for a hidden test label; train and dev splits need "
+            "real labels."
+        )
+    names = ", ".join(f"{index} ({name})" for index, name in enumerate(task.labels))
+    return f"{source}: label {value!r} in row {row} is not one of task {task.name!r}: {names}."
+
+
+def _scores(task: Task, source: str, values: list[Any]) -> np.ndarray:
+    assert task.label_range is not None
+    low, high = task.label_range
+    scores = np.empty(len(values), dtype=np.float32)
+    for row, value in enumerate(values):
+        score = number(value)
+        if score is None or not np.isfinite(score):
+            raise ValueError(f"{source}: the label in row {row} is {value!r}; every row needs a finite score.")
+        if not low <= score <= high:
+            hidden = " (-1 stands for a hidden test label)" if score == -1 else ""
+            raise ValueError(
+                f"{source}: label {value!r} in row {row} lies outside [{low}, {high}], the range of task "
+                f"{task.name!r}{hidden}."
+            )
+        scores[row] = score
+    return scores
+
+
+def label_name(value: Any) -> str:
+    """Name of a class given as a value of a file: 1, 1.0 and "1" are one name."""
+    as_number = None if isinstance(value, str) else number(value)
+    return str(int(as_number)) if as_number is not None and as_number.is_integer() else str(value)
+
+
+def _custom_task(columns: Mapping[str, Any] | None, data_dir: str | None) -> Task:
+    example = "columns={'text': ['question', 'answer'], 'label': 'label', 'kind': 'classification'}"
+    if columns is None:
+        raise ValueError(f"task='custom' needs columns, for example {example}.")
+    for key in columns:
+        if key not in _CUSTOM_KEYS:
+            raise ValueError(unknown_name("key of columns", key, _CUSTOM_KEYS))
+    for key in ("text", "label", "kind"):
+        if not columns.get(key):
+            raise ValueError(f"columns={dict(columns)!r} lacks {key!r}; write for example {example}.")
+    _check_types(columns)
+    kind = columns["kind"]
+    if kind not in ("classification", "regression"):
+        raise ValueError(unknown_name("value of columns.kind:", kind, ("classification", "regression")))
+    text = (columns["text"],) if isinstance(columns["text"], str) else tuple(columns["text"])
+    if len(text) not in (1, 2) or len(set(text)) != len(text):
+        raise ValueError(f"columns.text={columns['text']!r} must name one column, or two different ones.")
+    regression = kind == "regression"
+    stray = "labels" if regression else "label_range"
+    if columns.get(stray) is not None:
+        raise ValueError(f"columns.{stray}={columns[stray]!r} does not fit columns.kind={kind!r}.")
+    metrics = _custom_metrics(columns.get("metrics"), regression)
+    if regression:
+        given = columns.get("label_range")
+        span = _score_range(text, columns["label"], data_dir) if given is None else tuple(float(v) for v in given)
+        if len(span) != 2 or not span[0] < span[1]:
+            raise ValueError(f"label_range {span!r} must be two rising numbers; give columns.label_range=[low, high].")
+        return Task("custom", text, columns["label"], (), metrics, label_range=(span[0], span[1]))
+    given = columns.get("labels")
+    names = _class_names(text, columns["label"], data_dir) if given is None else tuple(label_name(v) for v in given)
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError(f"columns.labels={list(names)!r} must be at least two different class names.")
+    return Task("custom", text, columns["label"], names, metrics)
+
+
+def _check_types(columns: Mapping[str, Any]) -> None:
+    """Refuse values that are neither names nor lists of them, before anything is read."""
+    for key, value in columns.items():
+        items = list(value) if isinstance(value, list | tuple) and key not in ("label", "kind") else [value]
+        numbers = key == "label_range"
+        allowed = (int, float) if numbers else (str, int, float, bool) if key == "labels" else (str,)
+        if value is not None and (not items or not all(isinstance(item, allowed) for item in items)):
+            what = "two numbers" if numbers else "a name" if key in ("label", "kind") else "a name or a list of names"
+            raise ValueError(f"columns.{key}={value!r} must be {what}.")
+
+
+def _custom_metrics(given: Any, regression: bool) -> tuple[str, ...]:
+    valid = tuple(name for name in METRICS if (name in _REGRESSION_METRICS) == regression)
+    given = given or (_REGRESSION_METRICS if regression else ("accuracy",))
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        if name not in valid:
+            raise ValueError(unknown_name(f"metric for {'scores' if regression else 'classes'}:", name, valid))
+    return names
+
+
+def _train_labels(text: tuple[str, ...], label: str, data_dir: str | None) -> list[Any]:
+    probe = Task("custom", text, label, (), ())
+    table = _local_table(probe, "train", data_dir) if data_dir is not None else _hub_table(probe, "train")
+    _check_columns(table, (label,))
+    return table.columns[label]
+
+
+def _class_names(text: tuple[str, ...], label: str, data_dir: str | None) -> tuple[str, ...]:
+    values = {value for value in _train_labels(text, label, data_dir) if value is not None and value == value}
+    numbers = [number(value) for value in values]
+    if all(value is not None for value in numbers):  # 2 before 10
+        return tuple(label_name(value) for value in sorted({value for value in numbers if value is not None}))
+    return tuple(sorted({label_name(value) for value in values}))
+
+
+def _score_range(text: tuple[str, ...], label: str, data_dir: str | None) -> tuple[float, ...]:
+    scores = [number(value) for value in _train_labels(text, label, data_dir)]
+    finite = [score for score in scores if score is not None and np.isfinite(score)]
+    return (min(finite), max(finite)) if finite else ()
+
+
+# -- local files, read without writing anything beside them ------------------------------------------------------------
+
+
+def find_table(data_dir: str, task: str, split: str) -> Path | None:
+    """File of a split, ``<data_dir>/<task>/<split>.*`` (for ``custom`` also ``<data_dir>/<split>.*``), or None.
+
+    Where several formats exist the first of ``FORMATS`` is taken.
+
+    Raises:
+        ValueError: ``data_dir`` is no folder.
+    """
+    for folder in _folders(data_dir, task):
+        for ending in FORMATS:
+            path = folder / f"{split}{ending}"
+            if path.is_file():
+                return path
+    return None
+
+
+def listing(data_dir: str, task: str) -> str:
+    """What the places searched by :func:`find_table` hold, in words."""
+    folders = [folder for folder in _folders(data_dir, task) if folder.is_dir()] or [Path(data_dir).expanduser()]
+    return "; ".join(f"in {f}: {', '.join(sorted(path.name for path in f.iterdir())) or '(nothing)'}" for f in folders)
+
+
+def _folders(data_dir: str, task: str) -> list[Path]:
+    root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"data_dir={data_dir!r} is no folder; give the folder that holds {task}/train.parquet.")
+    return [root / task, root] if task == "custom" else [root / task]
+
+
+def read_table(path: Path, text_columns: Sequence[str]) -> Table:
+    """Columns of a file. Text columns of csv and tsv stay texts even where they look like numbers.
+
+    A tsv is read as GLUE publishes them: no quoting, so that a lone quotation mark is part of a text.
+
+    Raises:
+        ValueError: the file cannot be parsed (with the parser's message).
+    """
+    try:
+        if path.suffix == ".parquet":
+            columns = _parquet(path)
+        elif path.suffix == ".jsonl":
+            columns = _jsonl(path)
+        else:
+            columns = _separated(path, text_columns)
+    except (ValueError, OSError) as error:  # Arrow's errors are ValueErrors or OSErrors
+        raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
+    return Table(str(path), columns)
+
+
+def number(value: Any) -> float | None:
+    """``value`` as a number, or None; texts that spell a number count, booleans are 0 and 1."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _parquet(path: Path) -> dict[str, list[Any]]:
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    return {str(name): table.column(name).to_pylist() for name in table.column_names}
+
+
+def _separated(path: Path, text_columns: Sequence[str]) -> dict[str, list[Any]]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    if path.stat().st_size == 0:  # Arrow calls this a broken file; it is one without rows or columns
+        return {}
+    tabs = path.suffix == ".tsv"
+    table = csv.read_csv(
+        path,
+        parse_options=csv.ParseOptions(
+            delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
+        ),
+        convert_options=csv.ConvertOptions(column_types={name: pa.string() for name in text_columns}),
+    )
+    return {str(name): table.column(name).to_pylist() for name in table.column_names}
+
+
+def _jsonl(path: Path) -> dict[str, list[Any]]:
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8") as lines:
+        for place, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {place}: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {place}: expected an object, got {line.strip()[:60]!r}")
+            rows.append(row)
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}

@@ -1,0 +1,336 @@
+"""Train, feedback and selection, cut from the official train split: disjoint in content, not only in rows."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kd_env.data.loading import Rows
+
+_DEFAULT_ROWS = 512
+_BINS = 10  # quantile bins that stratify a regression task
+
+
+class Splits(NamedTuple):
+    """Row indices into the official train split, and what identifies the cut."""
+
+    train: np.ndarray  # [rows] int64, ascending
+    feedback: np.ndarray  # [rows] int64, in random order: any prefix is a random sample
+    selection: np.ndarray  # [rows] int64, in random order
+    dropped: int  # rows in no split because they share content with feedback or selection
+    fingerprint: str  # 16 hex digits; equal where the rows, the seed and the sizes of feedback and selection are
+
+
+def normalize(text: str) -> str:
+    """Lower case with single spaces: the form in which rows are compared."""
+    return " ".join(text.lower().split())
+
+
+def default_rows(total: int) -> int:
+    """Rows of feedback and of selection where the user names none: min(512, 10% of the official train split)."""
+    return min(_DEFAULT_ROWS, total // 10)
+
+
+def cut(
+    rows: Rows,
+    *,
+    seed: int,
+    feedback_rows: int | None = None,
+    selection_rows: int | None = None,
+    max_train_rows: int | None = None,
+    regression: bool = False,
+) -> Splits:
+    """Cut the official train split, stratified by label (regression: by ten quantile bins).
+
+    Sentence pairs are cut by connected groups of shared sentences; a group goes to one split as a whole, and where one
+    has to be broken to reach the exact size, its other rows are dropped. Single sentences: feedback and selection come
+    from rows that no other row contains (at token boundaries, after :func:`normalize`), and train rows inside one of
+    them are dropped. So no feedback row is contained in, contains or equals a train or selection row.
+
+    Args:
+        rows: the official train split.
+        seed: of the cut; the same seed gives the same cut.
+        feedback_rows: size of feedback; None: :func:`default_rows`.
+        selection_rows: size of selection; None: as ``feedback_rows``.
+        max_train_rows: upper limit of train rows, a random subset taken after the cut; a smaller limit gives a subset
+            of a larger one. It does not enter the fingerprint: feedback stays as unseen as it was.
+        regression: whether labels are scores.
+
+    Raises:
+        ValueError: too few rows, or too few of a label that share no content with others.
+    """
+    total = len(rows.first)
+    feedback_size = default_rows(total) if feedback_rows is None else feedback_rows
+    selection_size = feedback_size if selection_rows is None else selection_rows
+    if feedback_size < 1 or selection_size < 1 or feedback_size + selection_size >= total:
+        raise ValueError(
+            f"feedback_rows={feedback_size} and selection_rows={selection_size} must each be at least 1 and leave "
+            f"train rows, but the official train split has {total} rows; lower them or give more rows."
+        )
+    if max_train_rows is not None and max_train_rows < 1:
+        raise ValueError(f"max_train_rows={max_train_rows} must be at least 1, or None.")
+    rng = np.random.default_rng([seed, 0])
+    strata = _quantile_bins(rows.labels) if regression else rows.labels
+    quotas = _quota(strata, feedback_size), _quota(strata, selection_size)
+    chooser = _choose_single if rows.second is None else _choose_pairs
+    feedback, selection, dropped = chooser(rows, strata, quotas, rng)
+    keep = np.ones(total, dtype=bool)
+    keep[feedback] = keep[selection] = keep[dropped] = False
+    train = np.flatnonzero(keep)
+    if len(train) == 0:
+        raise ValueError(
+            f"No train rows are left: all {total} rows share content with the {feedback_size} feedback or "
+            f"{selection_size} selection rows; lower feedback_rows and selection_rows."
+        )
+    if max_train_rows is not None:
+        order = np.random.default_rng([seed, 1]).permutation(train)
+        train = np.sort(order[:max_train_rows])
+    return Splits(
+        train.astype(np.int64),
+        rng.permutation(np.asarray(feedback, dtype=np.int64)),
+        rng.permutation(np.asarray(selection, dtype=np.int64)),
+        len(dropped),
+        _fingerprint(rows, seed, feedback_size, selection_size),
+    )
+
+
+def add_label_noise(labels: np.ndarray, rows: np.ndarray, fraction: float, num_labels: int, seed: int) -> np.ndarray:
+    """Copy of ``labels`` in which exactly ``round(fraction * len(rows))`` of ``rows`` carry another class.
+
+    Args:
+        labels: ``[all rows]`` int64 class indices.
+        rows: ``[R]`` row indices that may be changed (train).
+        fraction: share in [0, 1].
+        num_labels: number of classes C; wrong ones are drawn uniformly from the other C - 1.
+        seed: of the choice.
+
+    Raises:
+        ValueError: scores instead of classes, or a share outside [0, 1].
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"label_noise={fraction!r} must lie in [0, 1].")
+    if num_labels < 2 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"label_noise={fraction!r} needs classes; regression has no wrong class: set label_noise=0.")
+    rng = np.random.default_rng([seed, 2])
+    changed = _first_of(rows, fraction, rng)
+    noisy = labels.copy()
+    noisy[changed] = (labels[changed] + rng.integers(1, num_labels, size=len(changed))) % num_labels
+    return noisy
+
+
+def replaced_rows(rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Those of ``rows`` whose label :func:`add_label_noise` replaces, for reports: nothing else may know."""
+    return _first_of(rows, fraction, np.random.default_rng([seed, 2]))
+
+
+def _first_of(rows: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    return rng.permutation(rows)[: round(fraction * len(rows))]
+
+
+def shuffle_labels(labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Copy of ``labels`` in which those of ``rows`` are permuted among themselves, so that they say nothing.
+
+    Rows of every class get the labels of all classes in the same shares, as far as whole rows go: by chance alone, some
+    correlation with the right labels would be left, and a student whose gradients nearly lie on one line finds it.
+
+    Args:
+        labels: ``[all rows]`` classes, or scores, which are permuted freely.
+        rows: ``[R]`` row indices.
+        seed: of the permutation.
+    """
+    rng = np.random.default_rng([seed, 3])
+    gold, order = labels[rows], rng.permutation(len(rows))
+    values, counts = np.unique(gold, return_counts=True)
+    # Every label evenly spaced from 0 to 1, along the rows sorted by class: each class takes its part of all of them.
+    places = np.concatenate([(np.arange(count) + rng.random()) / count for count in counts])
+    shuffled = labels.copy()
+    by_class = rows[order[np.argsort(gold[order], kind="stable")]]
+    shuffled[by_class] = np.repeat(values, counts)[np.argsort(places, kind="stable")]
+    return shuffled
+
+
+def rows_with_words(rows: Rows, part: np.ndarray, words: Sequence[str]) -> np.ndarray:
+    """Those of ``part`` in which, in either text, one of ``words`` stands as a whole word, whatever its case.
+
+    Words that all begin with ``!`` name the other half: the rows in which none of them stands.
+
+    Args:
+        rows: the official train split.
+        part: ``[R]`` row indices.
+        words: without spaces; punctuation beside a word does not hide it.
+
+    Raises:
+        ValueError: there is no such row, or only some words begin with ``!``.
+    """
+    without = {word.startswith("!") for word in words}
+    if len(without) > 1:
+        raise ValueError(f"noisy_words={list(words)}: either all words begin with '!' (rows without them) or none.")
+    plain = [re.escape(word.lower().removeprefix("!")) for word in words]
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(plain)})(?!\w)")
+    columns = [rows.first] if rows.second is None else [rows.first, rows.second]
+    has: np.ndarray = np.array(
+        [any(pattern.search(column[row].lower()) for column in columns) for row in part.tolist()], dtype=np.bool_
+    )
+    found: np.ndarray = part[has != without.pop()]
+    if not len(found):
+        raise ValueError(
+            f"noisy_words={list(words)}: none of the {len(part)} train rows has one of them; choose other words."
+        )
+    return found.astype(np.int64)
+
+
+def _quantile_bins(scores: np.ndarray) -> np.ndarray:
+    edges = np.quantile(scores, np.linspace(0, 1, _BINS + 1)[1:-1])
+    return np.searchsorted(edges, scores, side="right").astype(np.int64)
+
+
+def _quota(strata: np.ndarray, size: int) -> dict[int, int]:
+    """Rows per stratum that add up to ``size``, by largest remainders."""
+    values, counts = np.unique(strata, return_counts=True)
+    shares = counts * (size / len(strata))
+    quota = np.floor(shares).astype(np.int64)
+    largest = np.argsort(quota - shares, kind="stable")[: size - int(quota.sum())]
+    quota[largest] += 1
+    return dict(zip(values.tolist(), quota.tolist(), strict=True))
+
+
+Chosen = tuple[list[int], list[int], list[int]]  # feedback, selection, dropped
+Quotas = tuple[dict[int, int], dict[int, int]]  # rows still needed per stratum, for feedback and for selection
+
+
+# -- sentence pairs ----------------------------------------------------------------------------------------------------
+
+
+def _choose_pairs(rows: Rows, strata: np.ndarray, quotas: Quotas, rng: np.random.Generator) -> Chosen:
+    groups = sentence_groups(rows)
+    order = rng.permutation(len(groups)).tolist()
+    taken: set[int] = set()
+    chosen: tuple[list[int], list[int]] = ([], [])
+    dropped: list[int] = []
+    label = strata.tolist()
+    for need, split in zip(quotas, chosen, strict=True):
+        for index in order:  # whole groups that fit into what is still needed
+            if not any(need.values()):
+                break
+            counts = Counter(label[row] for row in groups[index])
+            if index not in taken and all(need[value] >= count for value, count in counts.items()):
+                taken.add(index)
+                split.extend(groups[index])
+                for value, count in counts.items():
+                    need[value] -= count
+        for index in sorted((i for i in order if i not in taken), key=lambda i: len(groups[i])):  # break small ones
+            if not any(need.values()):
+                break
+            if not any(need[label[row]] for row in groups[index]):
+                continue
+            taken.add(index)
+            for row in groups[index]:
+                if need[label[row]]:
+                    need[label[row]] -= 1
+                    split.append(row)
+                else:
+                    dropped.append(row)
+        _check_filled(need, "rows")
+    return chosen[0], chosen[1], dropped
+
+
+def sentence_groups(rows: Rows) -> list[list[int]]:
+    """Rows connected through equal sentences (after :func:`normalize`), by union-find; each group ascending."""
+    assert rows.second is not None
+    parent: list[int] = []
+    places: dict[str, int] = {}
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    ends: list[int] = []
+    for pair in zip(rows.first, rows.second, strict=True):
+        nodes = [places.setdefault(normalize(text), len(places)) for text in pair]
+        parent.extend(range(len(parent), len(places)))
+        left, right = root(nodes[0]), root(nodes[1])
+        parent[max(left, right)] = min(left, right)
+        ends.append(nodes[0])
+    groups: dict[int, list[int]] = {}
+    for row, node in enumerate(ends):
+        groups.setdefault(root(node), []).append(row)
+    return list(groups.values())
+
+
+# -- single sentences --------------------------------------------------------------------------------------------------
+
+
+def _choose_single(rows: Rows, strata: np.ndarray, quotas: Quotas, rng: np.random.Generator) -> Chosen:
+    texts = [normalize(text) for text in rows.first]
+    index = TokenIndex(texts, range(len(texts)))
+    label = strata.tolist()
+    feedback_need, selection_need = quotas
+    feedback: list[int] = []
+    selection: list[int] = []
+    for row in rng.permutation(len(texts)).tolist():
+        value = label[row]
+        if not feedback_need[value] and not selection_need[value]:
+            continue  # most rows of a large task end here, unexamined
+        if next(index.containing(texts[row], apart_from=row), None) is not None:
+            continue
+        need, split = (feedback_need, feedback) if feedback_need[value] else (selection_need, selection)
+        need[value] -= 1
+        split.append(row)
+    _check_filled(feedback_need, "rows that no other row contains")
+    _check_filled(selection_need, "rows that no other row contains")
+    held_out = feedback + selection
+    inside = TokenIndex(texts, held_out)
+    held = set(held_out)
+    others = (row for row in range(len(texts)) if row not in held)
+    dropped = [row for row in others if next(inside.containing(texts[row]), None) is not None]
+    return feedback, selection, dropped
+
+
+class TokenIndex:
+    """Finds the texts that contain a given one, looking only at those that share its rarest token."""
+
+    def __init__(self, texts: Sequence[str], rows: Sequence[int]) -> None:
+        self._padded = {row: f" {texts[row]} " for row in rows}
+        self._rows_with: dict[str, list[int]] = {}
+        for row in rows:
+            for token in set(texts[row].split()):
+                self._rows_with.setdefault(token, []).append(row)
+
+    def containing(self, text: str, apart_from: int | None = None) -> Iterator[int]:
+        """Rows whose text contains ``text`` as a run of whole tokens."""
+        tokens = text.split()
+        if tokens:
+            candidates: Sequence[int] = min((self._rows_with.get(token, []) for token in tokens), key=len)
+        else:
+            candidates = list(self._padded)  # an empty text is contained in every other
+        needle = f" {text} " if tokens else ""
+        for row in candidates:
+            if row != apart_from and needle in self._padded[row]:
+                yield row
+
+
+def _check_filled(need: dict[int, int], what: str) -> None:
+    missing = {value: count for value, count in need.items() if count}
+    if missing:
+        words = ", ".join(f"{count} more with label (or score bin) {value}" for value, count in missing.items())
+        raise ValueError(f"Too few {what}: {words} needed; lower feedback_rows and selection_rows.")
+
+
+def _fingerprint(rows: Rows, seed: int, feedback_size: int, selection_size: int) -> str:
+    digest = hashlib.sha256(f"kd-env splits 1|{seed}|{feedback_size}|{selection_size}|".encode())
+    columns = [rows.first] if rows.second is None else [rows.first, rows.second]
+    for column in columns:
+        for text in column:
+            data = text.encode("utf-8", "surrogatepass")
+            digest.update(b"%d:" % len(data))  # lengths keep "ab","c" apart from "a","bc"
+            digest.update(data)
+        digest.update(b"|")
+    digest.update(str(rows.labels.dtype).encode() + np.ascontiguousarray(rows.labels).tobytes())
+    return digest.hexdigest()[:16]

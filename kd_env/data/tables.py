@@ -1,0 +1,180 @@
+"""Tokenised rows as dense tensors, and the order in which an episode visits them: length buckets, full batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_env.core.types import Batch
+from kd_env.data.loading import Rows
+
+
+@dataclass(frozen=True)
+class Table:
+    """R tokenised rows, padded once to the longest; batches are cut to their own longest row.
+
+    Attributes:
+        input_ids: ``[R, S]`` int32 on the device of the run.
+        token_type_ids: ``[R, S]`` int8.
+        lengths: ``[R]`` real tokens, on the host, so that a batch's width needs no copy from the device.
+        device_lengths: the same on the device.
+        label_tensor: ``[R]`` int64, or floating for regression, on the device.
+        labels: the same on the host.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    lengths: np.ndarray
+    device_lengths: Tensor
+    label_tensor: Tensor
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def gather(self, rows: np.ndarray) -> Batch:
+        """Batch of the given rows; ``rows`` of shape ``[...]`` gives fields of shape ``[..., S]`` and ``[...]``."""
+        width = int(self.lengths[rows].max())
+        index = torch.as_tensor(rows, device=self.input_ids.device)
+        positions = torch.arange(width, device=index.device)
+        return Batch(
+            input_ids=self.input_ids[:, :width][index].long(),
+            attention_mask=positions < self.device_lengths[index][..., None],
+            token_type_ids=self.token_type_ids[:, :width][index].long(),
+            labels=self.label_tensor[index],
+        )
+
+    def chunks(self, rows_at_once: int) -> Iterator[np.ndarray]:
+        """Row numbers in chunks of similar length, longest first, for passes over the whole table."""
+        order = np.argsort(-self.lengths, kind="stable")
+        for start in range(0, len(order), rows_at_once):
+            yield order[start : start + rows_at_once]
+
+    def content_hash(self) -> str:
+        """SHA-256 of the tokens, segments and lengths (labels are left out: a teacher does not see them)."""
+        digest = hashlib.sha256()
+        for array in (self.input_ids.cpu().numpy(), self.token_type_ids.cpu().numpy(), self.lengths):
+            digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def tokenize(rows: Rows, tokenizer: Any, max_length: int, device: torch.device, dtype: torch.dtype) -> Table:
+    """Tokenise rows (two segments for pairs), cut to ``max_length`` tokens.
+
+    Args:
+        rows: texts and labels.
+        tokenizer: a Hugging Face tokenizer.
+        max_length: tokens a row is cut to, specials included.
+        device: where the table lies.
+        dtype: floating type of regression labels.
+    """
+    encoded = tokenizer(rows.first, rows.second, truncation=True, max_length=max_length, padding=False)
+    ids = encoded["input_ids"]
+    types = encoded.get("token_type_ids") or [[0] * len(row) for row in ids]
+    lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    width = int(lengths.max())
+    mask = np.arange(width) < lengths[:, None]
+    dense_ids = np.full((len(ids), width), tokenizer.pad_token_id or 0, dtype=np.int32)
+    dense_types = np.zeros((len(ids), width), dtype=np.int8)
+    dense_ids[mask] = np.concatenate([np.asarray(row, dtype=np.int32) for row in ids])
+    dense_types[mask] = np.concatenate([np.asarray(row, dtype=np.int8) for row in types])
+    labels = torch.as_tensor(rows.labels)
+    return Table(
+        torch.as_tensor(dense_ids, device=device),
+        torch.as_tensor(dense_types, device=device),
+        lengths,
+        torch.as_tensor(lengths, device=device),
+        (labels.to(dtype) if labels.is_floating_point() else labels.long()).to(device),
+        np.asarray(rows.labels),
+    )
+
+
+class Buckets(NamedTuple):
+    """Row numbers of a table by length, fixed for all episodes."""
+
+    rows: tuple[np.ndarray, ...]
+    batch_size: int
+
+
+class BatchStream(NamedTuple):
+    """Where one replica stands in its data order. Immutable: arrays are read-only, ``draw`` returns a new stream."""
+
+    order: np.ndarray  # [M, B] int64, the batches of the present epoch
+    cursor: int
+    carry: tuple[np.ndarray, ...]  # per bucket: rows left over from the last epoch, visited first in the next
+    seed: int
+    epoch: int
+
+
+def make_buckets(
+    lengths: np.ndarray, batch_size: int, *, tokens_per_bucket: int = 16, batches_per_bucket: int = 16
+) -> Buckets:
+    """Split rows into length buckets, as many as padding is worth.
+
+    A bucket spans about ``tokens_per_bucket`` tokens of length and holds at least ``batches_per_bucket`` batches; there
+    are at most 8. Rows of similar length have similar content too, so that batches from one bucket are less like the
+    whole table: where lengths differ by a few tokens only, as in the embedded tasks, one bucket trains better
+    (measured: gap closed by soft labels 0.25 with one bucket, 0.16 with eight).
+
+    Raises:
+        ValueError: the table has fewer rows than one batch.
+    """
+    if len(lengths) < batch_size:
+        raise ValueError(
+            f"The train split has {len(lengths)} rows, fewer than batch_size={batch_size}; lower batch_size, or give "
+            "feedback_rows and selection_rows that leave more rows to train on."
+        )
+    low, high = np.quantile(lengths, [0.05, 0.95])
+    most = min(8, len(lengths) // (batches_per_bucket * batch_size))
+    count = int(np.clip(np.ceil((high - low) / tokens_per_bucket), 1, max(most, 1)))
+    order = np.argsort(lengths, kind="stable")
+    return Buckets(tuple(np.sort(part) for part in np.array_split(order, count)), batch_size)
+
+
+def start_stream(buckets: Buckets, seed: int) -> BatchStream:
+    """The data order of an episode, a function of its seed alone."""
+    empty = tuple(np.empty(0, dtype=np.int64) for _ in buckets.rows)
+    return _next_epoch(buckets, BatchStream(np.empty((0, buckets.batch_size), np.int64), 0, empty, seed, -1))
+
+
+def draw(buckets: Buckets, stream: BatchStream, count: int) -> tuple[np.ndarray, BatchStream]:
+    """The next ``count`` batches, ``[count, B]`` row numbers; every batch has B rows of one length bucket."""
+    batches = []
+    for _ in range(count):
+        if stream.cursor >= len(stream.order):
+            stream = _next_epoch(buckets, stream)
+        batches.append(stream.order[stream.cursor])
+        stream = stream._replace(cursor=stream.cursor + 1)
+    return np.stack(batches), stream
+
+
+def _next_epoch(buckets: Buckets, stream: BatchStream) -> BatchStream:
+    epoch = stream.epoch + 1
+    generator = np.random.default_rng([stream.seed, epoch])
+    full, carry = [], []
+    for rows, left in zip(buckets.rows, stream.carry, strict=True):
+        shuffled = generator.permutation(rows)
+        repeated = np.isin(shuffled, left)
+        # Rows that were left over come first, and again last: no batch holds one twice.
+        order = np.concatenate([left, shuffled[~repeated], shuffled[repeated]])
+        cut = len(order) // buckets.batch_size * buckets.batch_size
+        full.append(order[:cut].reshape(-1, buckets.batch_size))
+        carry.append(order[cut:])
+    order = generator.permutation(np.concatenate(full), axis=0)
+    for array in (order, *carry):
+        array.flags.writeable = False
+    return BatchStream(order, 0, tuple(carry), stream.seed, epoch)
+
+
+def same_tokens(first: Any, second: Any, texts: Sequence[str]) -> bool:
+    """Whether two tokenizers have one vocabulary and give the same tokens for some texts."""
+    if first.get_vocab() != second.get_vocab():
+        return False
+    tokens = [tokenizer(list(texts), truncation=False, padding=False)["input_ids"] for tokenizer in (first, second)]
+    return bool(tokens[0] == tokens[1])

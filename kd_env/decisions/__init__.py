@@ -1,0 +1,1 @@
+"""What an agent decides: one folder for each decision."""

@@ -1,0 +1,1 @@
+"""Which knowledge terms count, and how much."""

@@ -1,0 +1,89 @@
+"""Scores of the rows of the next batch by name: what the discrete and box view of sample weighting rank rows by.
+
+Every score is one number a row, a function of the state before the action; all but ``teacher_loss`` cost one forward
+pass of the student on that batch, ``influence`` several passes (:func:`kd_env.mdp.influence.sample_influence`). Labels are
+those of the train split, wrong ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from kd_env.core.registry import Registry
+from kd_env.core.types import DistillState
+from kd_env.mdp.observations.course import View
+from kd_env.numerics import losses
+
+if TYPE_CHECKING:
+    from kd_env.mdp.problem import Problem
+
+
+class Score(NamedTuple):
+    """One score.
+
+    Attributes:
+        compute: values ``[N, B]`` of the rows of the next batch.
+        classification_only: whether it has no meaning in regression, where it is refused.
+    """
+
+    compute: Callable[[View], np.ndarray]
+    classification_only: bool = False
+
+
+SCORES: Registry[Score] = Registry("score", "kd_env.scores")
+
+
+def resolve(name: str, regression: bool) -> Score:
+    """The score of a name.
+
+    Raises:
+        ValueError: an unknown name (with near matches), or one without meaning for this kind of task.
+    """
+    found = SCORES[name]
+    if regression and found.classification_only:
+        allowed = [other for other in SCORES if not SCORES[other].classification_only]
+        raise ValueError(
+            f"The score {name!r} has no meaning in a regression task; valid there: {', '.join(allowed)}. Set score to "
+            "one of them."
+        )
+    return found
+
+
+def row_scores(problem: Problem, state: DistillState) -> np.ndarray:
+    """The configured score of every row of the next batch, ``[N, B]`` float64, finite.
+
+    A student whose outputs are not finite has scores of 0: the update that follows says that it diverged.
+    """
+    found = SCORES[problem.config.score].compute(View(problem, state, reads_cls=False))
+    return np.nan_to_num(np.asarray(found, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _student_loss(v: View) -> np.ndarray:
+    labels = v.problem.train.labels[v.rows]
+    return losses.row_gold_loss(v.next_batch.student_logits, labels, v.problem.label_width)
+
+
+def _teacher_loss(v: View) -> np.ndarray:
+    return np.asarray(v.teacher_facts.loss.mean(0))
+
+
+def _disagreement(v: View) -> np.ndarray:
+    own, width = v.next_batch.student_logits, v.problem.label_width
+    each = [losses.row_divergence(own, logits, width) for logits in v.teacher_logits]
+    return np.asarray(np.mean(each, axis=0))
+
+
+# The student's loss on the label, and the teachers' (mean): cross-entropy in nats, or the scaled squared error.
+SCORES.register("student_loss")(Score(_student_loss))
+SCORES.register("teacher_loss")(Score(_teacher_loss))
+# KL from each teacher to the student in nats (mean), or the scaled squared difference.
+SCORES.register("disagreement")(Score(_disagreement))
+# The student's uncertainty, without labels: entropy in units of log C, largest probability minus second, largest.
+SCORES.register("student_entropy")(Score(lambda v: losses.entropy(v.next_batch.student_logits), True))
+SCORES.register("margin")(Score(lambda v: losses.margin(v.next_batch.student_logits), True))
+SCORES.register("confidence")(Score(lambda v: losses.confidence(v.next_batch.student_logits), True))
+# Drop of the feedback loss per unit of the row's weight: what LGTM's rule weighs rows by.
+SCORES.register("influence")(Score(lambda v: v.row_influence))

@@ -1,0 +1,1 @@
+"""Which teachers count, for a batch or for single rows."""

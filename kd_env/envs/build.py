@@ -1,0 +1,202 @@
+"""From options to a problem: data, teacher and student are loaded, and everything that does not fit is refused here."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+from kd_env.config.environment import EnvConfig, StudentConfig
+from kd_env.data import splits
+from kd_env.data.loading import Rows, Task, get_task, load_train
+from kd_env.data.tables import Table, make_buckets, same_tokens, tokenize
+from kd_env.decisions.sample_weighting import scores
+from kd_env.mdp import rewards
+from kd_env.mdp.observations import layout
+from kd_env.mdp.problem import Assets, Problem, check_term_weights, label_width
+from kd_env.mdp.row_influence import check_influence
+from kd_env.models import encoder
+from kd_env.models.checks import check_encoder, probe_batch
+from kd_env.models.layermap import cut_layers, layer_table
+from kd_env.models.pooling import PooledClassifier
+from kd_env.models.students import classifier_kind, cut_encoder, fresh_student
+from kd_env.teachers.loading import LoadedTeacher, check_positions, load_teachers, make_teacher, teacher_folders
+from kd_env.teachers.teacher_set import TeacherTables, best_teacher, entry_name
+
+logger = logging.getLogger("kd_env")
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+
+
+def build_problem(config: EnvConfig) -> Problem:
+    """Load data, teachers and student, compute the teachers' outputs once, and check that they fit together.
+
+    Raises:
+        ValueError: anything that does not fit, before training starts, with the remedy.
+    """
+    device, dtype = resolve_device(config.device), _DTYPES[config.precision]
+    rewards.REWARDS[config.reward]
+    check_term_weights(config)
+    task = get_task(config.task, config.columns, config.data_dir)
+    layout.resolve(config.features, task.regression, len(config.terms), rows=config.weighting == "sample")
+    scores.resolve(config.score, task.regression)
+    folders = teacher_folders(config, task)
+    for folder in folders.values():
+        encoder.check_source(folder)
+    rows = load_train(task, config.data_dir)
+    cut = splits.cut(
+        rows,
+        seed=config.split_seed,
+        feedback_rows=config.feedback_rows,
+        selection_rows=config.selection_rows,
+        max_train_rows=config.max_train_rows,
+        regression=task.regression,
+    )
+    labels = rows.labels
+    if config.label_noise > 0:
+        labels = splits.add_label_noise(labels, cut.train, config.label_noise, task.num_labels, config.split_seed)
+    train_rows = cut.train if config.train_on == "train" else np.concatenate([cut.train, cut.feedback])
+    config = config.with_rows(len(cut.train))  # the same for rules that learn from feedback rows, too
+    evaluated = np.sort(
+        np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)[: config.evaluation_rows]
+    )
+    check_influence(config, len(evaluated))
+    feedback_labels = rows.labels
+    if config.feedback_labels == "shuffled":
+        feedback_labels = splits.shuffle_labels(rows.labels, evaluated, config.split_seed)
+
+    learning = config.learning_teacher_config if config.teacher_learns else None
+    loaded = load_teachers(folders, task, cut.fingerprint, device, dtype, learning)
+    student, tokenizer = build_student(config.student_config, loaded[0], task, device, dtype)
+
+    def tables(tokens: Any) -> TeacherTables:
+        def table(index: np.ndarray, values: np.ndarray) -> Table:
+            first, second = [rows.first[i] for i in index], rows.second
+            chosen = Rows(first, None if second is None else [second[i] for i in index], values[index])
+            return tokenize(chosen, tokens, config.max_length, device, dtype)
+
+        return TeacherTables(
+            table(train_rows, labels), table(evaluated, feedback_labels), table(cut.selection, rows.labels)
+        )
+
+    own = tables(tokenizer)
+    make_buckets(own.train.lengths, config.batch_size)  # refuses a table smaller than a batch before a teacher runs
+    check_positions(student, max(int(part.lengths.max()) for part in own), "student")
+    sample = [rows.first[index] for index in train_rows[:64]]
+    width = label_width(task)
+    found = []
+    for each in loaded:
+        foreign = not same_tokens(tokenizer, each.tokenizer, sample)
+        given = tables(each.tokenizer) if foreign else own
+        found.append(
+            make_teacher(
+                config,
+                each,
+                task,
+                student.facts,
+                given,
+                foreign=foreign,
+                device=device,
+                dtype=dtype,
+                label_width=width,
+            )
+        )
+        logger.info("Layer map to %s:\n%s", each.name, layer_table(found[-1].pairs))
+    wanted = {s for each in found for term in each.terms for s in term.student_signals if s.kind != "logits"}
+    check_encoder(student, probe_batch(own.train, config.max_length, (student,)), wanted, "student")
+    count = len(found)
+    projections = {
+        f"projections.{entry_name(term.name, each.name, count)}.{name}": shape
+        for each in found
+        for term in each.terms
+        for name, shape in term.projections.items()
+    }
+    assets = Assets(
+        task=task,
+        tokenizer=tokenizer,
+        splits=cut,
+        train=own.train,
+        feedback=own.feedback,
+        selection=own.selection,
+        teachers=tuple(found),
+        reference=best_teacher(found, own.selection.labels, width),
+        student=student,
+        projections=projections,
+        device=device,
+        dtype=dtype,
+    )
+    return Problem(assets, config)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a run.
+
+    Raises:
+        ValueError: a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name!r} is no device; valid: auto, cpu, cuda, cuda:<n>.") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        count = torch.cuda.device_count()
+        raise ValueError(
+            f"device={name!r} is absent: this machine has {count} CUDA devices. Use device=cpu or device=auto."
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={name!r} is not supported; valid: auto, cpu, cuda, cuda:<n>.")
+    return device
+
+
+def build_student(
+    options: StudentConfig, first: LoadedTeacher, task: Task, device: torch.device, dtype: torch.dtype
+) -> tuple[encoder.Encoder, Any]:
+    """The student's template and its tokenizer: that of the first teacher, or a pre-trained student's own.
+
+    Raises:
+        ValueError: sizes that the architecture does not take, layers that do not exist, or a pooling that is not there.
+    """
+    teacher, tokenizer = first.encoder, first.tokenizer
+    trains = options.train_embeddings
+    if options.init == "fresh":
+        module = fresh_student(options, teacher.module.config, classifier_kind, task.num_labels)
+        trains = True if trains is None else trains
+        fresh = "all"
+    else:
+        if options.init == "teacher":
+            source_module = teacher.module
+            if options.pooling is not None and not isinstance(source_module, PooledClassifier):
+                raise ValueError(
+                    f"student.pooling={options.pooling!r} is for a student cut from a member of a co-fine-tuned set, "
+                    f"but the teacher is a {type(source_module).__name__}; leave it out."
+                )
+        else:
+            assert options.name_or_path is not None
+            source_module = encoder.load_encoder(options.name_or_path, num_labels=task.num_labels)
+            tokenizer = encoder.load_tokenizer(options.name_or_path)
+        depth = int(source_module.config.num_hidden_layers)
+        count = options.num_hidden_layers
+        if count is None and isinstance(options.layers, str):
+            if options.init == "teacher":
+                raise ValueError("student.init='teacher' needs student.num_hidden_layers, or explicit student.layers.")
+            count = depth
+        kept = cut_layers(options.layers, count, depth)
+        module = cut_encoder(
+            source_module,
+            kept,
+            num_labels=task.num_labels,
+            dropout=options.dropout,
+            keep_pooling=options.pooling != "library",
+        )
+        trains, fresh = bool(trains), "head"
+    module.config.problem_type = "regression" if task.regression else "single_label_classification"
+    if task.labels:
+        module.config.id2label = dict(enumerate(task.labels))
+        module.config.label2id = {label: index for index, label in enumerate(task.labels)}
+    return encoder.Encoder.build(
+        module.to(device, dtype), train_embeddings=trains, fresh=fresh, zero_head=options.zero_head
+    ), tokenizer

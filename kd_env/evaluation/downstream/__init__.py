@@ -1,0 +1,1 @@
+"""What distilled students are worth once they are fine-tuned."""

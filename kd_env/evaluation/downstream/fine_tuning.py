@@ -1,0 +1,225 @@
+"""After pre-training: a student's folder is fine-tuned on a task from few or all labels, and judged on dev rows.
+
+Like :mod:`kd_env.evaluation.judging.protocol`, this alone reads dev rows. Nothing is chosen with held-out labels: the weights
+of the last update are judged, so that n labels mean n labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from kd_env.data.loading import Task, get_task, load_dev
+from kd_env.data.tables import Table, tokenize
+from kd_env.finetuning.config import TeacherConfig
+from kd_env.finetuning.loop import Data, Trainee, check_fits, evaluate, prepare, train
+from kd_env.finetuning.model import draw_head, load_classifier
+from kd_env.finetuning.store import Checkpoints
+from kd_env.models import encoder
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+_UPDATES_A_REPORT = 25
+_FEW = 3  # the random stream of few labels, beside those of :mod:`kd_env.data.splits`
+
+
+class Material(NamedTuple):
+    """The rows of one task, tokenised for students of one vocabulary."""
+
+    data: Data
+    """``train`` holds every row whose label a student may see: official train rows without feedback and selection, as
+    in the environments. ``selection`` is cut to one row, since nothing is chosen on it."""
+    dev: dict[str, Table]
+    """Official dev splits by name."""
+
+    @property
+    def task(self) -> Task:
+        """What the rows look like."""
+        return self.data.task
+
+
+def load_material(config: TeacherConfig) -> Material:
+    """Rows of ``config.task`` for the tokenizer of ``config.name_or_path``.
+
+    Raises:
+        ValueError: an unknown task, rows that are missing or cannot be read, no tokenizer, or one that does not know
+            the words of the task.
+    """
+    from kd_env.envs.build import resolve_device
+
+    source, device = config.name_or_path, resolve_device(config.device)
+    _check_tokenizer_files(source)
+    tokenizer = encoder.load_tokenizer(source)
+    task = get_task(config.task, config.columns, config.data_dir)
+    data = prepare(config, task, tokenizer, source, device)
+    unknown = _share_unknown(data.train, tokenizer)
+    if unknown > 0.5:
+        raise ValueError(
+            f"The tokenizer of {source!r} does not know {unknown:.0%} of the words of task {task.name!r}; fine-tune on "
+            "a task in the language that the student was distilled on."
+        )
+    dev = {
+        split: tokenize(rows, tokenizer, config.max_length, device, torch.float32)
+        for split, rows in load_dev(task, config.data_dir).items()
+    }
+    return Material(data._replace(selection=_take(data.selection, np.arange(1))), dev)
+
+
+def check_student(config: TeacherConfig, material: Material) -> None:
+    """Refuse a student that cannot be fine-tuned or judged, before any work.
+
+    Raises:
+        ValueError: no model, damaged weights, or an encoder without embeddings or positions for the rows.
+    """
+    source = config.name_or_path
+    _check_tokenizer_files(source)
+    model, tokenizer = start(config, material.task), encoder.load_tokenizer(source)
+    for table in (material.data.selection, *material.dev.values()):
+        check_fits(source, tokenizer, model, material.data._replace(selection=table))
+
+
+def check_rows(rows: int | None, material: Material) -> None:
+    """Refuse a number of labels that the task does not have, or from which nothing can be learned.
+
+    Raises:
+        ValueError: naming the range.
+    """
+    least, most = max(2, material.task.num_labels), len(material.data.train)
+    if rows is not None and not least <= rows <= most:
+        raise ValueError(
+            f"train_rows={rows} is out of range for task {material.task.name!r}: choose {least} to {most} (what "
+            "feedback_rows and selection_rows leave of the official train split), or null for all."
+        )
+
+
+def start(config: TeacherConfig, task: Task) -> Any:
+    """The student's encoder under a new head for ``task``, on the CPU.
+
+    The head is always drawn anew from ``config.seed``: the scalar that a student gave every token has the shape of a
+    regression head, and would be taken for one. So is the pooler where the folder has none.
+    """
+    model = load_classifier(config.name_or_path, task, config.num_hidden_layers, config.seed).model
+    draw_head(model, config.seed)
+    return model
+
+
+def labelled_rows(total: int, rows: int | None, *, split_seed: int, seed: int) -> np.ndarray:
+    """Places ``[rows]`` of the train rows whose labels are used, ascending; None: all.
+
+    The draw depends on ``split_seed`` and ``seed`` alone: every student of one fine-tuning seed sees the same labels,
+    another seed sees others (so that an interval over seeds covers the choice of labels too), and the rows of a smaller
+    number are among those of a larger one.
+    """
+    order = np.random.default_rng([split_seed, _FEW, seed]).permutation(total)
+    return np.sort(order[:rows])
+
+
+def training_length(config: TeacherConfig, rows: int, min_updates: int) -> tuple[int, int]:
+    """Epochs and updates on ``rows`` labels: ``config.epochs``, or as many more as ``min_updates`` needs."""
+    per_epoch = math.ceil(rows / config.batch_size)
+    epochs = max(config.epochs, math.ceil(min_updates / per_epoch))
+    return epochs, epochs * per_epoch
+
+
+def fine_tune(
+    config: TeacherConfig,
+    material: Material,
+    *,
+    rows: int | None = None,
+    min_updates: int = 0,
+    on_updates: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune one student once and judge its last weights on every official dev split; nothing is written.
+
+    Args:
+        config: ``name_or_path`` is the student's folder; ``seed`` draws head, pooler, order of rows, dropout and, with
+            ``rows``, which rows carry labels. ``keep`` and ``evaluations_per_epoch`` do not count: the end is judged.
+        material: of the same task, and of a tokenizer like the student's.
+        rows: number of labels; None: all.
+        min_updates: epochs are added until there are so many updates.
+        on_updates: told from time to time how many updates have been added.
+
+    Returns:
+        ``labels`` (how many), ``updates``, and ``dev``: by split its ``rows`` and every metric with the ``loss``.
+
+    Raises:
+        ValueError: a number of labels that does not fit, or a student that cannot be loaded.
+        FloatingPointError: the training diverged.
+    """
+    check_rows(rows, material)
+    part = labelled_rows(len(material.data.train), rows, split_seed=config.split_seed, seed=config.seed)
+    cut = material.data.cut
+    data = material.data._replace(cut=cut._replace(train=cut.train[part]), train=_take(material.data.train, part))
+    epochs, updates = training_length(config, len(part), min_updates)
+    pauses = max(1, updates // epochs // _UPDATES_A_REPORT)
+    options = dataclasses.replace(config, epochs=epochs, evaluations_per_epoch=pauses, show_progress=False)
+    model = start(config, material.task).to(data.train.input_ids.device)
+    trainee = Trainee("", model, (model,), ())
+    told = 0
+
+    def tell(entry: Mapping[str, Any]) -> None:
+        nonlocal told
+        if on_updates is not None:
+            on_updates(entry["step"] - told)
+        told = entry["step"]
+
+    train(options, data, trainee, _Nothing(), tell)
+    dev = {}
+    for split, table in material.dev.items():
+        [found] = evaluate(options, data._replace(selection=table), trainee)
+        if not np.isfinite(found.logits).all():
+            raise FloatingPointError(f"The student's logits on {split} are not finite; lower learning_rate.")
+        dev[split] = {"rows": len(table), **found.metrics}
+    return {"labels": len(part), "updates": updates, "dev": dev}
+
+
+class _Nothing(Checkpoints):
+    """No checkpoints: a fine-tuning of few labels takes less time than its files would."""
+
+    def __init__(self) -> None:
+        pass
+
+    def latest(self) -> None:
+        """Every training starts at its beginning."""
+        return None
+
+    def save(self, *_: Any) -> None:
+        """The last weights are in the model."""
+
+
+def _take(table: Table, rows: np.ndarray) -> Table:
+    index = torch.as_tensor(rows, device=table.input_ids.device)
+    return Table(
+        table.input_ids[index],
+        table.token_type_ids[index],
+        table.lengths[rows],
+        table.device_lengths[index],
+        table.label_tensor[index],
+        table.labels[rows],
+    )
+
+
+def _share_unknown(table: Table, tokenizer: Any) -> float:
+    """Share of unknown tokens among those that are not special for another reason."""
+    ids = table.input_ids.cpu().numpy()
+    real = np.arange(ids.shape[1]) < table.lengths[:, None]
+    unknown = tokenizer.unk_token_id
+    others = [token for token in tokenizer.all_special_ids if token != unknown]
+    counted = real & ~np.isin(ids, others)
+    return float((ids[counted] == unknown).mean()) if unknown is not None and counted.any() else 0.0
+
+
+def _check_tokenizer_files(source: str) -> None:
+    """The library makes an empty tokenizer for a folder without one, and everything would be an unknown word."""
+    encoder.check_source(source)
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ValueError(
+            f"The folder {source!r} has no tokenizer ({', '.join(_TOKENIZER_FILES)}); save that of the teacher beside "
+            "the student, as save_student does."
+        )

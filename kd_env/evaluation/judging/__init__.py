@@ -1,0 +1,1 @@
+"""Episodes of policies on evaluation seeds, and their students on dev rows."""

@@ -1,0 +1,108 @@
+"""What an evaluation finds out: scores of the students of every policy, on the selection split and on dev rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SELECTION = "selection"
+"""Name of the selection split among the splits of an evaluation; dev splits have their official names."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """N students on one split, every field ``[N]`` unless noted."""
+
+    metrics: dict[str, Floats]
+    loss: Floats
+    """``e`` of the problem: cross-entropy in nats (with ``gap=calibrated`` after the student's temperature), squared
+    error over the squared label range, or with ``gap=divergence`` the KL from the teacher; a diverged student has
+    ``e_reset + D``."""
+    gap_closed: Floats
+    """``(e_reset - e_end) / D`` with ``D = max(e_reset - e_T, 0.05 e_reset)``; a diverged student has -1."""
+    floored: NDArray[np.bool_]
+    """Where the floor of D is active: read the loss there, not the gap."""
+    raw_loss: Floats
+    """Against gold labels and without the student's temperature, whatever ``gap`` is; diverged as above."""
+    raw_gap_closed: Floats
+    """The same for the raw loss, down to the calibrated teacher's: the size of a student's logits counts, too."""
+    calibration_error: Floats | None
+    """Expected calibration error of the student as it is, without its temperature (Guo et al. 2017), in [0, 1]; None in
+    regression."""
+    predictions: NDArray[Any]
+    """``[N, R]`` class indices or scores."""
+
+
+@dataclass(frozen=True)
+class TaughtBeside:
+    """The teachers that learned beside the N students of a policy."""
+
+    metrics: dict[str, dict[str, Floats]]
+    """By split and metric, ``[N]``: of the teacher at the end of the episode."""
+    over_time: dict[str, Floats]
+    """``teacher_loss``, ``teacher_influence_ratio`` and ``teacher_influence_cosine`` of every step, ``[steps, N]``; NaN
+    after a replica's end."""
+
+
+@dataclass(frozen=True)
+class PolicyResult:
+    """What one policy did to the students of every seed."""
+
+    name: str
+    learned: bool
+    extra_labels: bool
+    """Whether it trained on feedback rows too."""
+    action_view: str
+    splits: dict[str, SplitScores]
+    temperature: Floats  # [N] of the students, fitted on feedback rows; 1 where the gap is not calibrated
+    returns: Floats  # [N]
+    diverged: NDArray[np.bool_]  # [N]
+    weights: Floats  # [steps, N, K] applied weight of each term, 0 in skipped steps, NaN after a replica's end
+    update_scale: Floats  # [steps, N] factor on the update, 0 in skipped steps, NaN after the end
+    followed: Floats | None = None
+    """``[N]``, where rows are weighed: share of rows on which the teacher that is best there (lowest loss on the train
+    label) has the largest weight; ties share, so that equal weights of T teachers have 1 / T."""
+    right_rows_auc: Floats | None = None
+    """``[N]``, where labels of train rows were replaced and rows are weighed: the probability that a row with its right
+    label had a larger weight than one with a wrong label (:meth:`kd_env.decisions.sample_weighting.measures.RightRows.auc`)."""
+
+    taught: TaughtBeside | None = None
+    """Where the teacher learns: what became of it."""
+
+    @property
+    def mean_weights(self) -> Floats:
+        """Mean weight of each term over steps and seeds, ``[K]``."""
+        return np.asarray(np.nanmean(self.weights, axis=(0, 1)))
+
+    @property
+    def weights_over_time(self) -> Floats:
+        """Mean over the replicas that are still running, ``[steps, K]``."""
+        return np.asarray(np.nanmean(self.weights, axis=1))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All policies on the same seeds."""
+
+    facts: dict[str, Any]
+    seeds: tuple[int, ...]
+    term_names: tuple[str, ...]
+    metric_names: tuple[str, ...]
+    dev_splits: tuple[str, ...]
+    regression: bool
+    policies: dict[str, PolicyResult]
+    comparator: str | None
+    """The rule that is best on the selection split; None without rules."""
+    teacher: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By split: the metrics of the reference teacher and its calibrated ``loss``; empty where the teacher learns."""
+    labels: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def floored(self) -> bool:
+        """Whether the floor of D was active on a dev split: then losses are reported in place of gaps."""
+        return any(bool(p.splits[s].floored.any()) for p in self.policies.values() for s in self.dev_splits)

@@ -1,0 +1,127 @@
+"""Pictures as PNG bytes, drawn without pyplot: no global state, no display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kd_env.evaluation.judging.results import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from kd_env.evaluation.comparing.compare import Comparison
+
+
+def learning_curve(history: Sequence[Mapping[str, float]]) -> bytes:
+    """Mean return (band: one standard deviation over episodes) and, where recorded, gap closed over environment steps.
+
+    Args:
+        history: one mapping per rollout with ``timesteps`` and, where episodes ended, ``return_mean``, ``return_std``,
+            ``gap_closed``.
+    """
+    points = [point for point in history if "return_mean" in point]
+    figure = _figure(7.0, 4.0)
+    axes = figure.add_subplot()
+    steps = np.array([point["timesteps"] for point in points])
+    means = np.array([point["return_mean"] for point in points])
+    spread = np.array([point.get("return_std", 0.0) for point in points])
+    axes.plot(steps, means, marker=".", label="return")
+    axes.fill_between(steps, means - spread, means + spread, alpha=0.2)
+    gaps = [(point["timesteps"], point["gap_closed"]) for point in points if "gap_closed" in point]
+    if gaps:
+        axes.plot(*zip(*gaps, strict=True), "--", marker=".", label="gap closed (feedback split)")
+    axes.set_xlabel("environment steps (all replicas)")
+    axes.set_ylabel("per episode")
+    axes.set_title("Training of the agent; band: one standard deviation over episodes")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _png(figure)
+
+
+def weights_over_time(evaluation: Evaluation) -> bytes:
+    """Applied weight of every term over the steps of a distillation, one panel per policy, mean over the students.
+
+    Where updates were scaled or skipped, their mean factor is the dotted line.
+    """
+    results = list(evaluation.policies.values())
+    columns = min(3, len(results))
+    lines = -(-len(results) // columns)
+    figure = _figure(4.2 * columns, 2.6 * lines + 0.6)
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(results) :]:
+        axes.set_axis_off()
+    for axes, result in zip(grid.flat, results, strict=False):
+        over_time = result.weights_over_time
+        for index, term in enumerate(evaluation.term_names):
+            # Equal weights lie on one another: the first lines are the widest, so that all of them are seen.
+            width = 1.5 + 1.5 * (len(evaluation.term_names) - 1 - index)
+            axes.plot(over_time[:, index], color=f"C{index % 10}", linewidth=width, label=term)
+        scale = np.nanmean(result.update_scale, axis=1)
+        if not np.allclose(scale, 1.0):
+            axes.plot(scale, ":", color="black", label="update scale")
+        axes.set_title(result.name + (" (trained)" if result.learned else ""), fontsize=9)
+        axes.set_ylim(-0.05, 1.05)
+        axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    for row in grid:
+        row[0].set_ylabel("mean weight")
+    handles = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8)
+    return _png(figure)
+
+
+def trainings_and_rules(comparison: Comparison) -> bytes:
+    """The measure of every training (dots) with the mean and its interval, agents one below the other; rules are lines.
+
+    One panel per dev split. Rules that saw feedback labels are dashed.
+    """
+    agents = [entry for entry in comparison.entries if entry.learned]
+    rules = [entry for entry in comparison.entries if not entry.learned]
+    splits = comparison.dev_splits
+    figure = _figure(5.0 * len(splits) + 3.0, max(0.55 * len(agents) + 1.6, 0.2 * len(rules) + 1.0, 2.4))
+    panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
+    for axes, split in zip(panels, splits, strict=True):
+        for index, rule in enumerate(rules):
+            mean = getattr(rule, comparison.measure)[split].mean
+            style = "--" if rule.extra_labels else "-"
+            axes.axvline(mean, linestyle=style, color=f"C{index % 10}", linewidth=1.2, label=rule.policy)
+        for index, agent in enumerate(agents):
+            values = agent.values[split]
+            # Spread by a fixed pattern, so that equal trainings are seen as several.
+            offsets = index + 0.12 * np.cos(np.pi * np.arange(len(values)))
+            axes.plot(values, offsets, "o", color="black", markersize=4, alpha=0.6)
+            interval = getattr(agent, comparison.measure)[split]
+            half = interval.half_width if np.isfinite(interval.half_width) else 0.0
+            axes.errorbar(interval.mean, index, xerr=half, fmt="D", color="black", markersize=6, capsize=4, zorder=3)
+        axes.set_xlabel(f"{comparison.measure.replace('_', ' ')} ({split})")
+        axes.set_yticks(range(len(agents)), [f"{a.policy} ({a.units})" for a in agents], fontsize=8)
+        axes.set_ylim(len(agents) - 0.5 if agents else 0.5, -0.5)
+        axes.grid(axis="x", alpha=0.3)
+    figure.suptitle(
+        "Dots: trainings (how many in brackets); diamond: mean, 95% interval over trainings and seeds; lines: rules",
+        fontsize=9,
+    )
+    if rules:
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", fontsize=7)
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

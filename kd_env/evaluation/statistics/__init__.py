@@ -1,0 +1,1 @@
+"""Intervals, tests and verdicts over trainings and evaluation seeds."""

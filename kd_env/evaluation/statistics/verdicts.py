@@ -1,0 +1,92 @@
+"""What the numbers of a report allow to be said: the line that it begins with, and what its design can detect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, Difference, Interval
+
+
+def show(interval: Interval, signed: bool = False) -> str:
+    """``0.812 [0.790, 0.834]``; one unit has no interval, and none is printed."""
+    sign = "+" if signed else ""
+    mean = f"{interval.mean:{sign}.3f}"
+    return mean if math.isinf(interval.low) else f"{mean} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+
+
+def title_of(measure: str, facts: Mapping[str, Any]) -> str:
+    """``calibrated gap closed``, or without the word where students keep their own temperature.
+
+    Args:
+        measure: ``loss`` or ``gap_closed``.
+        facts: of an evaluation; those of earlier versions say nothing of the gap.
+    """
+    return f"{'calibrated ' if facts.get('gap') == 'calibrated' else ''}{measure.replace('_', ' ')}"
+
+
+def best_rule(selection: Mapping[str, float], measure: str) -> str | None:
+    """The rule that is best by its mean on the selection split, of all that have the agent's information.
+
+    Args:
+        selection: mean of every rule's measure there; rules that trained on feedback rows count.
+        measure: ``loss`` (lowest) or ``gap_closed`` (largest).
+    """
+    sign = 1 if measure == "loss" else -1
+    return min(selection, key=lambda name: sign * selection[name]) if selection else None
+
+
+def headline(rule: str | None, to_rule: Mapping[str, Mapping[str, Difference]], measure: str, title: str) -> str:
+    """The first line of a report: whether anything learned is above the best rule; empty where nothing can be compared.
+
+    A policy is above it where its interval excludes 0 on the better side on every dev split.
+
+    Args:
+        rule: from :func:`best_rule`.
+        to_rule: by learned policy and dev split, its difference to that rule.
+        measure: ``loss`` or ``gap_closed``.
+        title: of the measure.
+    """
+    if rule is None or not to_rule:
+        return ""
+    sign = -1 if measure == "loss" else 1
+    above = [name for name, by_split in to_rule.items() if all(_above(found, sign) for found in by_split.values())]
+    chosen = f"{rule!r} ({'lowest' if measure == 'loss' else 'largest'} {title} on the selection split)"
+    shown = {name: to_rule[name] for name in above} if above else to_rule
+    marks = len(next(iter(to_rule.values()))) > 1
+    parts = [
+        f"{name}{f' ({split})' if marks else ''} {show(found.interval, True)}, {found.reading}"
+        for name, by_split in shown.items()
+        for split, found in by_split.items()
+    ]
+    who = "Above" if above else "Nothing learned is above"
+    # Only what was judged can be named: a search, or rules on feedback rows, may not have been.
+    return f"{who} the best rule that was judged with the agent's information, {chosen}: {'; '.join(parts)}."
+
+
+def _above(found: Difference, sign: int) -> bool:
+    return math.isfinite(found.interval.low) and not found.interval.contains_zero and sign * found.interval.mean > 0
+
+
+def detectable_words(differences: Sequence[tuple[str, Difference]], title: str) -> str:
+    """The minimum detectable difference that stands under a table, by what was compared; empty without comparisons."""
+    if not differences:
+        return ""
+    found = [(name, one) for name, one in differences if math.isfinite(one.detectable)]
+    if not found:
+        return f"Minimum detectable difference in {title}: none, since one unit has no spread and no interval is given."
+    designs = ", ".join(dict.fromkeys(one.design for _, one in found))
+    if len(found) <= 4:
+        parts = ", ".join(f"{name} {one.detectable:.3f}" for name, one in found)
+    else:
+        (low, least), *_, (high, most) = sorted(found, key=lambda pair: pair[1].detectable)
+        parts = f"from {least.detectable:.3f} ({low}) to {most.detectable:.3f} ({high})"
+    return f"Minimum detectable difference in {title} (power 0.8, at the spreads observed, {designs}): {parts}."
+
+
+def seeds_words(count: int) -> list[str]:
+    """That there are too few evaluation seeds for a claim, where there are."""
+    if count >= MIN_SEEDS_FOR_CLAIM:
+        return []
+    return [f"{count} seed{'' if count == 1 else 's'}: shown, no claim (a claim needs {MIN_SEEDS_FOR_CLAIM})."]

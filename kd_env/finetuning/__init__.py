@@ -1,0 +1,1 @@
+"""Fine-tuning of classifiers, sets of them, and masked language models."""

@@ -1,0 +1,197 @@
+"""Files of fine-tuning: checkpoints beside the output, and the finished folder. Everything is renamed into place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd_env.core.records import RECORD, read_record
+
+_MODEL, _OPTIMIZER, _STATE, _IDENTITY = "model.safetensors", "optimizer.safetensors", "state.json", "identity.json"
+
+
+def finished(
+    output: Path,
+    identity: Mapping[str, Any],
+    what: str = "teacher",
+    read: Callable[[Path], dict[str, Any] | None] = read_record,
+) -> bool:
+    """Whether ``output`` already holds what ``identity`` describes; an absent or empty folder does not.
+
+    Args:
+        output: folder.
+        identity: options.
+        what: ``teacher`` or ``teacher set``, for messages.
+        read: gives the record in a folder, or None.
+
+    Raises:
+        ValueError: something else lies there, with what differs.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    record = read(output) if output.is_dir() else None
+    if record is None:
+        raise ValueError(
+            f"The output {str(output)!r} exists and is no {what} made here; choose another output or delete it."
+        )
+    _refuse_other(
+        f"The {what} in {str(output)!r}", record.get("config", {}), identity, "choose another output or delete it"
+    )
+    return True
+
+
+@contextmanager
+def becoming(output: Path) -> Iterator[Path]:
+    """A new folder beside ``output`` that is renamed to it at the end; a crash leaves nothing half-written there."""
+    temporary = _fresh(output.with_name(f".{output.name}.tmp"))
+    yield temporary
+    temporary.rename(output)
+
+
+def write_record(folder: Path, record: Mapping[str, Any], name: str = RECORD) -> None:
+    """Write a record into a folder."""
+    _write_json(folder / name, record)
+
+
+def source_record(name_or_path: str, had_head: bool) -> dict[str, Any] | None:
+    """What the rows were that the encoder had seen before; None for one that was only pre-trained.
+
+    Args:
+        name_or_path: of the encoder.
+        had_head: whether it comes with prediction layers of some task; without a record of its own nobody knows on
+            which rows they were trained.
+    """
+    record = read_record(name_or_path)
+    if record is None:
+        return {"trained_on": "unknown"} if had_head else None
+    return {key: record[key] for key in ("task", "trained_on", "fingerprint", "source") if key in record}
+
+
+def chained(sources: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Sources one behind the other, as if each had been made from the next; equal ones once.
+
+    The provenance of a teacher is as clean as every record in its chain, whatever their order.
+    """
+    links: list[dict[str, Any]] = []
+    for source in sources:
+        link: Any = source
+        while link is not None:
+            known = link if isinstance(link, Mapping) else {"trained_on": "unknown"}  # a foreign record, or none
+            alone = {key: value for key, value in known.items() if key != "source"}
+            if alone not in links:
+                links.append(alone)
+            link = known.get("source")
+    chain: dict[str, Any] | None = None
+    for alone in reversed(links):
+        chain = {**alone, "source": chain}
+    return chain
+
+
+class Checkpoints:
+    """The folder ``<output>.partial``: one sub-folder for each evaluation that is still needed.
+
+    Args:
+        output: where the finished teacher will lie.
+        identity: what an interrupted run must agree on to be continued (options and split).
+        resume: continue what lies there; otherwise it is deleted.
+
+    Raises:
+        ValueError: a checkpoint of another identity lies there.
+    """
+
+    def __init__(self, output: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
+        self.folder = output.with_name(output.name + ".partial")
+        if self.folder.exists() and not resume:
+            shutil.rmtree(self.folder)
+        if not (self.folder / _IDENTITY).is_file():
+            _fresh(self.folder)
+            _write_json(self.folder / _IDENTITY, identity)
+        found = json.loads((self.folder / _IDENTITY).read_text(encoding="utf-8"))
+        remedy = "continue with those options, choose another output, or set resume=false to start afresh"
+        _refuse_other(f"The interrupted run in {str(self.folder)!r}", found, identity, remedy)
+
+    def latest(self) -> dict[str, Any] | None:
+        """The state saved last, or None."""
+        steps = self._steps()
+        if not steps:
+            return None
+        state: dict[str, Any] = json.loads((self._at(max(steps)) / _STATE).read_text(encoding="utf-8"))
+        return state
+
+    def save(self, state: Mapping[str, Any], model: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Save after the update ``state["step"]`` and drop what neither resuming nor ``state["best_step"]`` needs."""
+        from safetensors.torch import save_file, save_model
+
+        temporary = _fresh(self.folder / ".tmp")
+        save_model(model, str(temporary / _MODEL))
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        tensors = {
+            f"{key}.{names[parameter]}": value.detach().cpu().contiguous()
+            for parameter, values in optimizer.state.items()
+            for key, value in values.items()
+        }
+        save_file(tensors, str(temporary / _OPTIMIZER))
+        _write_json(temporary / _STATE, state)
+        target = self._at(state["step"])
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+        for step in self._steps():
+            if step not in (state["step"], state["best_step"]):
+                shutil.rmtree(self._at(step))
+
+    def load_model(self, step: int, model: Any) -> None:
+        """Put the weights of a saved step into the model."""
+        from safetensors.torch import load_model
+
+        load_model(model, str(self._at(step) / _MODEL))
+
+    def load_optimizer(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Put the moments and step counts of a saved step into the optimiser."""
+        from safetensors.torch import load_file
+
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        saved: dict[str, dict[str, torch.Tensor]] = {}
+        for key, value in load_file(str(self._at(step) / _OPTIMIZER)).items():
+            kind, name = key.split(".", 1)
+            saved.setdefault(name, {})[kind] = value
+        order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        state = {index: saved[names[parameter]] for index, parameter in enumerate(order) if names[parameter] in saved}
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    def remove(self) -> None:
+        """Delete all of it, once the teacher is written."""
+        shutil.rmtree(self.folder)
+
+    def _at(self, step: int) -> Path:
+        return self.folder / f"step-{step}"
+
+    def _steps(self) -> list[int]:
+        return [int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*")]
+
+
+def _fresh(folder: Path) -> Path:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.rename(path)
+
+
+def _refuse_other(what: str, there: Mapping[str, Any], here: Mapping[str, Any], remedy: str) -> None:
+    wanted = json.loads(json.dumps(here))  # tuples become lists, as they did in the file
+    other = [key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key)]
+    if other:
+        words = ", ".join(f"{key} ({there.get(key)!r} there, {wanted.get(key)!r} here)" for key in other)
+        raise ValueError(f"{what} was made with other options: {words}; {remedy}.")

@@ -1,0 +1,1 @@
+"""The decision process as pure functions of a state."""

@@ -1,0 +1,58 @@
+"""Features of the rows that the next action will weigh.
+
+How sure the student is, how long they are, how often they were seen, and how much each would lower the feedback loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kd_env.mdp.observations.course import View
+from kd_env.mdp.observations.teachers import add_rows
+from kd_env.mdp.row_influence import scaled_influence
+from kd_env.numerics import losses
+
+
+def _of_student(measure: Callable[[np.ndarray], np.ndarray]) -> Callable[[View], np.ndarray]:
+    return lambda v: measure(v.next_batch.student_logits)[..., None]
+
+
+def _length(v: View) -> np.ndarray:
+    lengths = v.problem.train.lengths
+    return np.asarray((lengths[v.rows] / lengths.max())[..., None])
+
+
+def _seen(v: View) -> np.ndarray:
+    return np.asarray(np.log1p(visits(v))[..., None])
+
+
+def _influence(v: View) -> np.ndarray:
+    return scaled_influence(v.row_influence)[..., None]
+
+
+def visits(v: View) -> np.ndarray:
+    """How often each row of the next batch stood in a batch of this episode before, ``[N, B]``.
+
+    A function of the data order, not a count that is kept: after an epoch each row has been visited once an epoch, but
+    for those that are carried over. A visit counts whatever weight the row had, and whether the update was skipped.
+    """
+    total = len(v.problem.train)
+    found = np.empty(v.rows.shape, dtype=np.int64)
+    for place, (stream, drawn) in enumerate(zip(v.state.streams, v.state.next_rows, strict=True)):
+        # Drawn batches stand before the cursor, but are still to come.
+        ahead = np.concatenate([*stream.carry, stream.order[stream.cursor :].ravel(), drawn.ravel()])
+        found[place] = stream.epoch + 1 - np.bincount(ahead, minlength=total)[v.rows[place]]
+    return found
+
+
+def register() -> None:
+    """Add every feature twice: as the mean over the batch, and row by row with the prefix ``row_``."""
+    by_class: dict[str, Any] = {"classification_only": True}
+    add_rows("margin", "row_margin", _of_student(losses.margin), lambda _: 1, by_class)
+    add_rows("confidence", "row_confidence", _of_student(losses.confidence), lambda _: 1, by_class)
+    add_rows("length", "row_length", _length, lambda _: 1, {})
+    add_rows("seen", "row_seen", _seen, lambda _: 1, {"high": 10.0})
+    add_rows("influence", "row_influence", _influence, lambda _: 1, {"low": -1.0})

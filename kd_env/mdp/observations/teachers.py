@@ -1,0 +1,83 @@
+"""Features of teachers and student on the batch that the next action will weigh: means over it, or row by row.
+
+Labels are those of the train split, wrong ones included where there is label noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kd_env.mdp.observations.course import FEATURES, Feature, View
+from kd_env.numerics.losses import entropy, row_gold_loss
+
+if TYPE_CHECKING:
+    from kd_env.mdp.problem import Problem
+
+Rows = Callable[[View], np.ndarray]
+"""From a view to values of every row, ``[N, B, n]``."""
+
+
+def _of_teachers(name: str) -> Rows:
+    def rows(v: View) -> np.ndarray:
+        return np.moveaxis(getattr(v.teacher_facts, name), 0, -1)  # [T, N, B] -> [N, B, T]
+
+    return rows
+
+
+def _losses(v: View) -> np.ndarray:
+    return np.asarray(np.log1p(_of_teachers("loss")(v)))
+
+
+def _student_agreement(v: View) -> np.ndarray:
+    own = v.next_batch.student_logits.argmax(-1)
+    return np.asarray(_of_teachers("prediction")(v) == own[..., None], dtype=np.float64)
+
+
+def _student(v: View) -> np.ndarray:
+    logits, labels = v.next_batch.student_logits, v.problem.train.labels[v.rows]
+    loss = row_gold_loss(logits, labels, v.problem.label_width)
+    if v.problem.task.regression:
+        return np.asarray(np.log1p(loss)[..., None])
+    return np.stack([np.log1p(loss), entropy(logits), np.exp(-loss)], axis=-1)
+
+
+def _representations(v: View) -> np.ndarray:
+    return np.concatenate(v.next_batch.teacher_cls, axis=-1)
+
+
+def _teachers(problem: Problem) -> int:
+    return len(problem.teachers)
+
+
+def _widths(problem: Problem) -> int:
+    return sum(teacher.source.facts.hidden_size for teacher in problem.teachers)
+
+
+def register() -> None:
+    """Add every feature twice: as the mean over the batch, and row by row with the prefix ``row_``."""
+    by_class: dict[str, Any] = {"classification_only": True}
+    wide: dict[str, Any] = {"low": -10.0, "high": 10.0, "needs_cls": True}
+    for name, by_row, rows, width, options in (
+        ("teacher_losses", "row_teacher_losses", _losses, _teachers, {"high": 10.0}),
+        ("teacher_entropies", "row_teacher_entropies", _of_teachers("entropy"), _teachers, by_class),
+        ("teacher_confidences", "row_teacher_confidences", _of_teachers("confidence"), _teachers, by_class),
+        ("teacher_student_agreement", "row_teacher_student_agreement", _student_agreement, _teachers, by_class),
+        ("teacher_agreement", "row_teacher_agreement", _of_teachers("agreement"), _teachers, by_class),
+        ("student_on_batch", "row_student", _student, _student_width, {"high": 10.0}),
+        ("teacher_representations", "row_teacher_representations", _representations, _widths, wide),
+    ):
+        add_rows(name, by_row, rows, width, options)
+
+
+def add_rows(name: str, by_row: str, rows: Rows, width: Callable[[Problem], int], options: dict[str, Any]) -> None:
+    """Add the feature ``name``, means ``[n]`` over the batch, and ``by_row``, the values ``[B, n]`` themselves."""
+    FEATURES.register(name)(Feature(lambda p: (width(p),), lambda v: rows(v).mean(1), **options))
+    shape: Callable[[Problem], tuple[int, ...]] = lambda p: (p.config.batch_size, width(p))  # noqa: E731
+    FEATURES.register(by_row)(Feature(shape, rows, per_row=True, **options))
+
+
+def _student_width(problem: Problem) -> int:
+    return 1 if problem.task.regression else 3

@@ -1,0 +1,333 @@
+"""Everything about a distillation that no episode changes: data, teacher, student template, terms, decision process."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from kd_env.config.environment import EnvConfig
+from kd_env.core.types import Signal
+from kd_env.data import splits
+from kd_env.data.loading import Rows, Task
+from kd_env.data.tables import Table, make_buckets, tokenize
+from kd_env.decisions.catalog import make_actions, present_entries
+from kd_env.decisions.sample_weighting import scores
+from kd_env.knowledge import term_entries
+from kd_env.mdp import rewards
+from kd_env.mdp.observations import layout
+from kd_env.mdp.row_influence import check_influence
+from kd_env.models import encoder
+from kd_env.models.layermap import layer_table
+from kd_env.numerics import losses, metrics
+from kd_env.numerics.calibration import check_calibration_rows, fit_temperature
+from kd_env.teachers import sources
+from kd_env.teachers.facts import TeacherFacts, teacher_facts
+from kd_env.teachers.teacher_set import Teacher, entry_name
+
+PROCESS_OPTIONS = frozenset(
+    {
+        "decision",
+        "weighting",
+        "weighs",
+        "score",
+        "features",
+        "influence",
+        "reward",
+        "gap",
+        "action_view",
+        "gate",
+        "updates_per_step",
+        "budget",
+        "batch_size",
+        "evaluate_every",
+        "optimizer",
+        "learning_rate",
+        "term_scale",
+        "weight_normalization",
+        "max_episode_steps",
+        "render_mode",
+    }
+)
+"""Options that do not touch data, teacher outputs or student, and that :meth:`Problem.with_options` may change."""
+
+
+class Assets(NamedTuple):
+    """The costly parts, shared by every environment of one problem."""
+
+    task: Task
+    tokenizer: Any
+    splits: splits.Splits
+    train: Table
+    feedback: Table  # the fixed rows that are evaluated for reward and observation
+    selection: Table
+    teachers: tuple[Teacher, ...]
+    reference: int  # index of the only teacher, or of the best one on the selection split
+    student: encoder.Encoder
+    projections: dict[str, tuple[int, int]]  # parameter name -> (out, in)
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def reference_teacher(self) -> Teacher:
+        """The teacher whose loss is ``e_T``."""
+        return self.teachers[self.reference]
+
+
+class Problem:
+    """One distillation problem; immutable, and shared by any number of environments.
+
+    Attributes:
+        config: the validated options.
+        present: ``[T, K]`` bool, which entries of the loss table exist.
+        teacher_loss: ``e_T`` on the evaluated feedback rows (after the reference teacher's own temperature; 0 with
+            ``gap=divergence``).
+        calibrates: whether ``e`` of students is read after a temperature, too: ``gap=calibrated`` and no regression.
+        temperature: of the reference teacher in reports, fitted on :attr:`calibration`.
+        teachers: the T teachers; ``reference`` is the only one or the best one on the selection split.
+        entry_names: names of the existing entries of the table, teacher by teacher.
+        features: observation features by name; ``layout`` says where each stands.
+        actions: the action model.
+    """
+
+    def __init__(self, assets: Assets, config: EnvConfig) -> None:
+        check_term_weights(config)
+        self.assets = assets
+        self.config = config
+        self.task = assets.task
+        self.splits = assets.splits
+        self.train, self.feedback, self.selection = assets.train, assets.feedback, assets.selection
+        self.student, self.teachers = assets.student, assets.teachers
+        self.reference = assets.reference_teacher
+        self.device, self.dtype, self.precision = assets.device, assets.dtype, config.precision
+        names = tuple(term.name for term in self.reference.terms)
+        self.term_names, self.teacher_names = names, tuple(teacher.name for teacher in assets.teachers)
+        self.fingerprint = assets.splits.fingerprint
+        self.label_width = label_width(assets.task)
+        terms = [term for teacher in assets.teachers for term in teacher.terms]
+        wanted = {signal for term in terms for signal in term.student_signals}
+        if config.teacher_source == "student":
+            wanted |= {signal for term in terms for signal in term.teacher_signals}
+        self.student_signals = frozenset(signal for signal in wanted if signal.kind != "logits")
+        self.teacher_signals = frozenset(s for term in terms for s in term.teacher_signals if s.kind != "logits")
+        taught, count = [term.uses_teacher for term in self.reference.terms], len(assets.teachers)
+        self.present = present_entries(count, taught)
+        self.entry_names = tuple(
+            entry_name(term.name, teacher.name, count if term.uses_teacher else 1)
+            for row, teacher in enumerate(assets.teachers)
+            for column, term in enumerate(teacher.terms)
+            if self.present[row, column]
+        )
+        self.buckets = make_buckets(assets.train.lengths, config.batch_size)
+        self.calibrates = config.gap == "calibrated" and not assets.task.regression
+        if self.calibrates:
+            check_calibration_rows(self.feedback.labels)
+        self.temperature = self._temperature()
+        self.teacher_loss = self._teacher_loss()
+        self.reward = rewards.REWARDS[config.reward]
+        self.actions = make_actions(config, self.term_names, self.teacher_names, taught)
+        scores.resolve(config.score, assets.task.regression)
+        by_row = config.weighting == "sample"
+        self.features = layout.resolve(config.features, assets.task.regression, len(names), rows=by_row)
+        if any(feature.needs_cls for feature in self.features.values()):
+            self._require_cls()
+            self.teacher_signals |= {Signal("cls", self.reference.source.facts.num_layers)}
+        check_influence(config, len(self.feedback))
+        if config.teacher_learns:
+            _refuse_shared(self.student, self.reference.encoder)
+        self.wants_cosines = "gradient_cosines" in self.features
+        self.layout = layout.make_layout(self.features, self)
+        self.observation_space = layout.make_space(self.layout)
+
+    def with_options(self, **options: Any) -> Problem:
+        """The same data, teacher and student with another decision process.
+
+        Raises:
+            ValueError: an option that needs a new problem (``PROCESS_OPTIONS`` lists those that do not), or a bad
+            value.
+        """
+        for name in options:
+            if name not in PROCESS_OPTIONS:
+                raise ValueError(
+                    f"The option {name!r} needs another problem: build one with build_problem. Changeable here: "
+                    f"{', '.join(sorted(PROCESS_OPTIONS))}."
+                )
+        for name, present in (("optimizer", self.config.optimizer_config), ("influence", self.config.influence_config)):
+            if isinstance(options.get(name), Mapping):  # the options that are not named stay as they are
+                options[name] = {**dataclasses.asdict(present), **options[name]}
+        return Problem(self.assets, EnvConfig.from_kwargs(**{**_shallow(self.config), **options}))
+
+    @property
+    def arithmetic(self) -> float:
+        """Size of an update: tokens of a mean batch times layers times squared hidden size, of what is trained."""
+        facts = self.student.facts
+        tokens = self.config.batch_size * float(self.train.lengths.mean())
+        teacher = self.reference.encoder.facts
+        learns = teacher.num_layers * teacher.hidden_size**2 if self.config.teacher_learns else 0
+        return tokens * (facts.num_layers * facts.hidden_size**2 + learns)
+
+    @cached_property
+    def teacher_facts(self) -> TeacherFacts:
+        """Loss, entropy, confidence and agreement of every teacher on every train row, each ``[T, R]``."""
+        logits = np.stack([teacher.train_logits for teacher in self.teachers])
+        return teacher_facts(logits, self.train.labels, self.label_width)
+
+    def tokenize(self, rows: Rows, *, for_teacher: bool = False) -> Table:
+        """Rows of this task as a table on this problem's device, in the student's or the reference teacher's tokens."""
+        tokenizer = self.reference.tokenizer if for_teacher else self.assets.tokenizer
+        return tokenize(rows, tokenizer, self.config.max_length, self.device, self.dtype)
+
+    def teacher_logits(self, table: Table) -> np.ndarray:
+        """Uncalibrated logits of the reference teacher on rows in its tokens, ``[R, C]``; zeros if it learns."""
+        if self.config.teacher_learns:
+            return np.zeros((len(table), self.task.num_labels), np.float32)
+        outputs = sources.teacher_outputs(
+            self.reference.encoder,
+            table,
+            (),
+            precision=self.config.precision,
+            cache_dir=self.config.cache_dir,
+            identity=self.reference.identity,
+            dtype="float64" if self.dtype == torch.float64 else "float32",
+        )
+        return np.asarray(outputs[sources.LOGITS])
+
+    def loss(self, logits: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray) -> np.ndarray:
+        """``e`` of logits ``[..., R, C]``: against gold labels, or KL from the teacher (``gap=divergence``).
+
+        Args:
+            logits: of students.
+            table: R rows.
+            teacher_logits: ``[R, C]``, of the reference teacher there.
+            temperature: ``[...]`` of the students; read with ``gap=calibrated`` alone.
+        """
+        if self.config.gap == "divergence":
+            return losses.divergence_loss(logits, teacher_logits, self.label_width)
+        scaled = logits / temperature[..., None, None] if self.calibrates else logits
+        return losses.gold_loss(scaled, table.labels, self.label_width)
+
+    def reference_loss(self, teacher_logits: np.ndarray, table: Table) -> float:
+        """``e_T`` on a table: the calibrated teacher's loss; 0 with ``gap=divergence`` or if the teacher learns."""
+        return 0.0 if self.config.gap == "divergence" else self.reference_label_loss(teacher_logits, table)
+
+    def reference_label_loss(self, teacher_logits: np.ndarray, table: Table) -> float:
+        """The calibrated reference teacher's loss against the labels of a table; 0 if the teacher learns."""
+        if self.config.teacher_learns:
+            return 0.0
+        return float(losses.gold_loss(teacher_logits / self.temperature, table.labels, self.label_width))
+
+    def metric(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """Headline metric of logits ``[R, C]``; NaN predictions count as 0."""
+        headline = self.task.metrics[0]
+        guesses = losses.predictions(np.nan_to_num(logits), self.task.regression)
+        return metrics.compute([headline], guesses, labels)[headline]
+
+    def layer_table(self) -> str:
+        """The layer map as a printable table, one for every teacher."""
+        if len(self.teachers) == 1:
+            return layer_table(self.reference.pairs)
+        return "\n".join(f"{teacher.name}:\n{layer_table(teacher.pairs)}" for teacher in self.teachers)
+
+    def summary(self) -> dict[str, Any]:
+        """Facts for results: rows of the splits, provenance of the teacher, reference losses."""
+        return {
+            "task": self.task.name,
+            "rows": {"train": len(self.train), "feedback": len(self.feedback), "selection": len(self.selection)},
+            "dropped_rows": int(self.splits.dropped),
+            "split_fingerprint": self.fingerprint,
+            "teacher": self.reference.folder,
+            "saw_feedback": "no" if all(t.saw_feedback == "no" for t in self.teachers) else "unknown",
+            "temperature": self.temperature,
+            "teacher_loss": self.teacher_loss,
+            **({"teacher_updates": self.config.teacher_updates} if self.config.teacher_learns else {}),
+            **({"teachers": {t.name: t.folder for t in self.teachers}} if len(self.teachers) > 1 else {}),
+        }
+
+    @property
+    def calibration(self) -> Table:
+        """Rows on which reports fit temperatures: those of feedback that rewards are made of.
+
+        The selection split instead where their labels are shuffled, or where students train on them: neither tells
+        how sure a student may be.
+        """
+        own = self.config.feedback_labels == "gold" and self.config.train_on == "train"
+        return self.feedback if own else self.selection
+
+    def _temperature(self) -> float:
+        """Of the reference teacher, in reports."""
+        if not self.calibrates or self.config.teacher_learns:
+            return self.reference.temperature
+        if self.calibration is self.selection:
+            return self.reference.temperature
+        return fit_temperature(self.reference.feedback_logits, self.feedback.labels)
+
+    def _teacher_loss(self) -> float:
+        if not self.calibrates or self.config.teacher_learns:
+            return self.reference_loss(self.reference.feedback_logits, self.feedback)
+        # Alike for teacher and student: on the evaluated rows, with their labels as rewards see them.
+        own = fit_temperature(self.reference.feedback_logits, self.feedback.labels)
+        return float(losses.gold_loss(self.reference.feedback_logits / own, self.feedback.labels, None))
+
+    def _require_cls(self) -> None:
+        for teacher in self.teachers:
+            if not teacher.source.provides(Signal("cls", teacher.source.facts.num_layers)):
+                raise ValueError(
+                    f"The features {', '.join(n for n, f in self.features.items() if f.needs_cls)} need the teacher's "
+                    "last [CLS], which this problem was not built with; name the feature when the problem is built."
+                )
+
+
+def check_term_weights(config: EnvConfig) -> None:
+    """Refuse weights of terms that a running scale would divide out again.
+
+    Raises:
+        ValueError: with the term, and what it raises for terms that do not exist.
+    """
+    for entry in term_entries(config.terms):
+        if entry.weight != 1 and config.term_scale == "running":
+            raise ValueError(
+                f"The weight {entry.weight:g} of the knowledge term {entry.name!r} would do nothing with "
+                "term_scale='running', which divides each term by the running mean of its loss; set term_scale='none', "
+                "or leave the weight out."
+            )
+
+
+def _refuse_shared(student: encoder.Encoder, teacher: encoder.Encoder) -> None:
+    """Refuse a teacher that learns and has tensors in common with its student: which update would be whose?"""
+    own = {student.module.get_parameter(name).data_ptr(): name for name in student.trainable}
+    for name in teacher.trainable:
+        other = own.get(teacher.module.get_parameter(name).data_ptr())
+        if other is not None:
+            raise ValueError(
+                f"The teacher's {name!r} and the student's {other!r} are one tensor, and both learn; give the student "
+                "tensors of its own (build_problem copies what it cuts from a teacher)."
+            )
+
+
+def label_width(task: Task) -> float | None:
+    """Width of the label range of a regression task; None for classification."""
+    if not task.regression:
+        return None
+    assert task.label_range is not None
+    return float(task.label_range[1] - task.label_range[0])
+
+
+def warn_floor(problem: Problem, loss_reset: float) -> None:
+    """The warning at construction where the floor of D is active."""
+    warnings.warn(
+        f"The teacher's loss {problem.teacher_loss:.4f} is less than 5% below a fresh student's {loss_reset:.4f}: "
+        "the floor of the gap is active, and reports show the loss instead of the gap closed.",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def _shallow(config: EnvConfig) -> dict[str, Any]:
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values.pop("learning_rate")
+    return values

@@ -1,0 +1,1 @@
+"""Encoders as functions, students, masked language models, and what makes their layers fit."""

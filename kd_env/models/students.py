@@ -1,0 +1,262 @@
+"""New encoders from a given one: with other sizes, or with some of its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from kd_env.config.environment import StudentConfig
+from kd_env.models.encoder import encoder_facts, new_encoder, set_dropout
+from kd_env.models.pooling import AttentionPooling, PooledClassifier
+
+_INTERMEDIATE = ("intermediate_size", "hidden_dim")
+"""Names of the width of the feed-forward layers; the second is DistilBERT's."""
+_AS_IN_BERT = (
+    *("vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id", "layer_norm_eps"),
+    *("hidden_act", "initializer_range", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+)
+"""What an ELECTRA takes over from a BERT, whose encoder and ids it shares; sizes are named by the options."""
+
+
+def classifier_kind(config: Any) -> type:
+    """The library's sequence classifier for a configuration.
+
+    Raises:
+        ValueError: the architecture has none.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    kinds: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in kinds:
+        raise ValueError(f"{type(config).__name__} has no sequence classifier; use an encoder such as BERT.")
+    kind: type = kinds[type(config)]
+    return kind
+
+
+def token_classifier_kind(config: Any) -> type:
+    """The library's token classifier for a configuration: scores for every token.
+
+    Raises:
+        ValueError: the architecture has none.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+
+    kinds: Any = MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+    if type(config) not in kinds:
+        raise ValueError(f"{type(config).__name__} has no token classifier; use an encoder such as BERT.")
+    kind: type = kinds[type(config)]
+    return kind
+
+
+def encoder_sizes(config: Any) -> dict[str, int]:
+    """Sizes of a configuration, by the names that :func:`fresh_encoder` takes; without those that it does not name."""
+    facts, known = encoder_facts(config), config.to_dict()
+    width = next((known[name] for name in _INTERMEDIATE if name in known), None)
+    sizes = {
+        "num_hidden_layers": facts.num_layers,
+        "hidden_size": facts.hidden_size,
+        "num_attention_heads": facts.num_heads,
+    }
+    return sizes if width is None else {**sizes, "intermediate_size": int(width)}
+
+
+def fresh_student(options: StudentConfig, source: Any, head: Callable[[Any], type], num_labels: int) -> Any:
+    """The student that options with ``init=fresh`` describe.
+
+    Args:
+        options: of the student.
+        source: configuration of the teacher, which gives architecture and vocabulary.
+        head: :func:`classifier_kind` or :func:`token_classifier_kind`.
+        num_labels: size of the head.
+
+    Raises:
+        ValueError: as :func:`fresh_encoder` and :func:`with_embedding_size`, or heads that do not divide the width.
+    """
+    if options.hidden_size % options.num_attention_heads:
+        raise ValueError(
+            f"student.hidden_size={options.hidden_size} is not divisible by "
+            f"student.num_attention_heads={options.num_attention_heads}."
+        )
+    sizes = {
+        "num_hidden_layers": options.num_hidden_layers or 1,
+        "hidden_size": options.hidden_size,
+        "num_attention_heads": options.num_attention_heads,
+        "intermediate_size": options.intermediate_size or 4 * options.hidden_size,
+    }
+    if options.embedding_size is not None:
+        source = with_embedding_size(source, options.embedding_size)
+        sizes["embedding_size"] = options.embedding_size
+    return fresh_encoder(head(source), source, sizes, num_labels=num_labels, dropout=options.dropout)
+
+
+def with_embedding_size(source: Any, embedding_size: int) -> Any:
+    """A configuration whose word embeddings have a width of their own, and a map to the hidden width.
+
+    A family that has ``embedding_size`` (ELECTRA, ALBERT and their kin) is kept; a BERT becomes an ELECTRA (Clark et
+    al., ICLR 2020), which is the same encoder with that map behind its embeddings.
+
+    Raises:
+        ValueError: another family, whose position or segment ids mean something else to an ELECTRA, or are missing.
+    """
+    from transformers import BertConfig, ElectraConfig
+
+    known = source.to_dict()
+    if "embedding_size" not in known:
+        # Exactly BERT: RoBERTa and its kin have all these names too, but count positions from the padding id on.
+        if source.model_type != BertConfig.model_type:
+            raise ValueError(
+                f"student.embedding_size={embedding_size} is for students of a BERT (which are then ELECTRA) and of "
+                f"families that have an embedding_size, such as ELECTRA and ALBERT; the teacher's "
+                f"{type(source).__name__} has none, and its position or segment ids are not BERT's. Set "
+                "student.embedding_size=null, or take a teacher of these families."
+            )
+        source = ElectraConfig(**{name: known[name] for name in _AS_IN_BERT})
+    return type(source).from_dict({**source.to_dict(), "embedding_size": embedding_size})
+
+
+def fresh_encoder(
+    kind: type,
+    source: Any,
+    sizes: Mapping[str, int],
+    *,
+    num_labels: int,
+    dropout: float | None,
+    prefix: str = "student.",
+) -> Any:
+    """A classifier of the architecture and vocabulary of the configuration ``source``, with other sizes.
+
+    Args:
+        kind: class of the classifier.
+        source: configuration of the teacher.
+        sizes: ``num_hidden_layers``, ``hidden_size``, ``num_attention_heads`` and ``intermediate_size``; where it may
+            differ from ``source``'s, also ``embedding_size``.
+        num_labels: size of the head.
+        dropout: every dropout probability; None keeps the source's.
+        prefix: of the options' names in messages.
+
+    Raises:
+        ValueError: the architecture does not allow these sizes, or ignores one.
+    """
+    known = source.to_dict()
+    width = next((name for name in _INTERMEDIATE if name in known), None)
+    if width is None:
+        raise _ignored(kind, prefix, "intermediate_size", sizes.get("intermediate_size"))
+    named = {width if name == "intermediate_size" else name: value for name, value in sizes.items()}
+    config = _resized(kind, source, named, prefix)
+    config.num_labels = num_labels
+    if dropout is not None:
+        set_dropout(config, dropout)
+    module = new_encoder(kind, config)
+    facts = encoder_facts(module.config)
+    for name, found in (
+        ("num_hidden_layers", facts.num_layers),
+        ("hidden_size", facts.hidden_size),
+        ("num_attention_heads", facts.num_heads),
+    ):
+        if found != sizes[name]:
+            raise _ignored(kind, prefix, name, sizes[name])
+    shape = (sizes["hidden_size"], sizes["intermediate_size"])
+    if not any((m.in_features, m.out_features) == shape for m in module.modules() if isinstance(m, nn.Linear)):
+        raise _ignored(kind, prefix, "intermediate_size", sizes["intermediate_size"])
+    narrow = sizes.get("embedding_size")
+    if narrow is not None and module.get_input_embeddings().weight.shape[1] != narrow:
+        raise _ignored(kind, prefix, "embedding_size", narrow)
+    return module
+
+
+def cut_encoder(
+    source: Any,
+    layers: tuple[int, ...],
+    *,
+    num_labels: int,
+    dropout: float,
+    kind: type | None = None,
+    keep_pooling: bool = False,
+) -> Any:
+    """A new classifier with the named blocks (from 1) of ``source`` and its embeddings and pooler.
+
+    It is of the class ``kind``, where given, of the same architecture as ``source``. Its prediction layer is new, so
+    that it can be drawn afresh for every episode. From a pooled classifier comes the library's sequence classifier with
+    the encoder's blocks alone, or with ``keep_pooling`` a pooled one in the encoder's width, whose pooling is new, too
+    (MT-BERT: "own pooling and prediction").
+
+    Raises:
+        ValueError: blocks have to be left out, but the architecture has no one list of them.
+    """
+    origin = source
+    if kind is None:
+        kind = type(source)
+    if isinstance(source, PooledClassifier):
+        kind, origin = classifier_kind(source.config), source.encoder
+    depth = int(source.config.num_hidden_layers)
+    whole = layers == tuple(range(1, depth + 1))  # ALBERT shares one block: nothing to choose from, nothing to rename
+    blocks = "" if whole else layer_list(origin, depth) + "."
+    config = _resized(kind, source.config, {} if whole else {"num_hidden_layers": len(layers)}, "student.")
+    config.num_labels = num_labels
+    set_dropout(config, dropout)
+    student = new_encoder(kind, config)
+    receiver = student if origin is source else student.base_model
+    wanted = {f"{blocks}{layer - 1}.": f"{blocks}{place}." for place, layer in enumerate(layers)}
+    target = receiver.state_dict()
+    for name, tensor in origin.state_dict().items():
+        new_name: str | None = name
+        if blocks and name.startswith(blocks):
+            old = next((prefix for prefix in wanted if name.startswith(prefix)), None)
+            new_name = None if old is None else wanted[old] + name[len(old) :]
+        if new_name in target and target[new_name].shape == tensor.shape:
+            target[new_name] = tensor
+    receiver.load_state_dict(target)
+    return _pooled(student.base_model, num_labels) if keep_pooling and origin is not source else student
+
+
+def _pooled(encoder: Any, num_labels: int) -> PooledClassifier:
+    """The encoder under attention pooling and a prediction layer of its own; values are drawn later, by seed."""
+    if getattr(encoder, "pooler", None) is not None:  # of [CLS]: nothing would read it, but its weights would decay
+        encoder.pooler = None
+    width = int(encoder.config.hidden_size)
+    with torch.random.fork_rng(devices=[]):
+        return PooledClassifier(encoder, AttentionPooling(width), nn.Linear(width, num_labels)).eval()
+
+
+def layer_list(model: nn.Module, num_layers: int) -> str:
+    """Dotted name of the module list that holds the encoder's blocks.
+
+    Raises:
+        ValueError: there is none, or more than one, of that length.
+    """
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers
+    ]
+    outer = [name for name in found if not any(name != other and name.startswith(other + ".") for other in found)]
+    if len(outer) != 1:
+        raise ValueError(
+            f"{type(model).__name__} does not have one list of {num_layers} blocks (found {outer or 'none'}); cut "
+            "students need such an encoder: use a fresh student, or a pre-trained one with all its layers."
+        )
+    return str(outer[0])
+
+
+def _resized(kind: type, source: Any, sizes: Mapping[str, int], prefix: str) -> Any:
+    """A copy of a configuration with other sizes."""
+    try:
+        return type(source).from_dict({**source.to_dict(), **sizes})
+    except Exception as error:  # NotImplementedError, failed validation and more; the cause is kept
+        told = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"A {kind.__name__} cannot be given other sizes ({told}): {type(error).__name__}: {reason} Use "
+            f"{prefix}init=pretrained with all layers of a ready encoder, or a teacher of another architecture."
+        ) from error
+
+
+def _ignored(kind: type, prefix: str, name: str, value: int | None) -> ValueError:
+    ways = f"{prefix}init=teacher or pretrained" if prefix == "student." else f"{prefix}init=pretrained"
+    return ValueError(
+        f"A fresh {kind.__name__} does not take {prefix}{name}={value}; use {ways}, or a teacher of another "
+        "architecture."
+    )

@@ -1,0 +1,173 @@
+"""AdamW on stacked students, in place, with a learning rate and a step count of its own for every replica."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_env.config.optimizer import OptimizerConfig
+
+CLIP_EPS = 1e-6
+"""As in ``torch.nn.utils.clip_grad_norm_``."""
+
+
+def learning_rate_factor(update: np.ndarray, budget: np.ndarray, warmup: float) -> np.ndarray:
+    """Linear warm-up over ``round(warmup * budget)`` updates, then linear decay; in (0, 1] inside the budget, then 0.
+
+    Args:
+        update: ``[N]`` number of updates already spent (0 for the first).
+        budget: ``[N]``.
+        warmup: share of the budget, in [0, 1].
+    """
+    rise = np.round(warmup * budget)
+    up = (update + 1.0) / np.maximum(rise, 1.0)
+    down = (budget - update) / np.maximum(budget - rise, 1.0)
+    return np.asarray(np.clip(np.where(update < rise, up, down), 0.0, 1.0))
+
+
+def gradient_norm(grads: Mapping[str, Tensor]) -> Tensor:
+    """Norm over all tensors of each replica, ``[N]``."""
+    norms = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    return total
+
+
+def clip_factor(norm: Tensor, limit: float) -> Tensor:
+    """``min(1, limit / (norm + 1e-6))``, ``[N]``: what :func:`clip_` multiplies gradients of norms ``[N]`` with."""
+    return (limit / (norm + CLIP_EPS)).clamp(max=1.0)
+
+
+def clip_(grads: Mapping[str, Tensor], norm: Tensor, limit: float | None) -> None:
+    """Scale the gradients of each replica to a norm of at most ``limit``, in place; None leaves them.
+
+    Args:
+        grads: name -> ``[N, ...]``.
+        norm: ``[N]``, of :func:`gradient_norm`.
+        limit: the largest norm.
+    """
+    if limit is None:
+        return
+    factor = clip_factor(norm, limit)
+    for grad in grads.values():
+        grad.mul_(_column(factor, grad))
+
+
+def clip_pull_back_(
+    cotangents: Mapping[str, Tensor], clipped: Mapping[str, Tensor], norm: Tensor, limit: float
+) -> dict[str, Tensor]:
+    """Pull a gradient by clipped gradients back to one by the gradients before :func:`clip_`, in place.
+
+    Where a replica is clipped, ``g' = f g`` with ``f = c / (||g|| + eps)``, and a cotangent u becomes
+    ``f (u - g (g.u) / (||g|| (||g|| + eps)))``, jointly over all tensors: every one of them is in the norm, so that
+    those without a cotangent get one, too. The other replicas keep theirs.
+
+    Args:
+        cotangents: u, name -> ``[N, ...]``; some of the names of ``clipped``. Overwritten.
+        clipped: g', name -> ``[N, ...]``.
+        norm: ``||g||`` ``[N]`` over all of them before clipping.
+        limit: c.
+    """
+    if not cotangents:
+        return {}
+    factor = clip_factor(norm, limit)
+    # A matrix product sums without a tensor for the products, which would cost as much as the rest.
+    dots = [(clipped[n].flatten(1)[:, None] @ u.flatten(1)[..., None]).flatten() for n, u in cotangents.items()]
+    along = torch.stack(dots).sum(0) / (factor * norm * (norm + CLIP_EPS))
+    along = torch.where(factor < 1, along, torch.zeros_like(along))
+    found = {}
+    for name, grad in clipped.items():
+        share = _column(along, grad)
+        u = cotangents.get(name)
+        found[name] = grad * -share if u is None else u.mul_(_column(factor, u)).addcmul_(grad, share, value=-1.0)
+    return found
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """``[N]`` as ``[N, 1, ...]`` beside ``like`` ``[N, ...]``."""
+    return values.view(-1, *(1,) * (like.dim() - 1))
+
+
+def adamw_(
+    params: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    exp_avg: Mapping[str, Tensor],
+    exp_avg_sq: Mapping[str, Tensor],
+    *,
+    steps: np.ndarray,
+    learning_rates: np.ndarray,
+    apply: np.ndarray,
+    non_finite: Tensor,
+    config: OptimizerConfig,
+) -> None:
+    """One AdamW update of the replicas in ``apply`` with PyTorch's fused kernel, in place.
+
+    Tensors with one axis per replica (biases, layer norms) are not decayed.
+
+    Args:
+        params: name -> ``[N, ...]``, contiguous.
+        grads: alike; names that are missing are left alone.
+        exp_avg: first moments, alike.
+        exp_avg_sq: second moments, alike.
+        steps: ``[N]`` int64, updates applied so far (the kernel uses steps + 1).
+        learning_rates: ``[N]``.
+        apply: ``[N]`` bool.
+        non_finite: ``[N]`` float32 on the device, 1 where the gradient is not finite; such replicas stay as they are.
+        config: betas, eps and weight decay.
+    """
+    names = list(grads)
+    decayed = [name for name in names if params[name].dim() > 2]
+    plain = [name for name in names if params[name].dim() <= 2]
+    trees = (params, grads, exp_avg, exp_avg_sq)
+    together = _alike(steps, learning_rates, apply, non_finite)
+    for group, decay in ((decayed, config.weight_decay), (plain, 0.0)):
+        if not group:
+            continue
+        if together:  # one walk over the stacked tensors; a call for each replica costs more than its arithmetic
+            stacked = [[tree[name] for name in group] for tree in trees]
+            _fused(stacked, int(steps[0]), float(learning_rates[0]), decay, non_finite[0], config)
+            continue
+        split = [[tree[name].unbind(0) for name in group] for tree in trees]
+        for replica in np.flatnonzero(apply):
+            parts = [[views[replica] for views in part] for part in split]
+            rate = float(learning_rates[replica])
+            _fused(parts, int(steps[replica]), rate, decay, non_finite[replica], config)
+
+
+def _alike(steps: np.ndarray, learning_rates: np.ndarray, apply: np.ndarray, non_finite: Tensor) -> bool:
+    """Whether all of several replicas make the same kind of step, so that one call of the kernel does for all."""
+    if len(apply) == 1 or not apply.all() or len({*steps.tolist()}) > 1 or len({*learning_rates.tolist()}) > 1:
+        return False
+    # The kernel knows one flag for all: a replica that must stay as it is needs a call of its own. Asking a GPU costs
+    # less than the calls from some replicas on.
+    return (non_finite.device.type == "cpu" or len(apply) >= 8) and not bool(non_finite.any())
+
+
+def _fused(
+    parts: list[list[Tensor]],
+    done: int,
+    learning_rate: float,
+    decay: float,
+    non_finite: Tensor,
+    config: OptimizerConfig,
+) -> None:
+    params, grads, exp_avg, exp_avg_sq = parts
+    step = torch.full((), float(done + 1), dtype=torch.float32, device=params[0].device)
+    torch._fused_adamw_(
+        params,
+        grads,
+        exp_avg,
+        exp_avg_sq,
+        [],
+        [step] * len(params),
+        lr=learning_rate,
+        beta1=config.betas[0],
+        beta2=config.betas[1],
+        weight_decay=decay,
+        eps=config.eps,
+        amsgrad=False,
+        maximize=False,
+        found_inf=non_finite,
+    )

@@ -1,0 +1,274 @@
+"""From options to teachers: folders, provenance, labels, terms and outputs, each refused where it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from kd_env.config.environment import EnvConfig
+from kd_env.config.learning_teacher import LearningTeacherConfig
+from kd_env.core.records import read_record
+from kd_env.core.types import EncoderFacts, Signal
+from kd_env.data import toy
+from kd_env.data.loading import EMBEDDED, Task
+from kd_env.data.tables import Table
+from kd_env.knowledge import Term, TermSpec, build_terms
+from kd_env.mdp.observations import layout
+from kd_env.models import encoder as models
+from kd_env.models.checks import check_encoder, probe_batch
+from kd_env.models.layermap import cut_layers, layer_pairs
+from kd_env.models.students import cut_encoder
+from kd_env.numerics.calibration import fit_temperature
+from kd_env.teachers import sources
+from kd_env.teachers.teacher_set import Teacher, TeacherTables, named_folders
+
+
+class LoadedTeacher(NamedTuple):
+    """A teacher before its rows are there."""
+
+    name: str
+    folder: str
+    encoder: models.Encoder
+    tokenizer: Any
+    saw_feedback: str
+
+
+def teacher_folders(config: EnvConfig, task: Task) -> dict[str, str]:
+    """Folders or hub names of the teachers by name.
+
+    Raises:
+        ValueError: the task has no packaged teacher and none is named, or two teachers have one name.
+    """
+    if config.teachers is not None:
+        return named_folders(config.teachers)
+    if config.teacher is None:
+        if task.name not in EMBEDDED:
+            raise ValueError(
+                f"task={task.name!r} needs a teacher: give teacher=<folder of a fine-tuned encoder>, which "
+                f"`kd-env teacher task={task.name} teacher.name_or_path=...` makes."
+            )
+        if config.decision == "teacher_weighting":
+            return toy.teacher_set(task.name)
+        bare = toy.masked_lm_folder(task.name)
+        if config.teacher_learns and config.learning_teacher_config.init == "pretrained" and bare is not None:
+            return {task.name: str(bare)}
+        return {task.name: str(toy.teacher_folder(task.name))}
+    return {task.name: config.teacher}
+
+
+def load_teachers(
+    folders: Mapping[str, str],
+    task: Task,
+    fingerprint: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    learning: LearningTeacherConfig | None = None,
+) -> list[LoadedTeacher]:
+    """The encoders of :func:`teacher_folders` with their tokenizers, in order; with ``learning`` to be trained.
+
+    Raises:
+        ValueError: no model, other labels than the task's, or a record that says that it saw feedback rows.
+    """
+    found = []
+    for name, folder in folders.items():
+        saw_feedback = provenance(folder, task.name, fingerprint)
+        if learning is None:
+            module = models.load_encoder(folder).to(device, dtype)
+            encoder = models.Encoder.build(module, train_embeddings=True, fresh="none")
+        else:
+            encoder = _learning_teacher(learning, folder, task, device, dtype)
+        check_teacher(encoder, folder, task)
+        found.append(LoadedTeacher(name, folder, encoder, models.load_tokenizer(folder), saw_feedback))
+    return found
+
+
+def _learning_teacher(
+    options: LearningTeacherConfig, folder: str, task: Task, device: torch.device, dtype: torch.dtype
+) -> models.Encoder:
+    bare = options.init != "finetuned"
+    module = models.load_encoder(folder, num_labels=task.num_labels if bare else None)
+    if options.num_hidden_layers is not None or options.dropout > 0:  # dropout is set where an encoder is made
+        depth = int(module.config.num_hidden_layers)
+        kept = cut_layers("first", options.num_hidden_layers or depth, depth)
+        cut = cut_encoder(module, kept, num_labels=task.num_labels, dropout=options.dropout)
+        if not bare:  # the cut has a new head
+            lacking = cut.load_state_dict(module.state_dict(), strict=False).missing_keys
+            if lacking:
+                raise ValueError(
+                    f"The teacher {folder!r} cannot be cut, or given dropout, with its head: there is no {lacking[0]} "
+                    "in it. Set learning_teacher.num_hidden_layers=null and learning_teacher.dropout=0, or "
+                    "learning_teacher.init='pretrained' for a new head."
+                )
+        module = cut
+    if bare and task.labels:
+        module.config.id2label = dict(enumerate(task.labels))
+    module = module.to(device, dtype)
+    drawn = {"finetuned": "none", "pretrained": "head", "fresh": "all"}[options.init]
+    trains, zero = options.train_embeddings, options.zero_head
+    return models.Encoder.build(module, train_embeddings=trains, fresh=drawn, zero_head=zero)
+
+
+def make_teacher(
+    config: EnvConfig,
+    loaded: LoadedTeacher,
+    task: Task,
+    student: EncoderFacts,
+    tables: TeacherTables,
+    *,
+    foreign: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    label_width: float | None,
+) -> Teacher:
+    """Terms, source and outputs of one teacher.
+
+    Args:
+        config: options of the environment.
+        loaded: the teacher.
+        task: the task.
+        student: sizes of the student.
+        tables: the rows in this teacher's tokens.
+        foreign: whether these are other tokens than the student's.
+        device: of the run.
+        dtype: floating type of the run.
+        label_width: of a regression task.
+
+    Raises:
+        ValueError: rows longer than its positions, terms that need what it cannot give, or an encoder that our forward
+            pass would run wrongly.
+    """
+    encoder = loaded.encoder
+    what = "teacher" if config.teachers is None else f"teacher {loaded.name!r}"
+    check_positions(encoder, max(int(table.lengths.max()) for table in tables), what)
+    # As a control the student is its own teacher: then the layers and widths are its own, too.
+    facts = student if config.teacher_source == "student" else encoder.facts
+    pairs = layer_pairs(config.layer_map, student.num_layers, facts.num_layers)
+    terms = build_terms(config.terms, TermSpec(student, facts, pairs, task.regression, label_width or 1.0))
+    signals = {signal for term in terms for signal in term.teacher_signals}
+    if foreign:
+        _check_foreign(loaded.name, terms)
+        if config.teacher_learns:
+            raise ValueError(
+                f"The teacher {loaded.name!r} has another tokenizer than the student, and learns from the student's "
+                "batches; use a student with its tokenizer (student.init=fresh or teacher), or teacher_updates='none'."
+            )
+    if any(layout.FEATURES[name].needs_cls for name in config.features):
+        signals.add(Signal("cls", facts.num_layers))
+    if config.teacher_source != "student":
+        check_encoder(encoder, probe_batch(tables.train, config.max_length, (encoder,)), signals, what)
+    identity = sources.weights_hash(encoder)
+    exact = "float64" if dtype == torch.float64 else None
+
+    def outputs(part: Table, wanted: set[Signal]) -> Mapping[Signal, np.ndarray]:
+        return sources.teacher_outputs(
+            encoder,
+            part,
+            wanted,
+            dtype=exact or (config.cache_dtype if wanted else "float32"),
+            precision=config.precision,
+            cache_dir=config.cache_dir,
+            identity=identity,
+            progress=config.show_progress,
+            name="" if config.teachers is None else loaded.name,
+        )
+
+    def logits(part: Table) -> np.ndarray:
+        # What a teacher that learns says at first is never read: a pass over the rows would be for nothing.
+        if config.teacher_learns:
+            return np.zeros((len(part), task.num_labels), np.float32)
+        return np.asarray(outputs(part, set())[sources.LOGITS])
+
+    selection_logits, feedback_logits = logits(tables.selection), logits(tables.feedback)
+    source: sources.TeacherSource
+    if config.teacher_source == "cached":
+        held = outputs(tables.train, signals)
+        train_logits = np.asarray(held[sources.LOGITS], dtype=np.float32)
+        source = sources.CachedTeacher(facts, held, tables.train, dtype)
+    else:
+        own = tables.train if foreign else None
+        online = sources.OnlineTeacher(encoder, signals, config.precision, table=own)
+        source = sources.StudentAsTeacher(facts) if config.teacher_source == "student" else online
+        train_logits = logits(tables.train)
+    labels, fixed = tables.selection.labels, task.regression or config.teacher_learns
+    return Teacher(
+        name=loaded.name,
+        folder=loaded.folder,
+        encoder=encoder,
+        tokenizer=loaded.tokenizer,
+        foreign=foreign,
+        identity=identity,
+        saw_feedback=loaded.saw_feedback,
+        pairs=pairs,
+        terms=terms,
+        source=source,
+        train_logits=train_logits,
+        feedback_logits=feedback_logits,
+        selection_logits=selection_logits,
+        temperature=1.0 if fixed else fit_temperature(selection_logits, labels, "selection"),
+    )
+
+
+def _check_foreign(name: str, terms: Sequence[Term]) -> None:
+    for term in terms:
+        token_level = sorted({s.kind for s in term.teacher_signals if s.kind not in ("logits", "cls")})
+        if token_level:
+            raise ValueError(
+                f"The teacher {name!r} has another tokenizer than the student, so that its tokens are not the "
+                f"student's: the term {term.name!r} compares {', '.join(token_level)} token by token. Leave the term "
+                "out (logits and [CLS] still work: soft_label, logit_mse, cls), or use a teacher with the student's "
+                "tokenizer."
+            )
+
+
+def provenance(teacher: str, task: str, fingerprint: str) -> str:
+    """Whether the teacher saw feedback rows of a task (or text): ``no`` or ``unknown``.
+
+    A teacher is trusted as far as its record reaches: what it was fine-tuned from must be clean as well.
+
+    Raises:
+        ValueError: its own record, or that of an encoder that it was made from, says that it did.
+    """
+    record: Any = read_record(teacher)
+    clean = record is not None
+    while record is not None:
+        # A record that is no mapping, or one without these keys, tells nothing.
+        known: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
+        trained_on, same_split = known.get("trained_on"), known.get("fingerprint") == fingerprint
+        apart = trained_on == "rows apart from every split" and known.get("task") == task
+        if same_split and trained_on != "train" and not apart:
+            raise ValueError(
+                f"The teacher {teacher!r}, or an encoder that it was made from, was trained on {trained_on!r} of this "
+                "very split, so it saw feedback rows. Fine-tune one on train rows: "
+                f"`kd-env teacher task={task} teacher.name_or_path=...`."
+            )
+        clean = clean and (apart or (same_split and trained_on == "train"))
+        record = known.get("source")
+    return "no" if clean else "unknown"
+
+
+def check_teacher(encoder: models.Encoder, name: str, task: Task) -> None:
+    """Refuse a teacher with other labels than the task's, or in another order."""
+    remedy = f"Fine-tune one for this task: `kd-env teacher task={task.name} teacher.name_or_path=...`."
+    names = encoder.module.config.id2label
+    found = [str(names.get(index, f"LABEL_{index}")) for index in range(encoder.facts.num_labels)]
+    if encoder.facts.num_labels != task.num_labels:
+        raise ValueError(
+            f"The teacher {name!r} has {encoder.facts.num_labels} labels ({', '.join(found)}), the task {task.name!r} "
+            f"has {task.num_labels} ({', '.join(task.labels) or 'a score'}). {remedy}"
+        )
+    if task.labels and not all(label.startswith("LABEL_") for label in found):
+        plain = [label.lower().replace(" ", "_").replace("-", "_") for label in found]
+        if plain != [label.lower().replace(" ", "_").replace("-", "_") for label in task.labels]:
+            raise ValueError(
+                f"The teacher {name!r} orders its labels {found}, the task {task.name!r} {list(task.labels)}. {remedy}"
+            )
+
+
+def check_positions(encoder: models.Encoder, longest: int, what: str) -> None:
+    """Refuse rows longer than the encoder's positions."""
+    positions = models.usable_positions(encoder.module)
+    if positions is not None and longest > positions:
+        raise ValueError(f"A row has {longest} tokens, the {what} {positions} positions; set max_length={positions}.")

@@ -1,0 +1,99 @@
+"""One or several teachers of a problem: what they say, whose terms they feed, and which of them is the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kd_env.core.records import SET_RECORD
+from kd_env.data.tables import Table
+from kd_env.knowledge import LayerPairs, Term
+from kd_env.models import encoder as models
+from kd_env.numerics import losses
+from kd_env.teachers import sources
+
+
+class TeacherTables(NamedTuple):
+    """The rows of a problem in one teacher's own tokens."""
+
+    train: Table
+    feedback: Table  # the evaluated rows
+    selection: Table
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One teacher of a problem."""
+
+    name: str
+    folder: str
+    """Folder or hub name."""
+    encoder: models.Encoder
+    tokenizer: Any
+    foreign: bool
+    """Whether its tokenizer is another than the student's: then it gives logits and [CLS] only."""
+    identity: str
+    """Hash of the weights."""
+    saw_feedback: str
+    """``no`` or ``unknown``."""
+    pairs: LayerPairs
+    """The layer map from the student to this teacher."""
+    terms: tuple[Term, ...]
+    """The K terms, built for this teacher."""
+    source: sources.TeacherSource
+    train_logits: np.ndarray  # [R, C], uncalibrated
+    feedback_logits: np.ndarray
+    selection_logits: np.ndarray
+    temperature: float
+    """Fitted on the selection split (1 in regression); used for the reference loss only."""
+
+
+def entry_name(term: str, teacher: str, count: int) -> str:
+    """Name of one entry of the loss table: the term's alone where there is one teacher."""
+    return term if count == 1 else f"{term}@{teacher}"
+
+
+def best_teacher(found: Sequence[Teacher], labels: np.ndarray, label_width: float | None) -> int:
+    """The teacher with the lowest calibrated loss on the selection split; the first of equals."""
+    values = [losses.gold_loss(t.selection_logits / t.temperature, labels, label_width) for t in found]
+    return int(np.argmin(values))
+
+
+def named_folders(given: Sequence[str | Mapping[str, str]]) -> dict[str, str]:
+    """Folders by teacher name: as given, else the last part of the folder's path (with - for a dot).
+
+    A folder of a co-fine-tuned set that has no name stands for its members.
+
+    Raises:
+        ValueError: two teachers of one name, or a name that cannot stand in the names of table entries.
+    """
+    found: dict[str, str] = {}
+    for entry in _members(given):
+        folder = entry if isinstance(entry, str) else entry["path"]
+        name = Path(folder).name.replace(".", "-") if isinstance(entry, str) else entry["name"]
+        if not name or any(sign in name for sign in "@/.[]"):
+            raise ValueError(
+                f"The teacher name {name!r} is empty or has one of the signs @ / . [ ]; give another one: "
+                f"{{name: ..., path: {folder}}}."
+            )
+        if name in found:
+            raise ValueError(
+                f"Two teachers are named {name!r} ({found[name]} and {folder}); give each a name of its own, such as "
+                f"{{name: {name}_2, path: {folder}}}."
+            )
+        found[name] = folder
+    return found
+
+
+def _members(given: Sequence[str | Mapping[str, str]]) -> Iterator[str | Mapping[str, str]]:
+    for entry in given:
+        if isinstance(entry, str) and (Path(entry) / SET_RECORD).is_file():
+            from kd_env.finetuning.co_classifier import members
+
+            yield from (str(member) for member in members(entry))
+        else:
+            yield entry
