@@ -7,7 +7,7 @@ Other distributions add agents with entry points in the groups ``kd_env.agents``
 from agents.catalog import AGENTS, agent_kind, agent_names, load_agent, make_agent
 from agents.common.base import Agent, LearnCallback, Metrics, RewardTransform, Spaces, episode_steps
 from agents.rules.base import Rule
-from agents.rules.knowledge_selection import RULES, make_rule
+from agents.rules.catalog import RULES, make_rule
 
 __all__ = [
     "AGENTS",

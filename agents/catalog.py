@@ -12,10 +12,11 @@ from agents.knowledge_selector.published import PublishedSelector
 from agents.policy_gradient.actor_critic import ActorCritic
 from agents.policy_gradient.reinforce import Reinforce
 from agents.policy_gradient.teacher_selector import TeacherSelector
-from agents.rules.knowledge_selection import GROUP as RULES_GROUP
-from agents.rules.knowledge_selection import RULES, make_rule, rule_class
+from agents.rules.catalog import GROUP as RULES_GROUP
+from agents.rules.catalog import RULES, make_rule, rule_class
 from agents.rules.searched import Searched
-from agents.sb3.agent import ALGORITHMS, SB3Agent, algorithm, make_sb3
+from agents.sb3.agent import SB3Agent, make_sb3
+from agents.sb3.algorithms import ALGORITHMS, algorithm
 from agents.tutor.agent import Tutor
 
 GROUP = "kd_env.agents"

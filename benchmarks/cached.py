@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import common
 from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.core import checks
-from kd_env.teachers.sources import teacher_outputs
+from kd_env.teachers.outputs import teacher_outputs
 
 TERM_SETS = {"labels": common.TERMS[:2], "all": common.TERMS}
 

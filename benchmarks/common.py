@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from kd_env.core import checks
-from kd_env.envs.build import resolve_device
-from kd_env.evaluation.reports.report import atomic_write
+from kd_env.core.files import atomic_write
+from kd_env.models.devices import resolve_device
 from kd_env.models.encoder import new_encoder
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ import torch
 from benchmarks import common
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
 from kd_env.core import checks
-from kd_env.envs.build import resolve_device
+from kd_env.models.devices import resolve_device
 
 TERMS = (*common.TERMS, "logit_mse", "cls")
 AXES = {

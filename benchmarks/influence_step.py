@@ -30,8 +30,8 @@ from benchmarks import common
 from benchmarks.bare_teaching import TERMS, BarePair, agree
 from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.core import checks
-from kd_env.envs.build import resolve_device
 from kd_env.mdp.problem import Problem
+from kd_env.models.devices import resolve_device
 
 AIM = 2.5
 """Of a step of LGTM over the plain loop."""

@@ -23,8 +23,8 @@ import torch
 from benchmarks import common, growth
 from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.core import checks
+from kd_env.core.files import atomic_write
 from kd_env.data.tables import draw, start_stream
-from kd_env.evaluation.reports.report import atomic_write
 from kd_env.mdp.problem import Problem
 from kd_env.models.encoder import load_encoder, load_tokenizer
 

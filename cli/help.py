@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from cli.main import COMMANDS
+from cli.commands import COMMANDS
 from cli.settings.presets import JOB_GROUPS, description, groups, option_comments
 
 EXAMPLES = {

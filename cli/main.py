@@ -4,74 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
+from cli.commands import COMMANDS
 from cli.errors import guarded
-
-Job = Callable[[Sequence[str], str], object]
-
-
-class Command(NamedTuple):
-    """One subcommand."""
-
-    summary: str
-    config: str | None
-    """Primary configuration file that its overrides are for; None where the command has options of its own alone."""
-    load: Callable[[], Job]
-
-
-def _train() -> Job:
-    from cli.jobs.train import train
-
-    return train
-
-
-def _teacher() -> Job:
-    from cli.jobs.teacher import make_teacher
-
-    return make_teacher
-
-
-def _evaluate() -> Job:
-    from cli.jobs.evaluate import evaluate_any
-
-    return evaluate_any
-
-
-def _study() -> Job:
-    from cli.jobs.study import study
-
-    return study
-
-
-def _tutor() -> Job:
-    from cli.jobs.tutor import tutor
-
-    return tutor
-
-
-def _compare() -> Job:
-    from cli.jobs.compare import compare_runs
-
-    return compare_runs
-
-
-def _bench() -> Job:
-    from cli.jobs.bench import bench
-
-    return bench
-
-
-COMMANDS = {
-    "train": Command("train an agent, judge it against the rules, write a report (the main job)", "config", _train),
-    "teacher": Command("fine-tune a teacher, or a set together, on the train rows of a task", "finetune", _teacher),
-    "evaluate": Command("judge a run's policy again, or fine-tune and compare students", "config", _evaluate),
-    "study": Command("several independent trainings of several agents, and their comparison", "study", _study),
-    "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),
-    "tutor": Command("train tutors that write tokens into text, and compare them", "tutor", _tutor),
-    "bench": Command("measure speed and memory (source checkout only)", None, _bench),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _LAZY = {
-    "EnvConfig": "kd_env.config",
+    "EnvConfig": "kd_env.config.environment",
     "DistillEnv": "kd_env.envs",
     "DistillVectorEnv": "kd_env.envs",
-    "Problem": "kd_env.problem",
-    "build_problem": "kd_env.build",
+    "Problem": "kd_env.mdp.problem",
+    "build_problem": "kd_env.envs.build",
 }
 __all__ = ["DistillEnv", "DistillVectorEnv", "EnvConfig", "Problem", "__version__", "build_problem"]
 
@@ -34,15 +34,15 @@ for _name, _decision in (
     for _suffix, _view in (("", "native"), ("Discrete", "discrete"), ("Continuous", "box")):
         register(
             id=f"kd_env/{_name}{_suffix}-v0",
-            entry_point="kd_env.envs.base:DistillEnv",
+            entry_point="kd_env.envs.env:DistillEnv",
             vector_entry_point="kd_env.envs.vector:DistillVectorEnv",
             kwargs={"decision": _decision, **({} if _view == "native" else {"action_view": _view})},
         )
 for _suffix, _view in (("", "native"), ("Discrete", "discrete"), ("Continuous", "box")):
     register(
         id=f"kd_env/TutorToken{_suffix}-v0",
-        entry_point="kd_env.tutor.env:TutorEnv",
-        vector_entry_point="kd_env.tutor.env:TutorVectorEnv",
+        entry_point="kd_env.envs.tutor_env:TutorEnv",
+        vector_entry_point="kd_env.envs.tutor_env:TutorVectorEnv",
         kwargs={} if _view == "native" else {"action_view": _view},
     )
 

@@ -24,7 +24,8 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kd_env.data.loading import Rows, get_task
+from kd_env.data.loading import get_task
+from kd_env.data.tasks import Rows
 from kd_env.data.toy import teacher_folder, toy_rows, vocabulary
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

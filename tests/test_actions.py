@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from kd_env.decisions.knowledge_selection.actions import KnowledgeSelectionActions, normalize_weights
+from kd_env.decisions.knowledge_selection.actions import KnowledgeSelectionActions
+from kd_env.mdp.gradients import normalize_weights
 
 TERMS = ("hard_label", "soft_label", "relation")
 

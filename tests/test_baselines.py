@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agents import RULES, make_rule
-from agents.rules.knowledge_selection import WITHOUT_FEEDBACK
+from agents.rules.catalog import WITHOUT_FEEDBACK
 from cli.main import main, run
 from cli.settings.compose import compose
 from cli.settings.read import Settings, read_settings
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
 from kd_env.config.environment import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
 from kd_env.core.types import ModelOutput, Signal
+from kd_env.envs.student_record import STEERED
 from kd_env.finetuning.classifier import TeacherConfig, teacher_record
 from kd_env.mdp import passes
 from kd_env.mdp.problem import Problem
-from kd_env.models.export import STEERED
 
 STEPS = 12
 FEEDBACK_FEATURES = ("gap", "student_entropy", "agreement", "feedback_metric")

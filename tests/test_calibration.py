@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kd_env import EnvConfig, build_problem
 from kd_env.envs import DistillEnv, DistillVectorEnv
+from kd_env.mdp import feedback
 from kd_env.numerics.calibration import BOUNDS, expected_calibration_error, fit_temperature, fit_temperatures
 from kd_env.numerics.losses import gold_loss, log_softmax
 
@@ -104,15 +105,14 @@ def test_the_size_of_logits_closes_no_gap() -> None:
     env.reset(seed=0)
     for _ in range(15):
         env.step(env.encode_action(dict.fromkeys(env.term_names, 1.0)))
-    from kd_env.mdp import transition
 
     params = env.run.started().params
-    before = transition.evaluate(env.problem, params, None)
+    before = feedback.evaluate(env.problem, params, None)
     assert 0.3 < before.temperature[0] < 3.0, "at the bounds this test would show nothing"
     with torch.no_grad():
         for name in ("classifier.weight", "classifier.bias"):
             params[name] *= 2.0
-    after = transition.evaluate(env.problem, params, None)
+    after = feedback.evaluate(env.problem, params, None)
     assert after.temperature[0] == pytest.approx(2.0 * before.temperature[0], rel=1e-3)
     assert after.loss[0] == pytest.approx(before.loss[0], rel=1e-5)
     assert abs(after.raw_loss[0] - before.raw_loss[0]) > 1e-4

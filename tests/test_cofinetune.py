@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 
 import kd_env
 from kd_env.config.environment import EnvConfig
+from kd_env.core.records import members
 from kd_env.core.types import Batch, Signal
 from kd_env.finetuning import loop
 from kd_env.finetuning.classifier import TeacherConfig, finetune, teacher_record
-from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune, members
+from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune
 from kd_env.models import encoder as models
 from kd_env.models.export import write_student
 from kd_env.models.pooling import AttentionPooling, PooledClassifier

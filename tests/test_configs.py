@@ -11,14 +11,14 @@ import pytest
 from terms_mt_bert import LITERAL_TERMS
 
 from agents import RULES, make_agent
-from agents.sb3.agent import ALGORITHMS
+from agents.sb3.algorithms import ALGORITHMS
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.presets import description, groups
 from cli.settings.read import Settings, read_settings
 from cli.settings.teachers import set_config, teacher_config
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
-from kd_env.data.loading import EMBEDDED, GLUE
+from kd_env.data.tasks import EMBEDDED, GLUE
 from kd_env.mdp.problem import Problem
 
 GROUPS = groups()
@@ -271,7 +271,8 @@ def test_experiments(experiment: str, tmp_path: Path) -> None:
 
 def with_hardly_trained_set(found: Settings, output: Path) -> EnvConfig:
     """The environment's options; a set that is made first has the same members, but has seen four batches."""
-    from kd_env.finetuning.co_classifier import cofinetune, members
+    from kd_env.core.records import members
+    from kd_env.finetuning.co_classifier import cofinetune
 
     if found.cofinetuned is None:
         return found.env

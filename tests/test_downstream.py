@@ -102,7 +102,7 @@ def test_students_are_fine_tuned_compared_and_gone_on_with(
 
     stamps = {file: file.stat().st_mtime_ns for file in files}
     made: list[int] = []
-    monkeypatch.setattr(downstream, "fine_tune", lambda *a, **k: made.append(k["rows"]) or fine_tune(*a, **k))
+    monkeypatch.setattr(fine_tuning, "fine_tune", lambda *a, **k: made.append(k["rows"]) or fine_tune(*a, **k))
     assert run("evaluate", words(toy_students, tmp_path, "seeds=2"), "kd-env evaluate") == 0
     assert made == [] and json.loads((folder / "results.json").read_text())["columns"] == data["columns"]
     files[0].unlink()
@@ -151,7 +151,7 @@ def test_few_labels_are_the_same_for_all_students(
 ) -> None:
     seen: list[Any] = []
     real = fine_tuning.train
-    monkeypatch.setattr(downstream, "train", lambda o, data, *a: seen.append(data) or real(o, data, *a))
+    monkeypatch.setattr(fine_tuning, "train", lambda o, data, *a: seen.append(data) or real(o, data, *a))
     shutil.copytree(student, tmp_path / "other")
     for folder in (student, tmp_path / "other"):
         for seed in (0, 1):

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kd_env.data import splits
-from kd_env.data.loading import Rows, get_task, load_train
+from kd_env.data.loading import get_task, load_train
+from kd_env.data.tasks import Rows
 from kd_env.finetuning import classifier as module
 from kd_env.finetuning import loop
 from kd_env.finetuning.classifier import TeacherConfig, finetune, teacher_record
@@ -272,7 +273,7 @@ def test_regression_and_the_first_layer_alone(make: Make, data_dir: str) -> None
     ("names", "kept"), [(["bad", "good"], True), (["good", "bad"], False), (["x", "y", "z"], False)]
 )
 def test_a_head_is_kept_only_for_the_same_labels(make: Make, tmp_path: Path, names: list[str], kept: bool) -> None:
-    from kd_env.finetuning.model import load_classifier
+    from kd_env.models.loading import load_classifier
 
     first = make()
     task = get_task("custom", {**COLUMNS, "labels": names}, first.data_dir)

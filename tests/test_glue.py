@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kd_env.data.loading import GLUE, get_task, load_dev, load_train
+from kd_env.data.loading import get_task, load_dev, load_train
+from kd_env.data.tasks import GLUE
 
 
 def _write(path: Path, columns: dict[str, Sequence[Any]]) -> None:

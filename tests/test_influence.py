@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.core import trees
-from kd_env.mdp import influence, passes
+from kd_env.mdp import gradients, influence, passes
 from kd_env.numerics import optim
 
 ROWS, FEEDBACK = 8, np.arange(16)
@@ -86,7 +86,7 @@ def brute_force(case: Case, optimizer: str, *, weights: Tensor | None = None, la
     output = trees.map_leaves(lambda t: t[None], output)
     taught = tuple(teacher.source.signals(case.rows, batch, output) for teacher in problem.teachers)
     stacked = {name: p[None] for name, p in student.items()}
-    table = passes.loss_table(problem, stacked, output, taught, batch)[0]
+    table = gradients.loss_table(problem, stacked, output, taught, batch)[0]
     seen = float(state.term_seen[0]) + 1
     scale = state.term_scale[0] + (table.detach().mean(-1) - state.term_scale[0]) / seen
     scale = scale if problem.config.term_scale == "running" else torch.ones_like(scale)
@@ -230,7 +230,7 @@ def real_losses(case: Case, change: float) -> np.ndarray:
     students = trees.take(case.students, [0] * count)
     weights = torch.ones(count, *problem.present.shape, count, dtype=torch.float64)
     weights += change * torch.eye(count, dtype=torch.float64)[:, None, None, :]
-    found = passes.gradients(
+    found = gradients.gradients(
         problem,
         students.params,
         np.repeat(case.rows, count, axis=0),
@@ -277,7 +277,7 @@ def test_predicts_what_a_larger_weight_does_to_the_real_update(
 def test_the_gradient_is_that_of_the_real_update(trained: Case) -> None:
     state = trained.students
     weights = torch.ones(1, *trained.problem.present.shape, 1, dtype=torch.float64)
-    real = passes.gradients(
+    real = gradients.gradients(
         trained.problem,
         state.params,
         trained.rows,

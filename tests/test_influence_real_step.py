@@ -15,9 +15,9 @@ from cli.settings.compose import compose
 from cli.settings.read import read_settings
 from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.core import trees
-from kd_env.core.types import TeacherEffect
-from kd_env.mdp import influence, passes, teaching, transition
+from kd_env.mdp import gradients, influence, passes, teaching, transition
 from kd_env.mdp.row_influence import feedback_choice, row_influence
+from kd_env.mdp.state import TeacherEffect
 from kd_env.numerics import optim
 
 UPDATES = (1, 3, 6, 10)
@@ -73,7 +73,7 @@ def sgd_step(problem: Any, state: Any, weights: np.ndarray) -> dict[str, Tensor]
     table = torch.as_tensor(problem.present[None, :, :, None] * weights[:, None, None, :])
     rows = np.repeat(state.next_rows[:, 0], count, axis=0)
     scales = (stacked.term_scale, stacked.term_seen)
-    found = passes.gradients(problem, stacked.params, rows, table, *scales, teacher=None, differentiate=True)
+    found = gradients.gradients(problem, stacked.params, rows, table, *scales, teacher=None, differentiate=True)
     optim.clip_(found.grads, optim.gradient_norm(found.grads), config.max_grad_norm)
     rate = float((config.rate * optim.learning_rate_factor(state.updates, state.budget, config.warmup))[0])
     return {n: p - rate * found.grads[n] if n in found.grads else p for n, p in stacked.params.items()}

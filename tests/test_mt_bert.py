@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kd_env import DistillEnv, EnvConfig, build_problem
-from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune, members
+from kd_env.core.records import members
+from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune
 from kd_env.models import encoder
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.pooling import PooledClassifier

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from kd_env import DistillEnv, EnvConfig, build_problem
-from kd_env.config.environment import StudentConfig
+from kd_env.config import student
 from kd_env.config.optimizer import OPTIMIZER_CHECKS, OptimizerConfig
+from kd_env.config.student import StudentConfig
 
 
 @pytest.mark.parametrize(
@@ -124,9 +125,9 @@ def test_every_option_has_a_check() -> None:
     for target, table in (
         (
             EnvConfig,
-            {**dict.fromkeys(nested), **environment._ENVIRONMENT},
+            {**dict.fromkeys(nested), **config._ENVIRONMENT},
         ),
-        (StudentConfig, environment._STUDENT),
+        (StudentConfig, student._STUDENT),
         (OptimizerConfig, OPTIMIZER_CHECKS),
     ):
         assert {field.name for field in dataclasses.fields(target)} == set(table)
@@ -155,8 +156,8 @@ def test_student_options_that_would_be_ignored(student: dict[str, Any]) -> None:
 def test_paths_are_taken_as_texts(tmp_path: Path) -> None:
     """A ``Path`` is what most programs hold."""
     config = EnvConfig.from_kwargs(cache_dir=tmp_path, student=tmp_path)
-    assert environment.cache_dir == environment.student_config.name_or_path == str(tmp_path)
-    json.dumps(environment.to_dict())
+    assert config.cache_dir == config.student_config.name_or_path == str(tmp_path)
+    json.dumps(config.to_dict())
 
 
 def test_features_without_meaning_are_refused_by_name(tiny_regression: dict[str, Any]) -> None:
@@ -280,9 +281,9 @@ def test_the_default_learning_rate_is_that_of_the_students_kind(student: Any, ra
     """Wherever it is left out or None, and never where it is chosen, by either way of writing."""
     for optimizer in ({}, {"warmup": 0.2}, {"learning_rate": None}, OptimizerConfig(eps=1e-6)):
         config = EnvConfig.from_kwargs(student=student, optimizer=optimizer, learning_rate=None)
-        assert environment.optimizer_config.learning_rate == environment.optimizer_config.rate == rate
-        assert environment.to_dict()["optimizer"]["learning_rate"] == rate
-        assert EnvConfig.from_kwargs(**environment.to_dict()) == config
+        assert config.optimizer_config.learning_rate == config.optimizer_config.rate == rate
+        assert config.to_dict()["optimizer"]["learning_rate"] == rate
+        assert EnvConfig.from_kwargs(**config.to_dict()) == config
     for chosen in (
         {"optimizer": {"learning_rate": 0.01}},
         {"optimizer": OptimizerConfig(0.01)},
@@ -315,7 +316,7 @@ def test_a_cut_student_is_trained_with_its_default(tiny: dict[str, Any]) -> None
 def test_configuration_round_trip(tiny: dict[str, Any]) -> None:
     """``to_dict`` is plain and complete."""
     config = EnvConfig.from_kwargs(**tiny)
-    again = EnvConfig.from_kwargs(**json.loads(json.dumps(environment.to_dict())))
+    again = EnvConfig.from_kwargs(**json.loads(json.dumps(config.to_dict())))
     assert again == config
 
 

@@ -12,9 +12,12 @@ import torch
 
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
 from kd_env.data.loading import get_task, load_dev
-from kd_env.evaluation.judging.protocol import Contender, check_dev, check_dev_lengths, evaluate_policies
+from kd_env.evaluation.judging.contenders import Contender
+from kd_env.evaluation.judging.dev import check_dev, check_dev_lengths
+from kd_env.evaluation.judging.protocol import evaluate_policies
 from kd_env.evaluation.judging.results import SELECTION
-from kd_env.evaluation.reports.report import summarize, to_json
+from kd_env.evaluation.reports.report import summarize
+from kd_env.evaluation.reports.report_files import to_json
 from kd_env.numerics import metrics
 from kd_env.numerics.losses import log_softmax
 

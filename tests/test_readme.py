@@ -11,16 +11,16 @@ import pytest
 from agents import RULES
 from agents.catalog import AGENTS
 from agents.rules.tutor_token import TOKEN_RULES
-from agents.sb3.agent import ALGORITHMS
+from agents.sb3.algorithms import ALGORITHMS
+from cli.commands import COMMANDS
 from cli.jobs.evaluate import split_run
 from cli.jobs.study import plan
-from cli.main import COMMANDS
 from cli.settings.compose import compose, resolve_overrides
 from cli.settings.options import split_options
 from cli.settings.read import read_settings, teacher_config
 from cli.settings.teachers import mlm_config
 from kd_env.config.environment import VIEWS
-from kd_env.data.loading import EMBEDDED, GLUE
+from kd_env.data.tasks import EMBEDDED, GLUE
 from kd_env.decisions.tutor_token.options import REWARDS as TUTOR_REWARDS
 from kd_env.decisions.tutor_token.options import VIEWS as TUTOR_VIEWS
 from kd_env.knowledge import TERMS

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kd_env.core import files
 from kd_env.evaluation.judging.protocol import choose_comparator
 from kd_env.evaluation.judging.results import SELECTION, Evaluation, PolicyResult, SplitScores
 from kd_env.evaluation.reports import report as r
+from kd_env.evaluation.reports import report_files, words
 from kd_env.evaluation.statistics import intervals as s
 
 LABELS = np.arange(40) % 2
@@ -84,11 +86,11 @@ def test_rows_hold_the_statistics(three: r.Report) -> None:
 
 
 def test_table_and_markdown_show_every_policy(three: r.Report, capsys: pytest.CaptureFixture[str]) -> None:
-    r.print_report(three)
+    report_files.print_report(three)
     printed = capsys.readouterr().out
     for word in ("agent *", "fixed", "(comparator)", "0.600 [0.470,", "w soft_label", "no claim", "Minimum detectable"):
         assert word in printed
-    first, _, *lines, _, last = r.markdown_table(three).splitlines()
+    first, _, *lines, _, last = report_files.markdown_table(three).splitlines()
     assert first == three.headline and printed.replace("\n", " ").startswith("Above the best rule")
     assert last == three.detectable and "power 0.8, at the spreads observed, 4 seeds): agent 0." in last
     assert len(lines) == 5
@@ -104,13 +106,13 @@ def test_columns_lead_with_the_metric_and_end_with_raw_values() -> None:
     ]
     cells = calibrated.cells(calibrated.rows[0])
     assert len(cells) == len(calibrated.header) and cells[5].startswith("0.050") and cells[6].startswith("0.550 [")
-    assert "one temperature per student" in r.plain_words(calibrated)
+    assert "one temperature per student" in words.plain_words(calibrated)
     same = r.summarize(evaluation(*two, gap="labels"))
     assert same.header[1:6] == [
         *("accuracy", "loss", "gap closed", "difference in gap closed to all", "expected calibration error"),
     ]
-    assert "temperature" not in r.plain_words(same)
-    plain = r.to_json(calibrated)
+    assert "temperature" not in words.plain_words(same)
+    plain = report_files.to_json(calibrated)
     assert plain["policies"][0]["raw_loss"]["validation"]["mean"] == pytest.approx(0.55)
     assert plain["headline"] == calibrated.headline and plain["detectable"] == calibrated.detectable
 
@@ -124,13 +126,13 @@ def test_the_first_line_counts_rules_with_feedback_labels() -> None:
         "Nothing learned is above the best rule that was judged with the agent's information, 'all (tra"
     )
     assert "agent -0.267 [" in report.headline and "3 seeds: shown, no claim" in report.headline
-    assert r.markdown_table(report).startswith(report.headline)
+    assert report_files.markdown_table(report).startswith(report.headline)
     above = r.summarize(evaluation(result("agent", [0.6, 0.61, 0.5], learned=True), rules[0]))
     assert above.headline.startswith(
         "Above the best rule that was judged with the agent's information, 'all' (largest gap closed on"
     )
     tie = r.summarize(evaluation(result("agent", [0.3, 0.2, 0.3], learned=True), rules[0]))
-    assert "tie: smaller than what 3 seeds can detect (" in tie.headline and "tie: " in r.plain_words(tie)
+    assert "tie: smaller than what 3 seeds can detect (" in tie.headline and "tie: " in words.plain_words(tie)
     assert r.summarize(evaluation(*rules)).headline == "" == r.summarize(evaluation(agent)).headline
     one = r.summarize(evaluation(result("agent", [0.5], learned=True), result("all", [0.3])))
     assert one.headline.startswith("Nothing learned is above") and "no interval can be given" in one.headline
@@ -144,11 +146,11 @@ def test_metrics_stay_inside_their_range() -> None:
 
 
 def test_words_say_what_is_not_shown(three: r.Report) -> None:
-    words = r.plain_words(three)
-    assert "one training of the agent" in words and "at least 5 independent trainings on 30 seeds" in words
-    assert "4 seeds: shown, no claim (a claim needs 30)." in words
-    assert "the interval excludes 0 for this one policy" in words
-    assert "unknown" not in words and "replaced" not in words and "diverged" not in words
+    text = words.plain_words(three)
+    assert "one training of the agent" in text and "at least 5 independent trainings on 30 seeds" in text
+    assert "4 seeds: shown, no claim (a claim needs 30)." in text
+    assert "the interval excludes 0 for this one policy" in text
+    assert "unknown" not in text and "replaced" not in text and "diverged" not in text
     noisy = evaluation(
         result("agent", [0.2, 0.4], learned=True),
         result("all", [0.3, 0.3]),
@@ -156,32 +158,32 @@ def test_words_say_what_is_not_shown(three: r.Report) -> None:
         saw_feedback="unknown",
         label_noise=0.4,
     )
-    words = r.plain_words(r.summarize(noisy))
-    assert "It is unknown whether the teacher saw" in words
-    assert "40% of the train labels" in words and "train and feedback rows" in words
-    assert "tie: smaller than what 2 seeds can detect" in words
-    assert "'all'" in words
-    rules = r.plain_words(r.summarize(evaluation(result("all", [0.3, 0.2]))))
+    text = words.plain_words(r.summarize(noisy))
+    assert "It is unknown whether the teacher saw" in text
+    assert "40% of the train labels" in text and "train and feedback rows" in text
+    assert "tie: smaller than what 2 seeds can detect" in text
+    assert "'all'" in text
+    rules = words.plain_words(r.summarize(evaluation(result("all", [0.3, 0.2]))))
     assert "one training" not in rules
 
 
 def test_one_seed_gets_no_interval() -> None:
     report = r.summarize(evaluation(result("agent", [0.5], learned=True), result("all", [0.3])))
     assert report.cells(report.rows[0])[2] == "0.500"
-    assert "no interval can be given" in r.plain_words(report)
-    assert r.to_json(report)["policies"][0]["gap_closed"]["validation"]["low"] is None
+    assert "no interval can be given" in words.plain_words(report)
+    assert report_files.to_json(report)["policies"][0]["gap_closed"]["validation"]["low"] is None
 
 
 def test_losses_are_shown_where_the_floor_is_active() -> None:
     report = r.summarize(evaluation(result("agent", [0.5, 0.4], learned=True, floored=True), result("all", [0.3, 0.2])))
     assert report.measure == "loss"
     assert report.cells(report.rows[0])[2].startswith("0.550")
-    assert "below 0 is better" in r.plain_words(report) and "floor" in r.plain_words(report)
+    assert "below 0 is better" in words.plain_words(report) and "floor" in words.plain_words(report)
 
 
 def test_files(three: r.Report, tmp_path: Path) -> None:
     history = [{"timesteps": 16.0, "loss": 1.0}, {"timesteps": 32.0, "return_mean": 0.1, "gap_closed": 0.1}]
-    r.write_report(tmp_path, three, history)
+    report_files.write_report(tmp_path, three, history)
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")
@@ -205,14 +207,14 @@ def test_files(three: r.Report, tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "results.json"
-    r.atomic_write(target, "old")
+    files.atomic_write(target, "old")
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(r.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        r.atomic_write(target, "new")
+        files.atomic_write(target, "new")
     assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 

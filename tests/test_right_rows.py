@@ -19,8 +19,9 @@ from kd_env.data.splits import add_label_noise, replaced_rows, shuffle_labels
 from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
 from kd_env.evaluation.comparing import report as compare_report
 from kd_env.evaluation.comparing.compare import Run, compare
-from kd_env.evaluation.judging.protocol import Contender, evaluate_policies
-from kd_env.evaluation.reports import report
+from kd_env.evaluation.judging.contenders import Contender
+from kd_env.evaluation.judging.protocol import evaluate_policies
+from kd_env.evaluation.reports import report, report_files, words
 from kd_env.numerics.metrics import auc
 
 
@@ -121,7 +122,7 @@ def test_the_truth_reaches_no_policy(tiny: dict[str, Any]) -> None:
 def test_only_reports_ask_which_labels_were_replaced() -> None:
     root = Path(kd_env.__file__).parent
     readers = {str(path.relative_to(root)) for path in root.rglob("*.py") if "replaced_rows" in path.read_text("utf-8")}
-    assert readers == {"splits.py", "evaluation/noise.py"}
+    assert readers == {"data/splits.py", "decisions/sample_weighting/measures.py"}
 
 
 # -- reports
@@ -156,11 +157,13 @@ def test_an_evaluation_says_how_rows_were_told_apart(evaluation: Any) -> None:
     place = shown.header.index("AUC of right rows")
     assert [shown.cells(row)[place] for row in shown.rows][1] == "1.000 [1.000, 1.000]"
     assert all(len(shown.cells(row)) == len(shown.header) for row in shown.rows)
-    assert "| AUC of right rows |" in report.markdown_table(shown)
-    plain = report.to_json(shown)
+    assert "| AUC of right rows |" in report_files.markdown_table(shown)
+    plain = report_files.to_json(shown)
     assert plain["policies"][2]["right_rows_auc"]["mean"] == 0.0
     assert plain["policies"][2]["seeds"]["right_rows_auc"] == [0.0, 0.0]
-    lines = [line for line in csv.DictReader(io.StringIO(report.to_csv(shown))) if line["measure"] == "right_rows_auc"]
+    lines = [
+        line for line in csv.DictReader(io.StringIO(report_files.to_csv(shown))) if line["measure"] == "right_rows_auc"
+    ]
     assert [(line["policy"], float(line["mean"]), line["units"]) for line in lines] == [
         *(("agent", 0.5, "2"), ("knows", 1.0, "2"), ("not", 0.0, "2"))
     ]
@@ -169,7 +172,7 @@ def test_an_evaluation_says_how_rows_were_told_apart(evaluation: Any) -> None:
 def test_a_comparison_has_an_interval_over_trainings(evaluation: Any) -> None:
     runs = []
     for seed, value in enumerate((0.7, 0.8, 0.9)):
-        results = json.loads(json.dumps(report.to_json(report.summarize(evaluation, replicates=10))))
+        results = json.loads(json.dumps(report_files.to_json(report.summarize(evaluation, replicates=10))))
         results["policies"][0]["seeds"]["right_rows_auc"] = [value - 0.05, value + 0.05]
         runs.append(Run(f"run{seed}", "agent", "none", range(100 * seed, 100 * seed + 4), results))
     found = compare(runs)
@@ -257,6 +260,6 @@ def test_shuffled_feedback_changes_nothing_else(tiny: dict[str, Any]) -> None:
     told = {}
     for name, problem in (("shuffled", shuffled), ("gold", gold)):
         found = evaluate_policies(problem, {"u": Contender(lambda env: make_rule("uniform", env))}, [1])
-        told[name] = report.plain_words(report.summarize(found, replicates=10))
+        told[name] = words.plain_words(report.summarize(found, replicates=10))
     assert "labels of the evaluated feedback rows were shuffled" in told["shuffled"]
     assert "feedback, selection and dev are clean" in told["gold"] and "are clean" not in told["shuffled"]

@@ -15,7 +15,8 @@ from teacher_env import TeacherVectorEnv
 
 from agents import load_agent, make_agent
 from agents.common.base import spaces_of
-from agents.sb3.agent import ALGORITHMS, SB3Agent, check_actions, defaults, make_sb3
+from agents.sb3.agent import SB3Agent, make_sb3
+from agents.sb3.algorithms import ALGORITHMS, check_actions, defaults
 
 pytest.importorskip("stable_baselines3")
 

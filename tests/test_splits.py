@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kd_env.data.loading import Rows, get_task, load_train
+from kd_env.data.loading import get_task, load_train
 from kd_env.data.splits import Splits, add_label_noise, cut, default_rows, normalize, sentence_groups
+from kd_env.data.tasks import Rows
 
 
 def _contained(inner: str, outer: str) -> bool:

@@ -11,7 +11,7 @@ import torch
 from test_models import SIZES, write_encoder
 
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
-from kd_env.config.environment import StudentConfig
+from kd_env.config.student import StudentConfig
 from kd_env.core.types import Signal
 from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig

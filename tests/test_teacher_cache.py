@@ -22,7 +22,8 @@ from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.data.tables import Table
 from kd_env.teachers import cache as teacher_cache
 from kd_env.teachers.cache import CHUNKS_A_RECORD, MappedArray, stored_arrays
-from kd_env.teachers.sources import CachedTeacher, teacher_outputs
+from kd_env.teachers.outputs import teacher_outputs
+from kd_env.teachers.sources import CachedTeacher
 
 ROWS, CHUNK = 40, 2
 SIGNALS = (Signal("cls", 1), Signal("hidden_states", 1), Signal("attention_scores", 1))

@@ -13,10 +13,11 @@ import torch
 
 from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.core.types import Signal
-from kd_env.data.loading import Rows
 from kd_env.data.tables import Table, tokenize
-from kd_env.teachers.loading import provenance
-from kd_env.teachers.sources import CachedTeacher, OnlineTeacher, teacher_outputs
+from kd_env.data.tasks import Rows
+from kd_env.teachers.outputs import teacher_outputs
+from kd_env.teachers.provenance import provenance
+from kd_env.teachers.sources import CachedTeacher, OnlineTeacher
 
 SIGNALS = [
     Signal("logits"),
@@ -122,7 +123,7 @@ def test_disk_cache_is_reused_and_gives_the_same_run(
     traces = []
     for round_ in range(3):
         if round_ == 2:
-            monkeypatch.setattr("kd_env.teachers.sources._fill", lambda *_: pytest.fail("the teacher ran again"))
+            monkeypatch.setattr("kd_env.teachers.outputs._fill", lambda *_: pytest.fail("the teacher ran again"))
         env = DistillEnv(**(tiny if round_ == 0 else options))
         env.reset(seed=0)
         traces.append([env.step(np.ones(3, np.int8))[1] for _ in range(4)])

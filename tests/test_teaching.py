@@ -14,12 +14,15 @@ from torch import Tensor
 from agents import make_rule
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
 from kd_env.core import trees
-from kd_env.core.types import TeacherEffect
-from kd_env.evaluation.judging.protocol import Contender, evaluate_policies
-from kd_env.evaluation.reports.report import plain_words, summarize, to_json
-from kd_env.mdp import influence, passes, teaching
+from kd_env.evaluation.judging.contenders import Contender
+from kd_env.evaluation.judging.protocol import evaluate_policies
+from kd_env.evaluation.reports.report import summarize
+from kd_env.evaluation.reports.report_files import to_json
+from kd_env.evaluation.reports.words import plain_words
+from kd_env.mdp import gradients, influence, passes, teaching
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.row_influence import feedback_choice
+from kd_env.mdp.state import TeacherEffect
 from kd_env.numerics import optim
 from kd_env.testing import check_environment
 
@@ -85,10 +88,10 @@ def brute_force(problem: Any, state: Any) -> dict[str, Tensor]:
         problem.reference.encoder.forward(teacher, single, problem.teacher_signals, eager=True),
     )
     own, said = (trees.map_leaves(lambda t: t[None], output) for output in outputs)
-    table = passes.loss_table(problem, {name: p[None] for name, p in student.items()}, own, (said,), batch)[0]
+    table = gradients.loss_table(problem, {name: p[None] for name, p in student.items()}, own, (said,), batch)[0]
     # The running scale is a constant of the student, and follows its teacher.
     fixed = {name: p.detach()[None] for name, p in student.items()}
-    raw = passes.loss_table(problem, fixed, trees.map_leaves(Tensor.detach, own), (said,), batch)[0].mean(-1)
+    raw = gradients.loss_table(problem, fixed, trees.map_leaves(Tensor.detach, own), (said,), batch)[0].mean(-1)
     scale = state.term_scale[0] + (raw - state.term_scale[0]) / min(float(state.term_seen[0]) + 1, 100.0)
     loss = (table / scale.clamp(min=1e-8)[..., None]).sum((0, 1)).mean()
     grads = torch.autograd.grad(loss, list(student.values()), create_graph=True, allow_unused=True)
@@ -257,7 +260,7 @@ def test_the_student_learns_from_the_updated_teacher(problem: Any) -> None:
     )
     assert same(ready.params, state.params) and not same(teacher.params, state.teacher.params)
     held = {name: p.clone() for name, p in teacher.params.items()}
-    found = passes.gradients(
+    found = gradients.gradients(
         problem,
         state.params,
         state.next_rows[:, 0],

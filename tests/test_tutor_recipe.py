@@ -17,18 +17,18 @@ from torch import nn
 
 from agents import make_agent
 from agents.tutor.agent import Tutor
-from kd_env.config.environment import StudentConfig
 from kd_env.config.optimizer import OptimizerConfig
+from kd_env.config.student import StudentConfig
 from kd_env.core.types import ModelOutput
 from kd_env.data.loading import get_task
 from kd_env.data.masking import enough_slots
 from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
-from kd_env.finetuning.model import load_classifier
 from kd_env.knowledge import plausibility as terms
 from kd_env.models.encoder import load_encoder
 from kd_env.models.layermap import layer_pairs
+from kd_env.models.loading import load_classifier
 
 WIDE = {"hidden_size": 16, "num_attention_heads": 2, "dropout": 0.0}
 """A student of the teacher's width."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.sb3.agent import ALGORITHMS
+from agents.sb3.algorithms import ALGORITHMS
 from agents.tutor.agent import Tutor
 from cli.jobs import tutor as job
 from cli.jobs.tutor import Entry, read_agents

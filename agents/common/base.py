@@ -1,9 +1,9 @@
 """What every agent offers, and what all of them need from an environment.
 
 An agent is anything with ``learn``, ``predict``, ``save`` and ``load`` (:class:`Agent`). Algorithms of
-Stable-Baselines3 have these methods already; ours, the wrapped ones of :mod:`agents.sb3.agent` and the rules follow the same
-words. Nothing here knows which environment is driven: an agent sees a flat observation, an action space and, where it
-asks for more, public attributes of ``env.unwrapped``.
+Stable-Baselines3 have these methods already; ours, the wrapped ones of :mod:`agents.sb3.agent` and the rules follow the
+same words. Nothing here knows which environment is driven: an agent sees a flat observation, an action space and, where
+it asks for more, public attributes of ``env.unwrapped``.
 
 Shape letters: N replicas, O observation components, A action components, T steps.
 """

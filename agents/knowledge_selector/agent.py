@@ -18,8 +18,8 @@ then :meth:`KnowledgeSelector.predict` drives a fresh student while the selector
 
 The paper gives the state, the 2- and 3-layer networks, the two kinds of action, the TD critic, the deterministic actor,
 phases and the two exploration rewards. Everything else is an option of
-:class:`agents.knowledge_selector.config.KnowledgeSelectorConfig`. A gate on the student's update is not part of the paper: it
-stays open unless ``act_on_gate``.
+:class:`agents.knowledge_selector.config.KnowledgeSelectorConfig`. A gate on the student's update is not part of the
+paper: it stays open unless ``act_on_gate``.
 """
 
 from __future__ import annotations

@@ -64,8 +64,9 @@ class KnowledgeSelectorConfig:
     logit_penalty: float = 1e-3
     """Weight of the mean squared logit in the actor's loss: saturated sigmoids would pass no gradient any more."""
     reward_normalization: str = "running"
-    """``running``, ``per_step`` or ``none`` (:class:`agents.knowledge_selector.replay.RewardScale`). ``per_step`` makes late phases, whose
-    rewards are small, count as much as early ones: that is another goal than the return, and needs ``td_steps=1``."""
+    """``running``, ``per_step`` or ``none`` (:class:`agents.knowledge_selector.replay.RewardScale`). ``per_step`` makes
+    late phases, whose rewards are small, count as much as early ones: that is another goal than the return, and needs
+    ``td_steps=1``."""
     normalize_observations: bool = True
     """Whether observations are shifted and scaled by running moments."""
     encoder_size: int = 32

@@ -1,8 +1,8 @@
 """What the knowledge selector reads and acts on, and its exploration rewards (KS; Wang et al. 2022, Findings of EMNLP).
 
-The algorithm itself is in :mod:`agents.knowledge_selector.agent`. Shapes: T steps, N replicas, K knowledge terms, A action
-components (K, or K + 1 where the agent acts on the gate). Actions of the agent are weights in [0, 1] (soft) or {0, 1}
-(hard).
+The algorithm itself is in :mod:`agents.knowledge_selector.agent`. Shapes: T steps, N replicas, K knowledge terms, A
+action components (K, or K + 1 where the agent acts on the gate). Actions of the agent are weights in [0, 1] (soft) or
+{0, 1} (hard).
 """
 
 from __future__ import annotations

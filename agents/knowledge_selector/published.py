@@ -1,4 +1,5 @@
-"""The knowledge selector as published, without what :class:`agents.knowledge_selector.agent.KnowledgeSelector` adds to it.
+"""The knowledge selector as published, without what :class:`agents.knowledge_selector.agent.KnowledgeSelector` adds to
+it.
 
 KS: C. Wang et al. (2022), "Knowledge selection for distillation" (Findings of EMNLP). Once for each phase, on the
 transition of that phase alone:
@@ -31,7 +32,8 @@ from agents.knowledge_selector.replay import transitions_of
 
 
 class PublishedSelector(KnowledgeSelector):
-    """KS as published; arguments, interface and errors as in :class:`agents.knowledge_selector.agent.KnowledgeSelector`."""
+    """KS as published; arguments, interface and errors as in
+    :class:`agents.knowledge_selector.agent.KnowledgeSelector`."""
 
     name: ClassVar[str] = "knowledge_selector_published"
     config_class: ClassVar[type[PublishedSelectorConfig]] = PublishedSelectorConfig

@@ -64,8 +64,8 @@ class OnPolicyConfig:
     log_std_init: float = -0.5
     """Box actions only: first log standard deviation, in units of half the box."""
     row_shared: bool | str = "auto"
-    """Whether one policy is applied to every row of the batch (:mod:`agents.policy_gradient.row_policy`): ``auto`` where the env has
-    ``row_features`` and actions for each row. An agent's own ``config`` says True or False."""
+    """Whether one policy is applied to every row of the batch (:mod:`agents.policy_gradient.row_policy`): ``auto``
+    where the env has ``row_features`` and actions for each row. An agent's own ``config`` says True or False."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

@@ -50,7 +50,8 @@ class ReinforceConfig(OnPolicyConfig):
 
 
 class Reinforce(OnPolicyAgent):
-    """Monte-Carlo policy gradient with a learned baseline; arguments as in :class:`agents.policy_gradient.on_policy.OnPolicyAgent`.
+    """Monte-Carlo policy gradient with a learned baseline; arguments as in
+    :class:`agents.policy_gradient.on_policy.OnPolicyAgent`.
 
     A truncated episode is continued by the baseline at its last observation; a terminated one has no continuation.
     """

@@ -44,7 +44,8 @@ class TeacherSelectorConfig(ReinforceConfig):
     ent_coef: float = 0.0
     """Weight of an entropy bonus; the paper has none."""
     advantage_normalization: str = "none"
-    """As in :class:`agents.policy_gradient.on_policy.OnPolicyConfig`; the paper has none. ``per_step`` subtracts a mean, too."""
+    """As in :class:`agents.policy_gradient.on_policy.OnPolicyConfig`; the paper has none. ``per_step`` subtracts a
+    mean, too."""
     baseline: str = "none"
     """What is subtracted from returns: ``none`` (the paper), ``mean`` (of the rollout at the same step of an episode)
     or ``learned`` (a value network)."""

@@ -8,7 +8,6 @@ the observation, ``observation_layout`` of ``env.unwrapped``; those that weigh t
 
 from __future__ import annotations
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,15 +16,9 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from agents.common.base import AnyEnv, Array, add_plugins, episode_steps, require, unknown_name
+from agents.common.base import AnyEnv, Array, episode_steps, require, unknown_name
 from agents.rules.base import Rule, named_weights
-from agents.rules.influence import INFLUENCE_RULES
-from agents.rules.learning_teacher import TEACHING_RULES
-from agents.rules.sample_weighting import SAMPLE_RULES
 from agents.rules.schedule import Schedule
-from agents.rules.teacher_weighting import TEACHER_RULES
-
-GROUP = "kd_env.rules"
 
 
 class Constant(Rule):
@@ -306,46 +299,3 @@ KNOWLEDGE_RULES: tuple[type[Rule], ...] = (
     EarlyStopping,
     Greedy,
 )
-
-RULES: dict[str, type[Rule]] = {
-    rule.name: rule for rule in (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
-}
-
-WITHOUT_FEEDBACK = frozenset(
-    {
-        *("all", "hard_label_only", "soft_label_only", "fixed", "random_hard", "random_soft", "random_gate"),
-        *("annealing", "stages"),
-        *("average", "single_teacher", "best_teacher", "no_teacher", "fixed_weights", "route", "mt_bert"),
-        *("random_simplex", "random_subset", "dynamic_hard", "dynamic_soft", "dynamic_soft_instance"),
-        *("uniform", "random_weights", "self_paced", "focal"),
-        *("dynamic_entropy", "dynamic_margin", "dynamic_confidence"),
-    }
-)
-"""Rules that decide without a look at feedback rows, so that their students may teach others of the same split. A rule
-that is not named here counts as one that looks."""
-
-
-def rule_class(name: str) -> type[Rule]:
-    """The class of a rule by name, plug-ins (entry points ``kd_env.rules``) among them; ``ValueError`` if unknown."""
-    add_plugins(RULES, GROUP)
-    if name not in RULES:
-        raise ValueError(unknown_name("rule", name, RULES))
-    return RULES[name]
-
-
-def make_rule(name: str, env: AnyEnv, seed: int = 0, **options: Any) -> Rule:
-    """A rule by name.
-
-    Raises:
-        ValueError: an unknown rule or option (with near matches), a missing option, or an env that does not fit.
-    """
-    chosen = rule_class(name)
-    parameters = inspect.signature(chosen.__init__).parameters
-    known = {k: p for k, p in parameters.items() if k not in ("self", "env", "seed") and p.kind is p.KEYWORD_ONLY}
-    for option in options:
-        if option not in known:
-            raise ValueError(unknown_name(f"option of the rule {name!r}", option, known))
-    missing = [k for k, p in known.items() if p.default is p.empty and k not in options]
-    if missing:
-        raise ValueError(f"The rule {name!r} needs the option {', '.join(missing)}.")
-    return chosen(env, seed=seed, **options)

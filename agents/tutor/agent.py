@@ -12,7 +12,8 @@ Per text, with the teacher's last hidden states h_i at the masked slots, its dis
 
 Where the environment lists candidates, the same head chooses among these. ``recipe="paper"`` sets the defaults as
 published, ``recipe="modified"`` a learned baseline, clipping and a constant step size; an option that is given is kept.
-[code]: read in the released code; the student's part of the table stands in :mod:`kd_env.decisions.tutor_token.options`.
+[code]: read in the released code; the student's part of the table stands in
+:mod:`kd_env.decisions.tutor_token.options`.
 
 =====================  ================================================  ===================  ======================
 part                   published                                         ``recipe="paper"``   ``"modified"``

@@ -21,7 +21,7 @@ from kd_env.core.registry import unknown_name
 
 NAMES = ("env_step", "cached", "teacher_set", "field", "vector", "growth", "tutor_step", "influence_step", "gap")
 PACKAGE = "benchmarks"
-FOLDER = Path(__file__).resolve().parent.parent / PACKAGE
+FOLDER = Path(__file__).resolve().parents[2] / PACKAGE
 RESULT, TABLE, PLOT = "result.json", "table.md", "plot.png"
 
 
@@ -216,7 +216,7 @@ def _make(folder: Path) -> None:
 def _run(name: str, module: Any, options: Any, folder: Path, command: str) -> None:
     import torch
 
-    from kd_env.evaluation.reports.report import atomic_write
+    from kd_env.core.files import atomic_write
 
     torch.set_num_threads(options.threads)
     result = module.run(options)

@@ -19,7 +19,7 @@ from cli.settings.read import PolicySpec, Settings, with_feedback
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
-    from kd_env.evaluation.judging.protocol import Contender, Policy
+    from kd_env.evaluation.judging.contenders import Contender, Policy
     from kd_env.evaluation.judging.results import Evaluation
     from kd_env.mdp.problem import Problem
 
@@ -36,7 +36,7 @@ def names(settings: Settings) -> list[str]:
 def contenders(settings: Settings, agent: Any, chosen: Sequence[str]) -> dict[str, Contender]:
     """The chosen of :func:`names`; ``agent`` is None where the run's agent is a rule."""
     from kd_env.envs.build import build_problem
-    from kd_env.evaluation.judging.protocol import Contender
+    from kd_env.evaluation.judging.contenders import Contender
 
     rules = {rule.label: rule for rule in settings.rules or ()}
     # The feedback labels are clean: what they give without any agent has to stand beside what the agent gives.
@@ -74,7 +74,7 @@ def load_policy(folder: Path, env: DistillVectorEnv) -> Any:
 
 def _rule(settings: Settings, spec: PolicySpec, view: str, problem: Problem | None = None) -> Contender:
     from agents import make_rule
-    from kd_env.evaluation.judging.protocol import Contender
+    from kd_env.evaluation.judging.contenders import Contender
 
     def factory(env: DistillVectorEnv) -> Policy:
         return make_rule(spec.name, env, seed=settings.evaluation_seeds[0], **spec.options)

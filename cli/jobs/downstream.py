@@ -88,7 +88,7 @@ def downstream(overrides: Sequence[str], command: str) -> Path:
         for student in {one.digest: one for folders in students.values() for one in folders}.values()
     ]
     todo = [job for job in jobs if not job.path(folder).is_file()]
-    from cli.jobs.train import set_threads
+    from cli.jobs.prepare import set_threads
 
     set_threads(options["threads"])
     materials = _materials(todo, configs)
@@ -269,7 +269,7 @@ def _check_same_rows(folder: Path, jobs: Sequence[Job], materials: Mapping[tuple
 
 
 def _open_folder(folder: Path, options: Mapping[str, Any], command: str) -> None:
-    from kd_env.evaluation.reports.report import atomic_write
+    from kd_env.core.files import atomic_write
 
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / runs.CONFIG, runs.to_yaml(options))
@@ -286,8 +286,8 @@ def _run(
 ) -> None:
     from tqdm import tqdm
 
+    from kd_env.core.files import atomic_write
     from kd_env.evaluation.downstream.fine_tuning import fine_tune, training_length
-    from kd_env.evaluation.reports.report import atomic_write
 
     least = options["min_updates"]
     total = sum(
@@ -321,8 +321,8 @@ def _report(
     seeds: Sequence[int],
     command: str,
 ) -> None:
+    from kd_env.core.files import atomic_write
     from kd_env.evaluation.downstream import report
-    from kd_env.evaluation.reports.report import atomic_write
 
     results = {
         (task, rows): {

@@ -3,66 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.jobs import contenders
+from cli.jobs.judge import evaluate, write_results
 from cli.runs import folder as runs
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.read import Settings, read_settings
-from kd_env.data.loading import EMBEDDED
+from kd_env.data.tasks import EMBEDDED
 
 if TYPE_CHECKING:
-    from kd_env.evaluation.reports.report import Report
-    from kd_env.mdp.problem import Problem
-
-
-def evaluate(settings: Settings, problem: Problem, agent: Any, policy: Path) -> Report:
-    """Judge the agent (None where the run's agent is a rule) and every rule on the same fresh students.
-
-    Args:
-        settings: of the run.
-        problem: of training.
-        agent: the agent.
-        policy: the folder that it is saved in, for processes that share the work.
-    """
-    from kd_env.evaluation.reports.report import summarize
-
-    names = contenders.names(settings)
-    jobs = contenders.number_of_jobs(settings, problem, len(names))
-    progress = _progress() if settings.resolved["progress"] else None
-    # With the teacher that was made for the run: the settings do not know it.
-    ready = dataclasses.replace(settings, env=dataclasses.replace(problem.config, show_progress=jobs == 1))
-    if jobs == 1:
-        return summarize(contenders.judge(ready, problem, agent, names, progress))
-    return summarize(contenders.judge_in_processes(ready, policy, names, jobs, progress))
-
-
-def write_results(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = ()) -> None:
-    """Print the report and write its files."""
-    from kd_env.evaluation.reports.report import print_report, write_report
-
-    print_report(report)
-    write_report(folder, report, history)
-    print(f"Written to {folder}", flush=True)
-
-
-def evaluate_any(overrides: Sequence[str], command: str) -> Path:
-    """``kd-env evaluate``: of a run folder, or with ``students=...`` of students that were distilled on text.
-
-    Raises:
-        ValueError: as :func:`evaluate_run` and :func:`cli.jobs.downstream.downstream`; or both are named.
-    """
-    if not _names(overrides, "students"):
-        return evaluate_run(overrides, command)
-    if _names(overrides, "run"):
-        raise ValueError("run=... judges a policy and students=... fine-tunes students; give one of them.")
-    from cli.jobs.downstream import downstream
-
-    return downstream(overrides, command)
+    pass
 
 
 def evaluate_run(overrides: Sequence[str], command: str) -> Path:
@@ -82,16 +36,18 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     composed = runs.with_former_gap(run, composed, given)
     _refuse_agent(run, before, composed["agent"]["name"] != before["agent"]["name"])  # an experiment may name one too
     task, other = composed["task"]["name"], before["task"]["name"]
-    if task != other and composed["teacher"]["path"] and not _names(given, "teacher.path"):
+    if task != other and composed["teacher"]["path"] and not names_key(given, "teacher.path"):
         packaged = f"teacher.path=null for the one that comes with {task}, or " if task in EMBEDDED else ""
         raise ValueError(
             f"The run's teacher is one for {other}; give {packaged}teacher.path=<teacher for {task}>, or "
             "teacher.path=null teacher.name_or_path=<encoder to fine-tune>."
         )
     if task != other:
-        _refuse_other_teachers(composed["teachers"], task, other, _names(given, "teachers"))
-        _refuse_other_set(composed["cofinetuned"], task, other, _names(given, "cofinetuned"))
-    folder = run / "evaluations" / (str(composed["name"]) if _names(given, "name") else _next_name(run / "evaluations"))
+        _refuse_other_teachers(composed["teachers"], task, other, names_key(given, "teachers"))
+        _refuse_other_set(composed["cofinetuned"], task, other, names_key(given, "cofinetuned"))
+    folder = (
+        run / "evaluations" / (str(composed["name"]) if names_key(given, "name") else _next_name(run / "evaluations"))
+    )
     if folder.exists():
         raise ValueError(f"{folder} exists; choose another name with name=...")
     settings = probe.check(read_settings(composed))
@@ -100,7 +56,7 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
 
 def _evaluate_into(folder: Path, run: Path, settings: Settings, given: Sequence[str], command: str) -> Path:
     from agents import agent_kind
-    from cli.jobs.train import load_problem, set_threads
+    from cli.jobs.prepare import load_problem, set_threads
     from kd_env.envs import DistillVectorEnv
 
     set_threads(settings.resolved["threads"])
@@ -164,7 +120,8 @@ def merge_overrides(first: Sequence[str], second: Sequence[str]) -> list[str]:
     return [*(text for text in first if _key(text) not in replaced), *second]
 
 
-def _names(overrides: Sequence[str], key: str) -> bool:
+def names_key(overrides: Sequence[str], key: str) -> bool:
+    """Whether one of the overrides sets ``key``."""
     return any(_key(text) == key for text in overrides)
 
 
@@ -177,17 +134,3 @@ def _next_name(folder: Path) -> str:
     while (folder / str(number)).exists():
         number += 1
     return str(number)
-
-
-def _progress() -> Callable[[str, int, int], None]:
-    """A line that is overwritten on a terminal; else one line a policy."""
-    live = sys.stderr.isatty()
-
-    def show(name: str, step: int, steps: int) -> None:
-        if live:
-            end = "\n" if step == steps else ""
-            print(f"\r\033[Kevaluating {name} {step}/{steps}", end=end, file=sys.stderr, flush=True)
-        elif step == 1:
-            print(f"evaluating {name}", file=sys.stderr, flush=True)
-
-    return show

@@ -9,7 +9,7 @@ from cli.settings.read import Settings
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
-    from kd_env.evaluation.judging.protocol import Keep
+    from kd_env.evaluation.judging.contenders import Keep
 
 STUDENTS = "students"
 
@@ -23,10 +23,10 @@ def keeper(settings: Settings) -> Keep | None:
     count = settings.resolved["save_students"]
     if not count:
         return None
-    from agents.rules.knowledge_selection import WITHOUT_FEEDBACK
-    from kd_env.finetuning.model import quiet_transformers
+    from agents.rules.catalog import WITHOUT_FEEDBACK
+    from kd_env.envs.student_record import student_record
     from kd_env.finetuning.store import write_record
-    from kd_env.models.export import student_record
+    from kd_env.models.loading import quiet_transformers
 
     kept, label = settings.evaluation_seeds[:count], settings.agent.label
     steered = settings.agent.name not in WITHOUT_FEEDBACK

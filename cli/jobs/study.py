@@ -17,8 +17,8 @@ from cli.settings.compose import compose
 from cli.settings.options import names_of, split_options, whole
 from cli.settings.presets import groups, option_comments
 from cli.settings.read import Settings, read_begun
+from kd_env.core.files import atomic_write
 from kd_env.core.registry import unknown_name
-from kd_env.evaluation.reports.report import atomic_write
 
 SEED_STEP = 100
 _INSTEAD = {
@@ -187,7 +187,7 @@ def _refuse_rule(resolved: dict[str, Any]) -> None:
 
 def _make_teachers(todo: Sequence[Training]) -> None:
     """Fine-tune a missing teacher here: processes side by side would all begin to."""
-    from cli.jobs.train import with_teachers
+    from cli.jobs.prepare import with_teachers
 
     if todo:
         with_teachers(todo[0].settings)

@@ -20,7 +20,7 @@ def make_teacher(overrides: Sequence[str], command: str) -> Path:
     Raises:
         ValueError: anything that does not fit, before any training.
     """
-    from cli.jobs.train import set_threads
+    from cli.jobs.prepare import set_threads
 
     resolved, default = compose("finetune", overrides), compose("finetune", [])
     _refuse_unread(resolved, default)
@@ -45,8 +45,9 @@ def _make_one(resolved: Mapping[str, Any], command: str) -> Path:
 
 
 def _make_set(resolved: Mapping[str, Any], command: str) -> Path:
+    from kd_env.core.records import members
     from kd_env.finetuning.classifier import teacher_record
-    from kd_env.finetuning.co_classifier import cofinetune, members
+    from kd_env.finetuning.co_classifier import cofinetune
 
     config = set_config(resolved, resolved["members"], resolved["output"], key="members")
     folder = cofinetune(config)

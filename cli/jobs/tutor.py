@@ -64,7 +64,7 @@ def tutor(overrides: Sequence[str], command: str) -> Path:
     joint = options["protocol"] == "joint"
     folder = _check(options)
     from agents.rules.tutor_token import TOKEN_RULES
-    from cli.jobs.train import set_threads
+    from cli.jobs.prepare import set_threads
     from cli.jobs.tutor_train import actor as trained_actor
     from cli.jobs.tutor_train import check_learns, train, train_joint
     from kd_env.decisions.tutor_token.corpus import build_tutor_problem
@@ -234,7 +234,7 @@ def _preset(name: str) -> dict[str, Any]:
 
 def _view(entry: Entry, given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the decision process for an agent: its own, else the study's, else what its algorithm can take."""
-    from agents.sb3.agent import BOX, DISCRETE, MULTI_DISCRETE, TOKEN_VIEWS, algorithm
+    from agents.sb3.algorithms import BOX, DISCRETE, MULTI_DISCRETE, TOKEN_VIEWS, algorithm
 
     if entry.name == "tutor":
         view = {"action_view": "native", "observation": "dict"}
@@ -287,7 +287,7 @@ def _make_folder(
         ValueError: it was started with other options that its trainings share, or holds trainings of another agent
             under one of the labels.
     """
-    from kd_env.evaluation.reports.report import atomic_write
+    from kd_env.core.files import atomic_write
 
     own = {entry.label: {"name": entry.name, "options": entry.options, "env": entry.env} for entry in entries}
     known: dict[str, Any] = {}

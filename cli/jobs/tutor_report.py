@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cli.runs import folder as runs
+from cli.runs.watch import Lines
 
 if TYPE_CHECKING:
     from kd_env.decisions.tutor_token.problem import TutorProblem
@@ -45,23 +45,6 @@ DEV_ROWS = 512
 Samples = Sequence[Mapping[str, Any]]
 
 
-class Lines:
-    """Lines about how far something has come: at every tenth, 5 to 60 seconds after the last one."""
-
-    def __init__(self, name: str, total: int, shown: bool) -> None:
-        self._name, self._total, self._shown = name, total, shown
-        self._begin = self._last = time.monotonic()
-        self._tenths = 0
-
-    def at(self, done: int, words: str = "") -> None:
-        """Say that ``done`` of the total is done, where it is time to."""
-        now, tenths = time.monotonic(), 10 * done // self._total
-        since = now - self._last
-        if self._shown and (since > 60 or (since > 5 and tenths > self._tenths)):
-            self._tenths, self._last = tenths, now
-            print(f"{self._name}: {done}/{self._total} steps, {now - self._begin:.0f} s{words}", flush=True)
-
-
 def judge(
     contenders: Mapping[str, Contender],
     native: TutorProblem,
@@ -81,7 +64,7 @@ def judge(
         shown: whether progress is.
     """
     from kd_env.evaluation.judging.tutoring import evaluate_tutors, joined
-    from kd_env.finetuning.model import quiet_transformers
+    from kd_env.models.loading import quiet_transformers
 
     found = {name: read_judged(folder, name, seeds, kept) for name in contenders}
     missing = {name: contender for name, contender in contenders.items() if found[name] is None}
@@ -131,7 +114,7 @@ def keep_students(
         kept: seeds of those that are kept.
         finished: whether the episodes of the students were reset at their end.
     """
-    from kd_env.finetuning.model import quiet_transformers
+    from kd_env.models.loading import quiet_transformers
 
     for replica, seed in enumerate(seeds):
         if seed not in kept:
@@ -147,7 +130,7 @@ def keep_students(
 
 def write_judged(folder: Path, name: str, result: TutorResult, seeds: Sequence[int]) -> None:
     """Write the result of an evaluation."""
-    from kd_env.evaluation.reports.report import atomic_write
+    from kd_env.core.files import atomic_write
 
     values = {key: _plain(value) for key, value in vars(result).items()}
     judged = folder / JUDGED / f"{name}.json"
@@ -238,7 +221,7 @@ def write_report(
         samples: texts, original and edited.
         joint: whether each training has one student, of the seed of the training, and rules have those of all seeds.
     """
-    from kd_env.evaluation.reports.report import atomic_write, without_infinities
+    from kd_env.core.files import atomic_write, without_infinities
 
     rules = [name for name in found if not any(name in trained for trained in agents.values())]
     measures = {**MEASURES, **{name: f"{name} (dev)" for name in next(iter(found.values())).metrics}}

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.jobs.tutor_report import JUDGED, Lines, keep_students, read_judged, write_judged
+from cli.jobs.tutor_report import JUDGED, keep_students, read_judged, write_judged
+from cli.runs.watch import Lines
 
 if TYPE_CHECKING:
     from cli.jobs.tutor import Entry
@@ -30,7 +31,7 @@ def make(entry: Entry, env: TutorVectorEnv, options: Mapping[str, Any], seed: in
         ValueError: options or an environment that do not fit it.
     """
     from agents import make_agent
-    from agents.sb3.agent import ALGORITHMS
+    from agents.sb3.algorithms import ALGORITHMS
 
     own: dict[str, Any] = dict(entry.options)
     off = entry.name.startswith("sb3/") and ALGORITHMS[entry.name[4:]].family == "off"
@@ -83,7 +84,7 @@ def check_learns(entry: Entry, problem: TutorProblem, options: Mapping[str, Any]
 
 def _while_acting(entry: Entry, total: int, off_policy: bool) -> dict[str, Any]:
     """Defaults with which an agent learns while its one episode of ``total`` steps goes on."""
-    from agents.sb3.agent import ALGORITHMS
+    from agents.sb3.algorithms import ALGORITHMS
 
     if entry.name in _WHOLE_EPISODES:
         raise ValueError(
@@ -110,7 +111,7 @@ def _steps(env: TutorVectorEnv, options: Mapping[str, Any]) -> int:
 
 
 def _device(options: Mapping[str, Any]) -> str:
-    from kd_env.envs.build import resolve_device
+    from kd_env.models.devices import resolve_device
 
     return str(resolve_device(str(options["agent_device"])))
 
@@ -178,7 +179,7 @@ def _learn(
         over: whether there is nothing more to be done, asked after every update of the agent.
         end: called before the agent is written.
     """
-    from kd_env.evaluation.reports.report import atomic_write
+    from kd_env.core.files import atomic_write
 
     bar = shown and sys.stderr.isatty()
     lines = Lines(folder.name, total, shown and not bar)

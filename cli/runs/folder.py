@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_env.config.optimizer import FRESH_LEARNING_RATE
-from kd_env.evaluation.reports.report import atomic_write
+from kd_env.core.files import atomic_write
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
 POLICY, CHECKPOINT, LOGS, RESULTS, SPACES = "policy", "checkpoint", "logs", "results.json", "spaces.json"

@@ -12,7 +12,7 @@ from typing import Any
 from cli.settings.presets import PACKAGE, groups
 from cli.settings.recipes import check_recipe, paper_recipe, paper_recipes
 from kd_env.core.registry import unknown_name
-from kd_env.data.loading import EMBEDDED
+from kd_env.data.tasks import EMBEDDED
 
 OPEN = ("agent.options", "task.columns")
 """Mappings that take keys of their own; they are checked by those who read them."""

@@ -21,7 +21,7 @@ from kd_env.data import toy
 from kd_env.data.loading import get_task
 from kd_env.decisions.catalog import make_actions
 from kd_env.knowledge import term_entries
-from kd_env.mdp.observations.course import FEATURES
+from kd_env.mdp.observations.base import FEATURES
 from kd_env.mdp.row_influence import feedback_rows
 
 STUDENT_FEATURES = ("student_on_batch", "row_student")
@@ -127,12 +127,12 @@ def check(settings: Settings) -> Settings:
     """
     from agents import agent_kind, make_agent
     from kd_env.decisions.sample_weighting import scores
-    from kd_env.envs.build import resolve_device
     from kd_env.envs.workers import VECTORIZATIONS
-    from kd_env.evaluation.judging.protocol import check_dev
+    from kd_env.evaluation.judging.dev import check_dev
     from kd_env.mdp import rewards
     from kd_env.mdp.observations import layout
     from kd_env.mdp.problem import check_term_weights
+    from kd_env.models.devices import resolve_device
 
     config, resolved = settings.env, settings.resolved
     resolve_device(config.device)
@@ -199,7 +199,7 @@ def rule_view(spec: PolicySpec, env: EnvConfig, teachers: Sequence[str]) -> str:
             too few feedback rows to look at.
     """
     from agents import make_rule
-    from agents.rules.knowledge_selection import rule_class
+    from agents.rules.catalog import rule_class
 
     _check_rule(spec.name, env)
     views = rule_class(spec.name).views
@@ -218,7 +218,7 @@ def rule_view(spec: PolicySpec, env: EnvConfig, teachers: Sequence[str]) -> str:
 
 def _check_rule(name: str, env: EnvConfig) -> None:
     """Refuse a rule that looks at more feedback rows, or at more steps' rewards, than are evaluated."""
-    from agents.rules.knowledge_selection import rule_class
+    from agents.rules.catalog import rule_class
 
     if getattr(rule_class(name), "asks_influence", False):
         feedback_rows(env, min(env.evaluation_rows, env.feedback_rows or env.evaluation_rows))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kd_env.core.registry import unknown_name
 from kd_env.data import toy
-from kd_env.data.loading import EMBEDDED
+from kd_env.data.tasks import EMBEDDED
 
 if TYPE_CHECKING:
     from kd_env.finetuning.classifier import TeacherConfig
@@ -210,7 +210,7 @@ def cofinetuned_set(c: Mapping[str, Any]) -> tuple[dict[str, str], CoTeacherConf
         if value:
             raise ValueError(f"cofinetuned and {key} both name teachers; leave one of them out.")
     if isinstance(given, str):
-        from kd_env.finetuning.co_classifier import members
+        from kd_env.core.records import members
 
         return {folder.name: str(folder) for folder in members(given)}, None
     # resume=true|false of the main job is about the agent; a half-made set is always finished.

@@ -9,8 +9,9 @@ from math import ceil
 from typing import Any
 
 from kd_env.config.influence import InfluenceConfig, check_influence
-from kd_env.config.learning_teacher import LearningTeacherConfig, check_teacher_updates
+from kd_env.config.learning_teacher import CHECKS, LearningTeacherConfig
 from kd_env.config.optimizer import OptimizerConfig, check_optimizer
+from kd_env.config.student import StudentConfig, check_student
 from kd_env.core import checks
 from kd_env.core.plain import Plain, nested_options, plain_value, refuse_unknown
 from kd_env.decisions.default_features import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
@@ -23,39 +24,6 @@ VIEWS = {
 }
 """Action views by decision."""
 DEFAULT_TERMS = ("hard_label", "soft_label", "hidden_states", "relation")
-
-
-@dataclass(frozen=True)
-class StudentConfig:
-    """Where the student comes from."""
-
-    init: str = "fresh"
-    """``fresh`` (from a config with the teacher's vocabulary), ``teacher`` (cut from its layers) or ``pretrained``."""
-    name_or_path: str | None = None
-    """Folder or hub name of a pre-trained encoder; only with ``init=pretrained``."""
-    layers: str | tuple[int, ...] = "first"
-    """With ``init=teacher`` or ``pretrained``: ``first``, ``last``, ``skip`` or explicit layer numbers from 1."""
-    num_hidden_layers: int | None = None
-    """Number of layers. None: 1 if ``fresh``, all if ``pretrained``; ``teacher`` needs it or explicit layers."""
-    hidden_size: int = 32
-    """Only ``fresh``."""
-    num_attention_heads: int = 2
-    """Only ``fresh``."""
-    intermediate_size: int | None = None
-    """Only ``fresh``; None is 4 x hidden_size."""
-    embedding_size: int | None = None
-    """Only ``fresh``. Width of the word embeddings, which are then mapped to the hidden width (ELECTRA's, so that a
-    student of a BERT is an ELECTRA). None: the teacher's where its family has one, else that of the hidden states."""
-    train_embeddings: bool | None = None
-    """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
-    pooling: str | None = None
-    """Only with ``init=teacher``, cut from a member of a co-fine-tuned set: ``keep`` (attention pooling and a
-    prediction layer of the student's own, both drawn by seed, as in MT-BERT; the default, None) or ``library`` (the
-    architecture's sequence classifier)."""
-    dropout: float = 0.0
-    """Dropout of the student; stacked students refuse any but 0, since there is no generator per replica."""
-    zero_head: bool = False
-    """Whether its last prediction layer begins at 0 rather than being drawn by seed."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +116,14 @@ class EnvConfig:
     weighs: Sequence[str] = ("soft_label",)
     """``teacher_weighting`` only. Names of the terms that the action weighs; the others keep weight 1."""
     score: str = "student_loss"
-    """``sample_weighting`` only. What ranks rows in its discrete and box view, by name (:mod:`kd_env.decisions.sample_weighting.scores`)."""
+    """``sample_weighting`` only. What ranks rows in its discrete and box view, by name
+    (:mod:`kd_env.decisions.sample_weighting.scores`)."""
     features: Sequence[str] = DEFAULT_FEATURES
     influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
     """How the influence of rows is found, where a feature, a score or a rule asks for it."""
     reward: str = "gap_closed"
-    """By name (:mod:`kd_env.mdp.rewards`). Values lie in [-2, 2], those of RL-KD, which are losses in nats, in [-100, 100];
-    ``info["reward_clipped"]`` says where one was cut to that."""
+    """By name (:mod:`kd_env.mdp.rewards`). Values lie in [-2, 2], those of RL-KD, which are losses in nats, in [-100,
+    100]; ``info["reward_clipped"]`` says where one was cut to that."""
     gap: str = "calibrated"
     """What loss e the gap, the rewards and the reports are about: ``calibrated`` (cross-entropy against gold labels
     after one temperature for each student, as for the teacher, fitted on the evaluated feedback rows in [0.05, 20]; in
@@ -319,21 +288,6 @@ class EnvConfig:
             )
 
 
-def check_student(student: StudentConfig) -> None:
-    """Raise ``ValueError`` for the first option of a student that is outside its range, or would be ignored."""
-    checks.check_fields("student.", student, _STUDENT)
-    if student.init == "pretrained" and not student.name_or_path:
-        raise ValueError("student.init='pretrained' needs student.name_or_path (a folder or a hub name).")
-    defaults = StudentConfig()
-    for name, inits in _STUDENT_ONLY.items():
-        value = getattr(student, name)
-        if student.init not in inits and value != getattr(defaults, name):
-            raise ValueError(
-                f"student.{name}={value!r} is only for student.init={' or '.join(inits)}, but "
-                f"student.init={student.init!r} would ignore it; leave it out or change student.init."
-            )
-
-
 def _decision_defaults(options: Plain) -> dict[str, Any]:
     """Defaults of the decisions that differ from those of the fields."""
     defaults: dict[str, Any] = {"terms": ("hard_label", "soft_label")}
@@ -409,20 +363,43 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "render_mode": checks.optional(checks.one_of("ansi")),
     "show_progress": checks.boolean,
 }
-_STUDENT: dict[str, checks.Check] = {
-    "init": checks.one_of("fresh", "teacher", "pretrained"),
-    "name_or_path": checks.optional(checks.text),
-    "layers": checks.layer_numbers(1),
-    **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1)),
-    **dict.fromkeys(("num_hidden_layers", "intermediate_size", "embedding_size"), checks.optional(checks.whole(1))),
-    "train_embeddings": checks.optional(checks.boolean),
-    "pooling": checks.optional(checks.one_of("keep", "library")),
-    "dropout": checks.within(0.0, 0.9),
-    "zero_head": checks.boolean,
-}
-_STUDENT_ONLY = {
-    "name_or_path": ("pretrained",),
-    "layers": ("teacher", "pretrained"),
-    "pooling": ("teacher",),
-    **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"), ("fresh",)),
-}
+
+
+def check_teacher_updates(config: EnvConfig) -> None:
+    """Raise ``ValueError`` where a teacher that learns does not fit the other options, or its options do nothing."""
+    given = config.learning_teacher_config
+    checks.check_fields("learning_teacher.", given, CHECKS)
+    if not config.teacher_learns:
+        if given != LearningTeacherConfig():
+            raise ValueError(
+                f"learning_teacher={given} is for a teacher that learns, but teacher_updates='none'; set "
+                "teacher_updates to prokt or weighted, or leave it out."
+            )
+        return
+    updates = config.teacher_updates
+    if given.zero_head and given.init == "finetuned":
+        raise ValueError(
+            "learning_teacher.zero_head=True would throw the head of a fine-tuned teacher away; set "
+            "learning_teacher.init='pretrained' (or 'fresh'), or leave it out."
+        )
+    if config.teacher_source != "online":
+        raise ValueError(
+            f"teacher_source={config.teacher_source!r} does not fit teacher_updates={updates!r}: what a teacher that "
+            "learns says changes with every update. Set teacher_source='online' (teacher.source=online in the main "
+            "job)."
+        )
+    if config.teachers is not None or config.decision == "teacher_weighting":
+        raise ValueError(
+            f"teacher_updates={updates!r} needs one teacher; teachers={config.teachers!r} with "
+            f"decision={config.decision!r} has several. Name one with teacher, or set teacher_updates='none'."
+        )
+    if updates == "weighted" and config.decision != "sample_weighting":
+        raise ValueError(
+            f"teacher_updates='weighted' lets the action weigh rows, which decision={config.decision!r} does not; use "
+            "decision='sample_weighting', or teacher_updates='prokt'."
+        )
+    if config.gap == "divergence":
+        raise ValueError(
+            f"gap='divergence' is counted from a fixed teacher; with teacher_updates={updates!r} use gap='calibrated' "
+            "or gap='labels'."
+        )

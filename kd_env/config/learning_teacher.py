@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kd_env.core import checks
 
 if TYPE_CHECKING:
-    from kd_env.config.environment import EnvConfig
+    pass
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LearningTeacherConfig:
     """Whether the cosine between the two forms of the influence gradient is measured then, too."""
 
 
-_CHECKS: dict[str, checks.Check] = {
+CHECKS: dict[str, checks.Check] = {
     "init": checks.one_of("finetuned", "pretrained", "fresh"),
     "num_hidden_layers": checks.optional(checks.whole(1)),
     "train_embeddings": checks.boolean,
@@ -61,43 +61,3 @@ _CHECKS: dict[str, checks.Check] = {
     "log_every": checks.whole(1),
     "log_cosine": checks.boolean,
 }
-
-
-def check_teacher_updates(config: EnvConfig) -> None:
-    """Raise ``ValueError`` where a teacher that learns does not fit the other options, or its options do nothing."""
-    given = config.learning_teacher_config
-    checks.check_fields("learning_teacher.", given, _CHECKS)
-    if not config.teacher_learns:
-        if given != LearningTeacherConfig():
-            raise ValueError(
-                f"learning_teacher={given} is for a teacher that learns, but teacher_updates='none'; set "
-                "teacher_updates to prokt or weighted, or leave it out."
-            )
-        return
-    updates = config.teacher_updates
-    if given.zero_head and given.init == "finetuned":
-        raise ValueError(
-            "learning_teacher.zero_head=True would throw the head of a fine-tuned teacher away; set "
-            "learning_teacher.init='pretrained' (or 'fresh'), or leave it out."
-        )
-    if config.teacher_source != "online":
-        raise ValueError(
-            f"teacher_source={config.teacher_source!r} does not fit teacher_updates={updates!r}: what a teacher that "
-            "learns says changes with every update. Set teacher_source='online' (teacher.source=online in the main "
-            "job)."
-        )
-    if config.teachers is not None or config.decision == "teacher_weighting":
-        raise ValueError(
-            f"teacher_updates={updates!r} needs one teacher; teachers={config.teachers!r} with "
-            f"decision={config.decision!r} has several. Name one with teacher, or set teacher_updates='none'."
-        )
-    if updates == "weighted" and config.decision != "sample_weighting":
-        raise ValueError(
-            f"teacher_updates='weighted' lets the action weigh rows, which decision={config.decision!r} does not; use "
-            "decision='sample_weighting', or teacher_updates='prokt'."
-        )
-    if config.gap == "divergence":
-        raise ValueError(
-            f"gap='divergence' is counted from a fixed teacher; with teacher_updates={updates!r} use gap='calibrated' "
-            "or gap='labels'."
-        )

@@ -42,3 +42,19 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         raise ValueError(f"{path} holds no record; fine-tune the teacher again or delete the file.")
     return record
+
+
+def members(folder: str | Path) -> list[Path]:
+    """Folders of the members of a set, in their order; each can be given as a teacher.
+
+    Raises:
+        ValueError: no set, or one that lacks a member.
+    """
+    record = read_set_record(folder)
+    if record is None:
+        raise ValueError(f"The folder {str(folder)!r} holds no set of teachers: it has no {SET_RECORD}.")
+    found = [Path(folder) / name for name in record["members"]]
+    lost = [path.name for path in found if not (path / "config.json").is_file()]
+    if lost:
+        raise ValueError(f"The set {str(folder)!r} lacks its members {', '.join(lost)}; copy the whole folder again.")
+    return found

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_env.data.loading import Rows
+from kd_env.data.tasks import Rows
 
 _DEFAULT_ROWS = 512
 _BINS = 10  # quantile bins that stratify a regression task

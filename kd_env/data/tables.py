@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kd_env.core.types import Batch
-from kd_env.data.loading import Rows
+from kd_env.data.tasks import Rows
 
 
 @dataclass(frozen=True)
@@ -178,3 +179,9 @@ def same_tokens(first: Any, second: Any, texts: Sequence[str]) -> bool:
         return False
     tokens = [tokenizer(list(texts), truncation=False, padding=False)["input_ids"] for tokenizer in (first, second)]
     return bool(tokens[0] == tokens[1])
+
+
+def on_device(table: Table, device: torch.device) -> Table:
+    """The table with its tensors on a device."""
+    names = ("input_ids", "token_type_ids", "device_lengths", "label_tensor")
+    return dataclasses.replace(table, **{name: getattr(table, name).to(device) for name in names})

@@ -1,6 +1,7 @@
 """Text for masked language modelling: sentences of tasks, folders of text files, data sets of the hub; and its cut.
 
-The train texts are cut into train, feedback and selection by the rules for single sentences of :mod:`kd_env.data.splits`.
+The train texts are cut into train, feedback and selection by the rules for single sentences of
+:mod:`kd_env.data.splits`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 
 from kd_env.core.registry import unknown_name
-from kd_env.data.loading import EMBEDDED, GLUE, Rows, load_dev, load_train
+from kd_env.data.loading import load_dev, load_train
 from kd_env.data.masking import ordinary_tokens
 from kd_env.data.splits import TokenIndex, cut, normalize
 from kd_env.data.tables import Table, tokenize
+from kd_env.data.tasks import EMBEDDED, GLUE, Rows
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +107,10 @@ def cut_texts(
 ) -> TextSplits:
     """Cut train texts into train, feedback and selection, none of which holds a text that stands in another one's.
 
-    Repeats (after :func:`kd_env.data.splits.normalize`) are dropped first; then the rules of :func:`kd_env.data.splits.cut` for
-    single sentences hold. Dev texts that stand whole in a text of the other splits are dropped; the other way round
-    a short train text (SST-2 holds phrases) may stand in a dev text, since train must not depend on dev.
+    Repeats (after :func:`kd_env.data.splits.normalize`) are dropped first; then the rules of
+    :func:`kd_env.data.splits.cut` for single sentences hold. Dev texts that stand whole in a text of the other splits
+    are dropped; the other way round a short train text (SST-2 holds phrases) may stand in a dev text, since train must
+    not depend on dev.
 
     Args:
         texts: from :func:`load_texts`.

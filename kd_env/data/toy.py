@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from kd_env.core.registry import unknown_name
-from kd_env.data.loading import Rows
+from kd_env.data.tasks import Rows
 
 SplitName = Literal["train", "validation", "teacher"]
 SIZES: dict[str, int] = {"train": 5200, "validation": 1200, "teacher": 16000}  # in the order in which they are drawn
@@ -33,7 +33,7 @@ Draw = Callable[[], float]  # the next uniform number in [0, 1) of this row
 def teacher_folder(name: str) -> Path:
     """Folder of the packaged teacher and tokenizer of an embedded task (Hugging Face layout)."""
     _check(name)
-    return Path(__file__).parent / "assets" / name
+    return Path(__file__).parent.parent / "assets" / name
 
 
 def teacher_set(name: str) -> dict[str, str]:
@@ -45,7 +45,7 @@ def teacher_set(name: str) -> dict[str, str]:
 
 def masked_lm_folder(name: str) -> Path | None:
     """Folder of the packaged masked language model of an embedded task; None where there is none."""
-    folder = Path(__file__).parent / "assets" / f"{name}-mlm"
+    folder = Path(__file__).parent.parent / "assets" / f"{name}-mlm"
     return folder if folder.is_dir() else None
 
 

@@ -11,6 +11,7 @@ from kd_env.core.registry import unknown_name
 from kd_env.decisions.knowledge_selection.actions import KnowledgeSelectionActions
 from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
 from kd_env.decisions.teacher_weighting.actions import TeacherWeightingActions
+from kd_env.mdp.problem import present_entries
 
 Actions = KnowledgeSelectionActions | TeacherWeightingActions | SampleWeightingActions
 
@@ -46,8 +47,3 @@ def make_actions(
         weighed[:, column] = True
     rows = config.batch_size if config.weighting == "sample" else None
     return TeacherWeightingActions(tuple(teacher_names), weighed, present, config.action_view, config.gate, rows)
-
-
-def present_entries(teachers: int, taught: Sequence[bool]) -> np.ndarray:
-    """Which entries of the loss table exist, ``[T, K]`` bool: a term without a teacher stands in row 0 only."""
-    return np.array([[row == 0 or reads for reads in taught] for row in range(teachers)])

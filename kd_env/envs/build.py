@@ -8,21 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd_env.config.environment import EnvConfig, StudentConfig
+from kd_env.config.environment import EnvConfig
 from kd_env.data import splits
-from kd_env.data.loading import Rows, Task, get_task, load_train
+from kd_env.data.loading import get_task, load_train
 from kd_env.data.tables import Table, make_buckets, same_tokens, tokenize
+from kd_env.data.tasks import Rows
 from kd_env.decisions.sample_weighting import scores
 from kd_env.mdp import rewards
 from kd_env.mdp.observations import layout
 from kd_env.mdp.problem import Assets, Problem, check_term_weights, label_width
 from kd_env.mdp.row_influence import check_influence
 from kd_env.models import encoder
-from kd_env.models.checks import check_encoder, probe_batch
-from kd_env.models.layermap import cut_layers, layer_table
-from kd_env.models.pooling import PooledClassifier
-from kd_env.models.students import classifier_kind, cut_encoder, fresh_student
-from kd_env.teachers.loading import LoadedTeacher, check_positions, load_teachers, make_teacher, teacher_folders
+from kd_env.models.checks import check_encoder, check_positions, probe_batch
+from kd_env.models.devices import resolve_device
+from kd_env.models.layermap import layer_table
+from kd_env.models.students import build_student
+from kd_env.teachers.loading import load_teachers, make_teacher, teacher_folders
 from kd_env.teachers.teacher_set import TeacherTables, best_teacher, entry_name
 
 logger = logging.getLogger("kd_env")
@@ -128,75 +129,3 @@ def build_problem(config: EnvConfig) -> Problem:
         dtype=dtype,
     )
     return Problem(assets, config)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of a run.
-
-    Raises:
-        ValueError: a device that this machine does not have.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device={name!r} is no device; valid: auto, cpu, cuda, cuda:<n>.") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        count = torch.cuda.device_count()
-        raise ValueError(
-            f"device={name!r} is absent: this machine has {count} CUDA devices. Use device=cpu or device=auto."
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device={name!r} is not supported; valid: auto, cpu, cuda, cuda:<n>.")
-    return device
-
-
-def build_student(
-    options: StudentConfig, first: LoadedTeacher, task: Task, device: torch.device, dtype: torch.dtype
-) -> tuple[encoder.Encoder, Any]:
-    """The student's template and its tokenizer: that of the first teacher, or a pre-trained student's own.
-
-    Raises:
-        ValueError: sizes that the architecture does not take, layers that do not exist, or a pooling that is not there.
-    """
-    teacher, tokenizer = first.encoder, first.tokenizer
-    trains = options.train_embeddings
-    if options.init == "fresh":
-        module = fresh_student(options, teacher.module.config, classifier_kind, task.num_labels)
-        trains = True if trains is None else trains
-        fresh = "all"
-    else:
-        if options.init == "teacher":
-            source_module = teacher.module
-            if options.pooling is not None and not isinstance(source_module, PooledClassifier):
-                raise ValueError(
-                    f"student.pooling={options.pooling!r} is for a student cut from a member of a co-fine-tuned set, "
-                    f"but the teacher is a {type(source_module).__name__}; leave it out."
-                )
-        else:
-            assert options.name_or_path is not None
-            source_module = encoder.load_encoder(options.name_or_path, num_labels=task.num_labels)
-            tokenizer = encoder.load_tokenizer(options.name_or_path)
-        depth = int(source_module.config.num_hidden_layers)
-        count = options.num_hidden_layers
-        if count is None and isinstance(options.layers, str):
-            if options.init == "teacher":
-                raise ValueError("student.init='teacher' needs student.num_hidden_layers, or explicit student.layers.")
-            count = depth
-        kept = cut_layers(options.layers, count, depth)
-        module = cut_encoder(
-            source_module,
-            kept,
-            num_labels=task.num_labels,
-            dropout=options.dropout,
-            keep_pooling=options.pooling != "library",
-        )
-        trains, fresh = bool(trains), "head"
-    module.config.problem_type = "regression" if task.regression else "single_label_classification"
-    if task.labels:
-        module.config.id2label = dict(enumerate(task.labels))
-        module.config.label2id = {label: index for index, label in enumerate(task.labels)}
-    return encoder.Encoder.build(
-        module.to(device, dtype), train_embeddings=trains, fresh=fresh, zero_head=options.zero_head
-    ), tokenizer

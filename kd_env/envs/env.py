@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kd_env.envs.run import Run, RunView
+from kd_env.envs.run import Run
 from kd_env.envs.single import SingleEnv
+from kd_env.envs.view import RunView
 from kd_env.mdp.problem import Problem
 
 
@@ -19,9 +20,11 @@ class DistillEnv(RunView, SingleEnv):
     held-out feedback rows is the reward.
 
     ## Action Space
-    See :class:`kd_env.decisions.knowledge_selection.actions.KnowledgeSelectionActions`: ``native`` (MultiBinary), ``discrete`` or ``box``; and
-    :class:`kd_env.decisions.teacher_weighting.actions.TeacherWeightingActions`: ``native`` (= ``simplex``), ``subset``, ``discrete`` or
-    ``box``; and :class:`kd_env.decisions.sample_weighting.actions.SampleWeightingActions`: ``native``, ``subset``, ``discrete`` or ``box``.
+    See :class:`kd_env.decisions.knowledge_selection.actions.KnowledgeSelectionActions`: ``native`` (MultiBinary),
+    ``discrete`` or ``box``; and :class:`kd_env.decisions.teacher_weighting.actions.TeacherWeightingActions`: ``native``
+    (= ``simplex``), ``subset``, ``discrete`` or ``box``; and
+    :class:`kd_env.decisions.sample_weighting.actions.SampleWeightingActions`: ``native``, ``subset``, ``discrete`` or
+    ``box``.
 
     ## Observation Space
     A flat float32 box; ``observation_layout`` names each feature's slice.
@@ -41,7 +44,8 @@ class DistillEnv(RunView, SingleEnv):
     ``DistillEnv(max_episode_steps=n)`` or ``gymnasium.make_vec``, which truncate inside.
 
     ## Arguments
-    The fields of :class:`kd_env.config.environment.EnvConfig`, or ``problem`` (shared) with options of the decision process.
+    The fields of :class:`kd_env.config.environment.EnvConfig`, or ``problem`` (shared) with options of the decision
+    process.
 
     ## Version History
     v0: initial version.

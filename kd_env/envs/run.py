@@ -12,19 +12,16 @@ import numpy as np
 from torch import Tensor
 
 from kd_env.config.environment import EnvConfig
-from kd_env.core.types import DistillState, Effect, FeatureSlice, TeacherState
 from kd_env.data.tables import Table
-from kd_env.decisions.knowledge_selection.actions import KnowledgeSelectionActions
 from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
 from kd_env.decisions.sample_weighting.scores import row_scores
-from kd_env.decisions.teacher_weighting.actions import TeacherWeightingActions
 from kd_env.envs.build import build_problem
-from kd_env.envs.replicas import EnvState, Replicas
+from kd_env.envs.replicas import Replicas
 from kd_env.mdp import passes, transition
 from kd_env.mdp.observations.layout import observe
 from kd_env.mdp.problem import Problem, warn_floor
 from kd_env.mdp.rewards import gap_scale
-from kd_env.mdp.row_influence import row_influence
+from kd_env.mdp.state import DistillState, Effect, TeacherState
 from kd_env.models.export import write_student
 
 
@@ -151,179 +148,6 @@ class Run(Replicas[DistillState]):
             f"{gap:.3f} "
             f"return {s.returns[replica]:.3f}{flag}"
         )
-
-
-class RunView:
-    """Public attributes of both shells that only read the run."""
-
-    run: Run
-
-    @property
-    def problem(self) -> Problem:
-        """The distillation problem; share it with ``DistillVectorEnv(problem=...)``."""
-        return self.run.problem
-
-    @property
-    def observation_layout(self) -> dict[str, FeatureSlice]:
-        """Where each named feature stands in the last axis of an observation."""
-        return dict(self.run.problem.layout)
-
-    @property
-    def term_names(self) -> tuple[str, ...]:
-        """The K knowledge terms."""
-        return self.run.problem.term_names
-
-    @property
-    def teacher_names(self) -> tuple[str, ...]:
-        """The T teachers."""
-        return self.run.problem.teacher_names
-
-    @property
-    def reference_teacher(self) -> str:
-        """Name of the best single teacher on the selection split, whose loss is ``e_T``."""
-        return self.run.problem.reference.name
-
-    @property
-    def decision(self) -> str:
-        """What the agent decides: ``knowledge_selection``, ``teacher_weighting`` or ``sample_weighting``."""
-        return self.run.problem.config.decision
-
-    @property
-    def weighting(self) -> str:
-        """What one weight holds for: ``batch`` or ``sample``."""
-        return self.run.problem.config.weighting
-
-    @property
-    def teacher_updates(self) -> str:
-        """How the teacher learns: ``none``, ``prokt`` or ``weighted``."""
-        return self.run.problem.config.teacher_updates
-
-    @property
-    def batch_size(self) -> int:
-        """B, rows of a batch."""
-        return self.run.problem.config.batch_size
-
-    @property
-    def row_features(self) -> tuple[str, ...]:
-        """Features of shape ``(B, n)`` that describe single rows of the next batch."""
-        return tuple(name for name, feature in self.run.problem.features.items() if feature.per_row)
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """Names of the action's components, or of the choices in the discrete view."""
-        return self.run.problem.actions.action_names
-
-    @property
-    def action_view(self) -> str:
-        """``native``, ``discrete`` or ``box``, and where teachers or rows are weighed ``simplex`` or ``subset``."""
-        return self.run.problem.config.action_view
-
-    @property
-    def episode_steps(self) -> int:
-        """Steps of an episode with the configured budget."""
-        config = self.run.problem.config
-        steps = -(-config.budget // config.updates_per_step)
-        return steps if config.max_episode_steps is None else min(steps, config.max_episode_steps)
-
-    def encode_action(self, weights: Mapping[str, float], gate: float = 1.0) -> np.ndarray:
-        """Raw action of one replica for weights by term name; see ``KnowledgeSelectionActions.encode``.
-
-        Raises:
-            ValueError: the environment weighs teachers or rows, or the view cannot express the weights.
-        """
-        actions = self.run.problem.actions
-        if not isinstance(actions, KnowledgeSelectionActions):
-            own = "encode_samples" if isinstance(actions, SampleWeightingActions) else "encode_teachers"
-            raise ValueError(f"encode_action is for decision='knowledge_selection'; use {own} here.")
-        return actions.encode(weights, gate)
-
-    def encode_teachers(self, weights: Any, gate: float = 1.0) -> np.ndarray:
-        """Raw action of one replica for weights by teacher; see ``TeacherWeightingActions.encode``.
-
-        Raises:
-            ValueError: the environment decides about something else, or the view cannot express the weights.
-        """
-        return self._weighs_teachers().encode(weights, gate)
-
-    def teacher_effect(self, weights: Any) -> Effect:
-        """What ``step`` takes in place of actions, with exactly the weights ``[N, T]`` or ``[N, B, T]``.
-
-        Raises:
-            ValueError: the environment decides about something else, or a weight is negative or not finite.
-        """
-        return self._weighs_teachers().effect(weights)
-
-    def encode_samples(self, weights: Any) -> np.ndarray:
-        """Raw action of one replica for weights ``[B]`` of rows; see ``SampleWeightingActions.encode``.
-
-        Raises:
-            ValueError: the environment decides about something else, or the view cannot express the weights.
-        """
-        return self._weighs_samples().encode(weights)
-
-    def sample_effect(self, weights: Any) -> Effect:
-        """What ``step`` takes in place of actions, with exactly the weights ``[N, B]`` of the next batch's rows.
-
-        Raises:
-            ValueError: the environment decides about something else, or a weight is negative or not finite.
-        """
-        return self._weighs_samples().effect(weights)
-
-    def lesson_effect(
-        self, weights: Any, influence: float = 0.0, target: str = "student_loss", matched: bool = False
-    ) -> Effect:
-        """What ``step`` takes in place of actions where the teacher learns; see ``SampleWeightingActions.lesson``.
-
-        Raises:
-            ValueError: the environment decides about something else, its teacher does not learn, or a bad value.
-        """
-        return self._weighs_samples().lesson(weights, influence, target, matched)
-
-    def row_influence(self) -> np.ndarray:
-        """Drop of the feedback loss per unit of weight of each row of the next batch, ``[N, B]`` float64.
-
-        A function of the present state, which it does not change; see :func:`kd_env.mdp.row_influence.row_influence`.
-
-        Raises:
-            RuntimeError: before the first reset.
-            ValueError: fewer feedback rows are evaluated than ``influence.rows`` wants.
-        """
-        return row_influence(self.run.problem, self.run.started())
-
-    def _weighs_teachers(self) -> TeacherWeightingActions:
-        actions = self.run.problem.actions
-        if not isinstance(actions, TeacherWeightingActions):
-            raise ValueError(f"Teachers are weighed with decision='teacher_weighting'; here it is {self.decision!r}.")
-        return actions
-
-    def _weighs_samples(self) -> SampleWeightingActions:
-        actions = self.run.problem.actions
-        if not isinstance(actions, SampleWeightingActions):
-            raise ValueError(f"Rows are weighed with decision='sample_weighting'; here it is {self.decision!r}.")
-        return actions
-
-    def get_state(self) -> EnvState:
-        """A deep copy of everything that decides how this environment goes on."""
-        return self.run.get_state()
-
-    def set_state(self, state: EnvState) -> None:
-        """Restore a state, exactly; it may come from another environment with the same options.
-
-        Counters of wrappers around the environment (Gymnasium's TimeLimit) are not part of the state.
-        """
-        self.run.set_state(state)
-
-    def predict(self, table: Table) -> np.ndarray:
-        """Logits of the present students on a table (``problem.tokenize``), ``[N, R, C]``."""
-        return self.run.predict(table)
-
-    def predict_teacher(self, table: Table) -> np.ndarray:
-        """The same of the teachers that learn beside them.
-
-        Raises:
-            ValueError: the teacher is frozen.
-        """
-        return self.run.predict_teacher(table)
 
 
 def _of_teacher(teacher: TeacherState | None) -> dict[str, np.ndarray]:

@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 
 from kd_env.core import trees
-from kd_env.core.types import Effect
 from kd_env.envs.replicas import Replicas
+from kd_env.mdp.state import Effect
 
 
 class SingleEnv(gym.Env[Any, Any]):

@@ -141,8 +141,8 @@ class TutorEnv(TutorView, SingleEnv):
     difficulty and share (:mod:`kd_env.decisions.tutor_token.actions`).
 
     ## Observation Space
-    A flat ``Dict`` (:func:`kd_env.decisions.tutor_token.features.space`): the masked text, its slots, the teacher's hidden states and
-    most likely tokens there, and the course of the episode.
+    A flat ``Dict`` (:func:`kd_env.decisions.tutor_token.features.space`): the masked text, its slots, the teacher's
+    hidden states and most likely tokens there, and the course of the episode.
 
     ## Starting State
     A student drawn from the seed (or cut from the teacher), the first batch masked.
@@ -159,8 +159,8 @@ class TutorEnv(TutorView, SingleEnv):
     ``max_episode_steps`` only.
 
     ## Arguments
-    The fields of :class:`kd_env.decisions.tutor_token.options.TutorConfig`, or ``problem`` (shared) with options of the decision
-    process.
+    The fields of :class:`kd_env.decisions.tutor_token.options.TutorConfig`, or ``problem`` (shared) with options of the
+    decision process.
 
     ## Version History
     v0: initial version.

@@ -6,8 +6,9 @@ from typing import Any
 
 from gymnasium.vector import AutoresetMode
 
-from kd_env.envs.run import Run, RunView
+from kd_env.envs.run import Run
 from kd_env.envs.stacked import StackedEnv, checked
+from kd_env.envs.view import RunView
 from kd_env.mdp.problem import Problem
 
 

@@ -15,12 +15,13 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from kd_env.config.environment import EnvConfig
 from kd_env.core import trees
 from kd_env.core.registry import unknown_name
-from kd_env.core.types import Effect
 from kd_env.envs.build import build_problem
 from kd_env.envs.replicas import EnvState
-from kd_env.envs.run import Run, RunView, check_replicas
+from kd_env.envs.run import Run, check_replicas
 from kd_env.envs.vector import DistillVectorEnv
+from kd_env.envs.view import RunView
 from kd_env.mdp.problem import Problem
+from kd_env.mdp.state import Effect
 
 VECTORIZATIONS = ("auto", "stacked", "processes")
 STACKED_BELOW = 8e7

@@ -11,9 +11,10 @@ from kd_env.core.records import read_record
 from kd_env.data.loading import get_task
 from kd_env.finetuning.config import TeacherConfig
 from kd_env.finetuning.loop import Trainee, check_fits, evaluate, making, prepare, train, verdict
-from kd_env.finetuning.model import quiet_transformers, start_classifier
+from kd_env.finetuning.model import start_classifier
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import encoder
+from kd_env.models.loading import quiet_transformers
 
 __all__ = ["TeacherConfig", "finetune", "teacher_record"]
 
@@ -42,7 +43,7 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     output = Path(config.output)
     if finished(output, config.identity()):
         return output
-    from kd_env.envs.build import resolve_device
+    from kd_env.models.devices import resolve_device
 
     device = resolve_device(config.device)
     encoder.check_source(config.name_or_path)

@@ -18,7 +18,8 @@ from torch import nn
 from kd_env.core import checks
 from kd_env.core.locks import alone
 from kd_env.core.records import SET_RECORD, read_set_record
-from kd_env.data.loading import Task, get_task
+from kd_env.data.loading import get_task
+from kd_env.data.tasks import Task
 from kd_env.finetuning.config import (
     EncoderOptions,
     TrainingOptions,
@@ -28,9 +29,10 @@ from kd_env.finetuning.config import (
     from_options,
 )
 from kd_env.finetuning.loop import Trainee, check_fits, evaluate, making, prepare, summary, train, verdict
-from kd_env.finetuning.model import quiet_transformers, start_classifier
+from kd_env.finetuning.model import start_classifier
 from kd_env.finetuning.store import Checkpoints, becoming, chained, finished, source_record, write_record
 from kd_env.models import encoder as models
+from kd_env.models.loading import quiet_transformers
 from kd_env.models.pooling import AttentionPooling, PooledClassifier, save_pooled
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -102,7 +104,8 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     Every encoder is its own, and reads the rows in its own tokens where its tokenizer is another than the first one's
     (BERT beside RoBERTa); attention pooling and prediction layer are shared (squared error in place of the
     cross-entropy for regression). The checkpoint with the lowest summed loss on the selection split is kept; the rest
-    is as in :func:`kd_env.finetuning.classifier.finetune`: the rows, exact resume, and what happens to an output that exists.
+    is as in :func:`kd_env.finetuning.classifier.finetune`: the rows, exact resume, and what happens to an output that
+    exists.
 
     Args:
         config: the options.
@@ -121,7 +124,7 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     output = Path(config.output)
     if finished(output, config.identity(), "teacher set", read_set_record):
         return output
-    from kd_env.envs.build import resolve_device
+    from kd_env.models.devices import resolve_device
 
     device = resolve_device(config.device)
     for member in config.members:
@@ -163,22 +166,6 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
             write_record(folder, record, SET_RECORD)
         store.remove()
     return output
-
-
-def members(folder: str | Path) -> list[Path]:
-    """Folders of the members of a set, in their order; each can be given as a teacher.
-
-    Raises:
-        ValueError: no set, or one that lacks a member.
-    """
-    record = read_set_record(folder)
-    if record is None:
-        raise ValueError(f"The folder {str(folder)!r} holds no set of teachers: it has no {SET_RECORD}.")
-    found = [Path(folder) / name for name in record["members"]]
-    lost = [path.name for path in found if not (path / "config.json").is_file()]
-    if lost:
-        raise ValueError(f"The set {str(folder)!r} lacks its members {', '.join(lost)}; copy the whole folder again.")
-    return found
 
 
 def join(encoders: Sequence[Any], num_labels: int, config: CoTeacherConfig) -> list[PooledClassifier]:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from kd_env.core.types import Batch
 from kd_env.data import splits
-from kd_env.data.loading import Rows, Task, load_train
+from kd_env.data.loading import load_train
 from kd_env.data.tables import Table, same_tokens, tokenize
+from kd_env.data.tasks import Rows, Task
 from kd_env.finetuning.config import TrainingOptions
 from kd_env.finetuning.store import Checkpoints
 from kd_env.knowledge.labels import cross_entropy, scaled_squared_error

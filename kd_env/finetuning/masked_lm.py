@@ -21,9 +21,9 @@ from kd_env.data.tables import Table
 from kd_env.data.text import TextSplits, TokenFacts, cut_texts, load_texts, token_facts, tokenize_texts
 from kd_env.finetuning.loop import epoch_batches
 from kd_env.finetuning.masked_lm_config import MlmConfig, sources
-from kd_env.finetuning.model import quiet_transformers
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import encoder
+from kd_env.models.loading import quiet_transformers
 from kd_env.models.masked_lm import MaskedLM, check_fits, head_parameters, start_masked_lm
 from kd_env.numerics.optim import learning_rate_factor
 
@@ -60,8 +60,8 @@ def train_mlm(config: MlmConfig, *, on_evaluation: Callable[[dict[str, Any]], No
     Each update masks anew (15% of the ordinary tokens, 80/10/10); the loss stands at these tokens alone, and logits are
     made for no others. AdamW with linear warm-up and decay over the whole schedule, batches of similar length. The
     checkpoint with the lowest loss on the selection texts under one fixed masking is kept, ties going to the better
-    accuracy. Finished outputs, interruptions and other processes are treated as in :func:`kd_env.finetuning.classifier.finetune`;
-    dev texts are never read.
+    accuracy. Finished outputs, interruptions and other processes are treated as in
+    :func:`kd_env.finetuning.classifier.finetune`; dev texts are never read.
 
     Args:
         config: the options.
@@ -78,7 +78,7 @@ def train_mlm(config: MlmConfig, *, on_evaluation: Callable[[dict[str, Any]], No
     output = Path(config.output)
     if finished(output, config.identity()):
         return output
-    from kd_env.envs.build import resolve_device
+    from kd_env.models.devices import resolve_device
 
     device = resolve_device(config.device)
     encoder.check_source(config.name_or_path)

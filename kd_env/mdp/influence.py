@@ -16,10 +16,10 @@ All B products are the directional derivatives of the per-sample losses along ``
 finite differences of the released code are here too. All of it is pure functions of N stacked students; nothing
 that is given is written in place.
 
-With ``adamw`` the virtual update is the real one (:func:`kd_env.mdp.transition.transition`): loss, running scales, clipping,
-moments, decay and learning rate. Two things differ. A student without an update so far makes a step of SGD: Adam's
-first update is the sign of the gradient, whose derivative is 0 but for entries within ``eps`` of 0. And dropout is off.
-A teacher that learns is taken as it is, though it moves before the real update.
+With ``adamw`` the virtual update is the real one (:func:`kd_env.mdp.transition.transition`): loss, running scales,
+clipping, moments, decay and learning rate. Two things differ. A student without an update so far makes a step of SGD:
+Adam's first update is the sign of the gradient, whose derivative is 0 but for entries within ``eps`` of 0. And dropout
+is off. A teacher that learns is taken as it is, though it moves before the real update.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ from torch.func import jvp
 from kd_env.config.optimizer import OptimizerConfig
 from kd_env.core import trees
 from kd_env.core.registry import unknown_name
-from kd_env.core.types import Batch, DistillState, ModelOutput
-from kd_env.mdp import passes
+from kd_env.core.types import Batch, ModelOutput
+from kd_env.mdp import gradients, passes
+from kd_env.mdp.state import DistillState
 from kd_env.numerics import optim
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def loss_gradient(
         if taught is None:
             taught = passes.teacher_signals(problem, students.teacher, rows, batch, student)
         fixed = tuple(trees.map_leaves(Tensor.detach, output) for output in taught)
-        table = passes.loss_table(problem, leaves, student, fixed, batch)
+        table = gradients.loss_table(problem, leaves, student, fixed, batch)
         factor = torch.ones_like(table) if weights is None else weights
         divisor = _divisor(problem, students, table.detach())
         loss = _weighted(table, factor, divisor).mean(-1).sum()
@@ -207,10 +208,10 @@ def loss_gradient(
     def losses(params: dict[str, Tensor], taught: tuple[ModelOutput, ...] | None = None) -> Tensor:
         own = {**fixed_params, **params}
         output = passes.student_forward(problem, own, batch, problem.student_signals, eager=True)
-        table = passes.loss_table(problem, own, output, fixed if taught is None else taught, batch)
+        table = gradients.loss_table(problem, own, output, fixed if taught is None else taught, batch)
         if taught is None or problem.config.term_scale != "running":
             return _weighted(table, factor, divisor)
-        before = passes.loss_table(problem, fixed_params, fixed_student, taught, batch)
+        before = gradients.loss_table(problem, fixed_params, fixed_student, taught, batch)
         return _weighted(table, factor, _divisor(problem, students, before))
 
     return grads, losses, fixed_student.logits
@@ -226,11 +227,11 @@ def virtual_step(
 ) -> VirtualStep:
     """One step of SGD or of the students' AdamW with the clipped gradient, as new tensors, and its derivative.
 
-    Clipping is that of the real step (:func:`kd_env.numerics.optim.clip_`), for SGD too. AdamW is :func:`kd_env.numerics.optim.adamw_`:
-    ``s' = (1 - r d) s - r m'/c1 / (sqrt(v'/c2) + eps)`` with learning rate r, new moments m' and v', bias corrections
-    c1 and c2, and decay d for tensors with more than one axis per replica. Its derivative goes through m' and v'. A
-    student without an update so far makes a step of SGD: Adam's first update is a sign, and its derivative says
-    nothing.
+    Clipping is that of the real step (:func:`kd_env.numerics.optim.clip_`), for SGD too. AdamW is
+    :func:`kd_env.numerics.optim.adamw_`: ``s' = (1 - r d) s - r m'/c1 / (sqrt(v'/c2) + eps)`` with learning rate r, new
+    moments m' and v', bias corrections c1 and c2, and decay d for tensors with more than one axis per replica. Its
+    derivative goes through m' and v'. A student without an update so far makes a step of SGD: Adam's first update is a
+    sign, and its derivative says nothing.
 
     Args:
         students: parameters, moments and numbers of updates are read.
@@ -371,8 +372,8 @@ def _divisor(problem: Problem, students: DistillState, table: Tensor) -> Tensor:
     """The running scale of the terms with this batch in it, as in the real update, ``[N, T, K]``."""
     if problem.config.term_scale != "running":
         return torch.ones_like(students.term_scale)
-    scale = passes.running_scale(students.term_scale, students.term_seen, table.mean(-1))
-    return scale.clamp(min=passes.SMALLEST_SCALE)
+    scale = gradients.running_scale(students.term_scale, students.term_seen, table.mean(-1))
+    return scale.clamp(min=gradients.SMALLEST_SCALE)
 
 
 def _adamw(

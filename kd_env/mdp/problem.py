@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,9 +14,9 @@ import torch
 from kd_env.config.environment import EnvConfig
 from kd_env.core.types import Signal
 from kd_env.data import splits
-from kd_env.data.loading import Rows, Task
 from kd_env.data.tables import Table, make_buckets, tokenize
-from kd_env.decisions.catalog import make_actions, present_entries
+from kd_env.data.tasks import Rows, Task
+from kd_env.decisions.catalog import make_actions
 from kd_env.decisions.sample_weighting import scores
 from kd_env.knowledge import term_entries
 from kd_env.mdp import rewards
@@ -26,7 +26,7 @@ from kd_env.models import encoder
 from kd_env.models.layermap import layer_table
 from kd_env.numerics import losses, metrics
 from kd_env.numerics.calibration import check_calibration_rows, fit_temperature
-from kd_env.teachers import sources
+from kd_env.teachers import outputs, sources
 from kd_env.teachers.facts import TeacherFacts, teacher_facts
 from kd_env.teachers.teacher_set import Teacher, entry_name
 
@@ -186,7 +186,7 @@ class Problem:
         """Uncalibrated logits of the reference teacher on rows in its tokens, ``[R, C]``; zeros if it learns."""
         if self.config.teacher_learns:
             return np.zeros((len(table), self.task.num_labels), np.float32)
-        outputs = sources.teacher_outputs(
+        signals = outputs.teacher_outputs(
             self.reference.encoder,
             table,
             (),
@@ -195,7 +195,7 @@ class Problem:
             identity=self.reference.identity,
             dtype="float64" if self.dtype == torch.float64 else "float32",
         )
-        return np.asarray(outputs[sources.LOGITS])
+        return np.asarray(signals[sources.LOGITS])
 
     def loss(self, logits: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray) -> np.ndarray:
         """``e`` of logits ``[..., R, C]``: against gold labels, or KL from the teacher (``gap=divergence``).
@@ -331,3 +331,8 @@ def _shallow(config: EnvConfig) -> dict[str, Any]:
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     values.pop("learning_rate")
     return values
+
+
+def present_entries(teachers: int, taught: Sequence[bool]) -> np.ndarray:
+    """Which entries of the loss table exist, ``[T, K]`` bool: a term without a teacher stands in row 0 only."""
+    return np.array([[row == 0 or reads for reads in taught] for row in range(teachers)])

@@ -27,10 +27,10 @@ from torch import Tensor
 from kd_env.config.optimizer import OptimizerConfig
 from kd_env.core import trees
 from kd_env.core.registry import unknown_name
-from kd_env.core.types import Batch, DistillState, ModelOutput, TeacherEffect, TeacherState
-from kd_env.decisions.sample_weighting.actions import TARGETS
+from kd_env.core.types import Batch, ModelOutput
 from kd_env.mdp import influence, passes
 from kd_env.mdp.row_influence import feedback_choice, virtual_options
+from kd_env.mdp.state import DistillState, TeacherEffect, TeacherState
 from kd_env.numerics import optim
 
 if TYPE_CHECKING:
@@ -304,3 +304,7 @@ def _joined(own: Tensor | None, more: Tensor | None, wanted: Tensor) -> Tensor:
 def _flat(grads: Grads, leaves: Grads) -> Tensor:
     """``[N, P]``, with zeros for tensors that have no gradient."""
     return torch.cat([grads.get(name, torch.zeros_like(leaf)).flatten(1) for name, leaf in leaves.items()], dim=1)
+
+
+TARGETS = ("student_loss", "teacher_loss")
+"""Forms of the influence gradient: the derivative of the virtual step, and that of LGTM's released code."""

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kd_env.core import trees
-from kd_env.core.types import DistillState, Effect, TeacherState
 from kd_env.data.tables import draw, start_stream
-from kd_env.decisions.knowledge_selection.actions import normalize_weights
-from kd_env.mdp import passes, rewards, teaching
+from kd_env.mdp import gradients, passes, rewards, teaching
 from kd_env.mdp.episodes import bounded, sub_seed, terminal, truncated
+from kd_env.mdp.feedback import evaluate, evaluated
+from kd_env.mdp.gradients import normalize_weights
+from kd_env.mdp.state import DistillState, Effect
 from kd_env.models.encoder import draw_projection
-from kd_env.numerics import losses, optim
-from kd_env.numerics.calibration import fit_temperatures
+from kd_env.numerics import optim
 
 if TYPE_CHECKING:
     from kd_env.mdp.problem import Problem
@@ -32,52 +31,6 @@ logger = logging.getLogger("kd_env")
 _TEACHER = 2**40
 """Stream of a learning teacher's head, and after it those of its dropout in single updates; of the student's dropout
 they are counted from 3."""
-
-
-class Evaluation(NamedTuple):
-    """Of N students on the evaluated feedback rows, each ``[N]`` float64."""
-
-    loss: np.ndarray  # e of the problem
-    raw_loss: np.ndarray  # against gold labels, without a temperature
-    temperature: np.ndarray  # 1 where the gap is not calibrated
-    metric: np.ndarray
-    entropy: np.ndarray
-    agreement: np.ndarray
-
-
-def evaluate(problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None) -> Evaluation:
-    """Feedback loss, headline metric, entropy and agreement with the teacher. Reads feedback rows only.
-
-    The agreement with a teacher that learns is 0 where no feature asks for it: it costs a pass of the teacher.
-    """
-    logits = passes.predict(problem, params, problem.feedback)
-    finite = np.isfinite(logits).all(axis=(1, 2))
-    safe = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
-    count = len(logits)
-    raw = losses.gold_loss(safe, problem.feedback.labels, problem.label_width)
-    temperature = np.ones(count)
-    if problem.task.regression:
-        entropy, agreement = np.zeros(count), np.zeros(count)
-    else:
-        entropy = losses.entropy(safe).mean(-1)
-        chosen = safe.argmax(-1)
-        own = problem.config.teacher_source == "student"  # the control must not hear of the teacher
-        agreement = (chosen == (chosen if own else _taught_classes(problem, teacher))).mean(-1)
-    metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
-    if problem.calibrates:
-        temperature = fit_temperatures(safe, problem.feedback.labels)
-    loss = problem.loss(safe, problem.feedback, problem.reference.feedback_logits, temperature)
-    return Evaluation(np.where(finite, loss, np.nan), raw, temperature, metric, entropy, agreement)
-
-
-def _taught_classes(problem: Problem, teacher: TeacherState | None) -> np.ndarray:
-    """What the teachers choose on the feedback rows, ``[R]`` or ``[N, R]``; -1 where nobody asks."""
-    if teacher is None:
-        return np.asarray(problem.reference.feedback_logits.argmax(-1))
-    if "agreement" not in problem.features:
-        return np.full(len(problem.feedback), -1)
-    said = passes.predict(problem, teacher.params, problem.feedback, encoder=problem.reference.encoder)
-    return np.asarray(said.argmax(-1))
 
 
 def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
@@ -194,7 +147,7 @@ def transition(
                 known=known,
                 dropout_seed=sub_seed(int(state.seeds[0]), _TEACHER + 1 + int(state.updates[0]) + place),
             )
-        found = passes.gradients(
+        found = gradients.gradients(
             problem,
             state.params,
             state.next_rows[:, place],
@@ -262,7 +215,7 @@ def transition(
     for place, stream in enumerate(state.streams):
         next_rows[place], streams[place] = draw(problem.buckets, stream, config.updates_per_step)
     state = state._replace(streams=streams, next_rows=next_rows, diverged=diverged)
-    return _evaluated(problem, state)
+    return evaluated(problem, state)
 
 
 def _of_last_batch(
@@ -281,7 +234,7 @@ def _of_last_batch(
         shape = (len(rows), count, rows.shape[1])
         found["row_weights"] = np.broadcast_to(weights[:, :count, column], shape).copy()
     if problem.config.reward in rewards.BATCH_REWARDS:
-        found["batch_loss"], found["batch_divergence"] = passes.batch_losses(problem, state, rows, weights)
+        found["batch_loss"], found["batch_divergence"] = gradients.batch_losses(problem, state, rows, weights)
     return found
 
 
@@ -311,34 +264,6 @@ def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple
         )
     )
     return bounded(value, before, after, rewards.bounds_of(problem.reward))
-
-
-def _evaluated(problem: Problem, state: DistillState) -> DistillState:
-    """Evaluate the replicas that are due; the others keep what they had."""
-    every = problem.config.evaluate_every
-    due = terminal(state) | truncated(problem.config.max_episode_steps, state)
-    if every > 0:
-        due |= state.steps % every == 0
-    due &= ~state.diverged
-    if not due.any():
-        return state
-    rows = np.flatnonzero(due)
-    chosen = (state.params, state.teacher)
-    if not due.all():
-        chosen = trees.take(chosen, rows)
-    measured = evaluate(problem, *chosen)
-    finite = np.isfinite(measured.loss)
-    good = rows[finite]
-    diverged = state.diverged.copy()
-    diverged[rows[~finite]] = True
-    for bad in rows[~finite]:
-        logger.warning("Replica %d: the feedback loss is not finite after update %d.", bad, state.updates[bad])
-    values = {}
-    for name, part in measured._asdict().items():
-        column = getattr(state, name).copy()
-        column[good] = part[finite]
-        values[name] = column
-    return state._replace(diverged=diverged, **values)
 
 
 def _copied(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> dict[str, Tensor]:

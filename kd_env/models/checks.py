@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kd_env.core.types import Batch, Signal
 from kd_env.data.tables import Table
+from kd_env.models import encoder as models
 from kd_env.models.encoder import ATTENTION, Encoder, usable_positions
 
 _SUITED = "BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet and their kin are suited"
@@ -106,3 +107,10 @@ def _differ(found: Tensor, reference: Tensor) -> bool:
     """Whether logits differ by more than rounding, relative to the largest; NaN differs."""
     limit = _TOLERANCE * float(reference.abs().max()) + 1e-6
     return not float((found - reference).abs().max()) <= limit
+
+
+def check_positions(encoder: models.Encoder, longest: int, what: str) -> None:
+    """Refuse rows longer than the encoder's positions."""
+    positions = models.usable_positions(encoder.module)
+    if positions is not None and longest > positions:
+        raise ValueError(f"A row has {longest} tokens, the {what} {positions} positions; set max_length={positions}.")

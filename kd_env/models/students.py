@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from kd_env.config.environment import StudentConfig
+from kd_env.config.student import StudentConfig
+from kd_env.data.tasks import Task
+from kd_env.models import encoder
 from kd_env.models.encoder import encoder_facts, new_encoder, set_dropout
+from kd_env.models.layermap import cut_layers
 from kd_env.models.pooling import AttentionPooling, PooledClassifier
+from kd_env.teachers.loading import LoadedTeacher
 
 _INTERMEDIATE = ("intermediate_size", "hidden_dim")
 """Names of the width of the feed-forward layers; the second is DistilBERT's."""
@@ -260,3 +264,53 @@ def _ignored(kind: type, prefix: str, name: str, value: int | None) -> ValueErro
         f"A fresh {kind.__name__} does not take {prefix}{name}={value}; use {ways}, or a teacher of another "
         "architecture."
     )
+
+
+def build_student(
+    options: StudentConfig, first: LoadedTeacher, task: Task, device: torch.device, dtype: torch.dtype
+) -> tuple[encoder.Encoder, Any]:
+    """The student's template and its tokenizer: that of the first teacher, or a pre-trained student's own.
+
+    Raises:
+        ValueError: sizes that the architecture does not take, layers that do not exist, or a pooling that is not there.
+    """
+    teacher, tokenizer = first.encoder, first.tokenizer
+    trains = options.train_embeddings
+    if options.init == "fresh":
+        module = fresh_student(options, teacher.module.config, classifier_kind, task.num_labels)
+        trains = True if trains is None else trains
+        fresh = "all"
+    else:
+        if options.init == "teacher":
+            source_module = teacher.module
+            if options.pooling is not None and not isinstance(source_module, PooledClassifier):
+                raise ValueError(
+                    f"student.pooling={options.pooling!r} is for a student cut from a member of a co-fine-tuned set, "
+                    f"but the teacher is a {type(source_module).__name__}; leave it out."
+                )
+        else:
+            assert options.name_or_path is not None
+            source_module = encoder.load_encoder(options.name_or_path, num_labels=task.num_labels)
+            tokenizer = encoder.load_tokenizer(options.name_or_path)
+        depth = int(source_module.config.num_hidden_layers)
+        count = options.num_hidden_layers
+        if count is None and isinstance(options.layers, str):
+            if options.init == "teacher":
+                raise ValueError("student.init='teacher' needs student.num_hidden_layers, or explicit student.layers.")
+            count = depth
+        kept = cut_layers(options.layers, count, depth)
+        module = cut_encoder(
+            source_module,
+            kept,
+            num_labels=task.num_labels,
+            dropout=options.dropout,
+            keep_pooling=options.pooling != "library",
+        )
+        trains, fresh = bool(trains), "head"
+    module.config.problem_type = "regression" if task.regression else "single_label_classification"
+    if task.labels:
+        module.config.id2label = dict(enumerate(task.labels))
+        module.config.label2id = {label: index for index, label in enumerate(task.labels)}
+    return encoder.Encoder.build(
+        module.to(device, dtype), train_embeddings=trains, fresh=fresh, zero_head=options.zero_head
+    ), tokenizer

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from kd_env.core.types import DistillState
-from kd_env.mdp import passes
 from kd_env.numerics.losses import entropy, row_gold_loss
 
 if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
+    pass
 
 
 class TeacherFacts(NamedTuple):
@@ -34,20 +32,3 @@ def teacher_facts(logits: np.ndarray, labels: np.ndarray, label_width: float | N
     others = max(len(logits) - 1, 1)
     agreement = same / others if len(logits) > 1 else np.ones(chosen.shape)
     return TeacherFacts(loss, entropy(logits), np.exp(-loss), chosen, agreement)
-
-
-def taught_logits(problem: Problem, state: DistillState, rows: np.ndarray) -> np.ndarray:
-    """Logits of the T teachers on train rows ``[N, B]``, ``[T, N, B, C]``.
-
-    A teacher that learns, and the student where it is its own teacher (``teacher_source=student``), run anew.
-    """
-    if not changes(problem):
-        return np.stack([teacher.train_logits[rows] for teacher in problem.teachers])
-    batch = problem.train.gather(rows)
-    said = passes.changing_logits(problem, state.params, state.teacher, batch).cpu().numpy()
-    return np.broadcast_to(said, (len(problem.teachers), *said.shape))
-
-
-def changes(problem: Problem) -> bool:
-    """Whether what the teacher says changes in the course of an episode."""
-    return problem.config.teacher_learns or problem.config.teacher_source == "student"

@@ -10,19 +10,19 @@ import torch
 
 from kd_env.config.environment import EnvConfig
 from kd_env.config.learning_teacher import LearningTeacherConfig
-from kd_env.core.records import read_record
 from kd_env.core.types import EncoderFacts, Signal
 from kd_env.data import toy
-from kd_env.data.loading import EMBEDDED, Task
 from kd_env.data.tables import Table
+from kd_env.data.tasks import EMBEDDED, Task
 from kd_env.knowledge import Term, TermSpec, build_terms
 from kd_env.mdp.observations import layout
 from kd_env.models import encoder as models
-from kd_env.models.checks import check_encoder, probe_batch
+from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.layermap import cut_layers, layer_pairs
 from kd_env.models.students import cut_encoder
 from kd_env.numerics.calibration import fit_temperature
-from kd_env.teachers import sources
+from kd_env.teachers import outputs, sources
+from kd_env.teachers.provenance import provenance
 from kd_env.teachers.teacher_set import Teacher, TeacherTables, named_folders
 
 
@@ -159,11 +159,11 @@ def make_teacher(
         signals.add(Signal("cls", facts.num_layers))
     if config.teacher_source != "student":
         check_encoder(encoder, probe_batch(tables.train, config.max_length, (encoder,)), signals, what)
-    identity = sources.weights_hash(encoder)
+    identity = outputs.weights_hash(encoder)
     exact = "float64" if dtype == torch.float64 else None
 
-    def outputs(part: Table, wanted: set[Signal]) -> Mapping[Signal, np.ndarray]:
-        return sources.teacher_outputs(
+    def compute(part: Table, wanted: set[Signal]) -> Mapping[Signal, np.ndarray]:
+        return outputs.teacher_outputs(
             encoder,
             part,
             wanted,
@@ -179,12 +179,12 @@ def make_teacher(
         # What a teacher that learns says at first is never read: a pass over the rows would be for nothing.
         if config.teacher_learns:
             return np.zeros((len(part), task.num_labels), np.float32)
-        return np.asarray(outputs(part, set())[sources.LOGITS])
+        return np.asarray(compute(part, set())[sources.LOGITS])
 
     selection_logits, feedback_logits = logits(tables.selection), logits(tables.feedback)
     source: sources.TeacherSource
     if config.teacher_source == "cached":
-        held = outputs(tables.train, signals)
+        held = compute(tables.train, signals)
         train_logits = np.asarray(held[sources.LOGITS], dtype=np.float32)
         source = sources.CachedTeacher(facts, held, tables.train, dtype)
     else:
@@ -223,32 +223,6 @@ def _check_foreign(name: str, terms: Sequence[Term]) -> None:
             )
 
 
-def provenance(teacher: str, task: str, fingerprint: str) -> str:
-    """Whether the teacher saw feedback rows of a task (or text): ``no`` or ``unknown``.
-
-    A teacher is trusted as far as its record reaches: what it was fine-tuned from must be clean as well.
-
-    Raises:
-        ValueError: its own record, or that of an encoder that it was made from, says that it did.
-    """
-    record: Any = read_record(teacher)
-    clean = record is not None
-    while record is not None:
-        # A record that is no mapping, or one without these keys, tells nothing.
-        known: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
-        trained_on, same_split = known.get("trained_on"), known.get("fingerprint") == fingerprint
-        apart = trained_on == "rows apart from every split" and known.get("task") == task
-        if same_split and trained_on != "train" and not apart:
-            raise ValueError(
-                f"The teacher {teacher!r}, or an encoder that it was made from, was trained on {trained_on!r} of this "
-                "very split, so it saw feedback rows. Fine-tune one on train rows: "
-                f"`kd-env teacher task={task} teacher.name_or_path=...`."
-            )
-        clean = clean and (apart or (same_split and trained_on == "train"))
-        record = known.get("source")
-    return "no" if clean else "unknown"
-
-
 def check_teacher(encoder: models.Encoder, name: str, task: Task) -> None:
     """Refuse a teacher with other labels than the task's, or in another order."""
     remedy = f"Fine-tune one for this task: `kd-env teacher task={task.name} teacher.name_or_path=...`."
@@ -265,10 +239,3 @@ def check_teacher(encoder: models.Encoder, name: str, task: Task) -> None:
             raise ValueError(
                 f"The teacher {name!r} orders its labels {found}, the task {task.name!r} {list(task.labels)}. {remedy}"
             )
-
-
-def check_positions(encoder: models.Encoder, longest: int, what: str) -> None:
-    """Refuse rows longer than the encoder's positions."""
-    positions = models.usable_positions(encoder.module)
-    if positions is not None and longest > positions:
-        raise ValueError(f"A row has {longest} tokens, the {what} {positions} positions; set max_length={positions}.")

@@ -92,7 +92,7 @@ def named_folders(given: Sequence[str | Mapping[str, str]]) -> dict[str, str]:
 def _members(given: Sequence[str | Mapping[str, str]]) -> Iterator[str | Mapping[str, str]]:
     for entry in given:
         if isinstance(entry, str) and (Path(entry) / SET_RECORD).is_file():
-            from kd_env.finetuning.co_classifier import members
+            from kd_env.core.records import members
 
             yield from (str(member) for member in members(entry))
         else:

@@ -10,9 +10,8 @@ import numpy as np
 from gymnasium import spaces
 
 from kd_env.core.registry import unknown_name
-from kd_env.core.types import Effect
-
-GATE_SKIPS_BELOW = -0.5
+from kd_env.decisions.gate import check_range, decode_gate, encode_gate
+from kd_env.mdp.state import Effect
 
 
 @dataclass(frozen=True)
@@ -121,46 +120,3 @@ class KnowledgeSelectionActions:
                 f"The discrete view has none, each term alone and all, not {dict(weights)}; use action_view='native'."
             )
         return np.asarray(0 if chosen == 0 else 1 + int(values.argmax()))
-
-
-def decode_gate(raw: np.ndarray) -> np.ndarray:
-    """Factor on the update for gate components ``[N]`` in [-1, 1]: 0 below -0.5, else (g + 1) / 2."""
-    gate = raw.astype(np.float32)
-    return np.where(gate < GATE_SKIPS_BELOW, 0.0, (gate + 1.0) / 2.0).astype(np.float32)
-
-
-def encode_gate(gate: float, gated: bool) -> list[float]:
-    """The gate component for a factor on the update, none where there is no gate.
-
-    Raises:
-        ValueError: a factor that no gate expresses.
-    """
-    if 0.0 < gate < (GATE_SKIPS_BELOW + 1.0) / 2.0 or not 0.0 <= gate <= 1.0:
-        raise ValueError(f"gate={gate} must be 0 (skip) or lie in [0.25, 1].")
-    if not gated and gate != 1.0:
-        raise ValueError(f"gate={gate} needs action_view='box' with gate=true.")
-    return [2.0 * gate - 1.0] if gated else []
-
-
-def check_range(raw: np.ndarray, shape: tuple[int, ...], low: float, high: float, view: str) -> None:
-    """Refuse raw actions of another shape, or with a value outside ``[low, high]`` (NaN too)."""
-    if raw.shape != shape:
-        raise ValueError(f"Actions have shape {raw.shape}, but the {view} view takes {shape}.")
-    if not ((raw >= low) & (raw <= high)).all():  # NaN fails both comparisons
-        raise ValueError(f"Actions {raw.tolist()} must lie in [{low}, {high}] in the {view} view.")
-
-
-def normalize_weights(weights: np.ndarray, present: np.ndarray, how: str) -> np.ndarray:
-    """Weights of present table entries, normalised by ``none``, ``mean`` or ``sum`` over them; all-zero stays zero.
-
-    Args:
-        weights: ``[N, T, K, 1 or B]``.
-        present: ``[T, K]`` bool, which entries of the table exist.
-        how: ``none``, ``mean`` or ``sum``.
-    """
-    weights = np.where(present[None, :, :, None], weights, 0.0).astype(np.float32)
-    if how == "none":
-        return weights
-    total = weights.sum(axis=(1, 2), keepdims=True)
-    factor = present.sum() if how == "mean" else 1.0
-    return np.asarray(np.divide(weights * factor, total, out=np.zeros_like(weights), where=total > 0), dtype=np.float32)

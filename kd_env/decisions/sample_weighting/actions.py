@@ -9,17 +9,14 @@ import numpy as np
 from gymnasium import spaces
 
 from kd_env.core.registry import unknown_name
-from kd_env.core.types import Effect, TeacherEffect
-from kd_env.decisions.knowledge_selection.actions import check_range
+from kd_env.decisions.gate import check_range
+from kd_env.mdp.state import Effect, TeacherEffect
+from kd_env.mdp.teaching import TARGETS
 
 TILT = 2.0
 """Box view: weights of kept rows grow by e^2 for each standard deviation of the score, at temperature 1."""
 SHARES = (("half", 0.5), ("quarter", 0.25))
 """Discrete view: shares of the batch that can be kept, from either end of the score."""
-
-
-TARGETS = ("student_loss", "teacher_loss")
-"""Forms of the influence gradient: the derivative of the virtual step, and that of LGTM's released code."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium import spaces
 
 from kd_env.core.registry import unknown_name
-from kd_env.core.types import Effect
-from kd_env.decisions.knowledge_selection.actions import check_range, decode_gate, encode_gate
+from kd_env.decisions.gate import check_range, decode_gate, encode_gate
+from kd_env.mdp.state import Effect
 
 SHARPNESS = 4.0
 """Simplex view: weights are softmax(4 a), so that two weights differ by a factor of at most e^8."""

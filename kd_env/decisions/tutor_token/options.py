@@ -48,8 +48,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kd_env.config.environment import StudentConfig, check_student
 from kd_env.config.optimizer import OptimizerConfig, check_optimizer
+from kd_env.config.student import StudentConfig, check_student
 from kd_env.core import checks
 from kd_env.core.plain import nested_options, plain_value, refuse_unknown
 from kd_env.core.registry import unknown_name

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
-import torch
 
 from kd_env.data import masking
 from kd_env.data.tables import Table
@@ -19,12 +17,6 @@ def ordinary_places(table: Table, tokens: TokenFacts) -> np.ndarray:
     """Places that may be masked, ``[R, S]`` bool: neither special tokens nor padding."""
     ids = table.input_ids.cpu().numpy()
     return masking.ordinary_tokens(ids, np.arange(ids.shape[1]) < table.lengths[:, None], tokens.special_ids)
-
-
-def on_device(table: Table, device: torch.device) -> Table:
-    """The table with its tensors on a device."""
-    names = ("input_ids", "token_type_ids", "device_lengths", "label_tensor")
-    return dataclasses.replace(table, **{name: getattr(table, name).to(device) for name in names})
 
 
 def slots_of(config: TutorConfig, ordinary: np.ndarray) -> tuple[int, int]:

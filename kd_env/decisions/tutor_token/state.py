@@ -1,5 +1,5 @@
-"""The values that flow through a run of the tutor's environment. Shape letters as in :mod:`kd_env.core.types`; P slots of a
-row, k candidates of a slot, E the width that the teacher's decoder multiplies with word vectors.
+"""The values that flow through a run of the tutor's environment. Shape letters as in :mod:`kd_env.core.types`; P slots
+of a row, k candidates of a slot, E the width that the teacher's decoder multiplies with word vectors.
 """
 
 from __future__ import annotations

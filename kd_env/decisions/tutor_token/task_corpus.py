@@ -11,20 +11,21 @@ import torch
 from torch import nn
 
 from kd_env.data import splits
-from kd_env.data.loading import EMBEDDED, Rows, Task, get_task, load_train
-from kd_env.data.tables import Table, make_buckets, same_tokens, tokenize
+from kd_env.data.loading import get_task, load_train
+from kd_env.data.tables import Table, make_buckets, on_device, same_tokens, tokenize
+from kd_env.data.tasks import EMBEDDED, Rows, Task
 from kd_env.data.toy import masked_lm_folder, teacher_folder
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorAssets
-from kd_env.decisions.tutor_token.slots import check_first, on_device, ordinary_places, slots_of, tokens_of
-from kd_env.envs.build import build_student
+from kd_env.decisions.tutor_token.slots import check_first, ordinary_places, slots_of, tokens_of
 from kd_env.models import encoder as models
-from kd_env.models.checks import check_encoder, probe_batch
+from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.masked_lm import check_fits, load_masked_lm
+from kd_env.models.students import build_student
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperature
-from kd_env.teachers import sources
-from kd_env.teachers.loading import LoadedTeacher, check_positions, load_teachers
+from kd_env.teachers import outputs, sources
+from kd_env.teachers.loading import LoadedTeacher, load_teachers
 
 
 def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -> TutorAssets:
@@ -112,7 +113,7 @@ def teacher_loss(encoder: models.Encoder, table: Table, precision: str, temperat
 
 
 def _logits(encoder: models.Encoder, table: Table, precision: str) -> np.ndarray:
-    found = sources.teacher_outputs(encoder, table, (), dtype="float32", precision=precision)
+    found = outputs.teacher_outputs(encoder, table, (), dtype="float32", precision=precision)
     return np.asarray(found[sources.LOGITS])
 
 
@@ -122,7 +123,7 @@ def task_student(
     """The student's template, a classifier.
 
     Raises:
-        ValueError: as :func:`kd_env.envs.build.build_student`, or a pre-trained student that reads other tokens.
+        ValueError: as :func:`kd_env.models.students.build_student`, or a pre-trained student that reads other tokens.
     """
     student, own = build_student(config.student_config, loaded, task, device, dtype)
     if own is not loaded.tokenizer and own.get_vocab() != tokenizer.get_vocab():

@@ -11,8 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kd_env.core.files import atomic_write, without_infinities
 from kd_env.evaluation.comparing.compare import Comparison, Contrast, Entry
-from kd_env.evaluation.reports.report import AUC_TITLE, ECE_TITLE, atomic_write, facts_in_words, without_infinities
+from kd_env.evaluation.reports.report import AUC_TITLE, ECE_TITLE
+from kd_env.evaluation.reports.words import facts_in_words
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, Interval, design_in_words
 from kd_env.evaluation.statistics.verdicts import detectable_words, seeds_words, show, title_of
 
@@ -82,7 +84,7 @@ def print_comparison(c: Comparison) -> None:
 
 def write_comparison(folder: Path, c: Comparison, command: str) -> None:
     """``comparison.json``, ``.csv``, ``.md`` and ``.png`` in a folder that is made where it is missing."""
-    from kd_env.evaluation.reports.plots import trainings_and_rules
+    from kd_env.evaluation.comparing.plots import trainings_and_rules
 
     folder.mkdir(parents=True, exist_ok=True)
     content: tuple[str | bytes, ...] = (

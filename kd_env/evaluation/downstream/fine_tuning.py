@@ -1,7 +1,7 @@
 """After pre-training: a student's folder is fine-tuned on a task from few or all labels, and judged on dev rows.
 
-Like :mod:`kd_env.evaluation.judging.protocol`, this alone reads dev rows. Nothing is chosen with held-out labels: the weights
-of the last update are judged, so that n labels mean n labels.
+Like :mod:`kd_env.evaluation.judging.protocol`, this alone reads dev rows. Nothing is chosen with held-out labels: the
+weights of the last update are judged, so that n labels mean n labels.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from kd_env.data.loading import Task, get_task, load_dev
+from kd_env.data.loading import get_task, load_dev
 from kd_env.data.tables import Table, tokenize
+from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TeacherConfig
 from kd_env.finetuning.loop import Data, Trainee, check_fits, evaluate, prepare, train
-from kd_env.finetuning.model import draw_head, load_classifier
 from kd_env.finetuning.store import Checkpoints
 from kd_env.models import encoder
+from kd_env.models.loading import draw_head, load_classifier
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
 _UPDATES_A_REPORT = 25
@@ -50,7 +51,7 @@ def load_material(config: TeacherConfig) -> Material:
         ValueError: an unknown task, rows that are missing or cannot be read, no tokenizer, or one that does not know
             the words of the task.
     """
-    from kd_env.envs.build import resolve_device
+    from kd_env.models.devices import resolve_device
 
     source, device = config.name_or_path, resolve_device(config.device)
     _check_tokenizer_files(source)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_env.evaluation.reports.report import without_infinities
+from kd_env.core.files import without_infinities
 from kd_env.evaluation.statistics.crossed import policy_difference, policy_interval
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, Difference, Interval, holm
 from kd_env.evaluation.statistics.verdicts import detectable_words, seeds_words, show

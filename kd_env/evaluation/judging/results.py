@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_env.core.types import Floats
+
 SELECTION = "selection"
 """Name of the selection split among the splits of an evaluation; dev splits have their official names."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class PolicyResult:
     label) has the largest weight; ties share, so that equal weights of T teachers have 1 / T."""
     right_rows_auc: Floats | None = None
     """``[N]``, where labels of train rows were replaced and rows are weighed: the probability that a row with its right
-    label had a larger weight than one with a wrong label (:meth:`kd_env.decisions.sample_weighting.measures.RightRows.auc`)."""
+    label had a larger weight than one with a wrong label
+    (:meth:`kd_env.decisions.sample_weighting.measures.RightRows.auc`)."""
 
     taught: TaughtBeside | None = None
     """Where the teacher learns: what became of it."""

@@ -1,4 +1,5 @@
-"""The dev rows on which tutored students are judged. Like :mod:`kd_env.evaluation.judging.protocol`, this alone reads them."""
+"""The dev rows on which tutored students are judged. Like :mod:`kd_env.evaluation.judging.protocol`, this alone reads
+them."""
 
 from __future__ import annotations
 
@@ -6,10 +7,10 @@ import numpy as np
 from torch import Tensor
 
 from kd_env.data.loading import get_task, load_dev
+from kd_env.data.tables import on_device
 from kd_env.data.text import cut_texts, load_texts, tokenize_texts
 from kd_env.decisions.tutor_token.corpus import evaluated_rows
 from kd_env.decisions.tutor_token.problem import TutorProblem
-from kd_env.decisions.tutor_token.slots import on_device
 from kd_env.decisions.tutor_token.task_corpus import task_table, teacher_loss
 from kd_env.mdp import passes
 from kd_env.numerics import losses, metrics

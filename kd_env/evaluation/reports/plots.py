@@ -13,8 +13,6 @@ from kd_env.evaluation.judging.results import Evaluation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from kd_env.evaluation.comparing.compare import Comparison
-
 
 def learning_curve(history: Sequence[Mapping[str, float]]) -> bytes:
     """Mean return (band: one standard deviation over episodes) and, where recorded, gap closed over environment steps.
@@ -24,7 +22,7 @@ def learning_curve(history: Sequence[Mapping[str, float]]) -> bytes:
             ``gap_closed``.
     """
     points = [point for point in history if "return_mean" in point]
-    figure = _figure(7.0, 4.0)
+    figure = new_figure(7.0, 4.0)
     axes = figure.add_subplot()
     steps = np.array([point["timesteps"] for point in points])
     means = np.array([point["return_mean"] for point in points])
@@ -39,7 +37,7 @@ def learning_curve(history: Sequence[Mapping[str, float]]) -> bytes:
     axes.set_title("Training of the agent; band: one standard deviation over episodes")
     axes.grid(alpha=0.3)
     axes.legend()
-    return _png(figure)
+    return as_png(figure)
 
 
 def weights_over_time(evaluation: Evaluation) -> bytes:
@@ -50,7 +48,7 @@ def weights_over_time(evaluation: Evaluation) -> bytes:
     results = list(evaluation.policies.values())
     columns = min(3, len(results))
     lines = -(-len(results) // columns)
-    figure = _figure(4.2 * columns, 2.6 * lines + 0.6)
+    figure = new_figure(4.2 * columns, 2.6 * lines + 0.6)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(results) :]:
         axes.set_axis_off()
@@ -72,53 +70,18 @@ def weights_over_time(evaluation: Evaluation) -> bytes:
         row[0].set_ylabel("mean weight")
     handles = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8)
-    return _png(figure)
+    return as_png(figure)
 
 
-def trainings_and_rules(comparison: Comparison) -> bytes:
-    """The measure of every training (dots) with the mean and its interval, agents one below the other; rules are lines.
-
-    One panel per dev split. Rules that saw feedback labels are dashed.
-    """
-    agents = [entry for entry in comparison.entries if entry.learned]
-    rules = [entry for entry in comparison.entries if not entry.learned]
-    splits = comparison.dev_splits
-    figure = _figure(5.0 * len(splits) + 3.0, max(0.55 * len(agents) + 1.6, 0.2 * len(rules) + 1.0, 2.4))
-    panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
-    for axes, split in zip(panels, splits, strict=True):
-        for index, rule in enumerate(rules):
-            mean = getattr(rule, comparison.measure)[split].mean
-            style = "--" if rule.extra_labels else "-"
-            axes.axvline(mean, linestyle=style, color=f"C{index % 10}", linewidth=1.2, label=rule.policy)
-        for index, agent in enumerate(agents):
-            values = agent.values[split]
-            # Spread by a fixed pattern, so that equal trainings are seen as several.
-            offsets = index + 0.12 * np.cos(np.pi * np.arange(len(values)))
-            axes.plot(values, offsets, "o", color="black", markersize=4, alpha=0.6)
-            interval = getattr(agent, comparison.measure)[split]
-            half = interval.half_width if np.isfinite(interval.half_width) else 0.0
-            axes.errorbar(interval.mean, index, xerr=half, fmt="D", color="black", markersize=6, capsize=4, zorder=3)
-        axes.set_xlabel(f"{comparison.measure.replace('_', ' ')} ({split})")
-        axes.set_yticks(range(len(agents)), [f"{a.policy} ({a.units})" for a in agents], fontsize=8)
-        axes.set_ylim(len(agents) - 0.5 if agents else 0.5, -0.5)
-        axes.grid(axis="x", alpha=0.3)
-    figure.suptitle(
-        "Dots: trainings (how many in brackets); diamond: mean, 95% interval over trainings and seeds; lines: rules",
-        fontsize=9,
-    )
-    if rules:
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", fontsize=7)
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from gymnasium import spaces
 
-from kd_env.core.types import DistillState, FeatureSlice
+from kd_env.core.types import FeatureSlice
 from kd_env.mdp.observations import rows as features_sample
 from kd_env.mdp.observations import teachers
-from kd_env.mdp.observations.course import FEATURES, Feature, View
+from kd_env.mdp.observations.base import FEATURES, Feature, View
+from kd_env.mdp.state import DistillState
 
 if TYPE_CHECKING:
     from kd_env.mdp.problem import Problem

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_env.mdp.observations.course import View
+from kd_env.mdp.observations.base import View
 from kd_env.mdp.observations.teachers import add_rows
 from kd_env.mdp.row_influence import scaled_influence
 from kd_env.numerics import losses

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kd_env.mdp.observations.course import FEATURES, Feature, View
+from kd_env.mdp.observations.base import FEATURES, Feature, View
 from kd_env.numerics.losses import entropy, row_gold_loss
 
 if TYPE_CHECKING:

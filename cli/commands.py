@@ -1,0 +1,89 @@
+"""The commands of kd-env."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cli.jobs.evaluate import evaluate_run, names_key
+
+
+def evaluate_any(overrides: Sequence[str], command: str) -> Path:
+    """``kd-env evaluate``: of a run folder, or with ``students=...`` of students that were distilled on text.
+
+    Raises:
+        ValueError: as :func:`evaluate_run` and :func:`cli.jobs.downstream.downstream`; or both are named.
+    """
+    if not names_key(overrides, "students"):
+        return evaluate_run(overrides, command)
+    if names_key(overrides, "run"):
+        raise ValueError("run=... judges a policy and students=... fine-tunes students; give one of them.")
+    from cli.jobs.downstream import downstream
+
+    return downstream(overrides, command)
+
+
+Job = Callable[[Sequence[str], str], object]
+
+
+class Command(NamedTuple):
+    """One subcommand."""
+
+    summary: str
+    config: str | None
+    """Primary configuration file that its overrides are for; None where the command has options of its own alone."""
+    load: Callable[[], Job]
+
+
+def _train() -> Job:
+    from cli.jobs.train import train
+
+    return train
+
+
+def _teacher() -> Job:
+    from cli.jobs.teacher import make_teacher
+
+    return make_teacher
+
+
+def _evaluate() -> Job:
+    pass
+
+    return evaluate_any
+
+
+def _study() -> Job:
+    from cli.jobs.study import study
+
+    return study
+
+
+def _tutor() -> Job:
+    from cli.jobs.tutor import tutor
+
+    return tutor
+
+
+def _compare() -> Job:
+    from cli.jobs.compare import compare_runs
+
+    return compare_runs
+
+
+def _bench() -> Job:
+    from cli.jobs.bench import bench
+
+    return bench
+
+
+COMMANDS = {
+    "train": Command("train an agent, judge it against the rules, write a report (the main job)", "config", _train),
+    "teacher": Command("fine-tune a teacher, or a set together, on the train rows of a task", "finetune", _teacher),
+    "evaluate": Command("judge a run's policy again, or fine-tune and compare students", "config", _evaluate),
+    "study": Command("several independent trainings of several agents, and their comparison", "study", _study),
+    "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),
+    "tutor": Command("train tutors that write tokens into text, and compare them", "tutor", _tutor),
+    "bench": Command("measure speed and memory (source checkout only)", None, _bench),
+}

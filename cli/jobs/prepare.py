@@ -1,0 +1,62 @@
+"""What comes before a training: threads, teachers, the problem."""
+
+from __future__ import annotations
+
+from cli.settings.read import Settings, with_ready
+from kd_env.config.environment import EnvConfig
+from kd_env.mdp.problem import Problem
+
+
+def set_threads(count: int | None) -> None:
+    """Threads of torch in this process; None leaves torch's own choice."""
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def with_teachers(settings: Settings) -> EnvConfig:
+    """The environment's options with teachers that exist; missing ones are fine-tuned once, into the cache."""
+    from kd_env.finetuning.classifier import finetune
+
+    if settings.cofinetuned is not None:
+        from kd_env.finetuning.co_classifier import cofinetune
+
+        names = ", ".join(name for name, _ in settings.teachers)
+        print(
+            f"Teachers {names}: {settings.cofinetuned.output} (co-fine-tuned where the set is missing)",
+            flush=True,
+        )
+        cofinetune(settings.cofinetuned)
+        return settings.env
+    found = []
+    for name, teacher in settings.teachers:
+        if not isinstance(teacher, str):
+            print(f"Teacher: {teacher.output} (made from {teacher.name_or_path} where it is missing)", flush=True)
+            teacher = str(finetune(teacher))
+        found.append((name, teacher))
+    return with_ready(settings.env, settings.resolved, found)
+
+
+def load_problem(settings: Settings) -> Problem:
+    """Teacher, data and student, checked down to the dev rows, and a word about them."""
+    from kd_env.envs.build import build_problem
+    from kd_env.evaluation.judging.dev import check_dev_lengths
+
+    problem = build_problem(with_teachers(settings))
+    check_dev_lengths(problem)
+    describe(problem)
+    return problem
+
+
+def describe(problem: Problem) -> None:
+    """Print what the problem consists of."""
+    facts = problem.summary()
+    rows = ", ".join(f"{name} {count}" for name, count in facts["rows"].items())
+    print(
+        f"Task {facts['task']}: {rows} rows ({facts['dropped_rows']} train rows dropped, content shared with feedback)."
+    )
+    for teacher in problem.teachers:
+        best = " (best on the selection split)" if len(problem.teachers) > 1 and teacher is problem.reference else ""
+        print(f"Teacher {teacher.folder}: saw feedback rows: {teacher.saw_feedback}.{best}")
+    print(problem.layer_table(), flush=True)

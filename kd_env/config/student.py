@@ -1,0 +1,76 @@
+"""Options of the student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kd_env.core import checks
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Where the student comes from."""
+
+    init: str = "fresh"
+    """``fresh`` (from a config with the teacher's vocabulary), ``teacher`` (cut from its layers) or ``pretrained``."""
+    name_or_path: str | None = None
+    """Folder or hub name of a pre-trained encoder; only with ``init=pretrained``."""
+    layers: str | tuple[int, ...] = "first"
+    """With ``init=teacher`` or ``pretrained``: ``first``, ``last``, ``skip`` or explicit layer numbers from 1."""
+    num_hidden_layers: int | None = None
+    """Number of layers. None: 1 if ``fresh``, all if ``pretrained``; ``teacher`` needs it or explicit layers."""
+    hidden_size: int = 32
+    """Only ``fresh``."""
+    num_attention_heads: int = 2
+    """Only ``fresh``."""
+    intermediate_size: int | None = None
+    """Only ``fresh``; None is 4 x hidden_size."""
+    embedding_size: int | None = None
+    """Only ``fresh``. Width of the word embeddings, which are then mapped to the hidden width (ELECTRA's, so that a
+    student of a BERT is an ELECTRA). None: the teacher's where its family has one, else that of the hidden states."""
+    train_embeddings: bool | None = None
+    """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
+    pooling: str | None = None
+    """Only with ``init=teacher``, cut from a member of a co-fine-tuned set: ``keep`` (attention pooling and a
+    prediction layer of the student's own, both drawn by seed, as in MT-BERT; the default, None) or ``library`` (the
+    architecture's sequence classifier)."""
+    dropout: float = 0.0
+    """Dropout of the student; stacked students refuse any but 0, since there is no generator per replica."""
+    zero_head: bool = False
+    """Whether its last prediction layer begins at 0 rather than being drawn by seed."""
+
+
+def check_student(student: StudentConfig) -> None:
+    """Raise ``ValueError`` for the first option of a student that is outside its range, or would be ignored."""
+    checks.check_fields("student.", student, _STUDENT)
+    if student.init == "pretrained" and not student.name_or_path:
+        raise ValueError("student.init='pretrained' needs student.name_or_path (a folder or a hub name).")
+    defaults = StudentConfig()
+    for name, inits in _STUDENT_ONLY.items():
+        value = getattr(student, name)
+        if student.init not in inits and value != getattr(defaults, name):
+            raise ValueError(
+                f"student.{name}={value!r} is only for student.init={' or '.join(inits)}, but "
+                f"student.init={student.init!r} would ignore it; leave it out or change student.init."
+            )
+
+
+_STUDENT: dict[str, checks.Check] = {
+    "init": checks.one_of("fresh", "teacher", "pretrained"),
+    "name_or_path": checks.optional(checks.text),
+    "layers": checks.layer_numbers(1),
+    **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1)),
+    **dict.fromkeys(("num_hidden_layers", "intermediate_size", "embedding_size"), checks.optional(checks.whole(1))),
+    "train_embeddings": checks.optional(checks.boolean),
+    "pooling": checks.optional(checks.one_of("keep", "library")),
+    "dropout": checks.within(0.0, 0.9),
+    "zero_head": checks.boolean,
+}
+
+
+_STUDENT_ONLY = {
+    "name_or_path": ("pretrained",),
+    "layers": ("teacher", "pretrained"),
+    "pooling": ("teacher",),
+    **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"), ("fresh",)),
+}

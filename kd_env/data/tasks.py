@@ -1,0 +1,77 @@
+"""The tasks: their columns, labels and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task's rows look like and how they are judged."""
+
+    name: str
+    text_columns: tuple[str, ...]
+    """One column, or two for sentence pairs."""
+    label_column: str
+    labels: tuple[str, ...]
+    """Class names in label order; () for regression."""
+    metrics: tuple[str, ...]
+    """Official metrics; the first is the headline."""
+    dev_splits: tuple[str, ...] = ("validation",)
+    label_range: tuple[float, float] | None = None
+    """Lowest and highest score of a regression task; None for classification."""
+
+    @property
+    def regression(self) -> bool:
+        """Whether labels are scores."""
+        return self.label_range is not None
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes C; 1 for regression."""
+        return 1 if self.regression else len(self.labels)
+
+
+class Rows(NamedTuple):
+    """The raw rows of one split."""
+
+    first: list[str]
+    second: list[str] | None  # None for single sentences
+    labels: np.ndarray  # [rows] int64 class index, or float32 score for regression
+
+
+_PAIR = ("sentence1", "sentence2")
+
+
+_TASKS = (
+    Task("cola", ("sentence",), "label", ("unacceptable", "acceptable"), ("matthews_correlation",)),
+    Task("sst2", ("sentence",), "label", ("negative", "positive"), ("accuracy",)),
+    Task("mrpc", _PAIR, "label", ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+    Task("stsb", _PAIR, "label", (), ("pearson", "spearmanr"), label_range=(0.0, 5.0)),
+    Task("qqp", ("question1", "question2"), "label", ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+    Task(
+        "mnli",
+        ("premise", "hypothesis"),
+        "label",
+        ("entailment", "neutral", "contradiction"),
+        ("accuracy",),
+        ("validation_matched", "validation_mismatched"),
+    ),
+    Task("qnli", ("question", "sentence"), "label", ("entailment", "not_entailment"), ("accuracy",)),
+    Task("rte", _PAIR, "label", ("entailment", "not_entailment"), ("accuracy",)),
+    Task("wnli", _PAIR, "label", ("not_entailment", "entailment"), ("accuracy",)),
+)
+
+
+GLUE: dict[str, Task] = {task.name: task for task in _TASKS}
+
+
+EMBEDDED: dict[str, Task] = {
+    "toy": Task("toy", ("sentence",), "label", ("negative", "positive"), ("accuracy",)),
+    "toy_pair": Task("toy_pair", ("premise", "hypothesis"), "label", ("entailment", "not_entailment"), ("accuracy",)),
+}

@@ -1,0 +1,50 @@
+"""What takes part in an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kd_env.envs import DistillVectorEnv
+from kd_env.mdp.problem import Problem
+
+TEACHER_TRACES = ("teacher_loss", "teacher_influence_ratio", "teacher_influence_cosine")
+"""What ``info`` says of a teacher that learns."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with the policy's name, the steps done and the steps of a full episode."""
+
+
+Keep = Callable[[str, DistillVectorEnv, int, int, bool], None]
+"""Called at the end of each student's episode, while it is still there: with the policy's name, the environment, the
+replica, its seed and whether it diverged."""
+
+
+class Policy(Protocol):
+    """What an evaluation asks of a policy; SB3's algorithms have it too."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """Actions for observations ``[N, O]``, and the memory for the next call."""
+        ...
+
+
+PolicyFactory = Callable[[DistillVectorEnv], Policy]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One policy of an evaluation."""
+
+    factory: PolicyFactory
+    """Makes the policy for the vector environment that it will drive."""
+    action_view: str | None = None
+    """View it acts in; None is the problem's."""
+    learned: bool = False
+    """Whether it was trained. A rule that was not may become the comparator."""
+    problem: Problem | None = None
+    """Another problem of the same task that trains on feedback rows too. Such a policy has seen more labels, so it is
+    shown and never the comparator."""

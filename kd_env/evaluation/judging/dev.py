@@ -1,0 +1,119 @@
+"""Students on the dev rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_env.core.types import Floats
+from kd_env.data.loading import load_dev
+from kd_env.data.tables import Table
+from kd_env.data.tasks import Task
+from kd_env.evaluation.judging.protocol import safe_logits
+from kd_env.evaluation.judging.results import SplitScores
+from kd_env.mdp.problem import Problem
+from kd_env.mdp.rewards import gap_scale
+from kd_env.models.checks import check_positions
+from kd_env.models.encoder import Encoder
+from kd_env.numerics import losses, metrics
+from kd_env.numerics.calibration import expected_calibration_error
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows that students are judged on, with what the teacher says about them."""
+
+    table: Table
+    teacher_logits: NDArray[Any]  # [R, C]
+    teacher_loss: float
+    raw_teacher_loss: float  # the calibrated teacher's against gold labels, whatever the gap is
+    reset_loss: Floats  # [N], of the fresh students; the same for every policy, since the seeds are
+    raw_reset_loss: Floats  # [N], against gold labels without a temperature
+
+
+def check_dev(task: Task, data_dir: str | None) -> dict[str, int]:
+    """Rows of each official dev split. Called before any work, so that a missing split is not found at the end of it.
+
+    Raises:
+        ValueError: a dev split that is missing or cannot be read.
+    """
+    return {split: len(rows.labels) for split, rows in load_dev(task, data_dir).items()}
+
+
+def check_dev_lengths(problem: Problem) -> None:
+    """Check that every dev row fits the encoders, before an agent is trained that could not be judged afterwards.
+
+    Raises:
+        ValueError: a dev row that is longer than the positions of an encoder, with the remedy.
+    """
+    for name, encoder in (("student", problem.student), ("teacher", problem.reference.encoder)):
+        try:  # rows are cut to max_length: where that fits, no row needs to be read
+            check_positions(encoder, problem.config.max_length, name)
+        except ValueError:
+            dev = load_dev(problem.task, problem.config.data_dir).items()
+            own = name == "teacher"
+            check_lengths(name, encoder, {split: problem.tokenize(rows, for_teacher=own) for split, rows in dev})
+
+
+def check_lengths(name: str, encoder: Encoder, tables: Mapping[str, Table]) -> None:
+    """Refuse tables with rows that are longer than an encoder's positions.
+
+    Raises:
+        ValueError: with the split, its longest row and the positions.
+    """
+    for split, table in tables.items():
+        try:
+            check_positions(encoder, int(table.lengths.max()), name)
+        except ValueError as error:
+            raise ValueError(f"The {split} split: {error}") from error
+
+
+def end_scores(
+    logits: NDArray[Any],
+    temperature: Floats,
+    split: Split,
+    diverged: NDArray[np.bool_],
+    problem: Problem,
+) -> SplitScores:
+    """Scores of N students from their logits ``[N, R, C]``; diverged students count as the worst end there is.
+
+    Args:
+        logits: on the rows of the split.
+        temperature: ``[N]``, see :func:`temperatures`.
+        split: the rows.
+        diverged: ``[N]``.
+        problem: what is asked of the students.
+    """
+    safe, labels = safe_logits(logits), split.table.labels
+    scale, floored = gap_scale(split.reset_loss, split.teacher_loss)
+    raw_scale, _ = gap_scale(split.raw_reset_loss, split.raw_teacher_loss)
+    broken = diverged | ~np.isfinite(logits).all(axis=(1, 2))
+    loss = problem.loss(safe, split.table, split.teacher_logits, temperature)
+    loss = np.where(broken, split.reset_loss + scale, loss)
+    raw_loss = losses.gold_loss(safe, labels, problem.label_width)
+    raw_loss = np.where(broken, split.raw_reset_loss + raw_scale, raw_loss)
+    errors = None
+    if not problem.task.regression:
+        errors = np.array([expected_calibration_error(own, labels) for own in safe])
+    guesses = losses.predictions(safe, problem.task.regression)
+    scores = [metrics.compute(problem.task.metrics, row, labels) for row in guesses]
+    return SplitScores(
+        metrics={name: np.array([score[name] for score in scores]) for name in problem.task.metrics},
+        loss=loss,
+        gap_closed=(split.reset_loss - loss) / scale,
+        floored=floored,
+        raw_loss=raw_loss,
+        raw_gap_closed=(split.raw_reset_loss - raw_loss) / raw_scale,
+        calibration_error=errors,
+        predictions=guesses,
+    )
+
+
+def split_metrics(problem: Problem, logits: NDArray[Any], table: Table) -> dict[str, float]:
+    """The task's metrics of logits ``[R, C]`` on a table, by name."""
+    guesses = losses.predictions(logits, problem.task.regression)
+    return metrics.compute(problem.task.metrics, guesses, table.labels)

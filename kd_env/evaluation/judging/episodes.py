@@ -1,0 +1,203 @@
+"""Episodes of policies on evaluation seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_env.core.types import Floats
+from kd_env.data.tables import Table
+from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
+from kd_env.decisions.teacher_weighting.measures import follows, follows_best
+from kd_env.envs import DistillVectorEnv
+from kd_env.evaluation.judging.contenders import TEACHER_TRACES, Contender, Keep, Policy, Progress
+from kd_env.evaluation.judging.dev import Split, end_scores, split_metrics
+from kd_env.evaluation.judging.protocol import temperatures
+from kd_env.evaluation.judging.results import PolicyResult, TaughtBeside
+from kd_env.mdp.problem import Problem
+from kd_env.numerics import losses
+
+
+def judged_splits(
+    problem: Problem, tables: Mapping[str, Table], teacher_logits: Mapping[str, NDArray[Any]], seeds: Sequence[int]
+) -> dict[str, Split]:
+    """Each split with what fresh students of the seeds, ``[N]``, lose on it at reset."""
+    at_reset: dict[str, list[Floats]] = {name: [] for name in tables}
+    raw: dict[str, list[Floats]] = {name: [] for name in tables}
+    groups = _groups(problem, seeds)
+    env = DistillVectorEnv(len(groups[0]), problem=problem, autoreset_mode="disabled")
+    for group in groups:
+        env.reset(seed=list(group))
+        fitted = temperatures(problem, env.predict(problem.calibration))
+        for name, table in tables.items():
+            logits = env.predict(table)
+            at_reset[name].append(problem.loss(logits, table, teacher_logits[name], fitted))
+            raw[name].append(losses.gold_loss(logits, table.labels, problem.label_width))
+    env.close()
+    return {
+        name: Split(
+            table,
+            teacher_logits[name],
+            problem.reference_loss(teacher_logits[name], table),
+            problem.reference_label_loss(teacher_logits[name], table),
+            np.concatenate(at_reset[name]),
+            np.concatenate(raw[name]),
+        )
+        for name, table in tables.items()
+    }
+
+
+def _groups(problem: Problem, seeds: Sequence[int]) -> list[Sequence[int]]:
+    """Seeds of students that are distilled at the same time; stacked students have no dropout."""
+    return [[seed] for seed in seeds] if problem.config.dropout else [seeds]
+
+
+class _Episode(NamedTuple):
+    """What one episode of N students gave."""
+
+    logits: dict[str, Floats]  # by split [N, R, C]
+    calibration: Floats  # the same on the rows that temperatures are fitted on
+    returns: Floats  # [N]
+    diverged: NDArray[np.bool_]  # [N]
+    weights: Floats  # [steps, N, K]
+    scales: Floats  # [steps, N]
+    followed: Floats  # [N], NaN where no rows are weighed
+    teachers: dict[str, Floats]  # by split logits [N, R, C] of teachers that learn, else empty
+    traces: dict[str, Floats]  # what info says of such teachers, each [steps, N]
+    right_rows_auc: Floats | None  # [N]
+
+
+def drive(
+    name: str,
+    contender: Contender,
+    problem: Problem,
+    splits: Mapping[str, Split],
+    seeds: Sequence[int],
+    deterministic: bool,
+    progress: Progress | None,
+    keep: Keep | None,
+) -> PolicyResult:
+    """One episode of every seed."""
+    base = contender.problem or problem
+    view = contender.action_view or base.config.action_view
+    own = base if view == base.config.action_view else base.with_options(action_view=view)
+    groups = _groups(own, seeds)
+    env = DistillVectorEnv(len(groups[0]), problem=own, autoreset_mode="disabled")
+    # One policy for all groups: made anew for each, a random one would do the same to every student.
+    policy = contender.factory(env)
+    told = None if progress is None else partial(progress, name)
+    kept = None if keep is None else partial(keep, name, env)
+    parts = [_episode(env, policy, splits, group, deterministic, told, kept) for group in groups]
+    env.close()
+    diverged = np.concatenate([part.diverged for part in parts])
+    told_apart = [part.right_rows_auc for part in parts if part.right_rows_auc is not None]
+    logits = {split: np.concatenate([part.logits[split] for part in parts]) for split in splits}
+    fitted = temperatures(own, np.concatenate([part.calibration for part in parts]))
+    return PolicyResult(
+        name=name,
+        learned=contender.learned,
+        extra_labels=contender.problem is not None,
+        action_view=view,
+        splits={s: end_scores(logits[s], fitted, part, diverged, problem) for s, part in splits.items()},
+        temperature=fitted,
+        returns=np.concatenate([part.returns for part in parts]),
+        diverged=diverged,
+        weights=_side_by_side([part.weights for part in parts]),
+        update_scale=_side_by_side([part.scales for part in parts]),
+        followed=np.concatenate([part.followed for part in parts]) if follows(own) else None,
+        taught=_taught_beside(own, splits, parts) if own.config.teacher_learns else None,
+        right_rows_auc=np.concatenate(told_apart) if told_apart else None,
+    )
+
+
+def _taught_beside(problem: Problem, splits: Mapping[str, Split], parts: Sequence[_Episode]) -> TaughtBeside:
+    found: dict[str, dict[str, Floats]] = {}
+    for split, part in splits.items():
+        logits = np.nan_to_num(np.concatenate([each.teachers[split] for each in parts]))
+        scores = [split_metrics(problem, one, part.table) for one in logits]
+        found[split] = {name: np.array([score[name] for score in scores]) for name in problem.task.metrics}
+    names = parts[0].traces
+    return TaughtBeside(found, {name: _side_by_side([each.traces[name] for each in parts]) for name in names})
+
+
+def _episode(
+    env: DistillVectorEnv,
+    policy: Policy,
+    splits: Mapping[str, Split],
+    seeds: Sequence[int],
+    deterministic: bool,
+    progress: Callable[[int, int], None] | None,
+    keep: Callable[[int, int, bool], None] | None,
+) -> _Episode:
+    """One episode of every replica. One that ends early is read at once; what it does afterwards is ignored."""
+    count = len(seeds)
+    observations, _ = env.reset(seed=list(seeds))
+    memory: Any = None
+    starts, running = np.ones(count, dtype=bool), np.ones(count, dtype=bool)
+    returns, diverged = np.zeros(count), np.zeros(count, dtype=bool)
+    labels = env.problem.task.num_labels
+    logits = {split: np.zeros((count, len(part.table), labels)) for split, part in splits.items()}
+    calibration = np.zeros((count, len(env.problem.calibration), labels))
+    weights, scales, followed = [], [], []
+    learns = env.problem.config.teacher_learns
+    teachers = {split: np.zeros_like(part) for split, part in logits.items()} if learns else {}
+    traces: dict[str, list[Floats]] = {name: [] for name in TEACHER_TRACES} if learns else {}
+    wrong = wrong_rows(env.problem)
+    right_rows = None if wrong is None else RightRows(wrong, count)
+    while running.any():
+        actions, memory = policy.predict(observations, state=memory, episode_start=starts, deterministic=deterministic)
+        observations, rewards, terminations, truncations, info = env.step(actions)
+        ended = terminations | truncations
+        returns += np.where(running, rewards, 0.0)
+        moved = running & ~info["skipped"]
+        weights.append(_applied(info["weights"], running[:, None], moved[:, None]))
+        scales.append(_applied(info["update_scale"], running, moved))
+        if follows(env.problem):
+            followed.append(np.where(running, follows_best(env.problem, info["rows"], info["row_weights"]), np.nan))
+        for name, trace in traces.items():
+            trace.append(np.where(running, info[name], np.nan))
+        if right_rows is not None:
+            right_rows.add(info["rows"], info["row_weights"][:, 0], moved)
+        finished = ended & running
+        if finished.any():
+            diverged[finished] = info["diverged"][finished]
+            for split, part in splits.items():
+                logits[split][finished] = env.predict(part.table)[finished]
+            if env.problem.calibrates:
+                calibration[finished] = env.predict(env.problem.calibration)[finished]
+            for split, said in teachers.items():
+                said[finished] = env.predict_teacher(splits[split].table)[finished]
+            if keep is not None:
+                for replica in np.flatnonzero(finished).tolist():
+                    keep(replica, seeds[replica], bool(diverged[replica]))
+        running &= ~ended
+        starts = ended
+        if ended.any() and running.any():
+            observations, _ = env.reset(options={"reset_mask": ended})
+        if progress is not None:
+            progress(len(weights), env.episode_steps)
+    share = np.nanmean(np.stack(followed), axis=0) if followed else np.full(count, np.nan)
+    told = {name: np.stack(trace) for name, trace in traces.items()}
+    apart = None if right_rows is None else right_rows.auc()
+    chosen, scale = np.stack(weights), np.stack(scales)
+    return _Episode(logits, calibration, returns, diverged, chosen, scale, share, teachers, told, apart)
+
+
+def _side_by_side(parts: Sequence[Floats]) -> Floats:
+    """``[steps, n, ...]`` of several groups as ``[steps, N, ...]``; shorter ones are filled with NaN."""
+    steps = max(len(part) for part in parts)
+    return np.concatenate(
+        [
+            np.pad(part, ((0, steps - len(part)), *((0, 0),) * (part.ndim - 1)), constant_values=np.nan)
+            for part in parts
+        ],
+        axis=1,
+    )
+
+
+def _applied(values: NDArray[Any], running: NDArray[np.bool_], moved: NDArray[np.bool_]) -> Floats:
+    return np.where(running, np.where(moved, values, 0.0), np.nan).astype(np.float64)

@@ -1,0 +1,162 @@
+"""Reports as files: JSON, CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_env.core.files import atomic_write, without_infinities
+from kd_env.evaluation.judging.results import SELECTION, Evaluation, TaughtBeside
+from kd_env.evaluation.reports.report import Report
+from kd_env.evaluation.reports.words import plain_words
+from kd_env.evaluation.statistics.intervals import Interval
+
+
+def print_report(report: Report) -> None:
+    """The table and the plain words, on the terminal."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console()
+    table = RichTable(title=f"{report.evaluation.facts['task']}, official dev split", title_justify="left")
+    for index, title in enumerate(report.header):
+        table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
+    for row in report.rows:
+        table.add_row(*report.cells(row), style="bold" if row.learned else None)
+    # A pipe has no width: 80 columns would fold every number in two.
+    wide = console if console.is_terminal else Console(width=max(console.width, 200))
+    if report.headline:
+        console.print(f"{report.headline}\n", highlight=False, markup=False)
+    wide.print(table)
+    console.print(
+        "\n".join(part for part in (report.detectable, plain_words(report)) if part), highlight=False, markup=False
+    )
+
+
+def markdown_table(report: Report) -> str:
+    """The headline, the table and what it can detect, for a document."""
+    lines = [report.header, ["---"] * len(report.header), *(report.cells(row) for row in report.rows)]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return "\n\n".join(part for part in (report.headline, table.rstrip(), report.detectable) if part) + "\n"
+
+
+def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = ()) -> None:
+    """``results.json``, ``results.csv``, ``results.md``, ``weights.png``; with a history, ``learning_curve.png``."""
+    from kd_env.evaluation.reports.plots import learning_curve, weights_over_time
+
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / "results.json", json.dumps(to_json(report), indent=2) + "\n")
+    atomic_write(folder / "results.csv", to_csv(report))
+    atomic_write(folder / "results.md", f"{markdown_table(report)}\n{plain_words(report)}\n")
+    atomic_write(folder / "weights.png", weights_over_time(report.evaluation))
+    points = list(history)
+    if any("return_mean" in point for point in points):
+        atomic_write(folder / "learning_curve.png", learning_curve(points))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The whole report as plain JSON values: intervals, and the number of every seed."""
+    e = report.evaluation
+    raw = {
+        name: {
+            "splits": {
+                split: {
+                    "metrics": {metric: values.tolist() for metric, values in scores.metrics.items()},
+                    "loss": scores.loss.tolist(),
+                    "gap_closed": scores.gap_closed.tolist(),
+                    "raw_loss": scores.raw_loss.tolist(),
+                    "raw_gap_closed": scores.raw_gap_closed.tolist(),
+                    **(
+                        {}
+                        if scores.calibration_error is None
+                        else {"calibration_error": scores.calibration_error.tolist()}
+                    ),
+                }
+                for split, scores in result.splits.items()
+            },
+            "temperature": result.temperature.tolist(),
+            "return": result.returns.tolist(),
+            "diverged": result.diverged.tolist(),
+            **({} if result.followed is None else {"followed": result.followed.tolist()}),
+            **({} if result.taught is None else {"teacher_over_time": _over_time(result.taught)}),
+            **({} if result.right_rows_auc is None else {"right_rows_auc": result.right_rows_auc.tolist()}),
+            "action_view": result.action_view,
+            "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
+            "chosen": _by_term(e, _share_above_zero(result.weights)),
+            "weights_over_time": result.weights_over_time.tolist(),
+            "update_scale_over_time": np.nanmean(result.update_scale, axis=1).tolist(),
+        }
+        for name, result in e.policies.items()
+    }
+    plain = {
+        "facts": e.facts,
+        "seeds": list(e.seeds),
+        "dev_splits": list(e.dev_splits),
+        "term_names": list(e.term_names),
+        "measure": report.measure,
+        "comparator": e.comparator,
+        "trainings": report.trainings,
+        "teacher": e.teacher,
+        "policies": [{**asdict(row), "seeds": raw[row.policy]} for row in report.rows],
+        "best_rule": report.best_rule,
+        "headline": report.headline,
+        "detectable": report.detectable,
+        "words": plain_words(report),
+    }
+    return without_infinities(plain)  # type: ignore[no-any-return]
+
+
+def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, list[float]]:
+    """``[N, K]`` as the values of every seed by term."""
+    return {name: values[:, index].tolist() for index, name in enumerate(evaluation.term_names)}
+
+
+def _over_time(taught: TaughtBeside) -> dict[str, list[float]]:
+    """Means over the replicas that are still running, of every step."""
+    return {name: np.nanmean(values, axis=1).tolist() for name, values in taught.over_time.items()}
+
+
+def _share_above_zero(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of a student's steps in which a term was applied at all, ``[N, K]``."""
+    return np.asarray(np.nanmean(np.where(np.isnan(weights), np.nan, weights > 0), axis=0))
+
+
+def to_csv(report: Report) -> str:
+    """One line per policy, split and measure, with the interval."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["policy", "learned", "split", "measure", "mean", "low", "high", "units", "unit"])
+    for row in report.rows:
+        for split in (SELECTION, *report.evaluation.dev_splits):
+            found = {**row.metrics[split], "loss": row.loss[split], "gap_closed": row.gap_closed[split]}
+            found |= {} if row.calibration_error is None else {"calibration_error": row.calibration_error[split]}
+            found |= {"raw_loss": row.raw_loss[split], "raw_gap_closed": row.raw_gap_closed[split]}
+            for name, interval in found.items():
+                writer.writerow([row.policy, row.learned, split, name, *_numbers(interval), "evaluation seed"])
+            difference = row.difference[split]
+            if difference is not None:
+                name = f"difference_{report.measure}"
+                writer.writerow([row.policy, row.learned, split, name, *_numbers(difference.interval), difference.unit])
+            if split in row.examples:
+                name = f"{report.evaluation.metric_names[0]}_over_examples"
+                writer.writerow([row.policy, row.learned, split, name, *_numbers(row.examples[split]), "dev example"])
+        if row.right_rows_auc is not None:
+            found_apart = _numbers(row.right_rows_auc)
+            writer.writerow([row.policy, row.learned, "", "right_rows_auc", *found_apart, "evaluation seed"])
+    return text.getvalue()
+
+
+def _numbers(interval: Interval) -> list[str]:
+    return [
+        *(f"{v:.6g}" if math.isfinite(v) else "" for v in (interval.mean, interval.low, interval.high)),
+        str(interval.units),
+    ]

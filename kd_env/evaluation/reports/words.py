@@ -1,0 +1,98 @@
+"""Results in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from kd_env.evaluation.reports.report import Report, Row
+from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM
+from kd_env.evaluation.statistics.verdicts import seeds_words, show
+
+
+def plain_words(report: Report) -> str:
+    """What the table does and does not show."""
+    e, facts = report.evaluation, report.evaluation.facts
+    count = len(e.seeds)
+    dev = ", ".join(f"{split} ({len(e.labels[split])} rows)" for split in e.dev_splits)
+    words = [
+        f"Each policy distilled {count} fresh student{'s' if count != 1 else ''} (the same seeds for all), judged on "
+        f"the official dev split: {dev}; brackets are 95% intervals over these seeds."
+    ]
+    if any(row.learned for row in report.rows):
+        words.append("* marks what was trained.")
+    better = "below 0 is better" if report.measure == "loss" else "above 0 is better"
+    if e.comparator is not None:
+        words.append(
+            f"The comparator {e.comparator!r} is the rule with the lowest loss on the selection split; differences "
+            f"to it are paired by seed ({better})."
+        )
+    words += [_verdict(report, row, split) for row in report.rows if row.learned for split in e.dev_splits]
+    if any(row.learned for row in report.rows):
+        words.append(
+            f"This is one training of the agent: it describes this policy and is no claim about the algorithm, for "
+            f"which at least {MIN_UNITS_FOR_CLAIM} independent trainings on {MIN_SEEDS_FOR_CLAIM} seeds are needed."
+        )
+    words += seeds_words(count)
+    words.append("The intervals do not cover another draw of dev rows; results.json has one over dev examples.")
+    words += facts_in_words(facts, report.measure)
+    if any(row.extra_labels for row in report.rows):
+        words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")
+    words += [f"{row.diverged} of {count} students diverged under {row.policy}." for row in report.rows if row.diverged]
+    return " ".join(words)
+
+
+def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
+    """What about the problem has to be known beside any number of it.
+
+    Args:
+        facts: of an evaluation.
+        measure: ``gap_closed``, or ``loss`` where the floor of the gap was active or the teacher learned.
+    """
+    words = []
+    if facts.get("gap") == "calibrated":
+        words.append(
+            "Calibrated losses and gaps are read after one temperature per student, fitted on feedback rows; raw ones "
+            "and calibration errors are those of the students as they are."
+        )
+    if "teacher_updates" in facts:
+        words.append(
+            "The teacher learned beside each student, so that there is no fixed gap to close; losses are shown."
+        )
+    elif measure == "loss":
+        words.append(
+            "The teacher's calibrated loss is hardly below that of a fresh student (the floor of the gap is active), "
+            "so losses are shown in place of the gap closed."
+        )
+    if facts["saw_feedback"] != "no":
+        words.append(
+            "It is unknown whether the teacher saw rows of the feedback split; rewards, and what agents learned from "
+            "them, may be too good."
+        )
+    shuffled = facts.get("feedback_labels") == "shuffled"
+    if facts.get("label_noise") and not shuffled:
+        words.append(
+            f"{facts['label_noise']:.0%} of the train labels were replaced by wrong ones; feedback, selection and dev "
+            "are clean, so agents see a little clean supervision that plain rules do not."
+        )
+    elif facts.get("label_noise"):
+        words.append(f"{facts['label_noise']:.0%} of the train labels were replaced by wrong ones.")
+    if shuffled:
+        words.append(
+            "The labels of the evaluated feedback rows were shuffled, as a control: no reward, observation or "
+            "influence sees a truth."
+        )
+    return words
+
+
+def _verdict(report: Report, row: Row, split: str) -> str:
+    difference = row.difference[split]
+    if difference is None:
+        return f"{row.policy}: {report.title} on {split} {show(getattr(row, report.measure)[split])}."
+    reading = difference.reading
+    if math.isfinite(difference.interval.low) and not difference.tie:
+        reading = "the interval excludes 0 for this one policy"
+    return (
+        f"{row.policy} minus the comparator, {report.title} on {split}: {show(difference.interval, True)}; {reading}."
+    )

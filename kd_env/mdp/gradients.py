@@ -1,0 +1,211 @@
+"""The table of losses and the gradients of the students."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from kd_env.core import trees
+from kd_env.core.types import Batch, ModelOutput
+from kd_env.knowledge import TermInputs
+from kd_env.mdp.passes import (
+    Params,
+    StudentPass,
+    changing_logits,
+    dropout_on,
+    student_forward,
+    student_pass,
+    teacher_signals,
+)
+from kd_env.mdp.problem import Problem
+from kd_env.mdp.state import DistillState, TeacherState
+from kd_env.numerics import losses
+from kd_env.teachers.teacher_set import entry_name
+
+
+def normalize_weights(weights: np.ndarray, present: np.ndarray, how: str) -> np.ndarray:
+    """Weights of present table entries, normalised by ``none``, ``mean`` or ``sum`` over them; all-zero stays zero.
+
+    Args:
+        weights: ``[N, T, K, 1 or B]``.
+        present: ``[T, K]`` bool, which entries of the table exist.
+        how: ``none``, ``mean`` or ``sum``.
+    """
+    weights = np.where(present[None, :, :, None], weights, 0.0).astype(np.float32)
+    if how == "none":
+        return weights
+    total = weights.sum(axis=(1, 2), keepdims=True)
+    factor = present.sum() if how == "mean" else 1.0
+    return np.asarray(np.divide(weights * factor, total, out=np.zeros_like(weights), where=total > 0), dtype=np.float32)
+
+
+SMALLEST_SCALE = 1e-8
+"""Least divisor of a term's loss."""
+
+
+class Gradients(NamedTuple):
+    """Of one update of N students."""
+
+    raw: Tensor  # [N, T, K] mean raw losses
+    scaled: Tensor  # [N, T, K] the same over the running scale
+    term_scale: Tensor  # [N, T, K] running scale with this batch in it
+    loss: Tensor  # [N] the weighted loss
+    grads: dict[str, Tensor]  # name -> [N, ...]; empty where no update was asked for
+    cosines: Tensor  # [N, K, K] or [N, 0, 0]
+
+
+def loss_table(
+    problem: Problem, params: Params, student: ModelOutput, taught: tuple[ModelOutput, ...], batch: Batch
+) -> Tensor:
+    """The table ``L[T, K, B]`` of every replica, ``[N, T, K, B]``: per-example, unreduced losses; 0 where absent.
+
+    Args:
+        problem: the problem.
+        params: name -> ``[N, ...]``; the projections are read.
+        student: outputs ``[N, B, ...]``.
+        taught: outputs of the T teachers, alike.
+        batch: ``[N, B, ...]``.
+    """
+    count = len(problem.teachers)
+    projections = {name: p for name, p in params.items() if name.startswith("projections.")}
+
+    def one(own: Params, student: ModelOutput, taught: tuple[ModelOutput, ...], batch: Batch) -> Tensor:
+        rows: list[Tensor] = []
+        for row, teacher in enumerate(problem.teachers):
+            columns = []
+            for column, term in enumerate(teacher.terms):
+                if not problem.present[row, column]:
+                    columns.append(torch.zeros_like(rows[0][column]))
+                    continue
+                prefix = f"projections.{entry_name(term.name, teacher.name, count)}."
+                mine = {name[len(prefix) :]: p for name, p in own.items() if name.startswith(prefix)}
+                output = taught[row] if term.uses_teacher else None
+                columns.append(term.loss(TermInputs(student, output, batch, mine)))
+            rows.append(torch.stack(columns))
+        return torch.stack(rows)
+
+    if batch.labels.shape[0] == 1:  # squeeze, since the gradient of an index would be a copy of every parameter
+        first = {name: p.squeeze(0) for name, p in projections.items()}
+        single = trees.map_leaves(lambda t: t.squeeze(0), batch)
+        own_student = trees.map_leaves(lambda t: t.squeeze(0), student)
+        own_taught = tuple(trees.map_leaves(lambda t: t.squeeze(0), output) for output in taught)
+        return one(first, own_student, own_taught, single)[None]
+    return vmap(one)(projections, student, taught, batch)
+
+
+def running_scale(term_scale: Tensor, term_seen: Tensor, raw: Tensor) -> Tensor:
+    """The running means ``[N, T, K]`` with the losses of one more update, of which there were ``term_seen [N]``.
+
+    A plain mean over the first 100 updates, an exponential one afterwards.
+    """
+    return term_scale + (raw - term_scale) / (term_seen + 1).clamp(max=100.0)[:, None, None]
+
+
+def gradients(
+    problem: Problem,
+    params: Params,
+    rows: np.ndarray,
+    weights: Tensor,
+    term_scale: Tensor,
+    term_seen: Tensor,
+    *,
+    teacher: TeacherState | None,
+    differentiate: bool,
+    dropout_seed: int = 0,
+    known: StudentPass | None = None,
+) -> Gradients:
+    """Losses and gradients of N students on their batches.
+
+    Args:
+        problem: the problem.
+        params: name -> ``[N, ...]``.
+        rows: ``[N, B]`` rows of the train table.
+        weights: ``[N, T, K, 1 or B]``.
+        term_scale: ``[N, T, K]`` running mean so far.
+        term_seen: ``[N]`` updates in that mean.
+        teacher: of a state.
+        differentiate: False computes the losses only (nothing is going to be applied).
+        dropout_seed: of the student's dropout; single students only.
+        known: of these parameters and rows, where it was made already; without dropout.
+    """
+    batch = problem.train.gather(rows)
+    dropout = problem.config.student_config.dropout
+    with (
+        torch.set_grad_enabled(differentiate),
+        dropout_on(problem.student, dropout, problem.device, dropout_seed),
+    ):
+        leaves, student = known or student_pass(problem, params, batch, differentiate)
+        taught = teacher_signals(problem, teacher, rows, batch, student)
+        table = loss_table(problem, leaves, student, taught, batch)
+        raw = table.detach().mean(-1)
+        if problem.config.term_scale == "running":
+            scale = running_scale(term_scale, term_seen, raw)
+            divisor = scale.clamp(min=SMALLEST_SCALE)
+        else:
+            scale, divisor = term_scale, torch.ones_like(term_scale)
+        scaled = table / divisor[..., None]
+        per_example = torch.where(
+            weights != 0, weights * scaled, torch.zeros((), dtype=table.dtype, device=table.device)
+        )
+        loss = per_example.sum((1, 2)).mean(-1)
+        cosines = _cosines(scaled, leaves) if problem.wants_cosines and differentiate else raw.new_zeros(len(raw), 0, 0)
+        grads: dict[str, Tensor] = {}
+        if differentiate:
+            found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+            # A tensor that no term reads has no gradient and is left alone, as in an ordinary PyTorch loop. The fused
+            # optimiser walks memory in order: a transposed gradient would update the wrong entries.
+            grads = {name: grad.contiguous() for name, grad in zip(leaves, found, strict=True) if grad is not None}
+    return Gradients(raw, raw / divisor, scale, loss.detach(), grads, cosines)
+
+
+def _cosines(scaled: Tensor, leaves: Params) -> Tensor:
+    """Cosines between the gradients of the K terms (summed over teachers), ``[N, K, K]``: K more backward passes."""
+    rows = []
+    for term in range(scaled.shape[2]):
+        found = torch.autograd.grad(
+            scaled[:, :, term].sum(1).mean(-1).sum(), list(leaves.values()), retain_graph=True, allow_unused=True
+        )
+        parts = [
+            (torch.zeros_like(leaf) if grad is None else grad).flatten(1)
+            for leaf, grad in zip(leaves.values(), found, strict=True)
+        ]
+        rows.append(torch.cat(parts, dim=1))
+    stacked = torch.stack(rows, dim=1)
+    unit = stacked / stacked.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    cosines: Tensor = unit @ unit.transpose(1, 2)
+    return cosines
+
+
+def batch_losses(
+    problem: Problem, state: DistillState, rows: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean loss of N students on the (train) labels of rows ``[N, B]``, and their weighted KL from the teachers.
+
+    The KL of a row is the mean over teachers by the weights ``[N, T, K, 1 or B]`` of the first weighed term; 0 where no
+    teacher is chosen, or where the student is its own teacher (``teacher_source=student``). In regression both are
+    squared errors over the squared label range.
+    """
+    batch = problem.train.gather(rows)
+    with torch.no_grad():
+        logits = student_forward(problem, state.params, batch, frozenset()).logits.cpu().numpy()
+    labels, width = problem.train.labels[rows], problem.label_width
+    label_loss = losses.gold_loss(logits, labels, width)
+    if problem.config.teacher_source == "student":  # the control would else hear of the teachers from its reward
+        return label_loss, np.zeros_like(label_loss)
+    if problem.config.decision != "teacher_weighting":
+        column = np.ones((len(rows), len(problem.teachers), rows.shape[1]))
+    else:
+        found = weights[:, :, problem.term_names.index(problem.config.weighs[0])]
+        column = np.broadcast_to(found, (len(rows), len(problem.teachers), rows.shape[1])).astype(np.float64)
+    total = column.sum(1, keepdims=True)
+    shares = np.divide(column, total, out=np.zeros_like(column), where=total > 0)
+    if state.teacher is None:
+        said = [teacher.train_logits[rows] for teacher in problem.teachers]
+    else:
+        said = [changing_logits(problem, state.params, state.teacher, batch).cpu().numpy()]
+    taught = [losses.row_divergence(logits, each, width) for each in said]
+    return label_loss, np.asarray((shares * np.stack(taught, axis=1)).sum(1).mean(-1))
