@@ -20,6 +20,7 @@ from benchmarks import common
 from benchmarks.bare import bare_loop
 from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.core import checks
+from kd_env.envs.process import with_options
 
 AIM = 1.10
 
@@ -125,7 +126,7 @@ def _cell(options: Options, hidden: int, length: int) -> dict[str, Any]:
         }
         problem = build_problem(EnvConfig.from_kwargs(**given))
         with_cls = DistillEnv(**{**given, "features": (*common.FEATURES, "teacher_cls", "student_cls")})
-    env, evaluated = DistillEnv(problem=problem), DistillEnv(problem=problem.with_options(evaluate_every=1))
+    env, evaluated = DistillEnv(problem=problem), DistillEnv(problem=with_options(problem, evaluate_every=1))
     for made in (env, evaluated, with_cls):
         made.reset(seed=0)
     start = {name: value[0].clone() for name, value in env.run.started().params.items()}

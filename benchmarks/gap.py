@@ -16,6 +16,7 @@ import torch
 from benchmarks import common
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
 from kd_env.core import checks
+from kd_env.envs.process import with_options
 
 AIM = 1.03
 
@@ -46,7 +47,7 @@ def run(options: Options) -> common.Result:
             device=options.device,
         )
     )
-    problems = {gap: problem.with_options(gap=gap) for gap in ("labels", "calibrated")}
+    problems = {gap: with_options(problem, gap=gap) for gap in ("labels", "calibrated")}
     rows = [_cell(options, problems, count) for count in options.replicas]
     return {"rows": rows, "facts": common.facts(options)}
 

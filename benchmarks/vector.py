@@ -27,6 +27,7 @@ from benchmarks import common
 from benchmarks.bare import bare_loop
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, Problem, build_problem
 from kd_env.core import checks
+from kd_env.envs.process import with_options
 from kd_env.envs.workers import choose_vectorization, make_vector
 
 MODES = ("loop", "singles", "stacked", "processes")
@@ -66,7 +67,7 @@ def run(options: Options) -> common.Result:
         for hidden in options.hidden:
             problem = _problem(options, hidden, folder)
             for every in options.evaluate_every:
-                chosen = problem.with_options(evaluate_every=every)
+                chosen = with_options(problem, evaluate_every=every)
                 for replicas in options.replicas:
                     common.progress(f"vector: hidden {hidden}, N {replicas}, evaluate_every {every}")
                     rows.append({"hidden": hidden, "evaluate_every": every, **_cell(options, chosen, replicas)})

@@ -21,6 +21,7 @@ from cli.settings.read import Settings, read_settings
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
 from kd_env.config.environment import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
 from kd_env.core.types import ModelOutput, Signal
+from kd_env.envs.process import with_options
 from kd_env.envs.student_record import STEERED
 from kd_env.finetuning.classifier import TeacherConfig, teacher_record
 from kd_env.mdp import passes
@@ -291,7 +292,7 @@ def test_rules_without_feedback_do_not_look(decision: str, tiny: dict[str, Any],
     own = {"teacher_weighting": TEACHER_FEATURES["sample"], "sample_weighting": SAMPLE_FEATURES}
     features = tuple(dict.fromkeys((*own.get(decision, DEFAULT_FEATURES), *FEEDBACK_FEATURES)))
     for name in names:
-        env = DistillVectorEnv(1, problem=built.with_options(features=features, action_view=RULES[name].views[0]))
+        env = DistillVectorEnv(1, problem=with_options(built, features=features, action_view=RULES[name].views[0]))
         seen, _ = env.reset(seed=0)
         other = seen.copy()
         for feature in FEEDBACK_FEATURES:

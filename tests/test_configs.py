@@ -19,6 +19,7 @@ from cli.settings.read import Settings, read_settings
 from cli.settings.teachers import set_config, teacher_config
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
 from kd_env.data.tasks import EMBEDDED, GLUE
+from kd_env.envs.process import with_options
 from kd_env.mdp.problem import Problem
 
 GROUPS = groups()
@@ -187,10 +188,10 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
     if about_teachers:
         env = found.env
         options = {"weighting": env.weighting, "updates_per_step": env.updates_per_step, "features": env.features}
-        problem = three_teachers.with_options(**options)
+        problem = with_options(three_teachers, **options)
     if about_rows:
         rows = {"decision": "sample_weighting", "weighting": "sample", "updates_per_step": 1}
-        problem = tiny_problem.with_options(**rows, features=found.env.features, reward=found.env.reward)
+        problem = with_options(tiny_problem, **rows, features=found.env.features, reward=found.env.reward)
     if found.env.teacher_learns:
         learning = {"teacher_source": "online", "teacher_updates": found.env.teacher_updates}
         problem = build_problem(EnvConfig.from_kwargs(**{**tiny, **rows, **learning, "features": ["row_student"]}))

@@ -15,6 +15,7 @@ from cli.settings.compose import compose
 from cli.settings.read import read_settings
 from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.core import trees
+from kd_env.envs.process import with_options
 from kd_env.mdp import gradients, influence, passes, teaching, transition
 from kd_env.mdp.row_influence import feedback_choice, row_influence
 from kd_env.mdp.state import TeacherEffect
@@ -98,8 +99,8 @@ def agree(found: np.ndarray, real: np.ndarray) -> None:
 @pytest.mark.parametrize("limit", LIMITS)
 def test_row_influence_is_the_derivative_of_the_real_step(limit: str, noisy: Any) -> None:
     """AdamW: of ``dynamics.transition`` itself. SGD: of the same step with SGD in the optimiser's place."""
-    problem = noisy.with_options(optimizer={"max_grad_norm": LIMITS[limit]})
-    plain = problem.with_options(influence={"optimizer": "sgd"})
+    problem = with_options(noisy, optimizer={"max_grad_norm": LIMITS[limit]})
+    plain = with_options(problem, influence={"optimizer": "sgd"})
     for steps, state in visited(problem, UPDATES).items():
         norm = float(optim.gradient_norm(influence.loss_gradient(problem, state, state.next_rows[:, 0])[0])[0])
         print(f"\n{limit}, after {steps} updates, norm {norm:.2f}")
@@ -112,7 +113,7 @@ def test_rows_of_a_clipped_step_compete(noisy: Any) -> None:
     """A common factor of all weights changes no clipped step, so that the influences sum to 0; else it does."""
     sums, state = {}, visited(noisy, (3,))[3]
     for limit, most in LIMITS.items():
-        found = row_influence(noisy.with_options(optimizer={"max_grad_norm": most}), state)[0]
+        found = row_influence(with_options(noisy, optimizer={"max_grad_norm": most}), state)[0]
         sums[limit] = abs(found.sum()) / np.abs(found).sum()
     assert sums["as configured"] < 1e-5 < 0.05 < sums["unclipped"]
 
@@ -121,7 +122,7 @@ def test_a_student_without_an_update_is_looked_at_by_sgd(noisy: Any) -> None:
     """Adam's first update is a sign of the gradient: its own derivative is rounding, so that of SGD stands for it."""
     state = visited(noisy, (0,))[0]
     assert np.array_equal(
-        row_influence(noisy, state), row_influence(noisy.with_options(influence={"optimizer": "sgd"}), state)
+        row_influence(noisy, state), row_influence(with_options(noisy, influence={"optimizer": "sgd"}), state)
     )
     agree(row_influence(noisy, state)[0], differences(noisy, state, sgd_step))
 
@@ -146,7 +147,7 @@ def taught(tiny: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("limit", [0.5, None])
 def test_the_teachers_gradient_is_the_derivative_of_the_real_step(limit: float | None, taught: Any) -> None:
     """Along random directions of the teacher, which stays where it is while its student makes the step."""
-    problem = taught.with_options(optimizer={"max_grad_norm": limit})
+    problem = with_options(taught, optimizer={"max_grad_norm": limit})
     for steps, state in visited(problem, UPDATES).items():
         rates = optim.learning_rate_factor(state.updates, state.budget, problem.config.optimizer_config.warmup)
         weights = torch.as_tensor(problem.present, dtype=problem.dtype)[None, :, :, None]

@@ -16,6 +16,7 @@ from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.config import student
 from kd_env.config.optimizer import OPTIMIZER_CHECKS, OptimizerConfig
 from kd_env.config.student import StudentConfig
+from kd_env.envs.process import with_options
 
 
 @pytest.mark.parametrize(
@@ -119,13 +120,13 @@ def test_every_option_has_a_check() -> None:
     from kd_env.config.influence import InfluenceConfig
     from kd_env.config.learning_teacher import LearningTeacherConfig
 
-    assert {field.name for field in dataclasses.fields(LearningTeacherConfig)} == set(learning_teacher._CHECKS)
+    assert {field.name for field in dataclasses.fields(LearningTeacherConfig)} == set(learning_teacher.CHECKS)
     assert {field.name for field in dataclasses.fields(InfluenceConfig)} == set(influence._CHECKS)
     nested = ("student", "optimizer", "influence", "learning_teacher")
     for target, table in (
         (
             EnvConfig,
-            {**dict.fromkeys(nested), **config._ENVIRONMENT},
+            {**dict.fromkeys(nested), **environment._ENVIRONMENT},
         ),
         (StudentConfig, student._STUDENT),
         (OptimizerConfig, OPTIMIZER_CHECKS),
@@ -253,14 +254,14 @@ def test_splits_and_noise(tiny: dict[str, Any]) -> None:
 
 def test_options_of_the_decision_process_share_the_rest(tiny_problem: Any) -> None:
     """Another view or budget needs no new teacher pass; another teacher does."""
-    other = tiny_problem.with_options(action_view="box", budget=4)
+    other = with_options(tiny_problem, action_view="box", budget=4)
     assert other.assets is tiny_problem.assets and other.config.budget == 4
-    unclipped = tiny_problem.with_options(optimizer={"max_grad_norm": None}).config.optimizer_config
+    unclipped = with_options(tiny_problem, optimizer={"max_grad_norm": None}).config.optimizer_config
     assert unclipped.max_grad_norm is None and unclipped.learning_rate == 0.01
     with pytest.raises(ValueError, match="'task' needs another problem"):
-        tiny_problem.with_options(task="toy")
+        with_options(tiny_problem, task="toy")
     with pytest.raises(ValueError, match="teacher_cls"):
-        tiny_problem.with_options(features=["teacher_cls"])
+        with_options(tiny_problem, features=["teacher_cls"])
 
 
 CUT = {"init": "teacher", "num_hidden_layers": 1}
@@ -308,9 +309,9 @@ def test_a_cut_student_is_trained_with_its_default(tiny: dict[str, Any]) -> None
     assert norms[0] == norms[1] < norms[2] / 10
     assert specs[0] == specs[1] != specs[2]
     for options, rate in (({"optimizer": {"warmup": 0.5}}, 3e-4), ({"learning_rate": 0.02}, 0.02)):
-        other = problem.with_options(**options)
+        other = with_options(problem, **options)
         assert other.config.optimizer_config.rate == rate
-        assert other.with_options(budget=4, optimizer={"eps": 1e-6}).config.optimizer_config.rate == rate
+        assert with_options(other, budget=4, optimizer={"eps": 1e-6}).config.optimizer_config.rate == rate
 
 
 def test_configuration_round_trip(tiny: dict[str, Any]) -> None:

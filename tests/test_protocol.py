@@ -12,6 +12,7 @@ import torch
 
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
 from kd_env.data.loading import get_task, load_dev
+from kd_env.envs.process import with_options
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.evaluation.judging.dev import check_dev, check_dev_lengths
 from kd_env.evaluation.judging.protocol import evaluate_policies
@@ -177,7 +178,7 @@ def test_temperatures_are_closed_to_dev(tiny: dict[str, Any], monkeypatch: pytes
     second = evaluate_policies(problem, {"cycle": Contender(Cycle)}, SEEDS).policies["cycle"]
     np.testing.assert_array_equal(second.temperature, found.temperature)
     assert (second.splits["validation"].loss != found.splits["validation"].loss).all()
-    plain = evaluate_policies(problem.with_options(gap="labels"), {"cycle": Contender(Cycle)}, SEEDS).policies["cycle"]
+    plain = evaluate_policies(with_options(problem, gap="labels"), {"cycle": Contender(Cycle)}, SEEDS).policies["cycle"]
     np.testing.assert_array_equal(plain.temperature, 1.0)
     scores = plain.splits["validation"]
     np.testing.assert_array_equal(scores.loss, scores.raw_loss)

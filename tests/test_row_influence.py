@@ -10,6 +10,7 @@ import torch
 
 from agents import make_rule
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env.envs.process import with_options
 from kd_env.mdp.influence import VIRTUAL_OPTIMIZERS, sample_influence
 from kd_env.mdp.row_influence import feedback_choice, row_influence, scaled_influence
 from kd_env.numerics.optim import learning_rate_factor
@@ -267,10 +268,10 @@ def test_too_few_feedback_rows_are_no_matter_until_influence_is_asked_for(tiny: 
     few.reset(seed=0)
     assert few.row_influence().shape == (1, 40)
     assert few.problem.config.influence_config.optimizer == "adamw"
-    kept = few.problem.with_options(influence={"optimizer": "sgd"}).config.influence_config
+    kept = with_options(few.problem, influence={"optimizer": "sgd"}).config.influence_config
     assert (kept.rows, kept.optimizer) == (32, "sgd"), "an option that is not named stays"
     with pytest.raises(ValueError, match="draws 40 feedback rows"):
-        problem.with_options(batch_size=40)
+        with_options(problem, batch_size=40)
 
 
 def test_the_optimizers_are_those_of_the_virtual_step(tiny: dict[str, Any]) -> None:

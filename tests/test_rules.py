@@ -12,6 +12,7 @@ from identity import identity_vector_env
 from terms import TermsEnv, TermsVectorEnv
 
 from agents import RULES, Agent, agent_kind, load_agent, make_agent, make_rule
+from kd_env.envs.process import with_options
 
 VIEWS = ("native", "discrete", "box")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -152,7 +153,7 @@ def test_a_stage_without_a_step_is_refused(tiny_problem: Any) -> None:
     """Two updates a step: of ten stages in a budget of eight updates only four could be."""
     from kd_env import DistillVectorEnv
 
-    env = DistillVectorEnv(1, problem=tiny_problem.with_options(budget=8, updates_per_step=2))
+    env = DistillVectorEnv(1, problem=with_options(tiny_problem, budget=8, updates_per_step=2))
     make_rule("stages", env, terms=["soft_label"] * 4)
     with pytest.raises(ValueError, match=r"5 stages, but an episode of 4 steps has none in stage \d"):
         make_rule("stages", env, terms=["soft_label"] * 5)

@@ -14,13 +14,13 @@ from torch import Tensor
 from agents import make_rule
 from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
 from kd_env.core import trees
+from kd_env.envs.process import make_problem, with_options
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.evaluation.judging.protocol import evaluate_policies
 from kd_env.evaluation.reports.report import summarize
 from kd_env.evaluation.reports.report_files import to_json
 from kd_env.evaluation.reports.words import plain_words
 from kd_env.mdp import gradients, influence, passes, teaching
-from kd_env.mdp.problem import Problem
 from kd_env.mdp.row_influence import feedback_choice
 from kd_env.mdp.state import TeacherEffect
 from kd_env.numerics import optim
@@ -135,7 +135,7 @@ def influence_alone(problem: Any, state: Any, target: str = "student_loss") -> t
 )
 def test_the_influence_gradient_is_the_exact_hypergradient(virtual: dict[str, Any], problem: Any) -> None:
     """After six updates with AdamW, of three terms over running scales; what a term does not read is zero in both."""
-    own = problem.with_options(influence=virtual)
+    own = with_options(problem, influence=virtual)
     state = after(own, 6)
     expected, found = brute_force(own, state), influence_alone(own, state).grads
     assert set(expected) <= set(found)
@@ -506,7 +506,7 @@ def test_dropout_is_in_the_teachers_own_loss_alone(problem: Any, tiny: dict[str,
     with pytest.raises(ValueError, match=r"learning_teacher\.dropout=0\.3 needs single environments.*dropout=0 or"):
         DistillVectorEnv(2, problem=own)
     contenders = {"prokt": Contender(lambda env: make_rule("prokt", env, seed=0))}
-    judged = evaluate_policies(own.with_options(budget=2), contenders, [7, 8]).policies["prokt"]
+    judged = evaluate_policies(with_options(own, budget=2), contenders, [7, 8]).policies["prokt"]
     assert judged.taught is not None, "students beside such teachers are judged one after the other"
 
 
@@ -572,7 +572,7 @@ def test_teacher_and_student_share_no_tensor(problem: Any) -> None:
     """What is cut from the teacher is copied; a problem that is put together otherwise is refused."""
     own = problem.assets
     with pytest.raises(ValueError, match="are one tensor"):
-        Problem(own._replace(student=own.reference_teacher.encoder), problem.config)
+        make_problem(own._replace(student=own.reference_teacher.encoder), problem.config)
 
 
 def test_an_autoreset_draws_a_new_teacher(tiny: dict[str, Any]) -> None:
@@ -599,7 +599,7 @@ def test_an_autoreset_draws_a_new_teacher(tiny: dict[str, Any]) -> None:
 
 def test_reports_tell_what_became_of_the_teachers(problem: Any) -> None:
     """Their metric at the end of each episode, and what was said of them at every step."""
-    short = problem.with_options(budget=3)
+    short = with_options(problem, budget=3)
     contenders = {
         name: Contender(lambda env, name=name: make_rule(name, env, seed=0)) for name in ("prokt", "lgtm", "metadistil")
     }

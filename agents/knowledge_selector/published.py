@@ -33,7 +33,8 @@ from agents.knowledge_selector.replay import transitions_of
 
 class PublishedSelector(KnowledgeSelector):
     """KS as published; arguments, interface and errors as in
-    :class:`agents.knowledge_selector.agent.KnowledgeSelector`."""
+    :class:`agents.knowledge_selector.agent.KnowledgeSelector`.
+    """
 
     name: ClassVar[str] = "knowledge_selector_published"
     config_class: ClassVar[type[PublishedSelectorConfig]] = PublishedSelectorConfig

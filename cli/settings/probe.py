@@ -127,11 +127,11 @@ def check(settings: Settings) -> Settings:
     """
     from agents import agent_kind, make_agent
     from kd_env.decisions.sample_weighting import scores
+    from kd_env.envs.process import check_term_weights
     from kd_env.envs.workers import VECTORIZATIONS
     from kd_env.evaluation.judging.dev import check_dev
     from kd_env.mdp import rewards
     from kd_env.mdp.observations import layout
-    from kd_env.mdp.problem import check_term_weights
     from kd_env.models.devices import resolve_device
 
     config, resolved = settings.env, settings.resolved
@@ -142,7 +142,7 @@ def check(settings: Settings) -> Settings:
     check_term_weights(config)
     rewards.REWARDS[config.reward]
     task = get_task(config.task, config.columns, config.data_dir)
-    layout.resolve(config.features, task.regression, len(config.terms), rows=config.weighting == "sample")
+    layout.resolve(config.features, task.regression, len(config.terms), by_row=config.weighting == "sample")
     scores.resolve(config.score, task.regression)
     check_dev(task, config.data_dir)
     kind = agent_kind(settings.agent.name)

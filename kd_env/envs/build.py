@@ -14,9 +14,10 @@ from kd_env.data.loading import get_task, load_train
 from kd_env.data.tables import Table, make_buckets, same_tokens, tokenize
 from kd_env.data.tasks import Rows
 from kd_env.decisions.sample_weighting import scores
+from kd_env.envs.process import check_term_weights, make_problem
 from kd_env.mdp import rewards
 from kd_env.mdp.observations import layout
-from kd_env.mdp.problem import Assets, Problem, check_term_weights, label_width
+from kd_env.mdp.problem import Assets, Problem, label_width
 from kd_env.mdp.row_influence import check_influence
 from kd_env.models import encoder
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
@@ -41,7 +42,7 @@ def build_problem(config: EnvConfig) -> Problem:
     rewards.REWARDS[config.reward]
     check_term_weights(config)
     task = get_task(config.task, config.columns, config.data_dir)
-    layout.resolve(config.features, task.regression, len(config.terms), rows=config.weighting == "sample")
+    features = layout.resolve(config.features, task.regression, len(config.terms), by_row=config.weighting == "sample")
     scores.resolve(config.score, task.regression)
     folders = teacher_folders(config, task)
     for folder in folders.values():
@@ -70,7 +71,9 @@ def build_problem(config: EnvConfig) -> Problem:
 
     learning = config.learning_teacher_config if config.teacher_learns else None
     loaded = load_teachers(folders, task, cut.fingerprint, device, dtype, learning)
-    student, tokenizer = build_student(config.student_config, loaded[0], task, device, dtype)
+    student, tokenizer = build_student(
+        config.student_config, loaded[0].encoder, loaded[0].tokenizer, task, device, dtype
+    )
 
     def tables(tokens: Any) -> TeacherTables:
         def table(index: np.ndarray, values: np.ndarray) -> Table:
@@ -102,6 +105,7 @@ def build_problem(config: EnvConfig) -> Problem:
                 device=device,
                 dtype=dtype,
                 label_width=width,
+                needs_cls=any(feature.needs_cls for feature in features.values()),
             )
         )
         logger.info("Layer map to %s:\n%s", each.name, layer_table(found[-1].pairs))
@@ -128,4 +132,4 @@ def build_problem(config: EnvConfig) -> Problem:
         device=device,
         dtype=dtype,
     )
-    return Problem(assets, config)
+    return make_problem(assets, config)

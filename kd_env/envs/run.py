@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,7 @@ from kd_env.data.tables import Table
 from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
 from kd_env.decisions.sample_weighting.scores import row_scores
 from kd_env.envs.build import build_problem
+from kd_env.envs.process import with_options
 from kd_env.envs.replicas import Replicas
 from kd_env.mdp import passes, transition
 from kd_env.mdp.observations.layout import observe
@@ -48,7 +49,7 @@ class Run(Replicas[DistillState]):
             return cls(build_problem(EnvConfig.from_kwargs(**options)), num_replicas)
         if not isinstance(problem, Problem):
             raise ValueError(f"problem must come from build_problem, got {type(problem).__name__}.")
-        return cls(problem.with_options(**options) if options else problem, num_replicas)
+        return cls(with_options(problem, **options) if options else problem, num_replicas)
 
     @property
     def spec(self) -> str:
@@ -79,9 +80,9 @@ class Run(Replicas[DistillState]):
 
     def effect(self, state: DistillState, actions: Any) -> Effect:
         """Effect of raw actions in a state: controls of a score rank the rows of its next batch."""
-        model = self.problem.actions
+        model: Any = self.problem.actions
         if not isinstance(model, SampleWeightingActions):
-            return model.decode(actions)
+            return cast(Effect, model.decode(actions))
         return model.decode(actions, row_scores(self.problem, state) if model.ranks else None)
 
     def warn_floor(self, loss_reset: float) -> None:

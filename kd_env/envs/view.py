@@ -77,7 +77,8 @@ class RunView:
     @property
     def action_names(self) -> tuple[str, ...]:
         """Names of the action's components, or of the choices in the discrete view."""
-        return self.run.problem.actions.action_names
+        names: tuple[str, ...] = self.run.problem.actions.action_names
+        return names
 
     @property
     def action_view(self) -> str:

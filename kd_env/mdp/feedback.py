@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,10 @@ from kd_env.mdp import passes
 from kd_env.mdp.episodes import terminal, truncated
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, TeacherState
-from kd_env.mdp.transition import logger
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperatures
+
+logger = logging.getLogger("kd_env")
 
 
 class Evaluation(NamedTuple):

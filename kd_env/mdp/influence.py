@@ -28,7 +28,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -41,11 +41,9 @@ from kd_env.core import trees
 from kd_env.core.registry import unknown_name
 from kd_env.core.types import Batch, ModelOutput
 from kd_env.mdp import gradients, passes
+from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
 from kd_env.numerics import optim
-
-if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
 
 Params = Mapping[str, Tensor]
 SampleLosses = Callable[[dict[str, Tensor]], Tensor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,14 +14,10 @@ from torch.func import vmap
 from kd_env.core import trees
 from kd_env.core.types import Batch, ModelOutput, Signal
 from kd_env.data.tables import Table
-from kd_env.mdp import passes
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, TeacherState
 from kd_env.models.encoder import Encoder
 from kd_env.teachers.sources import autocast, cast
-
-if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
 
 Params = Mapping[str, Tensor]
 
@@ -191,7 +187,7 @@ def taught_logits(problem: Problem, state: DistillState, rows: np.ndarray) -> np
     if not changes(problem):
         return np.stack([teacher.train_logits[rows] for teacher in problem.teachers])
     batch = problem.train.gather(rows)
-    said = passes.changing_logits(problem, state.params, state.teacher, batch).cpu().numpy()
+    said = changing_logits(problem, state.params, state.teacher, batch).cpu().numpy()
     return np.broadcast_to(said, (len(problem.teachers), *said.shape))
 
 

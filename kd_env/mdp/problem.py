@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,12 +15,8 @@ from kd_env.core.types import Signal
 from kd_env.data import splits
 from kd_env.data.tables import Table, make_buckets, tokenize
 from kd_env.data.tasks import Rows, Task
-from kd_env.decisions.catalog import make_actions
-from kd_env.decisions.sample_weighting import scores
-from kd_env.knowledge import term_entries
 from kd_env.mdp import rewards
-from kd_env.mdp.observations import layout
-from kd_env.mdp.row_influence import check_influence
+from kd_env.mdp.observations.space import make_layout, make_space
 from kd_env.models import encoder
 from kd_env.models.layermap import layer_table
 from kd_env.numerics import losses, metrics
@@ -29,32 +24,6 @@ from kd_env.numerics.calibration import check_calibration_rows, fit_temperature
 from kd_env.teachers import outputs, sources
 from kd_env.teachers.facts import TeacherFacts, teacher_facts
 from kd_env.teachers.teacher_set import Teacher, entry_name
-
-PROCESS_OPTIONS = frozenset(
-    {
-        "decision",
-        "weighting",
-        "weighs",
-        "score",
-        "features",
-        "influence",
-        "reward",
-        "gap",
-        "action_view",
-        "gate",
-        "updates_per_step",
-        "budget",
-        "batch_size",
-        "evaluate_every",
-        "optimizer",
-        "learning_rate",
-        "term_scale",
-        "weight_normalization",
-        "max_episode_steps",
-        "render_mode",
-    }
-)
-"""Options that do not touch data, teacher outputs or student, and that :meth:`Problem.with_options` may change."""
 
 
 class Assets(NamedTuple):
@@ -79,6 +48,14 @@ class Assets(NamedTuple):
         return self.teachers[self.reference]
 
 
+class Process(NamedTuple):
+    """The parts of the decision process that have names, resolved."""
+
+    reward: rewards.RewardFn
+    actions: Any
+    features: Mapping[str, Any]
+
+
 class Problem:
     """One distillation problem; immutable, and shared by any number of environments.
 
@@ -95,8 +72,7 @@ class Problem:
         actions: the action model.
     """
 
-    def __init__(self, assets: Assets, config: EnvConfig) -> None:
-        check_term_weights(config)
+    def __init__(self, assets: Assets, config: EnvConfig, process: Process) -> None:
         self.assets = assets
         self.config = config
         self.task = assets.task
@@ -129,38 +105,12 @@ class Problem:
             check_calibration_rows(self.feedback.labels)
         self.temperature = self._temperature()
         self.teacher_loss = self._teacher_loss()
-        self.reward = rewards.REWARDS[config.reward]
-        self.actions = make_actions(config, self.term_names, self.teacher_names, taught)
-        scores.resolve(config.score, assets.task.regression)
-        by_row = config.weighting == "sample"
-        self.features = layout.resolve(config.features, assets.task.regression, len(names), rows=by_row)
+        self.reward, self.actions, self.features = process.reward, process.actions, process.features
         if any(feature.needs_cls for feature in self.features.values()):
-            self._require_cls()
             self.teacher_signals |= {Signal("cls", self.reference.source.facts.num_layers)}
-        check_influence(config, len(self.feedback))
-        if config.teacher_learns:
-            _refuse_shared(self.student, self.reference.encoder)
         self.wants_cosines = "gradient_cosines" in self.features
-        self.layout = layout.make_layout(self.features, self)
-        self.observation_space = layout.make_space(self.layout)
-
-    def with_options(self, **options: Any) -> Problem:
-        """The same data, teacher and student with another decision process.
-
-        Raises:
-            ValueError: an option that needs a new problem (``PROCESS_OPTIONS`` lists those that do not), or a bad
-            value.
-        """
-        for name in options:
-            if name not in PROCESS_OPTIONS:
-                raise ValueError(
-                    f"The option {name!r} needs another problem: build one with build_problem. Changeable here: "
-                    f"{', '.join(sorted(PROCESS_OPTIONS))}."
-                )
-        for name, present in (("optimizer", self.config.optimizer_config), ("influence", self.config.influence_config)):
-            if isinstance(options.get(name), Mapping):  # the options that are not named stay as they are
-                options[name] = {**dataclasses.asdict(present), **options[name]}
-        return Problem(self.assets, EnvConfig.from_kwargs(**{**_shallow(self.config), **options}))
+        self.layout = make_layout({name: (f.shape(self), f.low, f.high) for name, f in self.features.items()})
+        self.observation_space = make_space(self.layout)
 
     @property
     def arithmetic(self) -> float:
@@ -273,41 +223,6 @@ class Problem:
         own = fit_temperature(self.reference.feedback_logits, self.feedback.labels)
         return float(losses.gold_loss(self.reference.feedback_logits / own, self.feedback.labels, None))
 
-    def _require_cls(self) -> None:
-        for teacher in self.teachers:
-            if not teacher.source.provides(Signal("cls", teacher.source.facts.num_layers)):
-                raise ValueError(
-                    f"The features {', '.join(n for n, f in self.features.items() if f.needs_cls)} need the teacher's "
-                    "last [CLS], which this problem was not built with; name the feature when the problem is built."
-                )
-
-
-def check_term_weights(config: EnvConfig) -> None:
-    """Refuse weights of terms that a running scale would divide out again.
-
-    Raises:
-        ValueError: with the term, and what it raises for terms that do not exist.
-    """
-    for entry in term_entries(config.terms):
-        if entry.weight != 1 and config.term_scale == "running":
-            raise ValueError(
-                f"The weight {entry.weight:g} of the knowledge term {entry.name!r} would do nothing with "
-                "term_scale='running', which divides each term by the running mean of its loss; set term_scale='none', "
-                "or leave the weight out."
-            )
-
-
-def _refuse_shared(student: encoder.Encoder, teacher: encoder.Encoder) -> None:
-    """Refuse a teacher that learns and has tensors in common with its student: which update would be whose?"""
-    own = {student.module.get_parameter(name).data_ptr(): name for name in student.trainable}
-    for name in teacher.trainable:
-        other = own.get(teacher.module.get_parameter(name).data_ptr())
-        if other is not None:
-            raise ValueError(
-                f"The teacher's {name!r} and the student's {other!r} are one tensor, and both learn; give the student "
-                "tensors of its own (build_problem copies what it cuts from a teacher)."
-            )
-
 
 def label_width(task: Task) -> float | None:
     """Width of the label range of a regression task; None for classification."""
@@ -325,12 +240,6 @@ def warn_floor(problem: Problem, loss_reset: float) -> None:
         UserWarning,
         stacklevel=3,
     )
-
-
-def _shallow(config: EnvConfig) -> dict[str, Any]:
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    values.pop("learning_rate")
-    return values
 
 
 def present_entries(teachers: int, taught: Sequence[bool]) -> np.ndarray:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
 from kd_env.config.environment import EnvConfig
 from kd_env.config.influence import check_rows
 from kd_env.mdp.influence import sample_influence
+from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
 from kd_env.numerics.optim import learning_rate_factor
-
-if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
 
 CLIP = 3.0
 """Standard deviations of a batch's influences at which :func:`scaled_influence` reaches 1."""
@@ -50,7 +48,8 @@ def row_influence(problem: Problem, state: DistillState) -> np.ndarray:
 
 def virtual_options(config: EnvConfig, rates: np.ndarray) -> VirtualOptions:
     """Keywords of :func:`kd_env.mdp.influence.look_ahead`, of students whose next update has the learning rates
-    ``[N]``."""
+    ``[N]``.
+    """
     options = config.influence_config
     own = rates if options.learning_rate is None else np.full_like(rates, options.learning_rate)
     return {"learning_rates": own, "optimizer": options.optimizer, "clip": options.clip}

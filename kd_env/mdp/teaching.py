@@ -17,7 +17,7 @@ itself: neither the optimiser's derivative nor clipping has a part in its direct
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,12 +29,10 @@ from kd_env.core import trees
 from kd_env.core.registry import unknown_name
 from kd_env.core.types import Batch, ModelOutput
 from kd_env.mdp import influence, passes
+from kd_env.mdp.problem import Problem
 from kd_env.mdp.row_influence import feedback_choice, virtual_options
 from kd_env.mdp.state import DistillState, TeacherEffect, TeacherState
 from kd_env.numerics import optim
-
-if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
 
 Grads = dict[str, Tensor]
 RADIUS = 0.01

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +19,10 @@ from kd_env.mdp import gradients, passes, rewards, teaching
 from kd_env.mdp.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.mdp.feedback import evaluate, evaluated
 from kd_env.mdp.gradients import normalize_weights
+from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
 from kd_env.models.encoder import draw_projection
 from kd_env.numerics import optim
-
-if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
 
 logger = logging.getLogger("kd_env")
 

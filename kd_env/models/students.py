@@ -14,7 +14,6 @@ from kd_env.models import encoder
 from kd_env.models.encoder import encoder_facts, new_encoder, set_dropout
 from kd_env.models.layermap import cut_layers
 from kd_env.models.pooling import AttentionPooling, PooledClassifier
-from kd_env.teachers.loading import LoadedTeacher
 
 _INTERMEDIATE = ("intermediate_size", "hidden_dim")
 """Names of the width of the feed-forward layers; the second is DistilBERT's."""
@@ -267,14 +266,18 @@ def _ignored(kind: type, prefix: str, name: str, value: int | None) -> ValueErro
 
 
 def build_student(
-    options: StudentConfig, first: LoadedTeacher, task: Task, device: torch.device, dtype: torch.dtype
+    options: StudentConfig,
+    teacher: encoder.Encoder,
+    tokenizer: Any,
+    task: Task,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[encoder.Encoder, Any]:
     """The student's template and its tokenizer: that of the first teacher, or a pre-trained student's own.
 
     Raises:
         ValueError: sizes that the architecture does not take, layers that do not exist, or a pooling that is not there.
     """
-    teacher, tokenizer = first.encoder, first.tokenizer
     trains = options.train_embeddings
     if options.init == "fresh":
         module = fresh_student(options, teacher.module.config, classifier_kind, task.num_labels)

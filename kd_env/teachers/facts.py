@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from kd_env.numerics.losses import entropy, row_gold_loss
-
-if TYPE_CHECKING:
-    pass
 
 
 class TeacherFacts(NamedTuple):

@@ -15,7 +15,6 @@ from kd_env.data import toy
 from kd_env.data.tables import Table
 from kd_env.data.tasks import EMBEDDED, Task
 from kd_env.knowledge import Term, TermSpec, build_terms
-from kd_env.mdp.observations import layout
 from kd_env.models import encoder as models
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.layermap import cut_layers, layer_pairs
@@ -122,6 +121,7 @@ def make_teacher(
     device: torch.device,
     dtype: torch.dtype,
     label_width: float | None,
+    needs_cls: bool,
 ) -> Teacher:
     """Terms, source and outputs of one teacher.
 
@@ -135,6 +135,7 @@ def make_teacher(
         device: of the run.
         dtype: floating type of the run.
         label_width: of a regression task.
+        needs_cls: whether a feature reads its last [CLS].
 
     Raises:
         ValueError: rows longer than its positions, terms that need what it cannot give, or an encoder that our forward
@@ -155,7 +156,7 @@ def make_teacher(
                 f"The teacher {loaded.name!r} has another tokenizer than the student, and learns from the student's "
                 "batches; use a student with its tokenizer (student.init=fresh or teacher), or teacher_updates='none'."
             )
-    if any(layout.FEATURES[name].needs_cls for name in config.features):
+    if needs_cls:
         signals.add(Signal("cls", facts.num_layers))
     if config.teacher_source != "student":
         check_encoder(encoder, probe_batch(tables.train, config.max_length, (encoder,)), signals, what)

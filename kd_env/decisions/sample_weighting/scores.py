@@ -8,17 +8,15 @@ are those of the train split, wrong ones included.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from kd_env.core.registry import Registry
 from kd_env.mdp.observations.base import View
+from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
 from kd_env.numerics import losses
-
-if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
 
 
 class Score(NamedTuple):

@@ -125,7 +125,7 @@ def task_student(
     Raises:
         ValueError: as :func:`kd_env.models.students.build_student`, or a pre-trained student that reads other tokens.
     """
-    student, own = build_student(config.student_config, loaded, task, device, dtype)
+    student, own = build_student(config.student_config, loaded.encoder, loaded.tokenizer, task, device, dtype)
     if own is not loaded.tokenizer and own.get_vocab() != tokenizer.get_vocab():
         raise ValueError(
             f"The student {config.student_config.name_or_path!r} has another vocabulary than the text that is edited; "

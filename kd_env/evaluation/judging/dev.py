@@ -13,14 +13,13 @@ from kd_env.core.types import Floats
 from kd_env.data.loading import load_dev
 from kd_env.data.tables import Table
 from kd_env.data.tasks import Task
-from kd_env.evaluation.judging.protocol import safe_logits
 from kd_env.evaluation.judging.results import SplitScores
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.rewards import gap_scale
 from kd_env.models.checks import check_positions
 from kd_env.models.encoder import Encoder
 from kd_env.numerics import losses, metrics
-from kd_env.numerics.calibration import expected_calibration_error
+from kd_env.numerics.calibration import expected_calibration_error, fit_temperatures
 
 
 @dataclass(frozen=True)
@@ -117,3 +116,17 @@ def split_metrics(problem: Problem, logits: NDArray[Any], table: Table) -> dict[
     """The task's metrics of logits ``[R, C]`` on a table, by name."""
     guesses = losses.predictions(logits, problem.task.regression)
     return metrics.compute(problem.task.metrics, guesses, table.labels)
+
+
+def temperatures(problem: Problem, logits: NDArray[Any]) -> Floats:
+    """Temperatures ``[N]`` from logits ``[N, R, C]`` on ``problem.calibration``; 1 where the gap is not calibrated."""
+    return (
+        fit_temperatures(safe_logits(logits), problem.calibration.labels)
+        if problem.calibrates
+        else np.ones(len(logits))
+    )
+
+
+def safe_logits(logits: NDArray[Any]) -> NDArray[Any]:
+    """Logits of diverged students as 0: they count as diverged, whatever is computed from them."""
+    return np.asarray(np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0))

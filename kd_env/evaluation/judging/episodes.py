@@ -14,9 +14,9 @@ from kd_env.data.tables import Table
 from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
 from kd_env.decisions.teacher_weighting.measures import follows, follows_best
 from kd_env.envs import DistillVectorEnv
+from kd_env.envs.process import with_options
 from kd_env.evaluation.judging.contenders import TEACHER_TRACES, Contender, Keep, Policy, Progress
-from kd_env.evaluation.judging.dev import Split, end_scores, split_metrics
-from kd_env.evaluation.judging.protocol import temperatures
+from kd_env.evaluation.judging.dev import Split, end_scores, split_metrics, temperatures
 from kd_env.evaluation.judging.results import PolicyResult, TaughtBeside
 from kd_env.mdp.problem import Problem
 from kd_env.numerics import losses
@@ -84,7 +84,7 @@ def drive(
     """One episode of every seed."""
     base = contender.problem or problem
     view = contender.action_view or base.config.action_view
-    own = base if view == base.config.action_view else base.with_options(action_view=view)
+    own = base if view == base.config.action_view else with_options(base, action_view=view)
     groups = _groups(own, seeds)
     env = DistillVectorEnv(len(groups[0]), problem=own, autoreset_mode="disabled")
     # One policy for all groups: made anew for each, a random one would do the same to every student.

@@ -9,17 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kd_env.core.types import Floats
 from kd_env.data.loading import load_dev
 from kd_env.evaluation.judging.contenders import Contender, Keep, Progress
 from kd_env.evaluation.judging.dev import check_lengths, split_metrics
 from kd_env.evaluation.judging.episodes import drive, judged_splits
 from kd_env.evaluation.judging.results import SELECTION, Evaluation, PolicyResult
 from kd_env.mdp.problem import Problem
-from kd_env.numerics.calibration import fit_temperatures
 
 
 def evaluate_policies(
@@ -105,20 +100,6 @@ def choose_comparator(results: Iterable[PolicyResult]) -> str | None:
     """
     rules = [r for r in results if not r.learned and not r.extra_labels]
     return min(rules, key=lambda r: float(r.splits[SELECTION].loss.mean())).name if rules else None
-
-
-def temperatures(problem: Problem, logits: NDArray[Any]) -> Floats:
-    """Temperatures ``[N]`` from logits ``[N, R, C]`` on ``problem.calibration``; 1 where the gap is not calibrated."""
-    return (
-        fit_temperatures(safe_logits(logits), problem.calibration.labels)
-        if problem.calibrates
-        else np.ones(len(logits))
-    )
-
-
-def safe_logits(logits: NDArray[Any]) -> NDArray[Any]:
-    """Logits of diverged students as 0: they count as diverged, whatever is computed from them."""
-    return np.asarray(np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def _facts(problem: Problem) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The dev rows on which tutored students are judged. Like :mod:`kd_env.evaluation.judging.protocol`, this alone reads
-them."""
+them.
+"""
 
 from __future__ import annotations
 

@@ -150,8 +150,9 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
     """Intervals and paired differences of every policy.
 
     Args:
-        evaluation: what :func:`kd_env.evaluation.judging.protocol.evaluate_policies` returned; one training of each
-        agent. level: level of every interval.
+        evaluation: what :func:`kd_env.evaluation.judging.protocol.evaluate_policies` returned; one training of
+            each agent.
+        level: level of every interval.
         replicates: bootstrap draws of dev examples.
         seed: seed of those draws.
     """

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kd_env.mdp.observations.base import FEATURES, Feature, View
 from kd_env.mdp.passes import taught_logits
+from kd_env.mdp.problem import Problem
 from kd_env.numerics.losses import entropy
 from kd_env.numerics.optim import learning_rate_factor
-
-if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
 
 
 def _scalar(_: Problem) -> tuple[int, ...]:
@@ -57,7 +55,9 @@ def _teacher_cls(v: View) -> np.ndarray:
     return np.asarray(v.next_batch.teacher_cls[v.problem.assets.reference].mean(1))
 
 
-def _register() -> None:
+def register() -> None:
+    """Add these features to the registry."""
+
     def add(
         name: str,
         compute: Callable[[View], np.ndarray],
@@ -82,6 +82,3 @@ def _register() -> None:
     add("teacher_cls", _teacher_cls, lambda p: (p.reference.source.facts.hidden_size,), **cls)
     add("student_cls", lambda v: v.student_cls.mean(1), lambda p: (p.student.facts.hidden_size,), **cls)
     add("gradient_cosines", _cosine_pairs, lambda p: (len(p.term_names) * (len(p.term_names) - 1) // 2,), low=-1.0)
-
-
-_register()

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-from gymnasium import spaces
 
-from kd_env.core.types import FeatureSlice
-from kd_env.mdp.observations import rows as features_sample
-from kd_env.mdp.observations import teachers
+from kd_env.mdp.observations import course, rows, teachers
 from kd_env.mdp.observations.base import FEATURES, Feature, View
+from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
 
-if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
+__all__ = ["FEATURES", "Feature", "View", "observe", "resolve"]
 
-__all__ = ["FEATURES", "Feature", "View", "make_layout", "make_space", "observe", "resolve"]
-
+course.register()
 teachers.register()
-features_sample.register()
+rows.register()
 
 
-def resolve(names: Sequence[str], regression: bool, num_terms: int, *, rows: bool = False) -> dict[str, Feature]:
+def resolve(names: Sequence[str], regression: bool, num_terms: int, *, by_row: bool = False) -> dict[str, Feature]:
     """Features by name, in order.
 
     Args:
         names: registered names.
         regression: kind of the task.
         num_terms: K.
-        rows: whether actions address the rows of the next batch.
+        by_row: whether actions address the rows of the next batch.
 
     Raises:
         ValueError: an unknown name, a name twice, or a feature without meaning for this task or decision.
@@ -46,7 +41,7 @@ def resolve(names: Sequence[str], regression: bool, num_terms: int, *, rows: boo
                 f"The feature {name!r} has no meaning in a regression task; leave it out. Valid there: "
                 f"{', '.join(allowed)}."
             )
-        if feature.per_row and not rows:
+        if feature.per_row and not by_row:
             raise ValueError(
                 f"The feature {name!r} describes single rows of the next batch, but actions do not address them; set "
                 f"weighting='sample' (or decision='sample_weighting'), or use {name.removeprefix('row_')!r} or its "
@@ -56,26 +51,6 @@ def resolve(names: Sequence[str], regression: bool, num_terms: int, *, rows: boo
             raise ValueError("The feature 'gradient_cosines' needs at least two terms; leave it out.")
         found[name] = feature
     return found
-
-
-def make_layout(features: dict[str, Feature], problem: Problem) -> dict[str, FeatureSlice]:
-    """Where each feature stands in the flat observation."""
-    layout, start = {}, 0
-    for name, feature in features.items():
-        shape = feature.shape(problem)
-        stop = start + int(np.prod(shape))
-        layout[name] = FeatureSlice(start, stop, shape, feature.low, feature.high)
-        start = stop
-    return layout
-
-
-def make_space(layout: dict[str, FeatureSlice]) -> spaces.Box:
-    """The flat float32 box with every feature's bounds."""
-    size = max(part.stop for part in layout.values())
-    low, high = np.empty(size, np.float32), np.empty(size, np.float32)
-    for part in layout.values():
-        low[part.slice], high[part.slice] = part.low, part.high
-    return spaces.Box(low, high, dtype=np.float32)
 
 
 def observe(problem: Problem, state: DistillState) -> np.ndarray:

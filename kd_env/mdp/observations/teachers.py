@@ -6,15 +6,13 @@ Labels are those of the train split, wrong ones included where there is label no
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kd_env.mdp.observations.base import FEATURES, Feature, View
+from kd_env.mdp.problem import Problem
 from kd_env.numerics.losses import entropy, row_gold_loss
-
-if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
 
 Rows = Callable[[View], np.ndarray]
 """From a view to values of every row, ``[N, B, n]``."""
