@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kd_env.decisions.default_features import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
+
 from cli.runs import folder as runs
 from cli.settings.controls import check_control, controlled_env
 from cli.settings.teachers import TASK_KEYS, cache_folder, cofinetuned_set, teacher_config, teacher_list
 from kd_env.config.environment import EnvConfig
 from kd_env.data.loading import get_task
 from kd_env.data.tasks import EMBEDDED
-from kd_env.decisions.default_features import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
 
 if TYPE_CHECKING:
     from kd_env.finetuning.classifier import TeacherConfig

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core.types import Floats
-from kd_env.mdp.problem import Problem
+from kd_env.mdp.problem import Problem, present_entries
 from kd_env.mdp.state import DistillState, Effect
 
 BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY = "Box", "Discrete", "MultiDiscrete", "MultiBinary"
@@ -29,7 +29,7 @@ class Parts(NamedTuple):
     @property
     def present(self) -> np.ndarray:
         """Which entries of the loss table exist, ``[T, K]`` bool: a term without a teacher stands in row 0 only."""
-        return np.array([[row == 0 or reads for reads in self.taught] for row in range(len(self.teacher_names))])
+        return present_entries(len(self.teacher_names), self.taught)
 
 
 class ActionModel(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -22,6 +23,7 @@ class TermInputs(NamedTuple):
     teacher: ModelOutput | None
     batch: Batch
     projections: Mapping[str, Tensor]  # this term's own: name -> [out, in], features x map as x @ weight.T
+    given: Mapping[str, Tensor] = MappingProxyType({})  # what the action says to terms: name -> a number
 
     @property
     def taught(self) -> ModelOutput:

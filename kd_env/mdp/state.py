@@ -25,6 +25,7 @@ class Effect(NamedTuple):
     weights: np.ndarray  # [N, T, K, 1 or B] float32, raw weights of the table before normalisation
     update_scale: np.ndarray  # [N] float32 in [0, 1], multiplies the learning rate; 0 skips the update
     teacher: TeacherEffect | None = None  # where the teacher learns; None: every row alike, without influence
+    given: dict[str, np.ndarray] | None = None  # numbers by name, each [N], that knowledge terms read
 
 
 class TeacherState(NamedTuple):

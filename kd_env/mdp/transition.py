@@ -50,7 +50,8 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
     scale, _ = rewards.gap_scale(measured.loss, problem.teacher_loss)
     table = (count, *problem.present.shape)
     pairs = len(problem.term_names) if problem.wants_cosines else 0
-    addressed = config.batch_size if config.weighting == "sample" else 0
+    per_row = problem.decision.weights_per_row
+    addressed = config.batch_size if per_row else 0
     return DistillState(
         params=params,
         exp_avg={name: torch.zeros_like(p) for name, p in params.items()},
@@ -82,7 +83,7 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         update_norm=np.zeros(count, np.float32),
         skipped=np.zeros(count, bool),
         last_rows=np.zeros((count, addressed), np.int64),
-        row_weights=np.zeros((count, _weighed_per_row(problem) if addressed else 0, addressed), np.float32),
+        row_weights=np.zeros((count, per_row, addressed), np.float32),
         batch_loss=np.zeros(count),
         batch_divergence=np.zeros(count),
         teacher=teacher,
@@ -109,6 +110,7 @@ def transition(
     moves = (weights != 0).any(axis=(1, 2, 3)) & (effect.update_scale > 0)
     spend = np.minimum(config.updates_per_step, state.budget - state.updates)
     device_weights = torch.as_tensor(weights, dtype=problem.dtype, device=problem.device)
+    given = {n: torch.as_tensor(v, dtype=problem.dtype, device=problem.device) for n, v in (effect.given or {}).items()}
     before = _copied(state.params, {} if scratch is None else scratch) if moves.any() else {}
     applied = np.zeros(len(moves), np.int64)
     raw, scaled = torch.zeros_like(state.term_scale), torch.zeros_like(state.term_scale)
@@ -154,6 +156,7 @@ def transition(
             term_seen,
             teacher=teacher,
             known=known,
+            given=given,
             differentiate=bool(apply.any()),
             dropout_seed=sub_seed(int(state.seeds[0]), 3 + int(state.updates[0]) + place),
         )
@@ -223,22 +226,13 @@ def _of_last_batch(
     found: dict[str, np.ndarray] = {}
     # A budget that ends within the step leaves batches that were drawn and trained nothing.
     rows = state.next_rows[np.arange(len(spend)), np.maximum(spend, 1) - 1]
-    if problem.config.weighting == "sample":
-        count = _weighed_per_row(problem)
-        # A row's weight stands in every entry that exists, and the first one always does.
-        by_teacher = problem.config.decision == "teacher_weighting"
-        column = problem.term_names.index(problem.config.weighs[0]) if by_teacher else 0
+    if per_row := problem.decision.weights_per_row:
         found["last_rows"] = rows.copy()
-        shape = (len(rows), count, rows.shape[1])
-        found["row_weights"] = np.broadcast_to(weights[:, :count, column], shape).copy()
+        shape = (len(rows), per_row, rows.shape[1])
+        found["row_weights"] = np.broadcast_to(problem.decision.row_weights(weights), shape).copy()
     if problem.config.reward in rewards.BATCH_REWARDS:
         found["batch_loss"], found["batch_divergence"] = gradients.batch_losses(problem, state, rows, weights)
     return found
-
-
-def _weighed_per_row(problem: Problem) -> int:
-    """Weights that an action gives to each row: one a teacher, or one."""
-    return len(problem.teachers) if problem.config.decision == "teacher_weighting" else 1
 
 
 def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple[np.ndarray, np.ndarray]:
