@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FLOOR = 1e-9
-"""Absolute difference that is rounding, whatever the size of the numbers."""
+FLOOR = 1e-3
+"""Size of numbers below which a difference counts as if they were that large: many are differences of larger ones."""
 LISTED = 3
 """Arrays up to this size are recorded number by number."""
 
@@ -131,6 +131,6 @@ def differences(trace: Trace, expected: Digest, *, tolerance: float, exact: bool
 def agree(part: Part, expected: list[float], tolerance: float) -> bool:
     """Whether the numbers of an array are those recorded, but for rounding."""
     return len(part.numbers) == len(expected) and all(
-        abs(got - want) <= tolerance * max(part.scale, abs(want)) + FLOOR
+        abs(got - want) <= tolerance * max(part.scale, abs(want), FLOOR)
         for got, want in zip(part.numbers, expected, strict=True)
     )
