@@ -18,7 +18,7 @@ class Case:
 
     Attributes:
         env: the registered id, without ``kd_env/``.
-        build: options of the problem, which cases with equal ones share.
+        build: options of the problem, which cases with equal ones share; ``scores`` adds those of :data:`SCORED`.
         process: options of the decision process, given beside the shared problem.
         num_envs: replicas of ``make_vec``; 0 is ``make``.
         steps: of the run; a single environment is reset where an episode ends.
@@ -60,6 +60,8 @@ TOY["learning_rate"] = 0.01
 ONLINE = {**TOY, "teacher_source": "online"}
 TEXT = {**SMALL, **EXACT, "student": {"hidden_size": 16, "num_attention_heads": 4}, "slots": 2, "num_candidates": 4}
 TEXT |= {"batch_size": 3, "budget": 3, "evaluation_rows": 12, "optimizer": {"learning_rate": 0.01}}
+SCORED = {**EXACT, "scores": True}
+"""The tiny regression of :mod:`kd_env.testing`."""
 EVERY_TASK_LOSS = {"soft_label": 1.0, "hard_label": 0.5, "hidden_states": 0.5, "attention": 0.25}
 
 TERM_FEATURES = (
@@ -133,6 +135,7 @@ def _knowledge_selection() -> None:
     add("deep_student", build={**TOY, "student": deep, "layer_map": "last"})
     add("pairs_of_sentences", build={**TOY, "task": "toy_pair"})
     optimizer = {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1, "max_grad_norm": None, "warmup": 0.5}
+    add("regression", build=SCORED)
     add("optimizer", optimizer={**optimizer, "learning_rate": 0.005})
     add("diverged", learning_rate=1e200, students=False, steps=3)
     add("single_precision", build={**TOY, "precision": "fp32"}, rounding=100.0)
@@ -201,6 +204,8 @@ def _sample_weighting() -> None:
         "influence_sgd", influence={"optimizer": "sgd", "learning_rate": 0.05, "clip": False}, probes=("row_influence",)
     )
     add("noisy", build={**TOY, "label_noise": 0.3}, rule=("lgtm", {}))
+    regression = {**SCORED, "features": ["progress", "row_student", "row_teacher_losses", "row_influence"]}
+    add("regression", build={**regression, "updates_per_step": 1}, rule=("lgtm", {}))
     add("self_paced", rule=("self_paced", {}))
     add("effect", act=lambda env, step: env.sample_effect(np.array([[0.0, 0.5, 1.5, step]])))
     add("encoded", act=lambda env, step: env.encode_samples(np.array([0.0, 0.5, 1.5, step / 2])))
@@ -224,6 +229,8 @@ def _sample_weighting() -> None:
     )
     add("teacher_dropout", build={**kept, "learning_teacher": {**teacher, "dropout": 0.1}}, rule=("lgtm", {}))
     add("vector_prokt_lgtm", build=kept, num_envs=2, rule=("lgtm", {}))
+    again = {**SCORED, "updates_per_step": 1, "features": ["progress"], "teacher_source": "online"}
+    add("prokt_regression", build={**again, "teacher_updates": "prokt"}, rule=("lgtm", {}))
     CASES["knowledge_selection/prokt"] = Case("KnowledgeSelection-v0", kept)
 
 

@@ -33,6 +33,7 @@ from agents.token_rules import make_token_rule
 from kd_env.evaluation.protocol import Contender, evaluate_policies
 from kd_env.evaluation.report import summarize, to_json
 from kd_env.evaluation.tutoring import evaluate_tutors
+from kd_env.testing import tiny_task
 
 from .cases import CASES, ONLINE, PROBES, TEXT, TOY, Case
 from .digests import Digest, Trace, differences, digest, record
@@ -54,9 +55,12 @@ def problem_of(env: str, build: Mapping[str, Any]) -> Any:
 
 @functools.cache
 def _problem(name: str, build: str) -> Any:
-    with warnings.catch_warnings():
+    options = json.loads(build)
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore", UserWarning)  # of gaps that are counted down to a floor
-        return gym.make(name, disable_env_checker=True, **json.loads(build)).unwrapped.problem  # type: ignore[attr-defined]
+        if options.pop("scores", False):  # there is no embedded regression
+            options = {**tiny_task(folder, regression=True), **options}
+        return gym.make(name, disable_env_checker=True, **options).unwrapped.problem  # type: ignore[attr-defined]
 
 
 def make(case: Case) -> Any:
