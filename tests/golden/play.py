@@ -29,10 +29,12 @@ from safetensors.numpy import load_file
 # Everything that is not reached through an environment: what moves in the package is mended here.
 import kd_env  # noqa: F401 - registers the environments
 from agents import make_rule
-from agents.token_rules import make_token_rule
-from kd_env.evaluation.protocol import Contender, evaluate_policies
-from kd_env.evaluation.report import summarize, to_json
-from kd_env.evaluation.tutoring import evaluate_tutors
+from agents.rules.tutor_token import make_token_rule
+from kd_env.envs.process import with_options
+from kd_env.evaluation.judging.protocol import Contender, evaluate_policies
+from kd_env.evaluation.judging.tutoring import evaluate_tutors
+from kd_env.evaluation.reports.report import summarize
+from kd_env.evaluation.reports.report_files import to_json
 from kd_env.testing import tiny_task
 
 from .cases import CASES, ONLINE, PROBES, TEXT, TOY, Case
@@ -150,7 +152,7 @@ def results(env: str, build: Mapping[str, Any], policies: Mapping[str, Mapping[s
         contenders = {
             name: Contender(functools.partial(make_rule, name, seed=1, **options)) for name, options in policies.items()
         }
-        evaluation = evaluate_policies(problem.with_options(**process) if process else problem, contenders, (11, 12))
+        evaluation = evaluate_policies(with_options(problem, **process) if process else problem, contenders, (11, 12))
         found = to_json(summarize(evaluation))
     trace = Trace()
     for name in ("seeds", "dev_splits", "term_names", "measure", "comparator", "best_rule"):

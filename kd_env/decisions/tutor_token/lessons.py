@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +10,7 @@ from torch.func import vmap
 from kd_env.core import trees
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.decisions.tutor_token import reading, rewards
-from kd_env.decisions.tutor_token.problem import TutorProblem
+from kd_env.decisions.tutor_token.problem import Lesson, Taught, TutorProblem
 from kd_env.decisions.tutor_token.state import Written
 from kd_env.knowledge import plausibility
 from kd_env.mdp import passes as updates
@@ -21,7 +18,6 @@ from kd_env.models.encoder import Encoder
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperatures
 from kd_env.teachers.sources import autocast, cast
-from kd_env.decisions.tutor_token.problem import Lesson, Taught
 
 
 class TextLesson(Lesson):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,18 +14,16 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from kd_env.core.types import EncoderFacts, Signal
+from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.data import masking
 from kd_env.data.tables import Buckets, Table, make_buckets
 from kd_env.data.text import TokenFacts
 from kd_env.decisions.tutor_token.actions import TokenActions, make_token_actions
 from kd_env.decisions.tutor_token.options import TutorConfig, losses_of
+from kd_env.decisions.tutor_token.state import Written
 from kd_env.models import encoder
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.masked_lm import MaskedLM
-from abc import ABC, abstractmethod
-from kd_env.core.types import Batch, ModelOutput
-from kd_env.decisions.tutor_token.state import Written
 
 
 class Slots(NamedTuple):
