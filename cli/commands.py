@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cli.jobs.evaluate import evaluate_run, names_key
-
 
 def evaluate_any(overrides: Sequence[str], command: str) -> Path:
     """``kd-env evaluate``: of a run folder, or with ``students=...`` of students that were distilled on text.
@@ -15,6 +13,8 @@ def evaluate_any(overrides: Sequence[str], command: str) -> Path:
     Raises:
         ValueError: as :func:`evaluate_run` and :func:`cli.jobs.downstream.downstream`; or both are named.
     """
+    from cli.jobs.evaluate import evaluate_run, names_key
+
     if not names_key(overrides, "students"):
         return evaluate_run(overrides, command)
     if names_key(overrides, "run"):
@@ -49,8 +49,6 @@ def _teacher() -> Job:
 
 
 def _evaluate() -> Job:
-    pass
-
     return evaluate_any
 
 

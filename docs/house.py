@@ -1,6 +1,6 @@
-"""The house in numbers and in a picture: which file imports which, in which rooms they stand, on how many floors.
+"""The house in numbers and in a picture: which file imports which, in which rooms, on how many floors.
 
-``python -m docs.house`` prints the numbers and writes ``docs/house.png``. Its rules are kept by ``tests/test_house.py``.
+``python -m docs.house`` prints the numbers and writes ``docs/house.png``; ``tests/test_house.py`` keeps the rules.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def imported_names(path: Path) -> frozenset[str]:
 
 @cache
 def import_graph(*packages: str) -> dict[str, frozenset[str]]:
-    """For every module the modules of the same packages that it imports; ``from package import module`` is the module."""
+    """For every module those of the same packages that it imports; ``from package import module`` is the module."""
     paths = {module_name(path): path for path in sources(*packages)}
     graph = {}
     for name, path in paths.items():

@@ -212,7 +212,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(r.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         files.atomic_write(target, "new")
     assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["results.json"]

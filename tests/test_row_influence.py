@@ -155,7 +155,7 @@ def test_an_observation_asks_once(problem: Any, monkeypatch: pytest.MonkeyPatch)
         calls.append(given)
         return row_influence(*given)
 
-    monkeypatch.setattr("kd_env.mdp.observations.course.row_influence", counted)
+    monkeypatch.setattr("kd_env.mdp.observations.base.row_influence", counted)
     env.run.observation()
     assert len(calls) == 1
     DistillVectorEnv(1, problem=problem, features=["progress"]).reset(seed=0)

@@ -11,6 +11,7 @@ import torch
 from agents import make_agent
 from agents.rules.tutor_token import TOKEN_RULES, make_token_rule
 from kd_env.data.text import load_texts
+from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 from kd_env.evaluation.judging.tutor_dev import with_dev_rows
 from kd_env.evaluation.judging.tutoring import evaluate_tutors
@@ -94,7 +95,7 @@ def test_evaluations_give_every_tutor_the_same_students_and_texts(tutor_problem:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_means_are_those_of_the_steps(mode: str, tutor_problem: Any) -> None:
-    problem = tutor_problem.with_options(mode=mode)
+    problem = with_tutor_options(tutor_problem, mode=mode)
     [found] = evaluate_tutors(problem, {"a": lambda env: make_token_rule("teacher_argmax", env)}, [7]).values()
     env = TutorEnv(problem=problem)
     rule = make_token_rule("teacher_argmax", env)

@@ -15,6 +15,7 @@ from agents import make_agent
 from cli.main import run
 from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 from kd_env.evaluation.judging.tutor_dev import with_dev_rows
 from kd_env.evaluation.judging.tutoring import JointEnv, evaluate_tutors
@@ -56,7 +57,7 @@ def replayed(problem: Any, seed: int, actions: list[np.ndarray]) -> TutorEnv:
 @pytest.mark.parametrize("mode", ["joint", "sequential"])
 def test_the_student_of_the_training_is_the_result(mode: str, tutor_problem: Any, tmp_path: Path) -> None:
     """Its weights are those of the actions while the agent learned, its rewards their means, its gap its own on dev."""
-    problem = tutor_problem.with_options(mode=mode, budget=20)
+    problem = with_tutor_options(tutor_problem, mode=mode, budget=20)
     judged = with_dev_rows(problem, 64)
     env = JointEnv(problem, judged, seed=300)
     taken: list[np.ndarray] = []

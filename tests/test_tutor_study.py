@@ -17,6 +17,7 @@ from cli.jobs.tutor import Entry, read_agents
 from cli.main import run
 from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.decisions.tutor_token.reading import PROJECTION
 from kd_env.envs.tutor_env import TutorVectorEnv
 from kd_env.evaluation.judging import tutoring
@@ -234,12 +235,12 @@ def test_contenders_may_differ_in_the_decision_alone(tutor_problem: Any, tiny_te
 
         return make_token_rule("teacher_argmax", env)
 
-    own = tutor_problem.with_options(action_view="discrete", observation="flat")
+    own = with_tutor_options(tutor_problem, action_view="discrete", observation="flat")
     found = evaluate_tutors(tutor_problem, {"flat": Contender(make, own), "native": best}, [7, 8])
     for name in ("reward", "plausibility", "teacher_probability", "dev_loss"):
         np.testing.assert_allclose(getattr(found["flat"], name), getattr(found["native"], name), rtol=1e-9)
     with pytest.raises(ValueError, match="budget=2 and the others with 4"):
-        evaluate_tutors(tutor_problem, {"a": Contender(make, tutor_problem.with_options(budget=2))}, [7])
+        evaluate_tutors(tutor_problem, {"a": Contender(make, with_tutor_options(tutor_problem, budget=2))}, [7])
     other = build_tutor_problem(TutorConfig.from_kwargs(**tiny_text))
     with pytest.raises(ValueError, match="'a' has other text or models"):
         evaluate_tutors(tutor_problem, {"a": Contender(make, other)}, [7])
@@ -256,7 +257,7 @@ def test_text_comes_from_one_source_or_several(tiny_text: dict[str, Any], tmp_pa
     assert len(problem.train) > len(one.train) and problem.fingerprint != one.fingerprint
     assert len(with_dev_rows(problem, 500).feedback) > len(with_dev_rows(one, 500).feedback)
     assert problem.assets.saw_feedback == "unknown"
-    assert problem.with_options(budget=2).config.text == tuple(both)
+    assert with_tutor_options(problem, budget=2).config.text == tuple(both)
     assert run("tutor", words(tiny_text, tmp_path, "trainings=1", "rules=null", text=f"[{','.join(both)}]"), "") == 0
 
 

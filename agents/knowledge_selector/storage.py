@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from agents.common import storage
 from agents.knowledge_selector.interface import Interface
 
-if TYPE_CHECKING:
-    from agents.knowledge_selector.agent import KnowledgeSelector
 
-
-def write(agent: KnowledgeSelector, target: Path) -> None:
+def write(agent: Any, target: Path) -> None:
     """Write the folder ``target``: networks, training, replay buffer, moments of observations, and the header."""
     training = storage.flatten_optimizer("actor_optimizer", agent.actor_optimizer)
     training |= storage.flatten_optimizer("critic_optimizer", agent.critic_optimizer)
@@ -48,7 +45,7 @@ def saved_interface(header: Mapping[str, Any]) -> Interface:
     return Interface(storage.spaces_from_json(header["spaces"]), layout, bool(header["gated"]))
 
 
-def restore(agent: KnowledgeSelector, folder: Path, header: Mapping[str, Any], *, force_reset: bool) -> None:
+def restore(agent: Any, folder: Path, header: Mapping[str, Any], *, force_reset: bool) -> None:
     """Put back into a fresh agent of the same options what :func:`write` wrote.
 
     Raises:

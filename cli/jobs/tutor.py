@@ -6,11 +6,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.jobs.tutor_report import DEV_ROWS, START, edited_samples, judge, read_judged, write_report
+from cli.jobs.tutor_train import Entry, actor, check_learns, train, train_joint
 from cli.runs import folder as runs
 from cli.settings import probe
 from cli.settings.options import flag, names_of, split_options, whole
@@ -33,23 +33,6 @@ _JOINT_BUDGET = 800
 """Updates of the student of ``protocol=joint`` where none are given: as many updates of the tutor as ``frozen`` has."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An agent of a study."""
-
-    name: str
-    label: str
-    """Begins the names of its folders."""
-    options: dict[str, Any]
-    """Hyper-parameters."""
-    env: dict[str, Any]
-    """Options of the decision process in which it differs from the study."""
-
-    def trained(self, seed: int) -> str:
-        """Name of the training with a seed."""
-        return f"{self.label}-seed{seed}"
-
-
 def tutor(overrides: Sequence[str], command: str) -> Path:
     """Run the job; the study folder.
 
@@ -65,10 +48,9 @@ def tutor(overrides: Sequence[str], command: str) -> Path:
     folder = _check(options)
     from agents.rules.tutor_token import TOKEN_RULES
     from cli.jobs.prepare import set_threads
-    from cli.jobs.tutor_train import actor as trained_actor
-    from cli.jobs.tutor_train import check_learns, train, train_joint
     from kd_env.decisions.tutor_token.corpus import build_tutor_problem
     from kd_env.decisions.tutor_token.options import TutorConfig
+    from kd_env.decisions.tutor_token.process import with_tutor_options
     from kd_env.evaluation.judging.tutor_dev import with_dev_rows
 
     rules = names_of("rules", options["rules"]) if options["rules"] else []
@@ -79,7 +61,7 @@ def tutor(overrides: Sequence[str], command: str) -> Path:
     config = TutorConfig.from_kwargs(**options["env"])
     set_threads(options["threads"])
     problem = build_tutor_problem(config)
-    problems = {entry.label: problem.with_options(**_view(entry, options["env"])) for entry in entries}
+    problems = {entry.label: with_tutor_options(problem, **_view(entry, options["env"])) for entry in entries}
     for entry in entries:
         check_learns(entry, problems[entry.label], options)
     _make_folder(folder, options, command, entries, problem.fingerprint)
@@ -89,7 +71,7 @@ def tutor(overrides: Sequence[str], command: str) -> Path:
         first = options["first_evaluation_seed"]
         judged_on = list(range(first, first + options["evaluation_seeds"]))
     kept = judged_on[: options["save_students"]]
-    native = problem.with_options(action_view="native", observation="dict")
+    native = with_tutor_options(problem, action_view="native", observation="dict")
     try:
         judged = with_dev_rows(problem, DEV_ROWS) if joint else problem
         for entry in entries:
@@ -108,8 +90,8 @@ def tutor(overrides: Sequence[str], command: str) -> Path:
         own = {name: read_judged(folder, name, [seed], []) for name, seed in names.items()}
         found = {**{name: result for name, result in own.items() if result is not None}, **found}
     shown_by = entries[0]
-    actor = trained_actor(folder / shown_by.trained(seeds[0]), options)
-    shown = edited_samples(problems[shown_by.label], actor, options["first_evaluation_seed"], options["samples"])
+    shown_actor = actor(folder / shown_by.trained(seeds[0]), options)
+    shown = edited_samples(problems[shown_by.label], shown_actor, options["first_evaluation_seed"], options["samples"])
     trained = {entry.label: [entry.trained(seed) for seed in seeds] for entry in entries}
     write_report(folder, command, problem, trained, found, shown, joint)
     return folder
@@ -330,7 +312,6 @@ def _contenders(
 ) -> dict[str, Contender]:
     """Trainings and rules by name, each in the view in which it acts."""
     from agents.rules.tutor_token import make_token_rule
-    from cli.jobs.tutor_train import actor
     from kd_env.evaluation.judging.tutoring import Contender
 
     def trained(name: str) -> Callable[[TutorVectorEnv], Any]:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from cli.jobs.tutor_report import JUDGED, keep_students, read_judged, write_judg
 from cli.runs.watch import Lines
 
 if TYPE_CHECKING:
-    from cli.jobs.tutor import Entry
     from kd_env.decisions.tutor_token.problem import TutorProblem
     from kd_env.envs.tutor_env import TutorVectorEnv
     from kd_env.evaluation.judging.tutoring import TutorResult
@@ -22,6 +22,23 @@ _WHOLE_EPISODES = ("reinforce", "sb3/ars")
 """Agents that learn from whole episodes only."""
 _ROLLOUT = 32
 """Steps of a rollout with ``protocol=joint``, or the next smaller number that divides the episode."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An agent of a study."""
+
+    name: str
+    label: str
+    """Begins the names of its folders."""
+    options: dict[str, Any]
+    """Hyper-parameters."""
+    env: dict[str, Any]
+    """Options of the decision process in which it differs from the study."""
+
+    def trained(self, seed: int) -> str:
+        """Name of the training with a seed."""
+        return f"{self.label}-seed{seed}"
 
 
 def make(entry: Entry, env: TutorVectorEnv, options: Mapping[str, Any], seed: int) -> Any:

@@ -16,6 +16,7 @@ from kd_env.decisions.tutor_token import text as dynamics
 from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorProblem, warn_floor
+from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.decisions.tutor_token.state import TutorState
 from kd_env.envs.replicas import Replicas
 from kd_env.mdp.rewards import gap_scale
@@ -45,7 +46,7 @@ class TutorRun(Replicas[TutorState]):
             return cls(build_tutor_problem(TutorConfig.from_kwargs(**options)), num_replicas)
         if not isinstance(problem, TutorProblem):
             raise ValueError(f"problem must come from build_tutor_problem, got {type(problem).__name__}.")
-        return cls(problem.with_options(**options) if options else problem, num_replicas)
+        return cls(with_tutor_options(problem, **options) if options else problem, num_replicas)
 
     @property
     def spec(self) -> str:

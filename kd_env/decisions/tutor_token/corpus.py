@@ -15,6 +15,7 @@ from kd_env.data.toy import masked_lm_folder
 from kd_env.decisions.tutor_token import reading
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorAssets, TutorProblem, draw_slots
+from kd_env.decisions.tutor_token.process import make_tutor_problem
 from kd_env.decisions.tutor_token.slots import check_first, ordinary_places, slots_of, tokens_of
 from kd_env.decisions.tutor_token.student import build_tutor_student
 from kd_env.decisions.tutor_token.task_corpus import task_assets
@@ -36,7 +37,7 @@ def build_tutor_problem(config: TutorConfig) -> TutorProblem:
     device = resolve_device(config.device)
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     assets = text_assets(config, device, dtype) if config.task is None else task_assets(config, device, dtype)
-    return TutorProblem(assets, config)
+    return make_tutor_problem(assets, config)
 
 
 def text_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -> TutorAssets:

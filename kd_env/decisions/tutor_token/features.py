@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from kd_env.core.types import FeatureSlice
 from kd_env.decisions.tutor_token import text
+from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.decisions.tutor_token.state import TutorState
 from kd_env.numerics import optim
-
-if TYPE_CHECKING:
-    from kd_env.decisions.tutor_token.problem import TutorProblem
 
 HIDDEN_LIMIT = 100.0
 """Hidden states are cut to this range, so that the space is bounded; those of trained encoders stay far below."""

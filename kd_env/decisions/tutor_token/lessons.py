@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +10,7 @@ from torch.func import vmap
 from kd_env.core import trees
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.decisions.tutor_token import reading, rewards
+from kd_env.decisions.tutor_token.problem import Lesson, Taught, TutorProblem
 from kd_env.decisions.tutor_token.state import Written
 from kd_env.knowledge import plausibility
 from kd_env.mdp import passes as updates
@@ -20,39 +18,6 @@ from kd_env.models.encoder import Encoder
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperatures
 from kd_env.teachers.sources import autocast, cast
-
-if TYPE_CHECKING:
-    from kd_env.decisions.tutor_token.problem import TutorProblem
-
-
-class Taught(NamedTuple):
-    """What the teacher says about N edited batches."""
-
-    output: ModelOutput  # [N, B, ...] what was asked for; logits [N, B, C] with labels of a task, else empty
-    labels: Tensor  # [N, B, S] plausibility of every token, or [N, B] gold labels
-    recognises: Tensor  # [N, B, P] the reward teacher_recognises
-
-
-class Lesson(ABC):
-    """One kind of lesson.
-
-    Attributes:
-        facts: sizes of the teacher whose layers the student's are compared with.
-    """
-
-    facts: EncoderFacts
-
-    @abstractmethod
-    def teach(self, problem: TutorProblem, text: Batch, written: Written, signals: frozenset[Signal]) -> Taught:
-        """The second pass of the teacher, over the edited text ``[N, B, S]``. No gradients."""
-
-    @abstractmethod
-    def error(self, student: ModelOutput, taught: Taught, written: Written) -> Tensor:
-        """The reward ``student_error`` of students as they are, ``[N, B, P]``."""
-
-    @abstractmethod
-    def evaluate(self, problem: TutorProblem, params: dict[str, Tensor]) -> np.ndarray:
-        """Loss of N students on the evaluated rows, ``[N]`` float64."""
 
 
 class TextLesson(Lesson):

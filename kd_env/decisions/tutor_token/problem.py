@@ -5,33 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
-from kd_env.core.types import Signal
+from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.data import masking
 from kd_env.data.tables import Buckets, Table, make_buckets
 from kd_env.data.text import TokenFacts
-from kd_env.decisions.tutor_token import features
 from kd_env.decisions.tutor_token.actions import TokenActions, make_token_actions
-from kd_env.decisions.tutor_token.lessons import Lesson, TaskLesson, TextLesson
 from kd_env.decisions.tutor_token.options import TutorConfig, losses_of
+from kd_env.decisions.tutor_token.state import Written
 from kd_env.models import encoder
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.masked_lm import MaskedLM
-
-PROCESS_OPTIONS = frozenset(
-    {
-        *("mode", "teacher_every", "observation", "action_view", "num_candidates", "reward", "budget", "batch_size"),
-        *("evaluate_every", "optimizer", "losses", "layer_map", "max_episode_steps", "render_mode"),
-        *("layer_reduction", "projection"),
-    }
-)
-"""Options that touch neither text nor models, and that :meth:`TutorProblem.with_options` may change."""
 
 
 class Slots(NamedTuple):
@@ -66,6 +58,36 @@ class TutorAssets(NamedTuple):
     saw_feedback: str  # whether the teacher was trained on feedback texts: no or unknown
 
 
+class Taught(NamedTuple):
+    """What the teacher says about N edited batches."""
+
+    output: ModelOutput  # [N, B, ...] what was asked for; logits [N, B, C] with labels of a task, else empty
+    labels: Tensor  # [N, B, S] plausibility of every token, or [N, B] gold labels
+    recognises: Tensor  # [N, B, P] the reward teacher_recognises
+
+
+class Lesson(ABC):
+    """One kind of lesson.
+
+    Attributes:
+        facts: sizes of the teacher whose layers the student's are compared with.
+    """
+
+    facts: EncoderFacts
+
+    @abstractmethod
+    def teach(self, problem: TutorProblem, text: Batch, written: Written, signals: frozenset[Signal]) -> Taught:
+        """The second pass of the teacher, over the edited text ``[N, B, S]``. No gradients."""
+
+    @abstractmethod
+    def error(self, student: ModelOutput, taught: Taught, written: Written) -> Tensor:
+        """The reward ``student_error`` of students as they are, ``[N, B, P]``."""
+
+    @abstractmethod
+    def evaluate(self, problem: TutorProblem, params: dict[str, Tensor]) -> np.ndarray:
+        """Loss of N students on the evaluated rows, ``[N]`` float64."""
+
+
 class TutorProblem:
     """One problem; immutable, and shared by any number of environments.
 
@@ -81,7 +103,9 @@ class TutorProblem:
         observation_space: a flat ``Dict`` of 1-D boxes (:mod:`kd_env.decisions.tutor_token.features`).
     """
 
-    def __init__(self, assets: TutorAssets, config: TutorConfig) -> None:
+    observation_space: spaces.Space[Any]
+
+    def __init__(self, assets: TutorAssets, config: TutorConfig, lesson: Lesson) -> None:
         self.assets, self.config = assets, config
         self.train, self.feedback, self.feedback_labels = assets.train, assets.feedback, assets.feedback_labels
         self.teacher, self.student = assets.teacher, assets.student
@@ -93,9 +117,7 @@ class TutorProblem:
             raise ValueError(
                 f"num_candidates={config.num_candidates} is more than the {self.vocab_size} tokens of the vocabulary."
             )
-        self.lesson: Lesson = (
-            TextLesson(assets.teacher.facts) if assets.classifier is None else TaskLesson(assets.classifier)
-        )
+        self.lesson = lesson
         student, teacher = assets.student.facts, self.lesson.facts
         self.loss_names = tuple(name for name in losses_of(config.task) if config.losses.get(name, 0.0) > 0)
         self.loss_weights = tuple(float(config.losses[name]) for name in self.loss_names)
@@ -123,7 +145,6 @@ class TutorProblem:
             vocab_size=self.vocab_size,
             num_candidates=config.num_candidates,
         )
-        self.observation_space = features.space(self)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -135,20 +156,6 @@ class TutorProblem:
             for name, tensor in sorted(module.state_dict().items()):
                 digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-    def with_options(self, **options: Any) -> TutorProblem:
-        """The same text and models under other options of the decision process.
-
-        Raises:
-            ValueError: an option that needs other text or models.
-        """
-        for key in options:
-            if key not in PROCESS_OPTIONS:
-                raise ValueError(
-                    f"{key}={options[key]!r} cannot be changed for a shared problem; valid: "
-                    f"{', '.join(sorted(PROCESS_OPTIONS))}. Build another problem for it."
-                )
-        return TutorProblem(self.assets, TutorConfig.from_kwargs(**{**self.config.to_dict(), **options}))
 
     def draw_slots(self, rows: np.ndarray, rng: np.random.Generator) -> Slots:
         """Masked positions of train rows ``[B]``."""

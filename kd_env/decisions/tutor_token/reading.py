@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +13,11 @@ from torch.func import vmap
 from kd_env.core import trees
 from kd_env.core.types import Batch, ModelOutput, Signal
 from kd_env.decisions.tutor_token import rewards as label_terms
+from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.decisions.tutor_token.state import SlotView, TokenRewards, Written
 from kd_env.knowledge import plausibility
 from kd_env.mdp import passes
 from kd_env.teachers.sources import autocast, cast
-
-if TYPE_CHECKING:
-    from kd_env.decisions.tutor_token.problem import TutorProblem
 
 PROJECTION = "projections.hidden_states"
 """Name of the one map from student to teacher width that all layers share."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,12 @@ from kd_env.core import trees
 from kd_env.data.tables import draw, start_stream
 from kd_env.decisions.tutor_token import reading
 from kd_env.decisions.tutor_token.actions import Choices
+from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.decisions.tutor_token.state import SlotView, TokenRewards, TutorState
 from kd_env.mdp import rewards
 from kd_env.mdp.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.models.encoder import draw_projection
 from kd_env.numerics import optim
-
-if TYPE_CHECKING:
-    from kd_env.decisions.tutor_token.problem import TutorProblem
 
 logger = logging.getLogger("kd_env")
 

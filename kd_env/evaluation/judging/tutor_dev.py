@@ -12,6 +12,7 @@ from kd_env.data.tables import on_device
 from kd_env.data.text import cut_texts, load_texts, tokenize_texts
 from kd_env.decisions.tutor_token.corpus import evaluated_rows
 from kd_env.decisions.tutor_token.problem import TutorProblem
+from kd_env.decisions.tutor_token.process import make_tutor_problem
 from kd_env.decisions.tutor_token.task_corpus import task_table, teacher_loss
 from kd_env.mdp import passes
 from kd_env.numerics import losses, metrics
@@ -33,13 +34,13 @@ def with_dev_rows(problem: TutorProblem, rows: int) -> TutorProblem:
         whole = task_table(data, np.arange(len(data.labels)), assets.tokenizer, config.max_length)
         table = on_device(whole, assets.device)
         floor = teacher_loss(assets.classifier, table, config.precision, assets.temperature)
-        return TutorProblem(assets._replace(feedback=table, loss_floor=floor), config)
+        return make_tutor_problem(assets._replace(feedback=table, loss_floor=floor), config)
     texts = load_texts(config.text, data_dir=config.data_dir, column=config.column, dev=True)
     cut = cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
     least = assets.slots if config.masking == "fixed" else 1
     held = tokenize_texts(cut.dev[:rows], assets.tokenizer, assets.tokens, config.max_length, at_least=least)
     table, labels, floor = evaluated_rows(config, assets.teacher, assets.tokens, held, assets.slots, assets.device)
-    return TutorProblem(assets._replace(feedback=table, feedback_labels=labels, loss_floor=floor), config)
+    return make_tutor_problem(assets._replace(feedback=table, feedback_labels=labels, loss_floor=floor), config)
 
 
 def official_metrics(judged: TutorProblem, params: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -40,7 +40,7 @@ class Contender(NamedTuple):
 
     make: TutorFactory
     problem: TutorProblem
-    """Made by ``with_options`` from the problem of the comparison."""
+    """Made by ``with_tutor_options`` from the problem of the comparison."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ def joined(parts: Sequence[TutorResult]) -> TutorResult:
 
 def _check_comparable(name: str, own: TutorProblem, problem: TutorProblem) -> None:
     if own.assets is not problem.assets:
-        raise ValueError(f"The problem of {name!r} has other text or models; make it with problem.with_options(...).")
+        raise ValueError(
+            f"The problem of {name!r} has other text or models; make it with with_tutor_options(problem, ...)."
+        )
     theirs = problem.config.to_dict()
     for key, value in own.config.to_dict().items():
         if key not in DECISION_OPTIONS and value != theirs[key]:
