@@ -13,9 +13,10 @@ import pytest
 
 import kd_env
 from agents import make_rule
-from kd_env import DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillVectorEnv, build_problem
 from kd_env.data.loading import load_train
 from kd_env.data.splits import add_label_noise, replaced_rows, shuffle_labels
+from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
 from kd_env.evaluation.comparing import report as compare_report
 from kd_env.evaluation.comparing.compare import Run, compare
@@ -76,7 +77,7 @@ def test_weights_are_collected_by_student_and_skipped_updates_left_out() -> None
 
 def noisy(tiny: dict[str, Any], **changes: Any) -> Any:
     rows = {"decision": "sample_weighting", "updates_per_step": 1, "budget": 6, "features": ["progress"]}
-    return build_problem(EnvConfig.from_kwargs(**{**tiny, **rows, "label_noise": 0.3, "batch_size": 8, **changes}))
+    return build_problem(env_config(**{**tiny, **rows, "label_noise": 0.3, "batch_size": 8, **changes}))
 
 
 @pytest.mark.parametrize("train_on", ["train", "train+feedback"])
@@ -139,7 +140,7 @@ class Oracle:
         assert wrong is not None
         rows = self.env.run.started().next_rows[:, 0]
         weights = np.ones(rows.shape) if self.right is None else np.where(wrong[rows], 1 - self.right, self.right)
-        return self.env.sample_effect(weights), None
+        return self.env.decision.effect(weights), None
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def auc_of_lgtm(**options: Any) -> float:
         **{"learning_rate": 0.001, "max_train_rows": 320, "evaluation_rows": 32},
         "influence": {"optimizer": "sgd", "clip": False},
     }
-    problem = build_problem(EnvConfig.from_kwargs(**{**plain, **options}))
+    problem = build_problem(env_config(**{**plain, **options}))
     wrong = wrong_rows(problem)
     assert wrong is not None
     env, found = DistillVectorEnv(1, problem=problem, autoreset_mode="disabled"), RightRows(wrong, 1)

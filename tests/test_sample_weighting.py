@@ -13,7 +13,8 @@ import torch
 from gymnasium import spaces
 
 from agents import load_agent, make_agent
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, DistillVectorEnv, build_problem
+from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
 from kd_env.decisions.sample_weighting.scores import SCORES
 from kd_env.testing import check_environment
@@ -27,7 +28,7 @@ SCORE = np.array([[0.4, 0.1, 0.3, 0.2]])
 def problem(tiny: dict[str, Any]) -> Any:
     """One teacher in float64, batches of 4 rows."""
     options = {key: value for key, value in tiny.items() if key not in ("features", "updates_per_step")}
-    return build_problem(EnvConfig.from_kwargs(**options, decision="sample_weighting", precision="fp64"))
+    return build_problem(env_config(**options, decision="sample_weighting", precision="fp64"))
 
 
 def model(view: str) -> SampleWeightingActions:
@@ -435,9 +436,9 @@ def test_bad_actions_are_refused(view: str, action: Any, problem: Any) -> None:
     with pytest.raises(ValueError, match=f"the {view} view"):
         env.step(action)
     with pytest.raises(ValueError, match="finite"):
-        env.step(env.sample_effect([[1.0, 1.0, np.nan, 1.0]]))
+        env.step(env.decision.effect([[1.0, 1.0, np.nan, 1.0]]))
     with pytest.raises(ValueError, match="of 2 replicas"):
-        env.step(env.sample_effect(np.ones((2, 4))))
+        env.step(env.decision.effect(np.ones((2, 4))))
     assert env.step(env.action_space.sample())[4]["updates"] == 1
 
 
@@ -445,8 +446,8 @@ def test_methods_of_the_other_decisions_are_refused(problem: Any, tiny_problem: 
     """Rules that were made for another environment get a clear message."""
     rows, terms = DistillEnv(problem=problem), DistillEnv(problem=tiny_problem)
     with pytest.raises(ValueError, match="use encode_samples"):
-        rows.encode_action({"soft_label": 1.0})
+        rows.decision.encode({"soft_label": 1.0})
     with pytest.raises(ValueError, match="here it is 'sample_weighting'"):
-        rows.teacher_effect([[1.0]])
+        rows.decision.effect([[1.0]])
     with pytest.raises(ValueError, match="here it is 'knowledge_selection'"):
-        terms.sample_effect([[1.0]])
+        terms.decision.effect([[1.0]])

@@ -11,6 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from kd_env import DistillEnv, DistillVectorEnv
+from kd_env.decisions.options import env_config
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -145,12 +146,11 @@ def test_bad_reset_options(options: dict[str, Any], message: str, tiny_problem: 
 
 def test_worker_processes_equal_stacked_replicas(tiny: dict[str, Any], tmp_path: Any) -> None:
     """Processes follow the same trajectories, autoreset included; sharing teacher outputs is required."""
-    from kd_env import EnvConfig
     from kd_env.envs import make_vector
 
     with pytest.raises(ValueError, match="cache_dir"):
-        make_vector(EnvConfig.from_kwargs(**tiny), 2, "processes")
-    config = EnvConfig.from_kwargs(**tiny, cache_dir=str(tmp_path / "cache"))
+        make_vector(env_config(**tiny), 2, "processes")
+    config = env_config(**tiny, cache_dir=str(tmp_path / "cache"))
     threads = torch.get_num_threads()
     torch.set_num_threads(3)  # of this process; only the workers have one
     stacked, workers = make_vector(config, 2, "stacked"), make_vector(config, 2, "processes")

@@ -12,6 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from kd_env.data.tables import Table
+from kd_env.decisions.base import Decision
+from kd_env.decisions.options import env_config
 from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
 from kd_env.envs.replicas import Replicas
@@ -49,6 +51,13 @@ class Run(Replicas[DistillState]):
         return cls(with_options(problem, **options) if options else problem, num_replicas)
 
     @property
+    def decision(self) -> Decision:
+        """What the agent decides."""
+        decision = self.problem.decision
+        assert isinstance(decision, Decision)  # the problem knows less of it, since it stands below
+        return decision
+
+    @property
     def spec(self) -> str:
         """Hash of the problem: states travel between environments of the same one."""
         problem = self.problem
@@ -69,9 +78,8 @@ class Run(Replicas[DistillState]):
 
     def advance(self, before: DistillState, actions: Any) -> tuple[DistillState, np.ndarray, np.ndarray]:
         """The state after a step, its rewards, and whether they were clipped."""
-        decision: Decision = self.problem.decision
         # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
-        effect = actions if isinstance(actions, Effect) else decision.apply(self.problem, before, actions)
+        effect = actions if isinstance(actions, Effect) else self.decision.apply(self.problem, before, actions)
         check_replicas(effect, self.num_replicas)
         after = transition.transition(self.problem, before, effect, self._scratch)
         return after, *transition.reward(self.problem, before, after)
@@ -88,7 +96,7 @@ class Run(Replicas[DistillState]):
         """Fresh host arrays ``[N, ...]`` about the last step; ``gap_closed`` is counted from reset."""
         s, present = self.started(), self.problem.present
         return {
-            **self.problem.decision.info(s),
+            **self.decision.info(s),
             "gap_closed": (s.loss_reset - s.loss) / s.gap_scale,
             "gap_floored": gap_scale(s.loss_reset, self.problem.teacher_loss)[1],
             "loss": s.loss.copy(),

@@ -46,7 +46,7 @@ class RunView:
     @property
     def decision(self) -> Decision:
         """What the agent decides: its name, its action views, and how rules say weights (``encode``, ``effect``)."""
-        return self.run.problem.decision
+        return self.run.decision
 
     @property
     def weighting(self) -> str:

@@ -42,7 +42,7 @@ class BestTeacherFollowed(Measure):
 
 
 def follows_best(losses: NDArray[Any], rows: NDArray[Any], weights: NDArray[Any]) -> Floats:
-    """Share ``[N]`` of the rows ``[N, B]`` whose best teacher, by losses ``[T, R]``, has the largest weight ``[N, T, B]``."""
+    """Share ``[N]`` of rows ``[N, B]`` whose best teacher by losses ``[T, R]`` has the largest weight ``[N, T, B]``."""
     best = losses[:, rows].argmin(axis=0)  # [N, B]
     largest = weights == weights.max(axis=1, keepdims=True)
     chosen = np.take_along_axis(largest, best[:, None], axis=1)[:, 0]
