@@ -294,8 +294,8 @@ def test_share_of_rows_that_follow_the_best_teacher(tiny_set: dict[str, Any]) ->
             return np.zeros((len(observation), 12), np.float32), None
 
     found = evaluate_policies(problem, {"best": Contender(Best), "average": Contender(Average)}, [1, 2])
-    np.testing.assert_allclose(found.policies["best"].followed, 1.0)
-    np.testing.assert_allclose(found.policies["average"].followed, 1 / 3)
+    np.testing.assert_allclose(found.policies["best"].measures[0].values, 1.0)
+    np.testing.assert_allclose(found.policies["average"].measures[0].values, 1 / 3)
     report = summarize(found, replicates=10)
     assert "best teacher followed" in report.header
     assert to_json(report)["policies"][0]["seeds"]["followed"] == [1.0, 1.0]

@@ -139,7 +139,7 @@ def test_conformance_with_every_feature_of_rows(view: str, tiny: dict[str, Any])
 def test_without_arguments_it_is_the_embedded_task() -> None:
     """With its packaged teacher, offline; the reward is the drop of the loss."""
     env = DistillEnv(decision="sample_weighting", budget=3)
-    assert env.decision == "sample_weighting" and env.weighting == "sample" and env.teacher_names == ("toy",)
+    assert env.decision.name == "sample_weighting" and env.weighting == "sample" and env.teacher_names == ("toy",)
     assert {"row_student", "row_seen"} <= set(env.row_features) and env.action_space.shape == (16,)
     before = env.reset(seed=0)[1]["loss"]
     _, reward, _, _, info = env.step(env.action_space.sample())

@@ -168,12 +168,12 @@ def test_worker_processes_equal_stacked_replicas(tiny: dict[str, Any], tmp_path:
         influence = stacked.unwrapped.row_influence()
         assert influence.shape == (2, 4) and influence.any()
         np.testing.assert_allclose(workers.unwrapped.row_influence(), influence, atol=1e-2 * np.abs(influence).max())
-        effect = stacked.unwrapped.problem.actions.decode(action)  # what a rule may give in place of actions
+        effect = stacked.unwrapped.decision.actions.decode(action)  # what a rule may give in place of actions
         mine, theirs = stacked.step(effect), workers.step(effect)
         np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-3, atol=1e-3)
         np.testing.assert_array_equal(theirs[4]["weights"], [[1, 1, 0], [0, 1, 1]])
         with pytest.raises(ValueError, match="of 1 replicas, the environment has 2"):
-            workers.step(stacked.unwrapped.problem.actions.decode(action[:1]))
+            workers.step(stacked.unwrapped.decision.actions.decode(action[:1]))
         assert workers.unwrapped.action_names == stacked.unwrapped.action_names
         with pytest.raises(ValueError, match="stacked"):
             workers.unwrapped.get_state()

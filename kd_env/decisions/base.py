@@ -165,8 +165,7 @@ class Decision(ABC):
         raise ValueError(f"Rows are weighed with decision='sample_weighting'; here it is {self.name!r}.")
 
     def row_weights(self, weights: np.ndarray) -> np.ndarray:
-        """The ``weights_per_row`` weights of each row, ``[N, n, 1 or B]``, among those of the table ``[N, T, K, 1 or
-        B]``.
+        """The n weights of each row, ``[N, n, 1 or B]``, among those of the table ``[N, T, K, 1 or B]``.
 
         A row's weight stands in every entry that exists, and the first one always does.
         """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Space
 from torch import Tensor
 
 from kd_env.data.tables import Table
@@ -71,6 +72,11 @@ class Run(Replicas[DistillState]):
     def floor(self) -> float:
         """The reference teacher's loss ``e_T``."""
         return self.problem.teacher_loss
+
+    @property
+    def spaces(self) -> tuple[Space[Any], Space[Any]]:
+        """Of one replica's observation and action."""
+        return self.problem.observation_space, self.decision.action_space
 
     def initial(self, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
         """The start of one episode per seed."""

@@ -118,7 +118,8 @@ def to_json(report: Report) -> dict[str, Any]:
 def _plain_row(row: Row, seeds: dict[str, Any]) -> dict[str, Any]:
     """A row with its measures among its other numbers."""
     values = asdict(row)
-    return {**values, **values.pop("measures"), "seeds": seeds}
+    measures = values.pop("measures")
+    return {**values, **measures, "seeds": seeds}
 
 
 def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, list[float]]:
