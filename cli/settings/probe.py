@@ -21,7 +21,7 @@ from kd_env.data import toy
 from kd_env.data.loading import get_task
 from kd_env.decisions.base import Parts
 from kd_env.decisions.catalog import DECISIONS, check_decision, make_decision
-from kd_env.knowledge import term_entries
+from kd_env.knowledge import TERMS, reads_teacher, term_entries
 from kd_env.mdp.observations.base import FEATURES
 from kd_env.mdp.row_influence import feedback_rows
 
@@ -42,7 +42,7 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         entries = term_entries(config.terms)
         self.term_names = tuple(entry.name for entry in entries)
         self.teacher_names, self.reference_teacher = tuple(teacher_names), teacher_names[0]
-        taught = tuple(entry.kind != "hard_label" for entry in entries)  # the only one of ours without a teacher
+        taught = tuple(reads_teacher(TERMS[entry.kind]) for entry in entries)
         self.decision = make_decision(config, Parts(self.term_names, self.teacher_names, taught))
         self.action_names, self.action_view = self.decision.action_names, config.action_view
         self.teacher_updates = config.teacher_updates

@@ -77,6 +77,8 @@ class Decision(ABC):
         default_features: observation features unless others are named.
         many_teachers: whether the embedded task gives its packaged set of teachers in place of one.
         view: the action view.
+        given_names: numbers by name that every effect gives to knowledge terms (``TermInputs.given``); ``info`` shows
+            them.
         weights_per_row: how many weights an action gives to each row of the next batch; 0 where it addresses none.
         constant_refusal: why the same action at every step would say nothing, with the remedy; empty where it does.
         shared_refusal: why no policy can be applied to every row of the batch, with the remedy; empty where one can.
@@ -91,6 +93,7 @@ class Decision(ABC):
     """Whether an action can weigh the rows of a learning teacher's update (``teacher_updates=weighted``)."""
 
     actions: ActionModel
+    given_names: tuple[str, ...] = ()
     weights_per_row: int = 0
     constant_refusal: str = ""
     shared_refusal: str = ""
@@ -177,9 +180,10 @@ class Decision(ABC):
 
     def info(self, state: DistillState) -> dict[str, np.ndarray]:
         """Fresh arrays ``[N, ...]`` about the last step that the environment's ``info`` shows."""
+        given = {name: values.copy() for name, values in state.given.items()}
         if not self.weights_per_row:
-            return {}
-        return {"rows": state.last_rows.copy(), "row_weights": state.row_weights.copy()} if state.last_rows.size else {}
+            return given
+        return {"rows": state.last_rows.copy(), "row_weights": state.row_weights.copy(), **given}
 
     def measures(self, problem: Problem, count: int) -> Sequence[Measure]:
         """What reports measure in an episode of ``count`` students."""

@@ -55,6 +55,10 @@ class Decision(Protocol):
     def weights_per_row(self) -> int:
         """Weights that an action gives to each row of the next batch; 0 where it addresses none."""
 
+    @property
+    def given_names(self) -> tuple[str, ...]:
+        """Names of the numbers that every effect gives to knowledge terms."""
+
     def row_weights(self, weights: np.ndarray) -> np.ndarray:
         """Of these weights of the table ``[N, T, K, 1 or B]`` those of rows, ``[N, n, 1 or B]``."""
 

@@ -84,4 +84,5 @@ class DistillState(NamedTuple):
         np.ndarray
     )  # [N] float64, the updated student's loss on the labels of the step's last batch, where asked
     batch_divergence: np.ndarray  # [N] float64, its KL from the chosen teachers there, where asked for
+    given: dict[str, np.ndarray] = {}  # noqa: RUF012 - numbers [N] of the last action that terms read, by name
     teacher: TeacherState | None = None  # None where the teacher is frozen

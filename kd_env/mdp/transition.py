@@ -86,6 +86,7 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         row_weights=np.zeros((count, per_row, addressed), np.float32),
         batch_loss=np.zeros(count),
         batch_divergence=np.zeros(count),
+        given={name: np.zeros(count) for name in problem.decision.given_names},
         teacher=teacher,
     )
 
@@ -204,6 +205,7 @@ def transition(
         update_scale=effect.update_scale,
         update_norm=np.where(moves, norms.float().cpu().numpy(), 0.0).astype(np.float32),
         skipped=~moves,
+        given={name: np.asarray((effect.given or state.given)[name], np.float64) for name in state.given},
         teacher=teacher,
     )
     if problem.config.teacher_updates == "weighted" and effect.teacher is not None:
