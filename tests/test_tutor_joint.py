@@ -17,7 +17,7 @@ from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
-from kd_env.evaluation.judging.tutor_dev import with_dev_rows
+from kd_env.evaluation.judging.tutor_dev import judged_problems
 from kd_env.evaluation.judging.tutoring import JointEnv, evaluate_tutors
 
 STUDENT = {"hidden_size": 8, "num_attention_heads": 2}
@@ -58,8 +58,9 @@ def replayed(problem: Any, seed: int, actions: list[np.ndarray]) -> TutorEnv:
 def test_the_student_of_the_training_is_the_result(mode: str, tutor_problem: Any, tmp_path: Path) -> None:
     """Its weights are those of the actions while the agent learned, its rewards their means, its gap its own on dev."""
     problem = with_tutor_options(tutor_problem, mode=mode, budget=20)
-    judged = with_dev_rows(problem, 64)
-    env = JointEnv(problem, judged, seed=300)
+    both = judged_problems(problem, 64)
+    judged = both.dev
+    env = JointEnv(problem, both, seed=300)
     taken: list[np.ndarray] = []
     infos: list[dict[str, np.ndarray]] = []
     step = env.step

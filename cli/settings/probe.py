@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from cli.settings.controls import agent_options
-from cli.settings.read import PolicySpec, Settings
+from cli.settings.base import PolicySpec, Settings
 from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.core.types import FeatureSlice
@@ -94,7 +94,7 @@ def require_own_agents() -> None:
     )
 
 
-def check(settings: Settings) -> Settings:
+def check(settings: Settings[EnvConfig]) -> Settings[EnvConfig]:
     """Check names, options and pairs of algorithm and action view; fills in ``evaluation.rules=auto``.
 
     Raises:
@@ -132,7 +132,7 @@ def check(settings: Settings) -> Settings:
     return dataclasses.replace(settings, rules=_rules(settings))
 
 
-def _check_warm_up(settings: Settings, agent: Any) -> None:
+def _check_warm_up(settings: Settings[EnvConfig], agent: Any) -> None:
     """Refuse a training that ends before the agent begins to learn."""
     total = settings.resolved["total_timesteps"]
     for owner, name in (("config", "warmup_steps"), ("model", "learning_starts")):
@@ -144,7 +144,7 @@ def _check_warm_up(settings: Settings, agent: Any) -> None:
             )
 
 
-def teacher_names(settings: Settings) -> tuple[str, ...]:
+def teacher_names(settings: Settings[EnvConfig]) -> tuple[str, ...]:
     """Names of the teachers, before they are there."""
     if settings.teachers:
         return tuple(name for name, _ in settings.teachers)
@@ -152,7 +152,7 @@ def teacher_names(settings: Settings) -> tuple[str, ...]:
     return tuple(toy.teacher_set(name)) if DECISIONS[settings.env.decision].many_teachers else (name,)
 
 
-def _check_dropout(settings: Settings) -> None:
+def _check_dropout(settings: Settings[EnvConfig]) -> None:
     """Refuse a training with dropout that would stack its students, before a teacher is made."""
     from agents import agent_kind
 
@@ -204,7 +204,7 @@ def _check_rule(name: str, env: EnvConfig) -> None:
         )
 
 
-def _rules(settings: Settings) -> tuple[PolicySpec, ...]:
+def _rules(settings: Settings[EnvConfig]) -> tuple[PolicySpec, ...]:
     from agents import RULES
 
     if settings.rules is not None:

@@ -167,6 +167,26 @@ def mlm_config(c: Mapping[str, Any]) -> MlmConfig:
     return dataclasses.replace(config, output=_made_folder(c, f"mlm-{Path(str(encoder)).name}", config.identity()))
 
 
+def single_teacher(c: Mapping[str, Any]) -> tuple[tuple[str, str | TeacherConfig], ...]:
+    """The one teacher of ``teacher`` by name: its folder, or what makes it; empty for the packaged one.
+
+    Raises:
+        ValueError: a teacher that is there and another that is to be made, or neither.
+    """
+    teacher, task = c["teacher"], c["task"]["name"]
+    if teacher["path"] and teacher["name_or_path"]:
+        raise ValueError(
+            "teacher.path (fine-tuned already) and teacher.name_or_path (to be fine-tuned) are both given; set one of "
+            "them to null."
+        )
+    if teacher["path"]:
+        return ((task, str(teacher["path"])),)
+    if task in EMBEDDED and not teacher["name_or_path"]:
+        return ()
+    # resume=true|false of the main job is about the agent; a half-made teacher is always finished.
+    return ((task, teacher_config({**c, "resume": True}, None)),)
+
+
 def teacher_list(c: Mapping[str, Any]) -> tuple[tuple[str, str | TeacherConfig], ...]:
     """The entries of ``teachers``: each has its folder, or options that differ from those of ``teacher``.
 

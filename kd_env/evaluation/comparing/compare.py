@@ -241,12 +241,14 @@ def _agent_row(run: Run) -> Mapping[str, Any]:
 def _entry(one: _Measured, measure: str, level: float) -> Entry:
     row, run = one.rows[0], one.runs[0]
     dev, terms = run.results["dev_splits"], run.results["term_names"]
-    # Facts name the gap since results hold raw values beside those of the gap.
-    new = "gap" in run.results["facts"]
-    errors = new and "calibration_error" in row["seeds"]["splits"][dev[0]]
 
     def of_splits(key: str, bounds: Bounds | None = None) -> dict[str, Interval]:
         return {split: one.interval(level, "splits", split, key, bounds=bounds) for split in dev}
+
+    def where_measured(key: str, bounds: Bounds | None = None) -> dict[str, Interval] | None:
+        # A calibrated gap never stands alone: without raw values such results are incomplete, and refused below.
+        wanted = key != "calibration_error" and run.results["facts"].get("gap") == "calibrated"
+        return of_splits(key, bounds) if wanted or key in row["seeds"]["splits"][dev[0]] else None
 
     shown = {split: one.values("splits", split, measure) for split in dev}
     return Entry(
@@ -267,9 +269,9 @@ def _entry(one: _Measured, measure: str, level: float) -> Entry:
         },
         loss=of_splits("loss"),
         gap_closed=of_splits("gap_closed"),
-        calibration_error=of_splits("calibration_error", SHARE) if errors else None,
-        raw_loss=of_splits("raw_loss") if new else None,
-        raw_gap_closed=of_splits("raw_gap_closed") if new else None,
+        calibration_error=where_measured("calibration_error", SHARE),
+        raw_loss=where_measured("raw_loss"),
+        raw_gap_closed=where_measured("raw_gap_closed"),
         mean_weights={term: _weight_interval(one, level, term) for term in terms},
         chosen={term: one.interval(level, "chosen", term, bounds=SHARE) for term in terms},
         measures={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,15 +28,16 @@ class SplitScores:
     """``(e_reset - e_end) / D`` with ``D = max(e_reset - e_T, 0.05 e_reset)``; a diverged student has -1."""
     floored: NDArray[np.bool_]
     """Where the floor of D is active: read the loss there, not the gap."""
-    raw_loss: Floats
-    """Against gold labels and without the student's temperature, whatever ``gap`` is; diverged as above."""
-    raw_gap_closed: Floats
+    raw_loss: Floats | None
+    """Against gold labels and without the student's temperature, whatever ``gap`` is; diverged as above. None where it
+    is not measured."""
+    raw_gap_closed: Floats | None
     """The same for the raw loss, down to the calibrated teacher's: the size of a student's logits counts, too."""
     calibration_error: Floats | None
     """Expected calibration error of the student as it is, without its temperature (Guo et al. 2017), in [0, 1]; None in
     regression."""
-    predictions: NDArray[Any]
-    """``[N, R]`` class indices or scores."""
+    predictions: NDArray[Any] | None
+    """``[N, R]`` class indices or scores; None where they are not kept."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class PolicyResult:
     """What the decision measures beside."""
     taught: TaughtBeside | None = None
     """Where the teacher learns: what became of it."""
+    traces: Mapping[str, Floats] = field(default_factory=dict)
+    """What reports show over the course of a distillation, by title, each ``[updates, N]``; NaN after a replica's
+    end."""
 
     @property
     def mean_weights(self) -> Floats:
@@ -106,6 +111,9 @@ class Evaluation:
     teacher: dict[str, dict[str, float]] = field(default_factory=dict)
     """By split: the metrics of the reference teacher and its calibrated ``loss``; empty where the teacher learns."""
     labels: dict[str, NDArray[Any]] = field(default_factory=dict)
+    joint: bool = False
+    """Whether the one student of each learned policy is that beside which it learned; then ``seeds`` are those of the
+    trainings."""
 
     @property
     def measures(self) -> dict[str, tuple[str, tuple[float, float]]]:

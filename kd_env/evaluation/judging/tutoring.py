@@ -22,7 +22,7 @@ from kd_env.envs.replicas import Transition
 from kd_env.envs.stacked import StackedEnv
 from kd_env.envs.tutor_env import TutorVectorEnv
 from kd_env.envs.tutor_run import TutorRun
-from kd_env.evaluation.judging.tutor_dev import official_metrics, with_dev_rows
+from kd_env.evaluation.judging.tutor_dev import Judged, judged_problems, official_metrics
 from kd_env.mdp.rewards import gap_scale
 
 Floats = NDArray[np.float64]
@@ -41,6 +41,18 @@ class Contender(NamedTuple):
     make: TutorFactory
     problem: TutorProblem
     """Made by ``with_tutor_options`` from the problem of the comparison."""
+
+
+@dataclass(frozen=True)
+class TutorScores:
+    """N students on one split, every field ``[N]``; at reset for a student that diverged."""
+
+    loss: Floats
+    gap_closed: Floats
+    floored: NDArray[np.bool_]
+    """Where the floor of the gap is active: read the loss there."""
+    metrics: dict[str, Floats]
+    """The official metrics of the task; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,12 @@ class TutorResult:
     diverged: NDArray[np.bool_]
     metrics: dict[str, Floats]
     """The official metrics of the task on its dev rows, at reset for a student that diverged; empty without a task."""
+    dev_floored: NDArray[np.bool_]
+    selection: TutorScores
+    """On the selection split."""
+    over_time: dict[str, Floats]
+    """``teacher_recognises`` and ``student_error`` of every update, means over its slots, ``[updates, N]``; NaN after
+    the end of a student."""
 
 
 def evaluate_tutors(
@@ -82,7 +100,7 @@ def evaluate_tutors(
         problem: the problem of every tutor that brings none of its own.
         tutors: factories or contenders by name.
         seeds: of the students; apart from those of the tutors' training.
-        dev_rows: dev texts that students are judged on, the same for all; with a task all of its dev rows are.
+        dev_rows: dev and selection texts that students are judged on, the same for all; with a task all rows are.
         progress: called with the tutor's name, the steps done and those of an episode.
         on_end: called as students are judged, with the tutor's name, the environment that holds them, their result and
             their seeds: all of a tutor at once, or one after another where they have dropout.
@@ -93,7 +111,7 @@ def evaluate_tutors(
     for name, tutor in tutors.items():
         if isinstance(tutor, Contender):
             _check_comparable(name, tutor.problem, problem)
-    judged, found = with_dev_rows(problem, dev_rows), {}
+    judged, found = judged_problems(problem, dev_rows), {}
     for name, tutor in tutors.items():
         own = tutor if isinstance(tutor, Contender) else Contender(tutor, problem)
         # Students with dropout cannot be stacked.
@@ -112,11 +130,17 @@ def evaluate_tutors(
 
 def joined(parts: Sequence[TutorResult]) -> TutorResult:
     """The results of several groups of students as one."""
-    metrics = {key: np.concatenate([part.metrics[key] for part in parts]) for key in parts[0].metrics}
-    names = [field.name for field in dataclasses.fields(TutorResult) if field.name != "metrics"]
-    return TutorResult(
-        **{key: np.concatenate([getattr(part, key) for part in parts]) for key in names}, metrics=metrics
-    )
+
+    def beside(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], Mapping):
+            return {key: beside([value[key] for value in values]) for key in values[0]}
+        if isinstance(values[0], TutorScores):
+            names = [field.name for field in dataclasses.fields(TutorScores)]
+            return TutorScores(**{name: beside([getattr(value, name) for value in values]) for name in names})
+        return np.concatenate(values, axis=-1)
+
+    names = [field.name for field in dataclasses.fields(TutorResult)]
+    return TutorResult(**{name: beside([getattr(part, name) for part in parts]) for name in names})
 
 
 def _check_comparable(name: str, own: TutorProblem, problem: TutorProblem) -> None:
@@ -134,7 +158,7 @@ def _check_comparable(name: str, own: TutorProblem, problem: TutorProblem) -> No
 
 
 def _one(
-    judged: TutorProblem,
+    judged: Judged,
     env: TutorVectorEnv,
     tutor: Any,
     seeds: Sequence[int],
@@ -157,16 +181,19 @@ def _one(
     return tally.result()
 
 
+TRACED = ("teacher_recognises", "student_error")
+"""Rewards that are kept of every update."""
 _SUMMED = ("teacher_recognises", "student_error", "plausibility", "teacher_probability")
 
 
 class _Tally:
     """What the updates of the N students of a run come to; begun after the reset of all."""
 
-    def __init__(self, judged: TutorProblem, run: TutorRun) -> None:
+    def __init__(self, judged: Judged, run: TutorRun) -> None:
         self._judged, self._run = judged, run
         start = run.started()
-        self._before, self._begun = judged.lesson.evaluate(judged, start.params), official_metrics(judged, start.params)
+        self._begun = [_measured(split, start.params) for split in judged]
+        self._over_time: dict[str, list[Floats]] = {name: [] for name in TRACED}
         count, config = len(start.seeds), run.problem.config
         limit = config.max_episode_steps
         most = start.budget if limit is None else limit // (1 if config.mode == "joint" else run.problem.slots)
@@ -192,14 +219,19 @@ class _Tally:
                 self._sums[name] += np.where(part, infos["student_error"].sum((1, 2)), 0.0)
         for key in _SUMMED:
             self._sums[key] += np.where(counted, infos[key].sum((1, 2)), 0.0)
+        if infos["updated"].any():
+            for key, trace in self._over_time.items():
+                trace.append(np.where(counted, infos[key].sum((1, 2)) / np.maximum(valid, 1), np.nan))
         self.ended = self.ended | infos["diverged"]
 
     def result(self) -> TutorResult:
         """The students as they are now."""
         params: dict[str, Tensor] = self._run.started().params
-        judged, before, ended = self._judged, self._before, self.ended
-        after, ending = judged.lesson.evaluate(judged, params), official_metrics(judged, params)
-        loss = np.where(ended | ~np.isfinite(after), before, after)
+        ended = self.ended
+        dev, selection = (
+            _scores(split, before, _measured(split, params), ended)
+            for split, before in zip(self._judged, self._begun, strict=True)
+        )
         counts = {name: np.maximum(count, 1) for name, count in self._counts.items()}
         means = {key: self._sums[key] / counts["all"] for key in _SUMMED}
         # A student that diverged before its last tenth has none: its mean stands there, since 0 would be the best end.
@@ -209,11 +241,33 @@ class _Tally:
             **means,
             student_error_first=self._sums["first"] / counts["first"],
             student_error_last=last,
-            dev_loss=loss,
-            dev_gap_closed=(before - loss) / gap_scale(before, judged.loss_floor)[0],
+            dev_loss=dev.loss,
+            dev_gap_closed=dev.gap_closed,
             diverged=ended,
-            metrics={key: np.where(ended, self._begun[key], value) for key, value in ending.items()},
+            metrics=dev.metrics,
+            dev_floored=dev.floored,
+            selection=selection,
+            over_time={name: np.array(trace) for name, trace in self._over_time.items()},
         )
+
+
+_Measured = tuple[Floats, dict[str, Floats]]
+"""Losses and official metrics of N students."""
+
+
+def _measured(judged: TutorProblem, params: dict[str, Tensor]) -> _Measured:
+    return judged.lesson.evaluate(judged, params), official_metrics(judged, params)
+
+
+def _scores(judged: TutorProblem, before: _Measured, after: _Measured, ended: NDArray[np.bool_]) -> TutorScores:
+    loss = np.where(ended | ~np.isfinite(after[0]), before[0], after[0])
+    scale, floored = gap_scale(before[0], judged.loss_floor)
+    return TutorScores(
+        loss=loss,
+        gap_closed=(before[0] - loss) / scale,
+        floored=floored,
+        metrics={key: np.where(ended, before[1][key], value) for key, value in after[1].items()},
+    )
 
 
 class JointEnv(TutorVectorEnv):
@@ -225,11 +279,11 @@ class JointEnv(TutorVectorEnv):
 
     Args:
         problem: of the agent, in its view.
-        judged: of :func:`kd_env.evaluation.judging.tutor_dev.with_dev_rows`.
+        judged: of :func:`kd_env.evaluation.judging.tutor_dev.judged_problems`.
         seed: of the student.
     """
 
-    def __init__(self, problem: TutorProblem, judged: TutorProblem, seed: int) -> None:
+    def __init__(self, problem: TutorProblem, judged: Judged, seed: int) -> None:
         self._joint = _JointRun(problem, judged, seed)
         StackedEnv.__init__(self, self._joint, AutoresetMode.SAME_STEP)
 
@@ -242,7 +296,7 @@ class JointEnv(TutorVectorEnv):
 class _JointRun(TutorRun):
     """The run of :class:`JointEnv`: counts the first episode, and judges its student before it is reset."""
 
-    def __init__(self, problem: TutorProblem, judged: TutorProblem, seed: int) -> None:
+    def __init__(self, problem: TutorProblem, judged: Judged, seed: int) -> None:
         super().__init__(problem, 1)
         self.result: TutorResult | None = None
         self._judged, self._seed = judged, seed

@@ -73,6 +73,29 @@ def weights_over_time(evaluation: Evaluation) -> bytes:
     return as_png(figure)
 
 
+def traces_over_time(evaluation: Evaluation) -> bytes:
+    """What was followed beside the weights, over the updates: one panel each, one line per policy, means over students.
+
+    Trained policies are drawn thick.
+    """
+    results = [result for result in evaluation.policies.values() if result.traces]
+    titles = list(dict.fromkeys(title for result in results for title in result.traces))
+    figure = new_figure(5.0 * len(titles) + 1.5, 3.6)
+    panels = figure.subplots(1, len(titles), squeeze=False)[0]
+    for axes, title in zip(panels, titles, strict=True):
+        for index, result in enumerate(one for one in results if title in one.traces):
+            mean = np.nanmean(result.traces[title], axis=1)
+            width = 2.5 if result.learned else 1.2
+            marker = "." if len(mean) == 1 else ""
+            axes.plot(mean, color=f"C{index % 10}", linewidth=width, marker=marker, label=result.name)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("update")
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=7)
+    return as_png(figure)
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of that size in inches."""
     from matplotlib.figure import Figure

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_env.evaluation.judging.results import SELECTION, Evaluation, PolicyResult
 from kd_env.evaluation.statistics.intervals import (
+    Bounds,
     Difference,
     Interval,
     bootstrap_examples,
@@ -38,15 +40,16 @@ class Row:
     gap_closed: dict[str, Interval]
     calibration_error: dict[str, Interval] | None
     """Of the students as they are; None in regression."""
-    raw_loss: dict[str, Interval]
-    """Against gold labels and without a temperature."""
-    raw_gap_closed: dict[str, Interval]
+    raw_loss: dict[str, Interval] | None
+    """Against gold labels and without a temperature; None where it is not measured."""
+    raw_gap_closed: dict[str, Interval] | None
     difference: dict[str, Difference | None]
     """By split: paired difference of the measure to the comparator; None for the comparator itself."""
     holm_p: dict[str, float | None]
     """By split: p-value of that difference, adjusted for all the differences shown (Holm 1979)."""
     examples: dict[str, Interval]
-    """By dev split: this policy's students on this dev set, dev examples drawn again; of the first metric."""
+    """By dev split: this policy's students on this dev set, dev examples drawn again; of the first metric. Empty where
+    predictions are not kept."""
     mean_weights: dict[str, float]
     teacher_metric: dict[str, Interval] | None
     """Where the teacher learns: by split, its first metric at the end of the episode."""
@@ -102,8 +105,8 @@ class Report:
         titles = {"loss": title_of("loss", facts)}
         titles |= {"gap_closed": title_of("gap_closed", facts)} if gaps else {}
         titles["difference"] = f"difference in {self.measure.replace('_', ' ')} to {self.evaluation.comparator or '-'}"
-        titles |= {} if self.evaluation.regression else {"calibration_error": ECE_TITLE}
-        if facts.get("gap") != "labels":  # else the raw ones are the same
+        titles |= {"calibration_error": ECE_TITLE} if any(row.calibration_error for row in self.rows) else {}
+        if facts.get("gap") != "labels" and any(row.raw_loss for row in self.rows):  # with labels the same
             titles |= {"raw_loss": "raw loss", **({"raw_gap_closed": "raw gap closed"} if gaps else {})}
         return titles
 
@@ -119,7 +122,8 @@ class Report:
         follows = [title for title, _ in e.measures.values()]
         if any(row.teacher_metric is not None for row in self.rows):
             follows += [f"its teacher's {e.metric_names[0]} ({split})" for split in e.dev_splits]
-        return [*titles, *(f"w {name}" for name in e.term_names), *follows, "skipped"]
+        weights = [*(f"w {name}" for name in e.term_names), *follows, "skipped"]
+        return [*titles, *(weights if e.term_names else follows)]
 
     def cells(self, row: Row) -> list[str]:
         """The row as texts, in the order of :attr:`header`."""
@@ -131,7 +135,8 @@ class Report:
         follows = [show(row.measures[name]) if name in row.measures else "-" for name in self.evaluation.measures]
         if row.teacher_metric is not None:
             follows += [show(row.teacher_metric[split]) for split in self.evaluation.dev_splits]
-        return [*cells, *(f"{w:.2f}" for w in row.mean_weights.values()), *follows, f"{row.skipped:.0%}"]
+        weights = [*(f"{w:.2f}" for w in row.mean_weights.values()), *follows, f"{row.skipped:.0%}"]
+        return [*cells, *(weights if row.mean_weights else follows)]
 
 
 def _cell(row: Row, field: str, split: str) -> str:
@@ -172,12 +177,16 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             },
             loss={s: t_interval(result.splits[s].loss, level) for s in splits},
             gap_closed={s: t_interval(result.splits[s].gap_closed, level) for s in splits},
-            calibration_error=_calibration_error(result, splits, level),
-            raw_loss={s: t_interval(result.splits[s].raw_loss, level) for s in splits},
-            raw_gap_closed={s: t_interval(result.splits[s].raw_gap_closed, level) for s in splits},
+            calibration_error=_where_measured(result, splits, "calibration_error", level, metrics.SHARE),
+            raw_loss=_where_measured(result, splits, "raw_loss", level),
+            raw_gap_closed=_where_measured(result, splits, "raw_gap_closed", level),
             difference={s: differences[s][name] for s in splits},
             holm_p={s: adjusted[s][name] for s in splits},
-            examples={s: _over_examples(evaluation, result, s, replicates, seed, level) for s in evaluation.dev_splits},
+            examples={
+                s: _over_examples(evaluation, s, guesses, replicates, seed, level)
+                for s in evaluation.dev_splits
+                if (guesses := result.splits[s].predictions) is not None
+            },
             mean_weights=dict(zip(evaluation.term_names, map(float, result.mean_weights), strict=True)),
             teacher_metric=_teacher_metric(evaluation, result, level),
             measures={one.name: t_interval(one.values, level, one.bounds) for one in result.measures},
@@ -216,10 +225,11 @@ def _paired(evaluation: Evaluation, name: str, other: str, split: str, measure: 
     return paired_difference(mine, theirs, level)
 
 
-def _calibration_error(result: PolicyResult, splits: Sequence[str], level: float) -> dict[str, Interval] | None:
-    errors = {split: result.splits[split].calibration_error for split in splits}
-    found = {split: t_interval(values, level, metrics.SHARE) for split, values in errors.items() if values is not None}
-    return found or None
+def _where_measured(
+    result: PolicyResult, splits: Sequence[str], field: str, level: float, bounds: Bounds | None = None
+) -> dict[str, Interval] | None:
+    values = {split: getattr(result.splits[split], field) for split in splits}
+    return {split: t_interval(own, level, bounds) for split, own in values.items() if own is not None} or None
 
 
 def _adjust(differences: Mapping[str, Difference | None]) -> dict[str, float | None]:
@@ -229,10 +239,9 @@ def _adjust(differences: Mapping[str, Difference | None]) -> dict[str, float | N
 
 
 def _over_examples(
-    evaluation: Evaluation, result: PolicyResult, split: str, replicates: int, seed: int, level: float
+    evaluation: Evaluation, split: str, predictions: NDArray[Any], replicates: int, seed: int, level: float
 ) -> Interval:
-    first = evaluation.metric_names[0]
-    predictions, labels = result.splits[split].predictions, evaluation.labels[split]
+    first, labels = evaluation.metric_names[0], evaluation.labels[split]
 
     def score(rows: NDArray[np.int64]) -> float:
         return float(np.mean([metrics.compute([first], guess[rows], labels[rows])[first] for guess in predictions]))

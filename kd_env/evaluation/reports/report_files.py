@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_env.core.files import atomic_write, without_infinities
-from kd_env.evaluation.judging.results import SELECTION, Evaluation, TaughtBeside
+from kd_env.evaluation.judging.results import SELECTION, Evaluation
 from kd_env.evaluation.reports.report import Report, Row
 from kd_env.evaluation.reports.words import plain_words
 from kd_env.evaluation.statistics.intervals import Interval
@@ -49,15 +49,29 @@ def markdown_table(report: Report) -> str:
     return "\n\n".join(part for part in (report.headline, table.rstrip(), report.detectable) if part) + "\n"
 
 
-def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = ()) -> None:
-    """``results.json``, ``results.csv``, ``results.md``, ``weights.png``; with a history, ``learning_curve.png``."""
-    from kd_env.evaluation.reports.plots import learning_curve, weights_over_time
+def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = (), appendix: str = "") -> None:
+    """``results.json``, ``results.csv``, ``results.md`` and pictures.
+
+    ``weights.png`` shows the weights of terms where there are any, ``traces.png`` what else was followed, and with a
+    history ``learning_curve.png`` the training.
+
+    Args:
+        folder: made where it is missing.
+        report: what is written.
+        history: of the training.
+        appendix: Markdown that ``results.md`` ends with.
+    """
+    from kd_env.evaluation.reports.plots import learning_curve, traces_over_time, weights_over_time
 
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "results.json", json.dumps(to_json(report), indent=2) + "\n")
     atomic_write(folder / "results.csv", to_csv(report))
-    atomic_write(folder / "results.md", f"{markdown_table(report)}\n{plain_words(report)}\n")
-    atomic_write(folder / "weights.png", weights_over_time(report.evaluation))
+    ending = f"\n{appendix}" if appendix else ""
+    atomic_write(folder / "results.md", f"{markdown_table(report)}\n{plain_words(report)}\n{ending}")
+    if report.evaluation.term_names:
+        atomic_write(folder / "weights.png", weights_over_time(report.evaluation))
+    if any(result.traces for result in report.evaluation.policies.values()):
+        atomic_write(folder / "traces.png", traces_over_time(report.evaluation))
     points = list(history)
     if any("return_mean" in point for point in points):
         atomic_write(folder / "learning_curve.png", learning_curve(points))
@@ -73,21 +87,20 @@ def to_json(report: Report) -> dict[str, Any]:
                     "metrics": {metric: values.tolist() for metric, values in scores.metrics.items()},
                     "loss": scores.loss.tolist(),
                     "gap_closed": scores.gap_closed.tolist(),
-                    "raw_loss": scores.raw_loss.tolist(),
-                    "raw_gap_closed": scores.raw_gap_closed.tolist(),
-                    **(
-                        {}
-                        if scores.calibration_error is None
-                        else {"calibration_error": scores.calibration_error.tolist()}
-                    ),
+                    **{
+                        key: values.tolist()
+                        for key in ("raw_loss", "raw_gap_closed", "calibration_error")
+                        if (values := getattr(scores, key)) is not None
+                    },
                 }
                 for split, scores in result.splits.items()
             },
             "temperature": result.temperature.tolist(),
             "return": result.returns.tolist(),
             "diverged": result.diverged.tolist(),
-            **({} if result.taught is None else {"teacher_over_time": _over_time(result.taught)}),
+            **({} if result.taught is None else {"teacher_over_time": _over_time(result.taught.over_time)}),
             **{one.name: one.values.tolist() for one in result.measures},
+            **({"traces": _over_time(result.traces)} if result.traces else {}),
             "action_view": result.action_view,
             "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
             "chosen": _by_term(e, _share_above_zero(result.weights)),
@@ -104,6 +117,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "measure": report.measure,
         "comparator": e.comparator,
         "trainings": report.trainings,
+        "joint": e.joint,
         "teacher": e.teacher,
         "measures": {name: {"title": title, "bounds": bounds} for name, (title, bounds) in e.measures.items()},
         "policies": [_plain_row(row, raw[row.policy]) for row in report.rows],
@@ -127,9 +141,9 @@ def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, l
     return {name: values[:, index].tolist() for index, name in enumerate(evaluation.term_names)}
 
 
-def _over_time(taught: TaughtBeside) -> dict[str, list[float]]:
+def _over_time(traces: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float]]:
     """Means over the replicas that are still running, of every step."""
-    return {name: np.nanmean(values, axis=1).tolist() for name, values in taught.over_time.items()}
+    return {name: np.nanmean(values, axis=1).tolist() for name, values in traces.items()}
 
 
 def _share_above_zero(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -145,8 +159,9 @@ def to_csv(report: Report) -> str:
     for row in report.rows:
         for split in (SELECTION, *report.evaluation.dev_splits):
             found = {**row.metrics[split], "loss": row.loss[split], "gap_closed": row.gap_closed[split]}
-            found |= {} if row.calibration_error is None else {"calibration_error": row.calibration_error[split]}
-            found |= {"raw_loss": row.raw_loss[split], "raw_gap_closed": row.raw_gap_closed[split]}
+            for name in ("calibration_error", "raw_loss", "raw_gap_closed"):
+                by_split = getattr(row, name)
+                found |= {} if by_split is None else {name: by_split[split]}
             for name, interval in found.items():
                 writer.writerow([row.policy, row.learned, split, name, *_numbers(interval), "evaluation seed"])
             difference = row.difference[split]

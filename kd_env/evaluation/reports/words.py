@@ -35,7 +35,8 @@ def plain_words(report: Report) -> str:
             f"which at least {MIN_UNITS_FOR_CLAIM} independent trainings on {MIN_SEEDS_FOR_CLAIM} seeds are needed."
         )
     words += seeds_words(count)
-    words.append("The intervals do not cover another draw of dev rows; results.json has one over dev examples.")
+    one = "; results.json has one over dev examples" if any(row.examples for row in report.rows) else ""
+    words.append(f"The intervals do not cover another draw of dev rows{one}.")
     words += facts_in_words(facts, report.measure)
     if any(row.extra_labels for row in report.rows):
         words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")

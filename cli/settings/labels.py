@@ -1,0 +1,135 @@
+"""Settings of environments in which students learn the labels of a task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cli.settings import probe
+from cli.settings.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
+from cli.settings.controls import controlled_env
+from cli.settings.teachers import TASK_KEYS, cache_folder, cofinetuned_set, single_teacher, teacher_list
+from kd_env.config.environment import EnvConfig
+from kd_env.data.loading import get_task
+from kd_env.decisions.catalog import DECISIONS
+from kd_env.decisions.options import env_config
+
+if TYPE_CHECKING:
+    from kd_env.finetuning.co_classifier import CoTeacherConfig
+
+
+class LabelReader(Reader[EnvConfig]):
+    """Knowledge terms, teachers or rows are decided about, and decisions of other distributions."""
+
+    name = "labels"
+    of_the_agent = ("action_view", "features", "weighting")
+
+    def defaults(self, c: Mapping[str, Any]) -> dict[str, Any]:
+        """As in :class:`Reader`."""
+        return {
+            "total_timesteps": 9600,
+            "num_envs": 16,
+            "checkpoint_every": 3200,
+            "save_students": 0,
+            "evaluation.seeds": 10,
+            "evaluation.deterministic": True,
+        }
+
+    def read(self, c: dict[str, Any], agent: PolicySpec) -> ReadOptions:
+        """As in :class:`Reader`."""
+        c = {**c, "env": controlled_env(c["env"], c["control"])}
+        cofinetuned: CoTeacherConfig | None = None
+        teachers: Teachers
+        if c["cofinetuned"] is None:
+            teachers = _teachers(c)
+        else:
+            folders, cofinetuned = cofinetuned_set(c)
+            teachers = tuple(folders.items())
+        env = with_ready(_env(c), c, teachers)
+        chosen = {**c["env"]["optimizer"], "learning_rate": env.optimizer_config.rate}
+        resolved = {**c["env"], "features": list(env.features), "optimizer": chosen}
+        return ReadOptions(env, resolved, teachers, agent, cofinetuned)
+
+    def check(self, settings: Settings[EnvConfig]) -> Settings[EnvConfig]:
+        """As in :class:`Reader`."""
+        return probe.check(settings)
+
+
+def with_feedback(env: EnvConfig) -> EnvConfig:
+    """The problem of the rules that are trained on train and feedback rows."""
+    return dataclasses.replace(env, train_on="train+feedback")
+
+
+def _teachers(c: Mapping[str, Any]) -> Teachers:
+    """The teachers that are there or have to be made one by one, by name; none for packaged ones."""
+    if c["teachers"] is not None:
+        return teacher_list(c)
+    teacher = c["teacher"]
+    if teacher["name_or_path"] and c["env"].get("learning_teacher", {}).get("init", "finetuned") != "finetuned":
+        raise ValueError(
+            f"teacher.name_or_path={teacher['name_or_path']} would be fine-tuned first, for nothing: with "
+            f"env.learning_teacher.init={c['env']['learning_teacher']['init']} the teacher starts without a head. Give "
+            "the encoder as teacher.path."
+        )
+    return single_teacher(c)
+
+
+def with_ready(env: EnvConfig, c: Mapping[str, Any], teachers: Teachers) -> EnvConfig:
+    """The environment's options with the teachers, where none is left to be made by itself."""
+    ready = [(name, folder) for name, folder in teachers if isinstance(folder, str)]
+    if not ready or len(ready) < len(teachers):
+        return env
+    if c["teachers"] is None and c["cofinetuned"] is None:
+        return dataclasses.replace(env, teacher=ready[0][1])
+    return dataclasses.replace(env, teachers=tuple({"name": name, "path": folder} for name, folder in ready))
+
+
+def _decision(identity: str) -> str:
+    """What is decided in the environment of an id, by the name that it was registered with."""
+    import gymnasium
+
+    import kd_env  # noqa: F401 - registers the environments
+
+    known = {
+        name: spec.kwargs.get("decision") for name, spec in gymnasium.registry.items() if name.startswith("kd_env/")
+    }
+    native = {name: decision for name, decision in known.items() if "action_view" not in gymnasium.spec(name).kwargs}
+    if native.get(identity) is None:
+        raise ValueError(
+            f"env.id={identity!r} is not known to the main job; valid: "
+            f"{', '.join(native)}."
+        )
+    return str(native[identity])
+
+
+def _env(c: Mapping[str, Any]) -> EnvConfig:
+    task, env = c["task"], dict(c["env"])
+    identity = env.pop("id")
+    decision = _decision(identity)
+    if env["features"] == "auto":
+        env["features"] = list(default_features(task, decision, str(env.get("weighting", "batch"))))
+    options = {
+        **env,
+        "decision": decision,
+        "task": task["name"],
+        **{key: task[key] for key in TASK_KEYS},
+        "label_noise": task["label_noise"],
+        "student": c["student"],
+        "teacher_source": env.pop("teacher_source", c["teacher"]["source"]),
+        "cache_dtype": c["teacher"]["cache_dtype"],
+        "cache_dir": str(cache_folder(c["cache_dir"]) / "teacher_outputs"),
+        "device": str(c["device"]),
+        "show_progress": bool(c["progress"]),
+    }
+    return env_config(**options)
+
+
+def default_features(task: Mapping[str, Any], decision: str, weighting: str) -> tuple[str, ...]:
+    """The default features that have a meaning for the task: entropy and agreement have none in regression."""
+    from kd_env.mdp.observations.layout import FEATURES
+
+    names = DECISIONS[decision].features_for({"weighting": weighting})
+    if not get_task(task["name"], task["columns"], task["data_dir"]).regression:
+        return names
+    return tuple(name for name in names if not FEATURES[name].classification_only)
