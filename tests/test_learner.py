@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,16 @@ def test_agents_learn_from_transformed_rewards(name: str, tmp_path: Path) -> Non
     )
     with pytest.raises(ValueError, match=r"reward_transform gave shape \(1, 2\) for rewards of shape"):
         again.learn(40)
+
+
+@pytest.mark.parametrize("name", ["sb3/ppo", "sb3/dqn"])
+def test_sb3_leaves_nothing_in_the_temporary_directory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SB3_LOGDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    log: list[dict[str, float]] = []
+    agent = made(name, **({"n_steps": 8} if name == "sb3/ppo" else {"learning_starts": 8, "batch_size": 8}))
+    agent.learn(48, log.append).learn(48, log.append, reset_num_timesteps=False)
+    assert list(tmp_path.iterdir()) == []
+    assert "policy_loss" in log[-1] or "loss" in log[-1]  # SB3's own values still arrive

@@ -156,9 +156,13 @@ class SB3Agent(SavedAgent):
         """Learn for at least ``total_timesteps`` steps; arguments and errors as in
         :meth:`agents.common.learner.Learner.learn`.
         """
+        from stable_baselines3.common.logger import Logger
+
         from agents.sb3.adapter import LearnCallbackBridge, StopLearning
 
         self._check_learns(self.model.env is not None, total_timesteps)
+        # Without one SB3 makes its own, and with it an empty folder SB3-<date> in the temporary directory.
+        self.model.set_logger(Logger(folder=None, output_formats=[]))
         bridge = LearnCallbackBridge(callback, total_timesteps, progress_bar)
         try:
             # log_interval=None keeps SB3 from clearing the values that the bridge reads.
