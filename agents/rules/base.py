@@ -55,6 +55,9 @@ class Rule(ABC):
     views: ClassVar[tuple[str, ...]] = ("native", "discrete", "box")
     needs_features: ClassVar[tuple[str, ...]] = ()
     needs_terms: ClassVar[tuple[str, ...]] = ()
+    looks_at_feedback: ClassVar[bool] = True
+    """Whether feedback rows have a say in what the rule does. False says that its students may teach others of the same
+    split; a subclass that looks all the same says True again."""
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:
         self.env, self.seed, self.options = env, seed, options

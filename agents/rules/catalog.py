@@ -21,20 +21,6 @@ RULES: dict[str, type[Rule]] = {
 }
 
 
-WITHOUT_FEEDBACK = frozenset(
-    {
-        *("all", "hard_label_only", "soft_label_only", "fixed", "random_hard", "random_soft", "random_gate"),
-        *("annealing", "stages"),
-        *("average", "single_teacher", "best_teacher", "no_teacher", "fixed_weights", "route", "mt_bert"),
-        *("random_simplex", "random_subset", "dynamic_hard", "dynamic_soft", "dynamic_soft_instance"),
-        *("uniform", "random_weights", "self_paced", "focal"),
-        *("dynamic_entropy", "dynamic_margin", "dynamic_confidence"),
-    }
-)
-"""Rules that decide without a look at feedback rows, so that their students may teach others of the same split. A rule
-that is not named here counts as one that looks."""
-
-
 def rule_class(name: str) -> type[Rule]:
     """The class of a rule by name, plug-ins (entry points ``kd_env.rules``) among them; ``ValueError`` if unknown."""
     add_plugins(RULES, GROUP)

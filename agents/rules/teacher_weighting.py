@@ -88,6 +88,7 @@ class Average(TeacherRule):
     """The plain average of the teachers, 1/T each: what every other weighting has to beat."""
 
     name = "average"
+    looks_at_feedback = False
     exact_views = VIEWS
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
@@ -105,6 +106,7 @@ class SingleTeacher(TeacherRule):
     """
 
     name = "single_teacher"
+    looks_at_feedback = False
     exact_views = ("subset", "discrete")
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, teacher: str) -> None:
@@ -120,6 +122,7 @@ class BestTeacher(TeacherRule):
     """The teacher that is best on the selection split, alone: ``env.unwrapped.reference_teacher``."""
 
     name = "best_teacher"
+    looks_at_feedback = False
     exact_views = ("subset", "discrete")
 
     def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
@@ -135,6 +138,7 @@ class NoTeacher(TeacherRule):
     """Weight 0 for every teacher: what is not weighed, as the gold labels, trains alone."""
 
     name = "no_teacher"
+    looks_at_feedback = False
     exact_views = ("subset", "discrete", "box")
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
@@ -155,6 +159,7 @@ class FixedWeights(TeacherRule):
     """
 
     name = "fixed_weights"
+    looks_at_feedback = False
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, weights: Mapping[str, float]) -> None:
         super().__init__(env, seed=seed, weights=named_weights(weights))
@@ -190,6 +195,7 @@ class Route(TeacherRule):
     """
 
     name = "route"
+    looks_at_feedback = False
     exact_views = ("subset", "discrete")
 
     def __init__(
@@ -233,6 +239,7 @@ class MTBert(TeacherRule):
     """
 
     name = "mt_bert"
+    looks_at_feedback = False
     needs_features = (LOSSES,)
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, normalize: bool = False) -> None:
@@ -248,6 +255,8 @@ class MTBert(TeacherRule):
 
 class RandomTeachers(TeacherRule):
     """Base of rules that draw weights anew in each step and, by row, for each row."""
+
+    looks_at_feedback = False
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
         """A draw a replica, each from its own generator."""
@@ -300,6 +309,7 @@ class DynamicTeacher(TeacherRule):
         ValueError: an ``order`` that does not name every teacher once, or an env of regression.
     """
 
+    looks_at_feedback = False
     needs_features = (STUDENT,)
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, order: Sequence[str] | None = None) -> None:
