@@ -74,7 +74,7 @@ class Rule(ABC):
                 f"The rule {self.name!r} needs an env that names what its actions weigh ({self.encoder}); {env} has "
                 "no names."
             )
-        self.term_names: tuple[str, ...] = tuple(base.term_names)
+        self.term_names: tuple[str, ...] = tuple(getattr(base, "term_names", ()))  # texts have none
         if base.action_view not in self.views:
             raise ValueError(
                 f"The rule {self.name!r} cannot be expressed in the action view {base.action_view!r}; "
@@ -138,8 +138,7 @@ class Rule(ABC):
 
     def save(self, path: str | Path) -> None:
         """Write a folder with ``agent.json``: options, seed and the states of the generators."""
-        generators = [generator.bit_generator.state for generator in self._generators]
-        header = {"agent": self.name, "options": self.options, "seed": self.seed, "generators": generators}
+        header = {"agent": self.name, "options": self.options, "seed": self.seed, "generators": self.generator_states()}
         with storage.new_folder(as_path(path)) as folder:
             storage.write_header(folder, header)
 
@@ -150,9 +149,17 @@ class Rule(ABC):
         if env is None:
             raise ValueError(f"The rule {cls.name!r} reads names from its environment; give env to load.")
         rule = cls(env, seed=header["seed"], **header["options"])
-        for index, state in enumerate(header["generators"]):
-            rule.generator(index).bit_generator.state = state
+        rule.restore_generators(header["generators"])
         return rule
+
+    def generator_states(self) -> list[Any]:
+        """States of the generators as plain values."""
+        return [generator.bit_generator.state for generator in self._generators]
+
+    def restore_generators(self, states: list[Any]) -> None:
+        """Take back what :meth:`generator_states` gave."""
+        for index, state in enumerate(states):
+            self.generator(index).bit_generator.state = state
 
     def generator(self, replica: int) -> np.random.Generator:
         """The generator of one replica."""

@@ -12,13 +12,12 @@ from agents.rules.knowledge_selection import KNOWLEDGE_RULES
 from agents.rules.learning_teacher import TEACHING_RULES
 from agents.rules.sample_weighting import SAMPLE_RULES
 from agents.rules.teacher_weighting import TEACHER_RULES
+from agents.rules.tutor_token import TOKEN_RULES
 
 GROUP = "kd_env.rules"
 
-
-RULES: dict[str, type[Rule]] = {
-    rule.name: rule for rule in (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
-}
+_WEIGHTS = (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (*_WEIGHTS, *TOKEN_RULES)}
 
 
 def rule_class(name: str) -> type[Rule]:
