@@ -58,10 +58,24 @@ def _study() -> Job:
     return study
 
 
-def _tutor() -> Job:
-    from cli.jobs.tutor import tutor
+def moved_tutor(overrides: Sequence[str], command: str) -> None:
+    """``kd-env tutor`` of earlier versions.
 
-    return tutor
+    Raises:
+        ValueError: always, with the command that took its place.
+    """
+    raise ValueError(
+        "kd-env tutor is now: kd-env study env=tutor_token agents=[tutor,sb3/ppo] trainings=5. Its env={name: value} is "
+        "env.name=value (text, data_dir and rows: task=... and task.name=value, env={task: ...}: task=... "
+        "env.objective=labels, teacher: teacher.path=..., student: student.name=value), agent={...} is "
+        "agent.options.name=value, protocol and samples are env.protocol and env.samples, recipe=paper is "
+        "experiment=tutor_paper, evaluation_seeds and first_evaluation_seed are evaluation.seeds and "
+        "evaluation.first_seed, rules is evaluation.rules."
+    )
+
+
+def _tutor() -> Job:
+    return moved_tutor
 
 
 def _compare() -> Job:
@@ -82,6 +96,6 @@ COMMANDS = {
     "evaluate": Command("judge a run's policy again, or fine-tune and compare students", "config", _evaluate),
     "study": Command("several independent trainings of several agents, and their comparison", "study", _study),
     "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),
-    "tutor": Command("train tutors that write tokens into text, and compare them", "tutor", _tutor),
+    "tutor": Command("of earlier versions; now: kd-env study env=tutor_token", None, _tutor),
     "bench": Command("measure speed and memory (source checkout only)", None, _bench),
 }

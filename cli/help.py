@@ -13,6 +13,7 @@ EXAMPLES = {
         "kd-env train agent=sb3/ppo env.budget=40 seed=1",
         "kd-env train experiment=mrpc task.data_dir=<glue folder> teacher.name_or_path=<encoder>",
         "kd-env train env=teacher_weighting cofinetuned=<folder of a set>",
+        "kd-env train env=tutor_token agent=tutor env.protocol=frozen",
         "kd-env train experiment=ks recipe=paper task=rte task.data_dir=<glue folder>",
         "python train_agent.py -m seed=0,1,2,3,4   (sweeps: only there)",
     ),
@@ -30,12 +31,9 @@ EXAMPLES = {
     "study": (
         "kd-env study experiment=harmful_knowledge agents=[actor_critic,sb3/ppo] trainings=5",
         "kd-env study experiment=harmful_knowledge controls=[none,shuffled_reward,untrained]",
-    ),
-    "tutor": (
-        "kd-env tutor",
-        "kd-env tutor 'env={text: sst2, data_dir: <glue folder>, teacher: <masked language model>}' trainings=1",
-        "kd-env tutor recipe=paper 'env={budget: 2000}' name=paper",
-        "kd-env tutor protocol=frozen 'env={mode: sequential}' 'agent={baseline: none}' name=sequential",
+        "kd-env study env=tutor_token agents=[tutor,sb3/ppo] trainings=2 env.budget=100",
+        "kd-env study experiment=tutor_paper agents=[tutor] env.budget=2000 task=sst2 task.data_dir=<glue folder> "
+        "teacher.path=<masked language model>",
     ),
     "compare": (
         "kd-env compare runs/toy-*",

@@ -51,6 +51,9 @@ def run(name: str, words: Sequence[str], program: str) -> int:
 def _print_help(name: str, words: Sequence[str]) -> None:
     from cli.help import bench_help, command_help
 
+    if name == "tutor":
+        COMMANDS[name].load()(words, "")
+
     named = next((word for word in words if not word.startswith("-") and "=" not in word), None)
     print(bench_help(named) if name == "bench" else command_help(name))
 

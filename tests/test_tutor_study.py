@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cli.jobs.tutor import Entry, read_agents
 
 from agents import make_rule
 from agents.sb3.algorithms import ALGORITHMS
 from agents.tutor.agent import Tutor
 from cli.jobs import tutor as job
-from cli.jobs.tutor import Entry, read_agents
 from cli.main import run
 from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig

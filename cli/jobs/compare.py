@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.runs import folder as runs
+from cli.settings.kinds import reader_of
 from cli.settings.options import flag, names_of, split_options
 from cli.settings.read import agent_label
 from kd_env.core.registry import unknown_name
 
 if TYPE_CHECKING:
-    from kd_env.evaluation.comparing.compare import Run
+    from kd_env.evaluation.comparing.joint import Run
 
 Config = Mapping[str, Any]
 _PROBLEM = ("task", "teacher", "student")
 _SETS = ("teachers", "cofinetuned")
-_OF_THE_AGENT = ("action_view", "features", "weighting")
-"""Options of the environment that belong to the agent: what it sees and how it says what it wants."""
 _OTHER_PROBLEM = {"teacher_is_student", "shuffled_feedback"}
 """Controls that change the problem."""
 _NO_MATTER = (
     *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every"),
-    *("threads", "cache_dir", "device", "vectorization", "presets", "recipe", "save_students"),
+    *("threads", "cache_dir", "device", "agent_device", "vectorization", "presets", "recipe", "save_students"),
 )
 """Keys that may differ between the trainings of one group; presets are in the values."""
 
@@ -113,7 +112,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         ValueError: other problems or evaluations, with the key and both values, or results that are no JSON.
     """
-    from kd_env.evaluation.comparing.compare import Run
+    from kd_env.evaluation.comparing.joint import Run
 
     configs = [runs.from_yaml((folder / runs.CONFIG).read_text(encoding="utf-8")) for folder in folders]
     check_comparable(list(zip(map(str, folders), configs, strict=True)))
@@ -182,7 +181,7 @@ def _problem(config: Config) -> dict[str, Any]:
     return {
         **{key: config[key] for key in _PROBLEM},
         **{key: config.get(key) for key in _SETS},  # runs of earlier versions have none
-        "env": {key: value for key, value in config["env"].items() if key not in _OF_THE_AGENT},
+        "env": {key: value for key, value in config["env"].items() if key not in _of_the_agent(config)},
         "evaluation": {key: value for key, value in config["evaluation"].items() if key not in ("rules", "jobs")},
     }
 
@@ -191,7 +190,12 @@ def _agent(config: Config) -> dict[str, Any]:
     """What all trainings of a group share beside the problem."""
     shared = (*_PROBLEM, *_SETS, "env", "evaluation", *_NO_MATTER)
     own = {key: value for key, value in config.items() if key not in shared}
-    return {**own, "env": {key: config["env"].get(key) for key in _OF_THE_AGENT}}
+    return {**own, "env": {key: config["env"].get(key) for key in _of_the_agent(config)}}
+
+
+def _of_the_agent(config: Config) -> tuple[str, ...]:
+    """Options of the environment that belong to the agent: what it sees and how it says what it wants."""
+    return reader_of(config["env"].get("id")).of_the_agent
 
 
 def _at(values: Config, key: str) -> Any:

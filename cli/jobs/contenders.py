@@ -13,9 +13,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gymnasium.vector import VectorEnv
+
 from cli.jobs.students import keeper
 from cli.settings import probe
-from cli.settings.read import PolicySpec, Settings, with_feedback
+from cli.settings.base import PolicySpec, Settings
+from cli.settings.labels import with_feedback
+from kd_env.config.environment import EnvConfig
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
@@ -27,13 +31,13 @@ EXTRA = " (train+feedback)"
 Progress = Callable[[str, int, int], None]
 
 
-def names(settings: Settings) -> list[str]:
+def names(settings: Settings[EnvConfig]) -> list[str]:
     """The run's agent, the rules, and with wrong labels in train the rules that see feedback labels too."""
     rules = [rule.label for rule in settings.rules or () if rule.label != settings.agent.label]
     return [settings.agent.label, *rules, *(name + EXTRA for name in rules if settings.env.label_noise > 0)]
 
 
-def contenders(settings: Settings, agent: Any, chosen: Sequence[str]) -> dict[str, Contender]:
+def contenders(settings: Settings[EnvConfig], agent: Any, chosen: Sequence[str]) -> dict[str, Contender]:
     """The chosen of :func:`names`; ``agent`` is None where the run's agent is a rule."""
     from kd_env.envs.build import build_problem
     from kd_env.evaluation.judging.contenders import Contender
@@ -54,7 +58,7 @@ def contenders(settings: Settings, agent: Any, chosen: Sequence[str]) -> dict[st
     return found
 
 
-def load_policy(folder: Path, env: DistillVectorEnv) -> Any:
+def load_policy(folder: Path, env: VectorEnv[Any, Any, Any]) -> Any:
     """The agent in a folder, to act as in ``env``, where it learns no more.
 
     Raises:
@@ -72,7 +76,7 @@ def load_policy(folder: Path, env: DistillVectorEnv) -> Any:
     return agent
 
 
-def _rule(settings: Settings, spec: PolicySpec, view: str, problem: Problem | None = None) -> Contender:
+def _rule(settings: Settings[EnvConfig], spec: PolicySpec, view: str, problem: Problem | None = None) -> Contender:
     from agents import make_rule
     from kd_env.evaluation.judging.contenders import Contender
 
@@ -82,7 +86,7 @@ def _rule(settings: Settings, spec: PolicySpec, view: str, problem: Problem | No
     return Contender(factory, view, problem=problem)
 
 
-def number_of_jobs(settings: Settings, problem: Problem, count: int) -> int:
+def number_of_jobs(settings: Settings[EnvConfig], problem: Problem, count: int) -> int:
     """Processes that share the work: ``evaluation.jobs``, or with ``auto`` one a core where stacking gains nothing."""
     from kd_env.envs import choose_vectorization
 
@@ -94,7 +98,7 @@ def number_of_jobs(settings: Settings, problem: Problem, count: int) -> int:
 
 
 def judge(
-    settings: Settings, problem: Problem, agent: Any, chosen: Sequence[str], progress: Progress | None
+    settings: Settings[EnvConfig], problem: Problem, agent: Any, chosen: Sequence[str], progress: Progress | None
 ) -> Evaluation:
     """The evaluation of the chosen policies in this process."""
     from kd_env.evaluation.judging.protocol import evaluate_policies
@@ -110,7 +114,7 @@ def judge(
 
 
 def judge_in_processes(
-    settings: Settings, policy: Path, chosen: Sequence[str], jobs: int, progress: Progress | None
+    settings: Settings[EnvConfig], policy: Path, chosen: Sequence[str], jobs: int, progress: Progress | None
 ) -> Evaluation:
     """The same in ``jobs`` spawned processes with one thread each, which read the agent from the folder ``policy``."""
     from kd_env.evaluation.judging.protocol import merge_evaluations
@@ -130,7 +134,7 @@ def judge_in_processes(
     return merge_evaluations(found, chosen)
 
 
-def _part(settings: Settings, policy: Path, chosen: Sequence[str], events: Any) -> Evaluation:
+def _part(settings: Settings[EnvConfig], policy: Path, chosen: Sequence[str], events: Any) -> Evaluation:
     import torch
 
     # Two processes with two threads each run several times slower than with one.

@@ -66,8 +66,8 @@ def downstream(overrides: Sequence[str], command: str) -> Path:
     for word in rest:
         if word.startswith("protocol="):
             raise ValueError(
-                f"{word} is of kd-env tutor, where agents learn beside students. Here no agent learns, and students "
-                "are given: leave it out, and give those that `kd-env tutor protocol=joint` has kept."
+                f"{word} is of env=tutor_token, where agents learn beside students. Here no agent learns, and students "
+                "are given: leave it out, and give those that a run with env.protocol=joint has kept."
             )
         raise ValueError(unknown_name("option", word.split("=", 1)[0], options))
     folder = _check(options)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cli.jobs import contenders
-from cli.jobs.judge import evaluate, write_results
+from cli.jobs.judge import write_results
+from cli.jobs.kinds import job_of
+from cli.jobs.prepare import set_threads
 from cli.runs import folder as runs
 from cli.settings import probe
+from cli.settings.base import Settings
 from cli.settings.compose import compose
-from cli.settings.read import Settings, read_settings
+from cli.settings.read import check, read_settings
 from kd_env.data.tasks import EMBEDDED
-
-if TYPE_CHECKING:
-    pass
 
 
 def evaluate_run(overrides: Sequence[str], command: str) -> Path:
@@ -50,27 +49,20 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     )
     if folder.exists():
         raise ValueError(f"{folder} exists; choose another name with name=...")
-    settings = probe.check(read_settings(composed))
+    settings = check(read_settings(composed))
     return _evaluate_into(folder, run, settings, given, command)
 
 
-def _evaluate_into(folder: Path, run: Path, settings: Settings, given: Sequence[str], command: str) -> Path:
-    from agents import agent_kind
-    from cli.jobs.prepare import load_problem, set_threads
-    from kd_env.envs import DistillVectorEnv
-
+def _evaluate_into(folder: Path, run: Path, settings: Settings[Any], given: Sequence[str], command: str) -> Path:
     set_threads(settings.resolved["threads"])
-    problem = load_problem(settings)
-    agent = None
-    if agent_kind(settings.agent.name) != "rule":  # a rule is made anew, from the names that it finds
-        env = DistillVectorEnv(1, problem=problem)
-        # Names are compared here and spaces by the agent: equal sizes alone do not make two observations the same.
-        runs.check_spaces(run, env)
-        agent = contenders.load_policy(run / runs.POLICY, env)
+    job = job_of(dataclasses.replace(settings, run_folder=folder))
+    job.check_rejudged(run)
+    problem = job.load_problem()
+    agent = job.load_policy(run, problem)
     # Before the work: students that are kept go into the folder.
     runs.open_run(folder, settings.resolved, given, command)
-    report = evaluate(dataclasses.replace(settings, run_folder=folder), problem, agent, run / runs.POLICY)
-    write_results(folder, report)
+    report = job.evaluate(problem, agent, run / runs.POLICY)
+    write_results(folder, report, appendix=job.appendix(problem, run / runs.POLICY))
     return folder
 
 

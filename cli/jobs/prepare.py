@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from cli.settings.read import Settings, with_ready
+from collections.abc import Mapping
+from typing import Any
+
+from cli.settings.base import Settings, Teachers
+from cli.settings.labels import with_ready
 from kd_env.config.environment import EnvConfig
 from kd_env.mdp.problem import Problem
 
@@ -15,10 +19,28 @@ def set_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def with_teachers(settings: Settings) -> EnvConfig:
-    """The environment's options with teachers that exist; missing ones are fine-tuned once, into the cache."""
+def agent_device(c: Mapping[str, Any]) -> str:
+    """Device of the agent's own networks."""
+    from kd_env.models.devices import resolve_device
+
+    return str(resolve_device(str(c["agent_device"])))
+
+
+def made_teachers(teachers: Teachers) -> list[tuple[str, str]]:
+    """Names and folders of teachers; missing ones are fine-tuned once, into the cache."""
     from kd_env.finetuning.classifier import finetune
 
+    found = []
+    for name, teacher in teachers:
+        if not isinstance(teacher, str):
+            print(f"Teacher: {teacher.output} (made from {teacher.name_or_path} where it is missing)", flush=True)
+            teacher = str(finetune(teacher))
+        found.append((name, teacher))
+    return found
+
+
+def with_teachers(settings: Settings[EnvConfig]) -> EnvConfig:
+    """The environment's options with teachers that exist; missing ones are fine-tuned once, into the cache."""
     if settings.cofinetuned is not None:
         from kd_env.finetuning.co_classifier import cofinetune
 
@@ -29,16 +51,10 @@ def with_teachers(settings: Settings) -> EnvConfig:
         )
         cofinetune(settings.cofinetuned)
         return settings.env
-    found = []
-    for name, teacher in settings.teachers:
-        if not isinstance(teacher, str):
-            print(f"Teacher: {teacher.output} (made from {teacher.name_or_path} where it is missing)", flush=True)
-            teacher = str(finetune(teacher))
-        found.append((name, teacher))
-    return with_ready(settings.env, settings.resolved, found)
+    return with_ready(settings.env, settings.resolved, tuple(made_teachers(settings.teachers)))
 
 
-def load_problem(settings: Settings) -> Problem:
+def load_problem(settings: Settings[EnvConfig]) -> Problem:
     """Teacher, data and student, checked down to the dev rows, and a word about them."""
     from kd_env.envs.build import build_problem
     from kd_env.evaluation.judging.dev import check_dev_lengths

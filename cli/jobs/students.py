@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from cli.settings.read import Settings
+from cli.settings.base import Settings
+from kd_env.config.environment import EnvConfig
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
@@ -22,7 +23,7 @@ def has_feedback(agent: str) -> bool:
     return agent_kind(agent) != "rule" or rule_class(agent).looks_at_feedback
 
 
-def keeper(settings: Settings) -> Keep | None:
+def keeper(settings: Settings[EnvConfig]) -> Keep | None:
     """Writes the first ``save_students`` students of the run's agent as ``<run folder>/students/seed<seed>``.
 
     What lay there is replaced: it is of an evaluation that was broken off. The record beside each says what it was

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cli.jobs.compare import check_comparable, compare_folders
+from cli.jobs.kinds import job_of
 from cli.runs import folder as runs
 from cli.runs.pool import Child, run_all
 from cli.settings import probe
+from cli.settings.base import Settings
 from cli.settings.compose import compose
 from cli.settings.options import names_of, split_options, whole
 from cli.settings.presets import groups, option_comments
-from cli.settings.read import Settings, read_begun
+from cli.settings.read import check, read_begun, with_defaults
 from kd_env.core.files import atomic_write
 from kd_env.core.registry import unknown_name
 
 SEED_STEP = 100
+_ENTRY_KEYS = ("name", "label", "options", "env")
+"""Of an entry of ``agents`` that is more than a name."""
 _INSTEAD = {
     "agent": "agents=[...] chooses the agents",
     "control": "controls=[...] chooses the controls",
@@ -35,7 +39,7 @@ _INSTEAD = {
 class Training:
     """One run of a study."""
 
-    settings: Settings
+    settings: Settings[Any]
     """As the main job will read them."""
     overrides: tuple[str, ...]
     """Of the main job."""
@@ -112,15 +116,16 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
         ValueError: an unknown or unfit agent, control or option, seeds that overlap those of the evaluation, or runs
             that could not be compared afterwards.
     """
-    agents, controls = names_of("agents", options["agents"]), names_of("controls", options["controls"])
+    agents, controls = read_agents(options["agents"]), names_of("controls", options["controls"])
     count, first = whole("trainings", options["trainings"], 1), whole("first_seed", options["first_seed"], 0)
     kinds = [
-        [*main, f"agent={_quoted(agent)}", f"control={_quoted(control)}"] for agent in agents for control in controls
+        [*_without(main, agent), *agent, f"control={_quoted(control)}"] for agent in agents for control in controls
     ]
-    composed = [compose("config", overrides) for overrides in kinds]
+    composed = [with_defaults(compose("config", overrides)) for overrides in kinds]
     _check_controls(controls, composed[0]["evaluation"])
     folder = _study_folder(options, composed[0])
     found: list[Training] = []
+    judged: set[tuple[int, ...]] = set()
     for kind, resolved in zip(kinds, composed, strict=True):
         _refuse_rule(resolved)
         # num_envs is checked by read_settings, which refuses what is no number.
@@ -131,19 +136,66 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
             # One process each: jobs=... says how many run at a time.
             overrides = [*kind, *(f"{key}={_quoted(value)}" for key, value in own.items()), "evaluation.jobs=1"]
             evaluation = {**resolved["evaluation"], "jobs": 1}
-            if found:  # rules are deterministic given the seeds: one run judges them for all
+            settings = read_begun({**resolved, **own, "evaluation": evaluation})
+            if settings.evaluation_seeds in judged:  # rules are deterministic given the seeds: one run judges them
                 evaluation["rules"] = []
                 overrides = [*(text for text in overrides if not _sets_rules(text)), "evaluation.rules=[]"]
-            settings = read_begun({**resolved, **own, "evaluation": evaluation})
+                settings = read_begun({**resolved, **own, "evaluation": evaluation})
+            judged.add(settings.evaluation_seeds)
             if index == 0:
-                probe.check(settings)
+                check(settings)
             found.append(Training(settings, tuple(overrides)))
     folders = [training.folder for training in found]
     if len(set(folders)) < len(folders):
         twice = next(folder.name for folder in folders if folders.count(folder) > 1)
-        raise ValueError(f"Two of agents={agents} would write the same run {twice!r}; leave one of them out.")
+        raise ValueError(
+            f"Two of agents={options['agents']} would write the same run {twice!r}; leave one of them out, or give it a "
+            "label as {name: ..., label: ...}."
+        )
     check_comparable([(training.folder.name, training.settings.resolved) for training in found])
     return found
+
+
+def read_agents(given: Any) -> list[list[str]]:
+    """Overrides of the main job for each agent of a study.
+
+    Args:
+        given: preset names, or mappings with ``name, label, options, env``.
+
+    Raises:
+        ValueError: anything else, or one agent twice.
+    """
+    items = given if isinstance(given, list) else [given]
+    plain = [item for item in items if not isinstance(item, Mapping)]
+    if plain or not items:
+        names_of("agents", plain)
+    return [_agent_overrides(item) if isinstance(item, Mapping) else [f"agent={_quoted(item)}"] for item in items]
+
+
+def _agent_overrides(item: Mapping[Any, Any]) -> list[str]:
+    for key in item:
+        if key not in _ENTRY_KEYS:
+            raise ValueError(unknown_name(f"key of the agent {item.get('name')!r}:", str(key), _ENTRY_KEYS))
+    if not isinstance(item.get("name"), str):
+        raise ValueError(
+            f"agents holds {dict(item)}; write a name, or {{name: sb3/ppo, label: ..., options: {{...}}, env: {{...}}}}."
+        )
+    found = [f"agent={_quoted(item['name'])}"]
+    for key, section in (("options", "agent.options"), ("env", "env")):
+        values = item.get(key, {})
+        if not isinstance(values, Mapping):
+            raise ValueError(
+                f'agents holds {dict(item)}: {key} must hold options by name, as "{key}: {{name: value}}".'
+            )
+        found += [f"{section}.{name}={_quoted(value)}" for name, value in values.items()]
+    label = item.get("label")
+    return found if label is None else [*found, f"agent.label={_quoted(label)}"]
+
+
+def _without(main: Sequence[str], agent: Sequence[str]) -> list[str]:
+    """The options of a study without those that an agent has of its own."""
+    keys = {text.split("=", 1)[0] for text in agent}
+    return [text for text in main if text.split("=", 1)[0].lstrip("+") not in keys]
 
 
 def _check_main(main: Sequence[str], options: dict[str, Any]) -> None:
@@ -187,10 +239,8 @@ def _refuse_rule(resolved: dict[str, Any]) -> None:
 
 def _make_teachers(todo: Sequence[Training]) -> None:
     """Fine-tune a missing teacher here: processes side by side would all begin to."""
-    from cli.jobs.prepare import with_teachers
-
     if todo:
-        with_teachers(todo[0].settings)
+        job_of(todo[0].settings).make_teachers()
 
 
 def _child(training: Training) -> Child:
@@ -203,11 +253,22 @@ def _sets_rules(text: str) -> bool:
 
 def _quoted(value: object) -> str:
     """A value as Hydra reads it back."""
+    if value is None or isinstance(value, list | Mapping):
+        return _flow(value)
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if re.fullmatch(r"[\w./~-]+", text):
         return text
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def _flow(value: Any) -> str:
+    """Lists and mappings as Hydra reads them."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_flow(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_flow, value)) + "]"
+    return "null" if value is None else _quoted(value)
 
 
 def _last_line(log: Path) -> str:

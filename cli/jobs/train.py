@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cli.jobs.judge import evaluate, write_results
-from cli.jobs.prepare import load_problem, set_threads
+from cli.jobs.base import Job
+from cli.jobs.judge import write_results
+from cli.jobs.kinds import job_of
+from cli.jobs.prepare import agent_device, set_threads
 from cli.runs import folder as runs
 from cli.runs.watch import GapRecorder, Watch, read_history
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.controls import agent_options
-from cli.settings.read import Settings, read_begun
-
-if TYPE_CHECKING:
-    from kd_env.mdp.problem import Problem
+from cli.settings.read import check, read_begun
 
 
 def train(overrides: Sequence[str], command: str) -> Path:
@@ -30,44 +29,43 @@ def train(overrides: Sequence[str], command: str) -> Path:
         ValueError: anything that does not fit, before any work starts.
     """
     probe.require_own_agents()
-    settings = probe.check(read_begun(compose("config", overrides)))
+    settings = check(read_begun(compose("config", overrides)))
     set_threads(settings.resolved["threads"])
-    folder = settings.run_folder
+    folder, job = settings.run_folder, job_of(settings)
     runs.check_folder(folder, settings.resolved)
-    problem = load_problem(settings)
+    problem = job.load_problem()
+    job.check_training(problem)
     # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
     runs.open_run(folder, settings.resolved, overrides, command)
-    agent, history = learn(settings, problem)
-    report = evaluate(settings, problem, agent, folder / runs.POLICY)
-    write_results(folder, report, history)
+    agent, history = learn(job, problem)
+    report = job.evaluate(problem, agent, folder / runs.POLICY)
+    write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
     return folder
 
 
-def learn(settings: Settings, problem: Problem) -> tuple[Any, list[dict[str, float]]]:
+def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]]:
     """Train the agent, from the last checkpoint where one is resumed; the agent and its log. Rules learn nothing."""
     from agents import agent_kind, load_agent, make_agent
-    from kd_env.envs import make_vector
 
+    settings = job.settings
     folder, c = settings.run_folder, settings.resolved
     logs, checkpoint, policy = folder / runs.LOGS, folder / runs.CHECKPOINT, folder / runs.POLICY
     if agent_kind(settings.agent.name) == "rule":
-        from kd_env.envs import DistillVectorEnv
-
-        rule = make_agent(settings.agent.name, DistillVectorEnv(1, problem=problem), seed=0, **settings.agent.options)
+        rule = make_agent(settings.agent.name, job.rule_env(problem), seed=0, **settings.agent.options)
         rule.save(policy)
         return None, []
+    device = agent_device(c)
     if policy.is_dir():
         print(f"The policy in {policy} is trained already.", flush=True)
-        return load_agent(policy), read_history(logs)
-    env = GapRecorder(make_vector(problem.config, c["num_envs"], c["vectorization"], problem=problem))
+        return load_agent(policy, device=device), read_history(logs)
+    env = GapRecorder(job.training_env(problem))
     try:
         agent: Any
         if checkpoint.is_dir():
-            agent = load_agent(checkpoint, env, **agent_options(c["control"], c["seed"]))
+            agent = load_agent(checkpoint, env, device=device, **agent_options(c["control"], c["seed"]))
         else:
-            options = {**settings.agent.options, **agent_options(c["control"], c["seed"])}
-            agent = make_agent(settings.agent.name, env, seed=c["seed"], device="cpu", **options)
-        done, total = int(agent.num_timesteps), 0 if c["control"] == "untrained" else c["total_timesteps"]
+            agent = make_agent(settings.agent.name, env, seed=c["seed"], device=device, **job.agent_options(env))
+        done, total = int(agent.num_timesteps), 0 if c["control"] == "untrained" else job.total_steps(env)
         watch = Watch(
             logs,
             env,
@@ -77,10 +75,16 @@ def learn(settings: Settings, problem: Problem) -> tuple[Any, list[dict[str, flo
             checkpoint=lambda: agent.save(checkpoint),
             shown=c["progress"],
         )
+
+        def after_update(metrics: dict[str, float]) -> bool:
+            watch(metrics)
+            return not job.is_over(env)
+
         with watch:
             if done < total:
-                agent.learn(total - done, watch, reset_num_timesteps=done == 0)
+                agent.learn(total - done, after_update, reset_num_timesteps=done == 0)
         runs.write_spaces(folder, env.unwrapped)  # before the policy, so that no policy is without
+        job.end_training(agent, env)
         agent.save(policy)
     finally:
         env.close()

@@ -134,7 +134,7 @@ def check_spaces(folder: Path, env: Any) -> None:
         )
     before, now = json.loads(path.read_text(encoding="utf-8")), _meaning(env)
     before.setdefault(_VIEW, now.get(_VIEW))  # what runs of earlier versions do not say
-    if env.weighting == "sample":
+    if getattr(env, "weighting", "batch") == "sample":
         before, now = (_of_one_row(meaning, env.row_features) for meaning in (before, now))
     for what, found in now.items():
         trained = before.get(what)
@@ -152,12 +152,13 @@ def _began(folder: Path) -> bool:
 def _meaning(env: Any) -> dict[str, list[Any]]:
     layout = [[name, list(part.shape)] for name, part in env.observation_layout.items()]
     found = {
-        "knowledge terms": list(env.term_names),
+        "knowledge terms": list(getattr(env, "term_names", ())),  # texts have none
         _COMPONENTS: list(env.action_names),
         _FEATURES: layout,
     }
-    if env.decision.view_meaning is not None:
-        found[_VIEW] = [env.decision.view_meaning]
+    view = getattr(env.decision, "view_meaning", env.action_view)
+    if view is not None:
+        found[_VIEW] = [view]
     return found
 
 
@@ -236,7 +237,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
 
 def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run with the options that earlier versions did not have, as they did without them."""
-    found = {**config, "student": {"zero_head": False, **config["student"]}}
+    found = {"agent_device": "cpu", **config, "student": {"zero_head": False, **config["student"]}}
     env, influence = dict(config["env"]), config["env"].get("influence")
     if isinstance(env.get("learning_teacher"), Mapping):
         env["learning_teacher"] = {"zero_head": False, "dropout": 0.0, **env["learning_teacher"]}

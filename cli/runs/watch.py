@@ -146,6 +146,8 @@ class _Bar:
     def update(self, point: dict[str, float]) -> None:
         steps = min(int(point["timesteps"]), self._total)
         shown = {"return": point.get("return_mean"), "gap closed": point.get("gap_closed")}
+        if "return_mean" not in point:
+            shown["reward"] = point.get("reward")
         text = "  ".join(f"{name} {value:+.3f}" for name, value in shown.items() if value is not None)
         if self._live:
             self._progress.update(self._task, completed=steps, text=text)
@@ -160,20 +162,3 @@ class _Bar:
     def close(self) -> None:
         if self._live:
             self._progress.stop()
-
-
-class Lines:
-    """Lines about how far something has come: at every tenth, 5 to 60 seconds after the last one."""
-
-    def __init__(self, name: str, total: int, shown: bool) -> None:
-        self._name, self._total, self._shown = name, total, shown
-        self._begin = self._last = time.monotonic()
-        self._tenths = 0
-
-    def at(self, done: int, words: str = "") -> None:
-        """Say that ``done`` of the total is done, where it is time to."""
-        now, tenths = time.monotonic(), 10 * done // self._total
-        since = now - self._last
-        if self._shown and (since > 60 or (since > 5 and tenths > self._tenths)):
-            self._tenths, self._last = tenths, now
-            print(f"{self._name}: {done}/{self._total} steps, {now - self._begin:.0f} s{words}", flush=True)

@@ -14,7 +14,7 @@ from cli.settings.recipes import check_recipe, paper_recipe, paper_recipes
 from kd_env.core.registry import unknown_name
 from kd_env.data.tasks import EMBEDDED
 
-OPEN = ("agent.options", "task.columns")
+OPEN = ("agent.options", "agent.label", "task.columns")
 """Mappings that take keys of their own; they are checked by those who read them."""
 
 

@@ -96,10 +96,7 @@ def _decision(identity: str) -> str:
     }
     native = {name: decision for name, decision in known.items() if "action_view" not in gymnasium.spec(name).kwargs}
     if native.get(identity) is None:
-        raise ValueError(
-            f"env.id={identity!r} is not known to the main job; valid: "
-            f"{', '.join(native)}."
-        )
+        raise ValueError(f"env.id={identity!r} is not known to the main job; valid: {', '.join(native)}.")
     return str(native[identity])
 
 

@@ -14,7 +14,7 @@ from cli.settings.kinds import reader_of
 
 def with_defaults(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """A composed configuration with what its environment takes where nothing is given."""
-    c = {**resolved, "evaluation": dict(resolved["evaluation"])}
+    c = {**resolved, "env": dict(resolved["env"]), "evaluation": dict(resolved["evaluation"])}
     for key, value in reader_of(c["env"]["id"]).defaults(c).items():
         *section, name = key.split(".")
         values = c[section[0]] if section else c
@@ -121,13 +121,14 @@ def _check_numbers(c: Mapping[str, Any]) -> None:
     lows = {
         "seed": (c["seed"], 0),
         "num_envs": (c["num_envs"], 1),
-        "total_timesteps": (c["total_timesteps"], 1),
         "checkpoint_every": (c["checkpoint_every"], 0),
         "save_students": (c["save_students"], 0),
         "evaluation.seeds": (evaluation["seeds"], 1),
         "evaluation.first_seed": (evaluation["first_seed"], 0),
         **({} if evaluation["jobs"] == "auto" else {"evaluation.jobs": (evaluation["jobs"], 1)}),
         **({} if c["threads"] is None else {"threads": (c["threads"], 1)}),
+        # Left out where the length of an episode decides.
+        **({} if c["total_timesteps"] is None else {"total_timesteps": (c["total_timesteps"], 1)}),
     }
     for name, (value, low) in lows.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < low:

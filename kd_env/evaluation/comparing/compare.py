@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_env.evaluation.comparing.joint import Run, together
 from kd_env.evaluation.judging.results import SELECTION
 from kd_env.evaluation.statistics.crossed import policy_difference, policy_interval
-from kd_env.evaluation.statistics.intervals import Bounds, Difference, Interval, holm
+from kd_env.evaluation.statistics.intervals import Bounds, Difference, Interval, holm, paired_difference
 from kd_env.evaluation.statistics.verdicts import best_rule, headline, title_of
 from kd_env.numerics.metrics import BOUNDS, SHARE
 
@@ -25,24 +26,6 @@ Floats = NDArray[np.float64]
 TOLERANCE = 1e-5
 """Relative tolerance within which runs must agree: on the facts of the problem, and on the losses of a common rule."""
 _AGREE = ("seeds", "dev_splits", "term_names", "measure", "facts", "teacher")
-
-
-@dataclass(frozen=True)
-class Run:
-    """The results of one run, and the group that it belongs to."""
-
-    place: str
-    """Its folder, for messages."""
-    agent: str
-    """Name of the agent's configuration: runs of one name differ in seed and control alone."""
-    control: str
-    """``none``, or the negative control under which it was trained."""
-    train_seeds: range
-    """Seeds of the students that the agent was trained on; the first is the agent's own."""
-    results: Mapping[str, Any]
-    """Content of ``results.json``."""
-    searched: bool = False
-    """Whether the agent is ``rule/searched``, a constant action: trained, and yet a rule that agents have to beat."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +104,8 @@ class Comparison:
     rules."""
     overlapping: tuple[tuple[str, str], ...]
     """Pairs of runs of one group that share seeds of students."""
+    joint: bool = False
+    """Whether each training has one student, beside which it learned, and students of one seed are pairs."""
 
     @property
     def title(self) -> str:
@@ -156,6 +141,7 @@ def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
     """
     if not runs:
         raise ValueError("There is no run to compare.")
+    runs = together(runs)
     _check_agreement(runs)
     groups: dict[str, list[Run]] = {}
     rules: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
@@ -189,6 +175,7 @@ def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
         between_agents=_between(agents, dev, measure, level, controls=False),
         best_rule=best_rule(selection, measure),
         overlapping=tuple(pair for members in groups.values() for pair in _overlapping(members)),
+        joint=runs[0].joint,
     )
 
 
@@ -259,10 +246,12 @@ def _entry(one: _Measured, measure: str, level: float) -> Entry:
         searched=one.learned and run.searched,
         extra_labels=bool(row["extra_labels"]),
         action_view=row["seeds"]["action_view"],
-        runs=tuple(run.place for run in one.runs),
+        runs=(run.places if one.learned else ()) or tuple(run.place for run in one.runs),
         unit="training" if one.learned else "evaluation seed",
-        units=len(one.runs) if one.learned else len(run.results["seeds"]),
-        values={s: tuple(map(float, v.mean(axis=1) if one.learned else v[0])) for s, v in shown.items()},
+        units=len(one.runs) if one.learned and not run.joint else len(run.results["seeds"]),
+        values={
+            s: tuple(map(float, v.mean(axis=1) if one.learned and not run.joint else v[0])) for s, v in shown.items()
+        },
         metrics={
             s: {m: one.interval(level, "splits", s, "metrics", m, bounds=BOUNDS.get(m)) for m in row["metrics"][s]}
             for s in dev
@@ -305,7 +294,7 @@ def _to_rules(
         keys = ("splits", split, measure)
         for agent in agents:
             for rule in rules:
-                difference = policy_difference(agent.values(*keys), rule.values(*keys)[0], level)
+                difference = _difference(agent, rule, keys, level)
                 found.append(Contrast(agent.name, rule.name, split, difference, math.nan))
     return _adjusted(found)
 
@@ -320,9 +309,17 @@ def _between(
         for first, second in combinations(ordered, 2):
             a, b = first.runs[0], second.runs[0]
             if (a.agent == b.agent) if controls else (a.agent != b.agent and a.control == b.control == "none"):
-                mine, theirs = (one.values("splits", split, measure) for one in (first, second))
-                found.append(Contrast(first.name, second.name, split, policy_difference(mine, theirs, level), math.nan))
+                difference = _difference(first, second, ("splits", split, measure), level)
+                found.append(Contrast(first.name, second.name, split, difference, math.nan))
     return _adjusted(found)
+
+
+def _difference(first: _Measured, second: _Measured, keys: Sequence[str], level: float) -> Difference:
+    """The first minus the second, a rule or other trainings."""
+    mine, theirs = first.values(*keys), second.values(*keys)
+    if first.runs[0].joint:  # the students of one seed begin alike, and each is one training
+        return paired_difference(mine[0], theirs[0], level, trained=True)
+    return policy_difference(mine, theirs if second.learned else theirs[0], level)
 
 
 def _adjusted(found: Sequence[Contrast]) -> tuple[Contrast, ...]:

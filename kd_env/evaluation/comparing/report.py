@@ -45,7 +45,9 @@ def sheets(c: Comparison) -> list[Sheet]:
             _detectable(c, best or c.between_agents or c.between_controls),
         ),
         Sheet(
-            "Mean weight of each term, and share of steps in which it was chosen (weight above 0)",
+            "Mean weight of each term, and share of steps in which it was chosen (weight above 0)"
+            if c.term_names
+            else "What every policy did",
             [
                 *("policy", *(f"w {name}" for name in c.term_names), *(f"chosen {name}" for name in c.term_names)),
                 *_measures(c).values(),
@@ -142,7 +144,13 @@ def plain_words(c: Comparison) -> str:
         f"Every policy distilled students from the same {count} evaluation seed{'s' if count > 1 else ''}, and all "
         f"were judged on the official dev split ({', '.join(c.dev_splits)})."
     ]
-    if agents:
+    if c.joint:
+        words = [
+            f"Each of {count} trainings of an agent had one student, which learned while the agent did, from its first "
+            "action on, and is the one that is judged; rules taught a student from the same start, with the same data, "
+            "for every training. Brackets are 95% t intervals over these students; differences are paired by seed."
+        ]
+    elif agents:
         words.append(
             "An agent's line is a group of independent trainings that differ in the seed alone: brackets are 95% "
             "intervals over trainings and evaluation seeds, both as crossed random effects (mean squares, "
@@ -154,14 +162,13 @@ def plain_words(c: Comparison) -> str:
         words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")
     if not agents:
         words.append("No run has an agent that learned: nothing is compared.")
-    words += [_few(entry) for entry in agents if entry.units < MIN_UNITS_FOR_CLAIM]
+    words += [_few(entry) for entry in agents if entry.units < MIN_UNITS_FOR_CLAIM and not c.joint]
     words += [_claims(c, entry) for entry in agents if any(one.first == entry.policy for one in c.to_rules)]
     if c.to_rules:
         words.append(
             f"Differences are paired by evaluation seed, {_better(c)}. Holm's p is adjusted for all {len(c.to_rules)} "
             f"differences to rules, and for those of each other table apart. A claim needs at least "
-            f"{MIN_UNITS_FOR_CLAIM} trainings of each agent, {MIN_SEEDS_FOR_CLAIM} evaluation seeds, an interval "
-            f"without 0 and Holm's p below {_HOLM_LEVEL}."
+            f"{_least(c)}, an interval without 0 and Holm's p below {_HOLM_LEVEL}."
         )
     words += seeds_words(count) if agents else []
     words += [_apart(c, one) for one in (*c.between_agents, *c.between_controls)]
@@ -172,13 +179,21 @@ def plain_words(c: Comparison) -> str:
     ]
     words += facts_in_words(c.facts, c.measure)
     words += [
-        f"{e.diverged} of {len(e.runs) * count} students diverged under {e.policy}." for e in c.entries if e.diverged
+        f"{e.diverged} of {count if c.joint else len(e.runs) * count} students diverged under {e.policy}."
+        for e in c.entries
+        if e.diverged
     ]
     words.append(
         "Nothing here speaks about other tasks, another split of the train rows, another teacher or student, or "
         "another draw of dev rows."
     )
     return " ".join(words)
+
+
+def _least(c: Comparison) -> str:
+    if c.joint:
+        return f"{MIN_SEEDS_FOR_CLAIM} trainings of each agent, a seed each"
+    return f"{MIN_UNITS_FOR_CLAIM} trainings of each agent, {MIN_SEEDS_FOR_CLAIM} evaluation seeds"
 
 
 def _header(c: Comparison) -> list[str]:
@@ -189,10 +204,8 @@ def _header(c: Comparison) -> list[str]:
 
 
 def _cells(c: Comparison, entry: Entry) -> list[str]:
-    cells = [
-        _name(entry),
-        design_in_words(entry.units, len(c.seeds)) if entry.learned else f"rule, {len(c.seeds)} seeds",
-    ]
+    trained = f"{entry.units}, a seed each" if c.joint else design_in_words(entry.units, len(c.seeds))
+    cells = [_name(entry), trained if entry.learned else f"rule, {len(c.seeds)} seeds"]
     for split in c.dev_splits:
         cells += [show(entry.metrics[split][name]) for name in c.metric_names]
         cells += [show(_measured(c, entry)[key][split]) for key in _shown(c)]

@@ -24,6 +24,10 @@ MEASURES: dict[str, tuple[str, tuple[float, float]]] = {
     "teacher_probability": ("p_T(a)", _SHARE),
 }
 """Columns of reports, by field of :class:`TutorResult`: title and bounds."""
+_GAPS = {
+    True: "L_pp on texts in which samples of the teacher stand",
+    False: "the cross-entropy with gold labels, after one temperature per student, fitted on feedback rows",
+}
 _TRACES = {"teacher_recognises": "R_T (the teacher recognises)", "student_error": "R_S (the student errs)"}
 
 
@@ -116,6 +120,6 @@ def _facts(problem: TutorProblem) -> dict[str, Any]:
         "left_out": assets.left_out,
         "fingerprint": assets.fingerprint,
         "saw_feedback": assets.saw_feedback,
-        "gap": "plausibility" if config.task is None else "label loss",
+        "gap_of": _GAPS[config.task is None],
         "label_noise": 0.0,
     }

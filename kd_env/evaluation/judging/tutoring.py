@@ -91,6 +91,7 @@ def evaluate_tutors(
     seeds: Sequence[int],
     *,
     dev_rows: int = 512,
+    judged: Judged | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     on_end: Callable[[str, TutorVectorEnv, TutorResult, list[int]], None] | None = None,
 ) -> dict[str, TutorResult]:
@@ -101,6 +102,7 @@ def evaluate_tutors(
         tutors: factories or contenders by name.
         seeds: of the students; apart from those of the tutors' training.
         dev_rows: dev and selection texts that students are judged on, the same for all; with a task all rows are.
+        judged: these rows, where they are there already.
         progress: called with the tutor's name, the steps done and those of an episode.
         on_end: called as students are judged, with the tutor's name, the environment that holds them, their result and
             their seeds: all of a tutor at once, or one after another where they have dropout.
@@ -111,7 +113,7 @@ def evaluate_tutors(
     for name, tutor in tutors.items():
         if isinstance(tutor, Contender):
             _check_comparable(name, tutor.problem, problem)
-    judged, found = judged_problems(problem, dev_rows), {}
+    judged, found = judged or judged_problems(problem, dev_rows), {}
     for name, tutor in tutors.items():
         own = tutor if isinstance(tutor, Contender) else Contender(tutor, problem)
         # Students with dropout cannot be stacked.

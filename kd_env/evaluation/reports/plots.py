@@ -17,24 +17,29 @@ if TYPE_CHECKING:
 def learning_curve(history: Sequence[Mapping[str, float]]) -> bytes:
     """Mean return (band: one standard deviation over episodes) and, where recorded, gap closed over environment steps.
 
+    Of an agent that says no return its ``reward`` is shown, a mean over what it learned from.
+
     Args:
-        history: one mapping per rollout with ``timesteps`` and, where episodes ended, ``return_mean``, ``return_std``,
-            ``gap_closed``.
+        history: one mapping per rollout with ``timesteps`` and ``reward`` or, where episodes ended, ``return_mean``,
+            ``return_std``; ``gap_closed`` in either.
     """
-    points = [point for point in history if "return_mean" in point]
+    measure = "return_mean" if any("return_mean" in point for point in history) else "reward"
+    points = [point for point in history if measure in point]
     figure = new_figure(7.0, 4.0)
     axes = figure.add_subplot()
     steps = np.array([point["timesteps"] for point in points])
-    means = np.array([point["return_mean"] for point in points])
+    means = np.array([point[measure] for point in points])
     spread = np.array([point.get("return_std", 0.0) for point in points])
-    axes.plot(steps, means, marker=".", label="return")
+    axes.plot(steps, means, marker=".", label="return" if measure == "return_mean" else "reward of an update")
     axes.fill_between(steps, means - spread, means + spread, alpha=0.2)
     gaps = [(point["timesteps"], point["gap_closed"]) for point in points if "gap_closed" in point]
     if gaps:
         axes.plot(*zip(*gaps, strict=True), "--", marker=".", label="gap closed (feedback split)")
     axes.set_xlabel("environment steps (all replicas)")
-    axes.set_ylabel("per episode")
-    axes.set_title("Training of the agent; band: one standard deviation over episodes")
+    if measure == "return_mean":
+        axes.set_ylabel("per episode")
+    band = "; band: one standard deviation over episodes" if measure == "return_mean" else ""
+    axes.set_title(f"Training of the agent{band}")
     axes.grid(alpha=0.3)
     axes.legend()
     return as_png(figure)

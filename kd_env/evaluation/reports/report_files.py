@@ -73,7 +73,7 @@ def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, fl
     if any(result.traces for result in report.evaluation.policies.values()):
         atomic_write(folder / "traces.png", traces_over_time(report.evaluation))
     points = list(history)
-    if any("return_mean" in point for point in points):
+    if any(name in point for point in points for name in ("return_mean", "reward")):
         atomic_write(folder / "learning_curve.png", learning_curve(points))
 
 

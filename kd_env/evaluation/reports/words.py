@@ -20,6 +20,11 @@ def plain_words(report: Report) -> str:
         f"Each policy distilled {count} fresh student{'s' if count != 1 else ''} (the same seeds for all), judged on "
         f"the official dev split: {dev}; brackets are 95% intervals over these seeds."
     ]
+    if e.joint:
+        words = [
+            f"Each policy distilled one student from the same start, with the same data, judged on the official dev split: "
+            f"{dev}; that of a trained policy learned while the policy did, from its first action on."
+        ]
     if any(row.learned for row in report.rows):
         words.append("* marks what was trained.")
     better = "below 0 is better" if report.measure == "loss" else "above 0 is better"
@@ -30,11 +35,13 @@ def plain_words(report: Report) -> str:
         )
     words += [_verdict(report, row, split) for row in report.rows if row.learned for split in e.dev_splits]
     if any(row.learned for row in report.rows):
+        needed = f"{MIN_UNITS_FOR_CLAIM} independent trainings on {MIN_SEEDS_FOR_CLAIM} seeds"
+        needed = f"{MIN_SEEDS_FOR_CLAIM} independent trainings, a seed each," if e.joint else needed
         words.append(
             f"This is one training of the agent: it describes this policy and is no claim about the algorithm, for "
-            f"which at least {MIN_UNITS_FOR_CLAIM} independent trainings on {MIN_SEEDS_FOR_CLAIM} seeds are needed."
+            f"which at least {needed} are needed."
         )
-    words += seeds_words(count)
+    words += [] if e.joint else seeds_words(count)
     one = "; results.json has one over dev examples" if any(row.examples for row in report.rows) else ""
     words.append(f"The intervals do not cover another draw of dev rows{one}.")
     words += facts_in_words(facts, report.measure)
@@ -52,6 +59,8 @@ def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
         measure: ``gap_closed``, or ``loss`` where the floor of the gap was active or the teacher learned.
     """
     words = []
+    if "gap_of" in facts:
+        words.append(f"Losses and gaps are those of {facts['gap_of']}; rewards are means per token over all updates.")
     if facts.get("gap") == "calibrated":
         words.append(
             "Calibrated losses and gaps are read after one temperature per student, fitted on feedback rows; raw ones "

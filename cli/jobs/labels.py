@@ -1,0 +1,82 @@
+"""The main job in environments in which students learn the labels of a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.jobs import contenders, judge, prepare
+from cli.jobs.base import AnyVectorEnv, Job
+from cli.runs import folder as runs
+from cli.settings.controls import agent_options
+from kd_env.config.environment import EnvConfig
+from kd_env.mdp.problem import Problem
+
+if TYPE_CHECKING:
+    from kd_env.evaluation.reports.report import Report
+
+
+class LabelJob(Job[EnvConfig, Problem]):
+    """As in :class:`Job`."""
+
+    def make_teachers(self) -> None:
+        """As in :class:`Job`."""
+        prepare.with_teachers(self.settings)
+
+    def load_problem(self) -> Problem:
+        """As in :class:`Job`; checked down to the dev rows."""
+        return prepare.load_problem(self.settings)
+
+    def check_training(self, problem: Problem) -> None:
+        """Nothing: a probe told everything before."""
+
+    def training_env(self, problem: Problem) -> AnyVectorEnv:
+        """As in :class:`Job`."""
+        from kd_env.envs import make_vector
+
+        c = self.settings.resolved
+        return make_vector(problem.config, c["num_envs"], c["vectorization"], problem=problem)
+
+    def rule_env(self, problem: Problem) -> AnyVectorEnv:
+        """As in :class:`Job`."""
+        from kd_env.envs import DistillVectorEnv
+
+        return DistillVectorEnv(1, problem=problem)
+
+    def agent_options(self, env: AnyVectorEnv) -> dict[str, Any]:
+        """As in :class:`Job`."""
+        c = self.settings.resolved
+        return {**self.settings.agent.options, **agent_options(c["control"], c["seed"])}
+
+    def total_steps(self, env: AnyVectorEnv) -> int:
+        """As in :class:`Job`."""
+        return int(self.settings.resolved["total_timesteps"])
+
+    def is_over(self, env: AnyVectorEnv) -> bool:
+        """Never before all steps are made."""
+        return False
+
+    def end_training(self, agent: Any, env: AnyVectorEnv) -> None:
+        """Nothing is kept but the agent."""
+
+    def check_rejudged(self, run: Path) -> None:
+        """Every policy can be judged again."""
+
+    def load_policy(self, run: Path, problem: Problem) -> Any:
+        """As in :class:`Job`."""
+        from agents import agent_kind
+
+        if agent_kind(self.settings.agent.name) == "rule":  # made anew, from the names that it finds
+            return None
+        env = self.rule_env(problem)
+        # Names are compared here and spaces by the agent: equal sizes alone do not make two observations the same.
+        runs.check_spaces(run, env)
+        return contenders.load_policy(run / runs.POLICY, env)
+
+    def evaluate(self, problem: Problem, agent: Any, policy: Path) -> Report:
+        """As in :class:`Job`, on fresh students."""
+        return judge.evaluate(self.settings, problem, agent, policy)
+
+    def appendix(self, problem: Problem, policy: Path) -> str:
+        """Nothing."""
+        return ""

@@ -1,0 +1,102 @@
+"""Runs whose one student is that beside which the agent learned, put together: trainings become students."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one run, and the group that it belongs to."""
+
+    place: str
+    """Its folder, for messages."""
+    agent: str
+    """Name of the agent's configuration: runs of one name differ in seed and control alone."""
+    control: str
+    """``none``, or the negative control under which it was trained."""
+    train_seeds: range
+    """Seeds of the students that the agent was trained on; the first is the agent's own."""
+    results: Mapping[str, Any]
+    """Content of ``results.json``."""
+    searched: bool = False
+    """Whether the agent is ``rule/searched``, a constant action: trained, and yet a rule that agents have to beat."""
+    places: tuple[str, ...] = ()
+    """Folders of all trainings, where several are put together."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether each training has one student, beside which it learned."""
+        return bool(self.results.get("joint", False))
+
+
+def together(runs: Sequence[Run]) -> list[Run]:
+    """The runs, or where they are joint one for each agent and control, with the students of all its trainings.
+
+    Students of one seed begin alike under every agent and rule, and are pairs: all agents need the same seeds.
+
+    Raises:
+        ValueError: joint runs beside others, a training twice, or agents and rules on other seeds.
+    """
+    joint = [run for run in runs if run.joint]
+    if not joint:
+        return list(runs)
+    if len(joint) < len(runs):
+        other = next(run for run in runs if not run.joint)
+        raise ValueError(
+            f"{joint[0].place} judged the student beside which its agent learned (env.protocol=joint), and "
+            f"{other.place} fresh ones; compare them apart."
+        )
+    measure = "loss" if any(run.results["measure"] == "loss" for run in joint) else "gap_closed"
+    groups: dict[tuple[str, str], dict[int, Run]] = {}
+    rules: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for run in joint:
+        seed = int(run.results["seeds"][0])
+        for row in run.results["policies"]:
+            if row["learned"]:
+                members = groups.setdefault((run.agent, run.control), {})
+                if seed in members:
+                    raise ValueError(
+                        f"{members[seed].place} and {run.place} are one training of {run.agent} (seed {seed}) and no "
+                        "independent ones; leave one of them out."
+                    )
+                members[seed] = run
+            else:
+                rules.setdefault(row["policy"], {}).setdefault(seed, row)
+    seeds = sorted(set().union(*groups.values(), *rules.values()))
+    known = {**{f"agent {name}": set(by) for (name, _), by in groups.items()}, **{n: set(by) for n, by in rules.items()}}
+    for what, there in known.items():
+        missing = [seed for seed in seeds if seed not in there]
+        if missing:
+            raise ValueError(
+                f"Students of one seed are pairs, and {what} has none of seed {missing[0]}, which others have: compare "
+                "trainings of the same seeds, with the same rules judged beside one agent at each (evaluation.rules)."
+            )
+    fixed = [_row([by[seed] for seed in seeds]) for by in rules.values()]
+    found: list[Run] = []
+    for members in groups.values() if groups else [{seed: joint[0] for seed in seeds}]:
+        own = [members[seed] for seed in seeds]
+        learned = [next(row for row in run.results["policies"] if row["learned"]) for run in own] if groups else []
+        rows = [*([_row(learned)] if learned else []), *(fixed if not found else [])]
+        results = {**own[0].results, "seeds": seeds, "policies": rows, "measure": measure}
+        found.append(replace(own[0], results=results, places=tuple(run.place for run in own)))
+    return found
+
+
+def _row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One policy with the students of several runs."""
+    # What is followed over time is a mean over the students of each run, and stays there.
+    kept = [
+        {key: value for key, value in row["seeds"].items() if not key.endswith(("traces", "_time"))} for row in rows
+    ]
+    return {**rows[0], "diverged": sum(int(row["diverged"]) for row in rows), "seeds": _beside(kept)}
+
+
+def _beside(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], Mapping):
+        return {key: _beside([value[key] for value in values]) for key in values[0]}
+    if isinstance(values[0], list):
+        return [each for value in values for each in value]
+    return values[0]
