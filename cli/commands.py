@@ -65,8 +65,8 @@ def moved_tutor(overrides: Sequence[str], command: str) -> None:
         ValueError: always, with the command that took its place.
     """
     raise ValueError(
-        "kd-env tutor is now: kd-env study env=tutor_token agents=[tutor,sb3/ppo] trainings=5. Its env={name: value} is "
-        "env.name=value (text, data_dir and rows: task=... and task.name=value, env={task: ...}: task=... "
+        "kd-env tutor is now: kd-env study env=tutor_token agents=[tutor,sb3/ppo] trainings=5. Its env={name: value} "
+        "is env.name=value (text, data_dir and rows: task=... and task.name=value, env={task: ...}: task=... "
         "env.objective=labels, teacher: teacher.path=..., student: student.name=value), agent={...} is "
         "agent.options.name=value, protocol and samples are env.protocol and env.samples, recipe=paper is "
         "experiment=tutor_paper, evaluation_seeds and first_evaluation_seed are evaluation.seeds and "

@@ -79,9 +79,6 @@ def test_commands_are_valid(line: str) -> None:
     if name == "bench":
         assert not overrides
         return
-    if name == "tutor":
-        assert not split_options("tutor", overrides)[1]
-        return
     if name == "study":
         assert plan(*split_options("study", overrides))
         return

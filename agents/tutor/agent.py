@@ -31,7 +31,7 @@ biases
 clipping               none [code]                                       none                 norm 1
 schedule               10,000 of a million updates up, then linearly     1% of the updates    constant
                        down [code]                                       up, then down
-student                learns beside the tutor and is kept [code]        ``kd-env tutor`` with ``protocol=joint``
+student                learns beside the tutor and is kept [code]        ``env.protocol=joint`` of the main job
 =====================  ================================================  ===================  ======================
 """
 

@@ -149,8 +149,8 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
     if len(set(folders)) < len(folders):
         twice = next(folder.name for folder in folders if folders.count(folder) > 1)
         raise ValueError(
-            f"Two of agents={options['agents']} would write the same run {twice!r}; leave one of them out, or give it a "
-            "label as {name: ..., label: ...}."
+            f"Two of agents={options['agents']} would write the same run {twice!r}; leave one of them out, or give "
+            "it a label as {name: ..., label: ...}."
         )
     check_comparable([(training.folder.name, training.settings.resolved) for training in found])
     return found
@@ -178,7 +178,8 @@ def _agent_overrides(item: Mapping[Any, Any]) -> list[str]:
             raise ValueError(unknown_name(f"key of the agent {item.get('name')!r}:", str(key), _ENTRY_KEYS))
     if not isinstance(item.get("name"), str):
         raise ValueError(
-            f"agents holds {dict(item)}; write a name, or {{name: sb3/ppo, label: ..., options: {{...}}, env: {{...}}}}."
+            f"agents holds {dict(item)}; write a name, or {{name: sb3/ppo, label: ..., options: {{...}}, "
+            "env: {...}}."
         )
     found = [f"agent={_quoted(item['name'])}"]
     for key, section in (("options", "agent.options"), ("env", "env")):

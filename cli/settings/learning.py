@@ -102,8 +102,8 @@ def check_learns(settings: Settings[TutorConfig], env: Any, *, steps_known: bool
         if total <= steps and c["control"] != "untrained":
             remedy = "env.budget" if joint else "total_timesteps"
             raise ValueError(
-                f"{'' if joint else 'total_timesteps='}{total}{' steps' if joint else ''} ends within the {steps} random "
-                f"steps that {name} begins with: nothing would be learned. Set {remedy} above {steps}, or "
+                f"{'' if joint else 'total_timesteps='}{total}{' steps' if joint else ''} ends within the {steps} "
+                f"random steps that {name} begins with: nothing would be learned. Set {remedy} above {steps}, or "
                 f"agent.options.{key} lower."
             )
     rollout = getattr(

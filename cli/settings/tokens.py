@@ -58,6 +58,7 @@ class TokenReader(Reader[TutorConfig]):
         if isinstance(env["samples"], bool) or not isinstance(env["samples"], int) or env["samples"] < 0:
             raise ValueError(f"env.samples={env['samples']!r} must be a whole number of at least 0.")
         _refuse_others(c)
+        _refuse_keys(c)
         if is_joint(c):
             _check_joint(c)
         given = {**env, **_views(c, agent.name)}
@@ -154,8 +155,8 @@ def _language_model(c: Mapping[str, Any]) -> Teachers:
     if teacher["name_or_path"]:
         source = c["task"]["name"] if text == AUTO else text
         raise ValueError(
-            f"teacher.name_or_path={teacher['name_or_path']} would have to be trained as a masked language model first: "
-            f"`kd-env teacher objective=mlm text={source} teacher.name_or_path=... output=<folder>`, then "
+            f"teacher.name_or_path={teacher['name_or_path']} would have to be trained as a masked language model "
+            f"first: `kd-env teacher objective=mlm text={source} teacher.name_or_path=... output=<folder>`, then "
             "teacher.path=<folder>. One that is trained already is given as teacher.path, too."
         )
     return (("language_model", str(teacher["path"])),) if teacher["path"] else ()
@@ -177,8 +178,21 @@ def _refuse_others(c: Mapping[str, Any]) -> None:
         )
     if c["vectorization"] not in ("auto", "stacked"):
         raise ValueError(
-            f"vectorization={c['vectorization']!r} is not for env=tutor_token, whose replicas are stacked; leave it out."
+            f"vectorization={c['vectorization']!r} is not for env=tutor_token, whose replicas are stacked; leave "
+            "it out."
         )
+
+
+def _refuse_keys(c: Mapping[str, Any]) -> None:
+    """Refuse options of other environments, which only presets can bring."""
+    known = {field.name for field in dataclasses.fields(TutorConfig)} | {*_OF_THE_JOB}
+    for key in c["env"]:
+        if key not in known:
+            names = [f"{group}={c['presets'][group]}" for group in ("experiment", "agent") if group in c["presets"]]
+            raise ValueError(
+                f"{' '.join(names)} sets env.{key}, which env=tutor_token has not: it is for other environments. Use "
+                "agent=tutor, actor_critic, reinforce or one of sb3/..., and no experiment of another environment."
+            )
 
 
 def _check_joint(c: Mapping[str, Any]) -> None:
@@ -191,8 +205,8 @@ def _check_joint(c: Mapping[str, Any]) -> None:
         )
     if c["evaluation"]["seeds"] != 1:
         raise ValueError(
-            f"evaluation.seeds={c['evaluation']['seeds']} are fresh students of env.protocol=frozen; with {joint} every "
-            "training has one student, which is judged: make several trainings (kd-env study), and leave it out."
+            f"evaluation.seeds={c['evaluation']['seeds']} are fresh students of env.protocol=frozen; with {joint} "
+            "every training has one student, which is judged: make several trainings (kd-env study), and leave it out."
         )
     if c["env"]["max_episode_steps"] is not None:
         raise ValueError(

@@ -66,7 +66,10 @@ def together(runs: Sequence[Run]) -> list[Run]:
             else:
                 rules.setdefault(row["policy"], {}).setdefault(seed, row)
     seeds = sorted(set().union(*groups.values(), *rules.values()))
-    known = {**{f"agent {name}": set(by) for (name, _), by in groups.items()}, **{n: set(by) for n, by in rules.items()}}
+    known = {
+        **{f"agent {name}": set(by) for (name, _), by in groups.items()},
+        **{n: set(by) for n, by in rules.items()},
+    }
     for what, there in known.items():
         missing = [seed for seed in seeds if seed not in there]
         if missing:

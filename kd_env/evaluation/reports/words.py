@@ -22,8 +22,8 @@ def plain_words(report: Report) -> str:
     ]
     if e.joint:
         words = [
-            f"Each policy distilled one student from the same start, with the same data, judged on the official dev split: "
-            f"{dev}; that of a trained policy learned while the policy did, from its first action on."
+            f"Each policy distilled one student from the same start, with the same data, judged on the official dev "
+            f"split: {dev}; that of a trained policy learned while the policy did, from its first action on."
         ]
     if any(row.learned for row in report.rows):
         words.append("* marks what was trained.")
