@@ -31,7 +31,9 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "sample_weighting": {"decision": "sample_weighting", "weighting": "sample", "updates_per_step": 1},
 }
 NAMES = (*sorted(AGENTS), *(f"sb3/{name}" for name in ALGORITHMS))
-REMEDY = re.compile(r"make (the|an) env|make a kd_env|make it with|use |set |choose |Valid: |possible: |give |add ", re.IGNORECASE)
+REMEDY = re.compile(
+    r"make (the|an) env|make a kd_env|make it with|use |set |choose |Valid: |possible: |give |add ", re.IGNORECASE
+)
 
 
 @cache
