@@ -67,10 +67,8 @@ def import_graph(*packages: str) -> dict[str, frozenset[str]]:
 
 
 def room(module: str) -> str:
-    """The room of a module: the folder under its package, for decisions the folder of each."""
-    parts = module.split(".")
-    depth = 3 if parts[:2] == ["kd_env", "decisions"] and len(parts) > 3 else 2
-    return ".".join(parts[:depth])
+    """The room of a module: the folder under its package; the decisions, a folder each, are one room."""
+    return ".".join(module.split(".")[:2])
 
 
 def circles(graph: Graph) -> list[list[str]]:
