@@ -92,7 +92,8 @@ def test_wrong_rows_are_those_whose_label_was_replaced(train_on: str, tiny: dict
 
 def test_there_is_no_truth_where_nothing_is_noisy_or_no_row_weighed(tiny: dict[str, Any]) -> None:
     assert wrong_rows(noisy(tiny, label_noise=0.0)) is None
-    assert wrong_rows(noisy(tiny, decision="knowledge_selection")) is None
+    terms = DistillVectorEnv(1, problem=noisy(tiny, decision="knowledge_selection"))
+    assert terms.decision.measures(terms.problem, 1) == ()
 
 
 @pytest.mark.parametrize("classes", [2, 5])

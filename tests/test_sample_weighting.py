@@ -445,9 +445,11 @@ def test_bad_actions_are_refused(view: str, action: Any, problem: Any) -> None:
 def test_methods_of_the_other_decisions_are_refused(problem: Any, tiny_problem: Any) -> None:
     """Rules that were made for another environment get a clear message."""
     rows, terms = DistillEnv(problem=problem), DistillEnv(problem=tiny_problem)
-    with pytest.raises(ValueError, match="use encode_samples"):
+    with pytest.raises(ValueError, match="weights of rows, not by name"):
         rows.decision.encode({"soft_label": 1.0})
-    with pytest.raises(ValueError, match="here it is 'sample_weighting'"):
+    with pytest.raises(ValueError, match="batches need"):
         rows.decision.effect([[1.0]])
-    with pytest.raises(ValueError, match="here it is 'knowledge_selection'"):
+    with pytest.raises(ValueError, match="'knowledge_selection' say every effect"):
         terms.decision.effect([[1.0]])
+    with pytest.raises(ValueError, match="here it is 'knowledge_selection'"):
+        terms.decision.lesson([[1.0]])
