@@ -53,6 +53,8 @@ class Rule(ABC):
     decision: ClassVar[str] = "knowledge_selection"
     views: ClassVar[tuple[str, ...]] = ("native", "discrete", "box")
     needs_features: ClassVar[tuple[str, ...]] = ()
+    reads_every_reward: ClassVar[bool] = False
+    """Whether the rule reads the reward of every step, so that steps without an evaluation would mislead it."""
     needs_terms: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:

@@ -260,6 +260,7 @@ class Greedy(Rule):
     """
 
     name = "greedy"
+    reads_every_reward = True
 
     def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
         super().__init__(env, seed=seed)
