@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from benchmarks import common
-from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, build_problem
 from kd_env.core import checks
+from kd_env.decisions.options import env_config
 from kd_env.teachers.outputs import teacher_outputs
 
 TERM_SETS = {"labels": common.TERMS[:2], "all": common.TERMS}
@@ -117,7 +118,7 @@ def _cell(options: Options, terms: str, depth: int) -> dict[str, Any]:
             "device": options.device,
         }
         for source in ("online", "cached"):
-            envs[source] = DistillEnv(build_problem(EnvConfig.from_kwargs(**given, teacher_source=source)))
+            envs[source] = DistillEnv(build_problem(env_config(**given, teacher_source=source)))
             envs[source].reset(seed=0)
     problem = envs["cached"].problem
     signals = {signal for term in problem.reference.terms for signal in term.teacher_signals}

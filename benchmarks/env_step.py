@@ -18,8 +18,9 @@ import torch
 
 from benchmarks import common
 from benchmarks.bare import bare_loop
-from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, build_problem
 from kd_env.core import checks
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 
 AIM = 1.10
@@ -124,7 +125,7 @@ def _cell(options: Options, hidden: int, length: int) -> dict[str, Any]:
             "precision": options.precision,
             "device": options.device,
         }
-        problem = build_problem(EnvConfig.from_kwargs(**given))
+        problem = build_problem(env_config(**given))
         with_cls = DistillEnv(**{**given, "features": (*common.FEATURES, "teacher_cls", "student_cls")})
     env, evaluated = DistillEnv(problem=problem), DistillEnv(problem=with_options(problem, evaluate_every=1))
     for made in (env, evaluated, with_cls):

@@ -25,9 +25,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from benchmarks import common, field_loops
-from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, build_problem
 from kd_env.core import checks
 from kd_env.data.tables import draw, start_stream
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 
 AIM = 2.5
@@ -139,7 +140,7 @@ def run(options: Options) -> common.Result:
             "optimizer": {"learning_rate": 5e-4, "warmup": 0.0},
             "learning_rate": None,
         }
-        problem = build_problem(EnvConfig.from_kwargs(**{**given, **changed}))
+        problem = build_problem(env_config(**{**given, **changed}))
         env, evaluated = DistillEnv(problem=problem), DistillEnv(problem=with_options(problem, evaluate_every=1))
         for made in (env, evaluated):
             made.reset(seed=0)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from benchmarks import common
-from kd_env import DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillVectorEnv, build_problem
 from kd_env.core import checks
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 
 AIM = 1.03
@@ -39,7 +40,7 @@ class Options(common.Options):
 def run(options: Options) -> common.Result:
     """Measure every number of replicas."""
     problem = build_problem(
-        EnvConfig.from_kwargs(
+        env_config(
             terms=["hard_label", "soft_label"],
             updates_per_step=options.updates_per_step,
             budget=100_000,  # no episode ends while it is measured

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from benchmarks import common
-from kd_env import DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillVectorEnv, build_problem
 from kd_env.core import checks
+from kd_env.decisions.options import env_config
 from kd_env.models.devices import resolve_device
 
 TERMS = (*common.TERMS, "logit_mse", "cls")
@@ -176,7 +177,7 @@ def measure(options: Options, cell: dict[str, int]) -> dict[str, float]:
         }
         path = given.pop("teacher")
         given["teachers"] = [{"name": f"copy{place}", "path": path} for place in range(cell["teachers"])]
-        problem = build_problem(EnvConfig.from_kwargs(**given))
+        problem = build_problem(env_config(**given))
     device = problem.device
     built = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident() - baseline
     reset_peak(device)

@@ -28,8 +28,9 @@ from torch.autograd import forward_ad
 from agents import make_rule
 from benchmarks import common
 from benchmarks.bare_teaching import TERMS, BarePair, agree
-from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, build_problem
 from kd_env.core import checks
+from kd_env.decisions.options import env_config
 from kd_env.mdp.problem import Problem
 from kd_env.models.devices import resolve_device
 
@@ -380,5 +381,5 @@ def build(options: Options, cell: Cell) -> Problems:
         }
         given.pop("learning_rate", None)  # stands in the optimiser's options
         learns = {"teacher_source": "online", "teacher_updates": "prokt", "learning_teacher": {"warmup": 0.0}}
-        learning = build_problem(EnvConfig.from_kwargs(**given, **learns))
-        return Problems(learning, build_problem(EnvConfig.from_kwargs(**{**given, "gap": "divergence"})))
+        learning = build_problem(env_config(**given, **learns))
+        return Problems(learning, build_problem(env_config(**{**given, "gap": "divergence"})))

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from benchmarks import common, growth
-from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, build_problem
 from kd_env.core import checks
 from kd_env.core.files import atomic_write
 from kd_env.data.tables import draw, start_stream
+from kd_env.decisions.options import env_config
 from kd_env.mdp.problem import Problem
 from kd_env.models.encoder import load_encoder, load_tokenizer
 
@@ -248,7 +249,7 @@ def _with_heads(encoder: str, folder: Path, count: int) -> list[str]:
 
 
 def _build(given: dict[str, Any]) -> Problem:
-    return build_problem(EnvConfig.from_kwargs(**given))
+    return build_problem(env_config(**given))
 
 
 def _step(env: DistillEnv) -> dict[str, Any]:

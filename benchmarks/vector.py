@@ -25,8 +25,9 @@ from gymnasium.vector import VectorEnv
 
 from benchmarks import common
 from benchmarks.bare import bare_loop
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, Problem, build_problem
+from kd_env import DistillEnv, DistillVectorEnv, Problem, build_problem
 from kd_env.core import checks
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 from kd_env.envs.workers import choose_vectorization, make_vector
 
@@ -127,7 +128,7 @@ def _label(mode: str) -> str:
 def _problem(options: Options, hidden: int, folder: str) -> Problem:
     """The embedded task; its budget is so long that no episode ends while it is measured."""
     count = max(common.heads(hidden), 2 - hidden % 2)
-    config = EnvConfig.from_kwargs(
+    config = env_config(
         student={**common.student_options(options.layers, hidden), "num_attention_heads": count},
         terms=common.TERMS,
         term_scale="none",

@@ -5,12 +5,14 @@ Importing the package registers the environments; everything heavy is imported w
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register
 
 if TYPE_CHECKING:
     from kd_env.config.environment import EnvConfig as EnvConfig
+    from kd_env.decisions.options import env_config as env_config
     from kd_env.envs import DistillEnv as DistillEnv
     from kd_env.envs import DistillVectorEnv as DistillVectorEnv
     from kd_env.envs.build import build_problem as build_problem
@@ -23,22 +25,22 @@ _LAZY = {
     "DistillVectorEnv": "kd_env.envs",
     "Problem": "kd_env.mdp.problem",
     "build_problem": "kd_env.envs.build",
+    "env_config": "kd_env.decisions.options",
 }
-__all__ = ["DistillEnv", "DistillVectorEnv", "EnvConfig", "Problem", "__version__", "build_problem"]
+__all__ = ["DistillEnv", "DistillVectorEnv", "EnvConfig", "Problem", "__version__", "build_problem", "env_config"]
 
-for _name, _decision in (
-    ("KnowledgeSelection", "knowledge_selection"),
-    ("TeacherWeighting", "teacher_weighting"),
-    ("SampleWeighting", "sample_weighting"),
-):
-    for _suffix, _view in (("", "native"), ("Discrete", "discrete"), ("Continuous", "box")):
+_VIEWS = (("", "native"), ("Discrete", "discrete"), ("Continuous", "box"))
+_DECISIONS = ("knowledge_selection", "teacher_weighting", "sample_weighting")
+# Those of other distributions have ids, too, and are imported where one is made.
+for _decision in dict.fromkeys([*_DECISIONS, *(point.name for point in entry_points(group="kd_env.decisions"))]):
+    for _suffix, _view in _VIEWS if _decision in _DECISIONS else _VIEWS[:1]:
         register(
-            id=f"kd_env/{_name}{_suffix}-v0",
+            id=f"kd_env/{_decision.title().replace('_', '')}{_suffix}-v0",
             entry_point="kd_env.envs.env:DistillEnv",
             vector_entry_point="kd_env.envs.vector:DistillVectorEnv",
             kwargs={"decision": _decision, **({} if _view == "native" else {"action_view": _view})},
         )
-for _suffix, _view in (("", "native"), ("Discrete", "discrete"), ("Continuous", "box")):
+for _suffix, _view in _VIEWS:
     register(
         id=f"kd_env/TutorToken{_suffix}-v0",
         entry_point="kd_env.envs.tutor_env:TutorEnv",

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from kd_env.decisions.options import env_config
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Processes that tests start inherit it: with two threads each beside another worker they run many times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -51,9 +53,9 @@ def tiny_regression(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def tiny_problem(tiny: dict[str, Any]) -> Any:
     """The tiny problem in float64, shared: environments of it cost nothing to make."""
-    from kd_env import EnvConfig, build_problem
+    from kd_env import build_problem
 
-    return build_problem(EnvConfig.from_kwargs(**{**tiny, "precision": "fp64"}))
+    return build_problem(env_config(**{**tiny, "precision": "fp64"}))
 
 
 @pytest.fixture(scope="session")

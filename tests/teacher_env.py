@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from terms import FakeDecision
 
 
 class Place(NamedTuple):
@@ -55,7 +56,16 @@ class TeacherVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     ) -> None:
         self.num_envs, self.action_view, self.weighting, self.batch_size = count, view, weighting, rows
         self.teacher_names, self.episode_steps, self.gate, self.delay = teachers, length, gate, delay
-        self.decision, self.reference_teacher = decision, teachers[-1]
+        by_terms = "the env selects knowledge for the whole batch; make one that decides about each row."
+        by_batch = "the env takes one action a batch (weighting='batch'); make it with weighting='sample'."
+        self.decision = FakeDecision(
+            decision,
+            self.encode_teachers,
+            self.teacher_effect,
+            views=(("Box", "simplex"), ("MultiBinary", "subset"), ("Discrete", "discrete")),
+            shared_refusal={"knowledge_selection": by_terms}.get(decision, by_batch if weighting == "batch" else ""),
+        )
+        self.reference_teacher = teachers[-1]
         self.term_names = ("hard_label", "soft_label")
         prefix, lead = ("row_", (rows,)) if weighting == "sample" else ("", ())
         sizes = {
@@ -137,9 +147,6 @@ class TeacherVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             self.steps, self.owed = 0, np.zeros(self.num_envs)
         self._draw()
         return self._observe(), rewards, ended, np.zeros(self.num_envs, dtype=bool), infos
-
-    def encode_action(self, weights: Any, gate: float = 1.0) -> Any:
-        raise AssertionError("rules for teachers do not encode terms")
 
     def teacher_effect(self, weights: np.ndarray) -> FakeEffect:
         assert weights.shape[1:] == self.shape

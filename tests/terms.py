@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -17,6 +18,23 @@ class Place(NamedTuple):
     start: int
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class FakeDecision:
+    """What agents and rules read of a decision."""
+
+    name: str
+    encode: Callable[..., np.ndarray]
+    effect: Callable[..., Any] | None = None
+    views: tuple[tuple[str, str], ...] = (
+        ("Box", "box"),
+        ("Discrete", "discrete"),
+        ("MultiDiscrete", "native"),
+        ("MultiBinary", "native"),
+    )
+    shared_refusal: str = ""
+    constant_refusal: str = ""
 
 
 class _Names:
@@ -39,6 +57,11 @@ class _Names:
         if self.view == "discrete":
             return ("none", *self.terms, "all")
         return (*self.terms, "gate") if self.view == "box" and self.gate else self.terms
+
+    @property
+    def decision(self) -> FakeDecision:
+        refusal = "the env selects knowledge for the whole batch; make one that decides about each row."
+        return FakeDecision("knowledge_selection", self.encode_action, shared_refusal=refusal)
 
     @property
     def observation_layout(self) -> dict[str, Place]:

@@ -20,9 +20,10 @@ from cli.jobs.students import has_feedback
 from cli.main import main, run
 from cli.settings.compose import compose
 from cli.settings.read import Settings, read_settings
-from kd_env import DistillVectorEnv, EnvConfig, build_problem
-from kd_env.config.environment import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
+from kd_env import DistillVectorEnv, build_problem
 from kd_env.core.types import ModelOutput, Signal
+from kd_env.decisions.catalog import DECISIONS
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 from kd_env.envs.student_record import STEERED
 from kd_env.finetuning.classifier import TeacherConfig, teacher_record
@@ -285,14 +286,14 @@ def test_rules_without_feedback_do_not_look(decision: str, tiny: dict[str, Any],
     }
     names = [name for name, rule in sorted(RULES.items()) if rule.decision == decision and not rule.looks_at_feedback]
     assert names
-    config = EnvConfig.from_kwargs(**{**tiny, "decision": decision, "updates_per_step": 1})
+    config = env_config(**{**tiny, "decision": decision, "updates_per_step": 1})
     if decision == "teacher_weighting":
         given = [{**each, "name": name} for each, name in zip(tiny_set["teachers"], ("small", "b", "c"), strict=True)]
         weighed = {"decision": decision, "weighting": "sample", "updates_per_step": 1}
-        config = EnvConfig.from_kwargs(**{**tiny_set, "teachers": given, **weighed})
+        config = env_config(**{**tiny_set, "teachers": given, **weighed})
     built = build_problem(config)
-    own = {"teacher_weighting": TEACHER_FEATURES["sample"], "sample_weighting": SAMPLE_FEATURES}
-    features = tuple(dict.fromkeys((*own.get(decision, DEFAULT_FEATURES), *FEEDBACK_FEATURES)))
+    default = DECISIONS[decision].features_for({"weighting": config.weighting})
+    features = tuple(dict.fromkeys((*default, *FEEDBACK_FEATURES)))
     for name in names:
         env = DistillVectorEnv(1, problem=with_options(built, features=features, action_view=RULES[name].views[0]))
         seen, _ = env.reset(seed=0)

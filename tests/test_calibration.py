@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd_env import EnvConfig, build_problem
+from kd_env import build_problem
+from kd_env.decisions.options import env_config
 from kd_env.envs import DistillEnv, DistillVectorEnv
 from kd_env.mdp import feedback
 from kd_env.numerics.calibration import BOUNDS, expected_calibration_error, fit_temperature, fit_temperatures
@@ -93,10 +94,10 @@ def test_bad_input(tiny: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="1 of 720 logits are not finite"):
         fit_temperatures(logits, labels)
     with pytest.raises(ValueError, match=r"gap: 'none'.*calibrated"):
-        EnvConfig.from_kwargs(**{**tiny, "gap": "none"})
+        env_config(**{**tiny, "gap": "none"})
     with pytest.raises(ValueError, match="all 1 rows have the label"):
-        build_problem(EnvConfig.from_kwargs(**{**tiny, "evaluation_rows": 1}))
-    build_problem(EnvConfig.from_kwargs(**{**tiny, "evaluation_rows": 1, "gap": "labels"}))
+        build_problem(env_config(**{**tiny, "evaluation_rows": 1}))
+    build_problem(env_config(**{**tiny, "evaluation_rows": 1, "gap": "labels"}))
 
 
 def test_the_size_of_logits_closes_no_gap() -> None:
@@ -104,7 +105,7 @@ def test_the_size_of_logits_closes_no_gap() -> None:
     env = DistillEnv(terms=["hard_label", "soft_label"])
     env.reset(seed=0)
     for _ in range(15):
-        env.step(env.encode_action(dict.fromkeys(env.term_names, 1.0)))
+        env.step(env.decision.encode(dict.fromkeys(env.term_names, 1.0)))
 
     params = env.run.started().params
     before = feedback.evaluate(env.problem, params, None)
@@ -120,10 +121,10 @@ def test_the_size_of_logits_closes_no_gap() -> None:
 
 def test_reward_and_info_say_what_was_fitted(tiny: dict[str, Any]) -> None:
     """Rewards are drops of the calibrated loss; a vector environment says the same, replica by replica."""
-    problem = build_problem(EnvConfig.from_kwargs(**tiny))
+    problem = build_problem(env_config(**tiny))
     env = DistillEnv(problem=problem)
     _, info = env.reset(seed=3)
-    action = env.encode_action(dict.fromkeys(env.term_names, 1.0))
+    action = env.decision.encode(dict.fromkeys(env.term_names, 1.0))
     _, reward, _, _, after = env.step(action)
     assert reward == pytest.approx((info["loss"] - after["loss"]) / env.run.started().gap_scale[0])
     logits = env.predict(problem.feedback)[0]

@@ -22,7 +22,8 @@ from cli.settings.compose import compose
 from cli.settings.options import split_options
 from cli.settings.presets import groups
 from cli.settings.read import PolicySpec, Settings, read_settings
-from kd_env import DistillVectorEnv, EnvConfig
+from kd_env import DistillVectorEnv
+from kd_env.decisions.options import env_config
 
 ROOT = Path(__file__).resolve().parent.parent
 Run = Any
@@ -378,7 +379,7 @@ def test_weighs_is_checked_before_a_teacher_is_made(weighing: list[str]) -> None
 
 def test_rules_that_regression_has_no_features_for_are_left_out(tiny_regression: dict[str, Any]) -> None:
     """Before the agent is trained, not when it is judged."""
-    config = EnvConfig.from_kwargs(
+    config = env_config(
         **{
             **{key: value for key, value in tiny_regression.items() if key != "terms"},
             "decision": "teacher_weighting",

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kd_env
-from kd_env.config.environment import EnvConfig
 from kd_env.core.records import members
 from kd_env.core.types import Batch, Signal
+from kd_env.decisions.options import env_config
 from kd_env.finetuning import loop
 from kd_env.finetuning.classifier import TeacherConfig, finetune, teacher_record
 from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune
@@ -324,7 +324,7 @@ def test_regression_and_one_member_alone(tiny_regression: dict[str, Any], tmp_pa
     record = teacher_record(folder / "only") or {}
     assert set(record["selection"]) == {"loss", "pearson", "spearmanr"} and record["temperature"] is None
     assert json.loads((folder / "kd_env_set.json").read_text())["selection"]["members"]["only"] == record["selection"]
-    problem = kd_env.build_problem(EnvConfig.from_kwargs(**{**tiny_regression, "teacher": str(folder / "only")}))
+    problem = kd_env.build_problem(env_config(**{**tiny_regression, "teacher": str(folder / "only")}))
     assert np.isfinite(problem.teacher_loss)
 
 
@@ -337,7 +337,7 @@ def test_architectures_may_be_mixed(make: Make, tiny: dict[str, Any], tmp_path: 
     for path in members(folder):
         student = {"init": "teacher", "num_hidden_layers": 2 if path.name == "Albert" else 1}
         options = {**tiny, "teacher": str(path), "student": student, "max_length": 20}
-        problem = kd_env.build_problem(EnvConfig.from_kwargs(**options))
+        problem = kd_env.build_problem(env_config(**options))
         assert type(problem.student.module.encoder).__name__ == f"{path.name}Model"
 
 
@@ -397,7 +397,7 @@ def test_another_configuration_does_not_continue_a_checkpoint(make: Make) -> Non
 
 
 def saw_feedback(tiny: dict[str, Any], folder: Path) -> str:
-    problem = kd_env.build_problem(EnvConfig.from_kwargs(**{**tiny, "teacher": str(folder)}))
+    problem = kd_env.build_problem(env_config(**{**tiny, "teacher": str(folder)}))
     return str(problem.summary()["saw_feedback"])
 
 
@@ -451,7 +451,7 @@ def test_a_student_cut_from_a_member(
     student = {"init": "teacher", "num_hidden_layers": 1, "pooling": pooling_option}
     terms = ["hard_label", "soft_label", "hidden_states"]
     problem = kd_env.build_problem(
-        EnvConfig.from_kwargs(**{**tiny, "teacher": str(ready / name), "student": student, "terms": terms})
+        env_config(**{**tiny, "teacher": str(ready / name), "student": student, "terms": terms})
     )
     module, source = problem.student.module, load_file(str(ready / name / "model.safetensors"))
     keeps = pooling_option == "keep"
@@ -480,7 +480,7 @@ def test_students_with_attention_pooling_are_stacked(ready: Path, tiny: dict[str
     student = {"init": "teacher", "num_hidden_layers": 1}
     options = {**tiny, "teacher": str(ready / "whole"), "student": student, "features": ["gap"], "precision": "fp64"}
     options["gap"] = "divergence"
-    problem = kd_env.build_problem(EnvConfig.from_kwargs(**options))
+    problem = kd_env.build_problem(env_config(**options))
     envs = kd_env.DistillVectorEnv(num_envs=2, problem=problem)
     envs.reset(seed=[5, 6])
     together = envs.step(np.ones((2, 3), np.int8))[1]
@@ -499,14 +499,14 @@ def test_the_second_block_alone_and_a_fresh_student(ready: Path, tiny: dict[str,
         student.bert.encoder.layer[0].attention.self.query.weight,
         teacher.encoder.encoder.layer[1].attention.self.query.weight,
     )
-    problem = kd_env.build_problem(EnvConfig.from_kwargs(**{**tiny, "teacher": str(ready / "whole")}))
+    problem = kd_env.build_problem(env_config(**{**tiny, "teacher": str(ready / "whole")}))
     assert type(problem.student.module).__name__ == "BertForSequenceClassification"
     assert problem.student.facts.hidden_size == 8
 
 
 def test_a_member_as_a_pretrained_student(ready: Path, tiny: dict[str, Any]) -> None:
     student = {"init": "pretrained", "name_or_path": str(ready / "narrow")}
-    problem = kd_env.build_problem(EnvConfig.from_kwargs(**{**tiny, "student": student}))
+    problem = kd_env.build_problem(env_config(**{**tiny, "student": student}))
     assert type(problem.student.module).__name__ == "BertForSequenceClassification"
     expected = load_file(str(ready / "narrow" / "model.safetensors"))["embeddings.word_embeddings.weight"]
     assert torch.equal(problem.student.module.get_input_embeddings().weight, expected)
@@ -620,16 +620,14 @@ def test_a_set_of_different_vocabularies_teaches(
         **{k: v for k, v in env.items() if k not in ("teacher", "features")},
         "terms": ["hard_label", "soft_label", "cls"],
     }
-    problem = kd_env.build_problem(EnvConfig.from_kwargs(**env, gap="divergence"))
+    problem = kd_env.build_problem(env_config(**env, gap="divergence"))
     assert [teacher.foreign for teacher in problem.teachers] == [False, True]
     assert isinstance(problem.student.module, PooledClassifier)
     one = kd_env.DistillEnv(problem=problem)
     one.reset(seed=0)
     assert np.isfinite(one.step(np.zeros(2, np.float32))[1])
     with pytest.raises(ValueError, match=r"'roberta' has another tokenizer.*'hidden_states' compares"):
-        kd_env.build_problem(
-            EnvConfig.from_kwargs(**{**env, "terms": ["hard_label", "hidden_states"]}, weighs=["hidden_states"])
-        )
+        kd_env.build_problem(env_config(**{**env, "terms": ["hard_label", "hidden_states"]}, weighs=["hidden_states"]))
 
 
 def test_a_member_without_a_padding_token(make: Make, start: str, foreign: str, tmp_path: Path) -> None:

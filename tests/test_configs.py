@@ -19,6 +19,7 @@ from cli.settings.read import Settings, read_settings
 from cli.settings.teachers import set_config, teacher_config
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
 from kd_env.data.tasks import EMBEDDED, GLUE
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 from kd_env.mdp.problem import Problem
 
@@ -43,7 +44,7 @@ def test_every_group_is_there_and_described() -> None:
 def test_the_defaults_are_those_of_the_environment() -> None:
     """One set of defaults: what the main job uses is what gym.make uses, but for what depends on the agent."""
     env = settings_of("env.action_view=native").env
-    expected = dataclasses.replace(EnvConfig.from_kwargs(), cache_dir=env.cache_dir, show_progress=True)
+    expected = dataclasses.replace(env_config(), cache_dir=env.cache_dir, show_progress=True)
     student = dataclasses.replace(expected.student_config, num_hidden_layers=1)
     assert env == dataclasses.replace(expected, student=student)
 
@@ -167,7 +168,7 @@ def three_teachers(tiny_set: dict[str, Any]) -> Problem:
     """The tiny set under the names of the packaged one, which presets of rules use."""
     names = ("full", "narrow", "shallow")
     teachers = [{**each, "name": name} for each, name in zip(tiny_set["teachers"], names, strict=True)]
-    return build_problem(EnvConfig.from_kwargs(**{**tiny_set, "teachers": teachers, "decision": "teacher_weighting"}))
+    return build_problem(env_config(**{**tiny_set, "teachers": teachers, "decision": "teacher_weighting"}))
 
 
 # What libraries warn of when they are driven for two steps is not what is tested here.
@@ -194,9 +195,9 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
         problem = with_options(tiny_problem, **rows, features=found.env.features, reward=found.env.reward)
     if found.env.teacher_learns:
         learning = {"teacher_source": "online", "teacher_updates": found.env.teacher_updates}
-        problem = build_problem(EnvConfig.from_kwargs(**{**tiny, **rows, **learning, "features": ["row_student"]}))
+        problem = build_problem(env_config(**{**tiny, **rows, **learning, "features": ["row_student"]}))
     if "teacher_cls" in found.env.features:  # a preset may bring features that the problem must be built with
-        problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "features": found.env.features}))
+        problem = build_problem(env_config(**{**tiny, "features": found.env.features}))
     if set(getattr(RULES.get(found.agent.name), "needs_terms", ())) - set(problem.term_names):
         pytest.fail(f"the tiny task lacks a term of {agent}")
     envs = DistillVectorEnv(2, problem=problem, action_view=view)

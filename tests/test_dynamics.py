@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, DistillVectorEnv, build_problem
+from kd_env.decisions.options import env_config
 from kd_env.numerics.calibration import fit_temperatures
 from kd_env.numerics.optim import learning_rate_factor
 
@@ -63,9 +64,9 @@ def test_the_empty_action_changes_nothing(view: str, tiny_problem: Any) -> None:
     """Parameters, moments, step count and running scale stay; budget, data order and schedule go on."""
     env = DistillEnv(problem=tiny_problem, action_view=view)
     env.reset(seed=0)
-    env.step(env.encode_action({"soft_label": 1.0}))
+    env.step(env.decision.encode({"soft_label": 1.0}))
     before = env.get_state().run
-    _, reward, _, _, info = env.step(env.encode_action({}))
+    _, reward, _, _, info = env.step(env.decision.encode({}))
     after = env.get_state().run
     assert reward == 0.0 and info["skipped"] and info["update_norm"] == 0.0
     for name in ("params", "exp_avg", "exp_avg_sq"):
@@ -83,7 +84,7 @@ def test_every_component_of_every_action_matters(view: str, components: int, tin
     """Changing one component (or choosing another entry) gives another student."""
     env = DistillEnv(problem=tiny_problem, action_view=view)
     env.reset(seed=0)
-    env.step(env.encode_action({"hard_label": 1.0}))  # Adam's first step is a sign, blind to scale
+    env.step(env.decision.encode({"hard_label": 1.0}))  # Adam's first step is a sign, blind to scale
     state = env.get_state()
 
     def student(action: Any) -> torch.Tensor:
@@ -178,11 +179,11 @@ def test_weight_normalization(how: str, tiny_problem: Any) -> None:
     students = []
     for factor in (1.0, 0.5):
         env.set_state(state)
-        env.step(env.encode_action({"hard_label": 0.8 * factor, "soft_label": 0.4 * factor}))
+        env.step(env.decision.encode({"hard_label": 0.8 * factor, "soft_label": 0.4 * factor}))
         students.append(torch.cat([p.flatten() for p in parameters(env).values()]))
     torch.testing.assert_close(*students)
     env.set_state(state)
-    assert env.step(env.encode_action({}))[4]["skipped"]
+    assert env.step(env.decision.encode({}))[4]["skipped"]
 
 
 def test_running_scale_makes_terms_comparable(tiny_problem: Any) -> None:
@@ -295,7 +296,7 @@ def test_floored_gap_warns_and_is_told(tiny: dict[str, Any], tmp_path: Any) -> N
 
 def test_divergence_gap_needs_no_labels(tiny: dict[str, Any]) -> None:
     """``gap=divergence`` is the KL from the teacher; planted labels change nothing but the metric."""
-    problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "terms": ["soft_label"]}, gap="divergence"))
+    problem = build_problem(env_config(**{**tiny, "terms": ["soft_label"]}, gap="divergence"))
     env = DistillEnv(problem=problem)
     env.reset(seed=0)
     logits = env.predict(problem.feedback)

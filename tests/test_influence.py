@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, build_problem
 from kd_env.core import trees
+from kd_env.decisions.options import env_config
 from kd_env.mdp import gradients, influence, passes
 from kd_env.numerics import optim
 
@@ -37,7 +38,7 @@ def make_case(problem: Any, *, steps: int, seed: int = 0) -> Case:
     env = DistillEnv(problem=problem)
     env.reset(seed=seed)
     for _ in range(steps):
-        env.step(env.encode_action(dict.fromkeys(env.term_names, 1.0)))
+        env.step(env.decision.encode(dict.fromkeys(env.term_names, 1.0)))
     students = env.get_state().run
     assert students.optimizer_steps[0] == 2 * steps
     return Case(problem, students, students.next_rows[:, 0])
@@ -46,7 +47,7 @@ def make_case(problem: Any, *, steps: int, seed: int = 0) -> Case:
 @pytest.fixture(scope="module")
 def problem(tiny: dict[str, Any]) -> Any:
     """A BERT with one layer, trained embeddings and projections; hard and soft labels and hidden states."""
-    return build_problem(EnvConfig.from_kwargs(**{**tiny, "precision": "fp64", "batch_size": ROWS, "budget": 40}))
+    return build_problem(env_config(**{**tiny, "precision": "fp64", "batch_size": ROWS, "budget": 40}))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def opinionated(tiny: dict[str, Any]) -> list[Case]:
     """Students with large weights, after six updates: the gradients of a fresh one nearly lie on one line."""
     student = {"init": "teacher", "num_hidden_layers": 1, "train_embeddings": True}
     config = {**tiny, "precision": "fp64", "batch_size": ROWS, "budget": 40, "student": student}
-    problem = build_problem(EnvConfig.from_kwargs(**config))
+    problem = build_problem(env_config(**config))
     return [make_case(problem, steps=3, seed=seed) for seed in range(3)]
 
 
@@ -170,7 +171,7 @@ def test_every_kind_of_term(
     key = str((terms, options))
     if key not in built:
         config = {**tiny, "precision": "fp64", "terms": terms, "batch_size": ROWS, "budget": 40, **options}
-        built[key] = make_case(build_problem(EnvConfig.from_kwargs(**config)), steps=3)
+        built[key] = make_case(build_problem(env_config(**config)), steps=3)
     assert error(exact(built[key], optimizer)[0], brute_force(built[key], optimizer)) < 1e-8
 
 
@@ -183,7 +184,7 @@ def built() -> Iterator[dict[str, Case]]:
 def test_regression_and_several_teachers(tiny_regression: dict[str, Any], tiny_set: dict[str, Any]) -> None:
     for options in (tiny_regression, tiny_set):
         config = {**options, "precision": "fp64", "batch_size": ROWS, "budget": 40}
-        case = make_case(build_problem(EnvConfig.from_kwargs(**config)), steps=3)
+        case = make_case(build_problem(env_config(**config)), steps=3)
         assert error(exact(case)[0], brute_force(case, "adamw")) < 1e-8
 
 
@@ -391,7 +392,7 @@ def test_nothing_is_touched(steps: int, problem: Any) -> None:
 
 def test_single_precision(tiny: dict[str, Any], trained: Case) -> None:
     """Rows of the embeddings that were never shown have moments of 0, and second moments underflow."""
-    small = build_problem(EnvConfig.from_kwargs(**{**tiny, "batch_size": ROWS, "budget": 40}))
+    small = build_problem(env_config(**{**tiny, "batch_size": ROWS, "budget": 40}))
     students = trees.map_leaves(lambda t: t.float() if isinstance(t, Tensor) else t, trained.students)
     found = exact(Case(small, students, trained.rows))
     assert found.dtype == torch.float32

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from cli.settings.compose import compose
 from cli.settings.read import read_settings
-from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, build_problem
 from kd_env.core import trees
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 from kd_env.mdp import gradients, influence, passes, teaching, transition
 from kd_env.mdp.row_influence import feedback_choice, row_influence
@@ -35,7 +36,7 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> Any:
     found = read_settings(compose("config", ["experiment=noisy_samples", f"cache_dir={cache}", "progress=false"])).env
     changes = {"precision": "fp64", "evaluate_every": 0, "features": ["progress"], "influence": {"optimizer": "adamw"}}
     rows = {"batch_size": 8, "max_train_rows": 64, "feedback_rows": 16, "selection_rows": 16, "evaluation_rows": 16}
-    problem = build_problem(EnvConfig.from_kwargs(**{**found.to_dict(), **changes, **rows}))
+    problem = build_problem(env_config(**{**found.to_dict(), **changes, **rows}))
     assert problem.config.optimizer_config.max_grad_norm == LIMITS["as configured"]
     return problem
 
@@ -47,7 +48,7 @@ def visited(problem: Any, steps: tuple[int, ...]) -> dict[int, Any]:
     for step in range(max(steps) + 1):
         if step in steps:
             found[step] = env.get_state().run
-        env.step(env.sample_effect(np.ones((1, env.batch_size))))
+        env.step(env.decision.effect(np.ones((1, env.batch_size))))
     return found
 
 
@@ -63,7 +64,7 @@ def real_step(problem: Any, state: Any, weights: np.ndarray) -> dict[str, Tensor
     """The environment's own step from N copies of one state, with weights ``[N, B]`` of the rows."""
     env = DistillEnv(problem=problem)
     stacked = trees.copy(trees.take(state, [0] * len(weights)))
-    params: dict[str, Tensor] = transition.transition(problem, stacked, env.sample_effect(weights)).params
+    params: dict[str, Tensor] = transition.transition(problem, stacked, env.decision.effect(weights)).params
     return params
 
 
@@ -141,7 +142,7 @@ def taught(tiny: dict[str, Any]) -> Any:
         **{"learning_rate": 7e-3, "learning_teacher": {"train_embeddings": True, "learning_rate": 1e-3}},
         "student": {"init": "teacher", "num_hidden_layers": 1, "train_embeddings": True},
     }
-    return build_problem(EnvConfig.from_kwargs(**options))
+    return build_problem(env_config(**options))
 
 
 @pytest.mark.parametrize("limit", [0.5, None])
@@ -165,7 +166,7 @@ def test_the_teachers_gradient_is_the_derivative_of_the_real_step(limit: float |
         for name, line in lines.items():
             stacked.teacher.params[name].add_(size * torch.cat([line, -line]))
         after = transition.transition(
-            problem, stacked, DistillEnv(problem=problem).lesson_effect(np.zeros((32, 8)), 0.0)
+            problem, stacked, DistillEnv(problem=problem).decision.lesson(np.zeros((32, 8)), 0.0)
         )
         loss = losses_after(problem, state, after.params, feedback_choice(problem, state)[0])
         print(f"\nclipped at {limit}, after {steps} updates")

@@ -23,6 +23,7 @@ from agents.knowledge_selector.agent import KnowledgeSelector
 from agents.knowledge_selector.interface import ActionMap, HardExploration, Interface, SoftExploration
 from agents.knowledge_selector.networks import Selector, actor_loss, critic_loss, critic_target, select
 from agents.knowledge_selector.replay import ReplayBuffer, RewardScale, Transitions, transitions_of
+from kd_env.decisions.options import env_config
 
 VIEWS = {"soft": "box", "hard": "multi_binary"}
 
@@ -562,9 +563,9 @@ def test_an_env_without_the_features_is_refused_by_name() -> None:
 
 @pytest.fixture(scope="module")
 def cls_problem(tiny: dict[str, Any]) -> Any:
-    from kd_env import EnvConfig, build_problem
+    from kd_env import build_problem
 
-    return build_problem(EnvConfig.from_kwargs(**{**tiny, "features": ["progress", "teacher_cls", "student_cls"]}))
+    return build_problem(env_config(**{**tiny, "features": ["progress", "teacher_cls", "student_cls"]}))
 
 
 @pytest.mark.parametrize(("mode", "view"), [("soft", "box"), ("hard", "native")])

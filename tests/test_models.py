@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from kd_env import EnvConfig, build_problem
+from kd_env import build_problem
+from kd_env.decisions.options import env_config
 from kd_env.mdp.problem import Problem
 from kd_env.models import encoder
 from kd_env.testing import WORDS
@@ -86,7 +87,7 @@ def write_encoder(folder: Path, kind: str, tiny: dict[str, Any], *, num_labels: 
 
 def build(tiny: dict[str, Any], teacher: str, **options: Any) -> Problem:
     own = {"teacher": teacher, "terms": ["hard_label", "soft_label"], "max_length": 40, **options}
-    return build_problem(EnvConfig.from_kwargs(**{**tiny, **own}))
+    return build_problem(env_config(**{**tiny, **own}))
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "Albert", "Electra", "DistilBert"])

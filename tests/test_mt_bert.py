@@ -13,8 +13,9 @@ from terms_mt_bert import LITERAL_TERMS
 from torch import Tensor
 from torch.nn import functional as F
 
-from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, build_problem
 from kd_env.core.records import members
+from kd_env.decisions.options import env_config
 from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune
 from kd_env.models import encoder
 from kd_env.models.layermap import layer_pairs
@@ -61,7 +62,7 @@ def test_an_update_has_the_gradient_of_the_papers_loss(
         "optimizer": {"max_grad_norm": None},
         "precision": "fp64",
     }
-    env = DistillEnv(problem=(problem := build_problem(EnvConfig.from_kwargs(**options))))
+    env = DistillEnv(problem=(problem := build_problem(env_config(**options))))
     assert isinstance(problem.student.module, PooledClassifier)
     observation, _ = env.reset(seed=4)
     rows = env.run.started().next_rows[0, 0]
@@ -71,7 +72,7 @@ def test_an_update_has_the_gradient_of_the_papers_loss(
 
     part = env.observation_layout["row_teacher_losses"]
     losses = np.expm1(observation[part.slice].reshape(part.shape).astype(np.float64))
-    env.step(env.teacher_effect(1.0 / (1.0 + losses[None])))  # the rule mt_bert, tests/test_teacher_rules.py
+    env.step(env.decision.effect(1.0 / (1.0 + losses[None])))  # the rule mt_bert, tests/test_teacher_rules.py
     for name, moment in env.run.started().exp_avg.items():  # 0.1 times the gradient after one update
         torch.testing.assert_close(moment[0], 0.1 * expected[name], rtol=1e-6, atol=1e-9, msg=name)
     maps = {name for name in params if name.startswith("projections.")}
@@ -111,18 +112,18 @@ def test_a_student_of_one_encoder_has_no_pooling_to_keep(tiny: dict[str, Any], t
     """An option that would be ignored is refused."""
     student = {"init": "teacher", "num_hidden_layers": 1, "pooling": "keep"}
     with pytest.raises(ValueError, match=r"pooling='keep'.*co-fine-tuned set.*BertForSequenceClassification"):
-        build_problem(EnvConfig.from_kwargs(**{**tiny, "student": student}))
+        build_problem(env_config(**{**tiny, "student": student}))
     with pytest.raises(ValueError, match=r"pooling='keep' is only for student\.init=teacher"):
-        EnvConfig.from_kwargs(**{**tiny, "student": {"pooling": "keep"}})
+        env_config(**{**tiny, "student": {"pooling": "keep"}})
 
 
 @pytest.mark.parametrize(("epochs", "budget"), [(1.0, 44), (0.5, 22), (0.3, 14)])
 def test_epochs_are_counted_in_updates(tiny: dict[str, Any], epochs: float, budget: int) -> None:
     """176 train rows in batches of 4, rounded up; the option beside it keeps its value where there are none."""
-    problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "epochs": epochs, "updates_per_step": 14}))
+    problem = build_problem(env_config(**{**tiny, "epochs": epochs, "updates_per_step": 14}))
     assert len(problem.train) == 176 and problem.config.budget == budget
     env = DistillEnv(problem=problem)
     env.reset(seed=0)
     assert env.run.started().budget.tolist() == [budget]
     with pytest.raises(ValueError, match=r"updates_per_step=15 is longer than budget=14"):
-        build_problem(EnvConfig.from_kwargs(**{**tiny, "epochs": 0.3, "updates_per_step": 15}))
+        build_problem(env_config(**{**tiny, "epochs": 0.3, "updates_per_step": 15}))

@@ -36,8 +36,8 @@ def test_values_against_their_definitions(tiny: dict[str, Any]) -> None:
     features = [name for name in FEATURES if name != "gradient_cosines" and not FEATURES[name].per_row]
     env = DistillEnv(**{**tiny, "features": features, "budget": 10}, action_view="box")
     env.reset(seed=0)
-    env.step(env.encode_action({"hard_label": 1.0}))
-    observation, _, _, _, info = env.step(env.encode_action({"hard_label": 0.5, "soft_label": 1.0}, gate=0.5))
+    env.step(env.decision.encode({"hard_label": 1.0}))
+    observation, _, _, _, info = env.step(env.decision.encode({"hard_label": 0.5, "soft_label": 1.0}, gate=0.5))
     problem, state = env.problem, env.run.started()
     logits = env.predict(problem.feedback)[0].astype(np.float64)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

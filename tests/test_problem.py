@@ -16,6 +16,7 @@ from kd_env import DistillEnv, EnvConfig, build_problem
 from kd_env.config import student
 from kd_env.config.optimizer import OPTIMIZER_CHECKS, OptimizerConfig
 from kd_env.config.student import StudentConfig
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 
 
@@ -58,7 +59,7 @@ from kd_env.envs.process import with_options
 def test_refusals(options: dict[str, Any], message: str, tiny: dict[str, Any]) -> None:
     """One bad option each."""
     with pytest.raises(ValueError, match=message):
-        build_problem(EnvConfig.from_kwargs(**{**tiny, **options}))
+        build_problem(env_config(**{**tiny, **options}))
 
 
 NAN, INF = float("nan"), float("inf")
@@ -107,11 +108,11 @@ def test_types_and_ranges(key: str, values: list[Any], allowed: str) -> None:
     for value in values:
         shown = re.escape(repr(value)).replace(r"\[", r"[\[(]").replace(r"\]", r",?[\])]")
         with pytest.raises(ValueError, match=f"{name}(={shown}| entry=).*{allowed}"):
-            EnvConfig.from_kwargs(**({group: {name: value}} if group else {name: value}))
+            env_config(**({group: {name: value}} if group else {name: value}))
         if group:
             built = {"student": StudentConfig, "optimizer": OptimizerConfig}[group](**{name: value})
             with pytest.raises(ValueError, match=f"{name}=.*{allowed}"):
-                EnvConfig.from_kwargs(**{group: built})
+                env_config(**{group: built})
 
 
 def test_every_option_has_a_check() -> None:
@@ -149,14 +150,14 @@ def test_student_options_that_would_be_ignored(student: dict[str, Any]) -> None:
     """They are refused, unless they have their default values, as in a full set of options."""
     name = list(student)[-1]
     with pytest.raises(ValueError, match=rf"student\.{name}=.* is only for student\.init="):
-        EnvConfig.from_kwargs(student=student)
+        env_config(student=student)
     kept = {**dataclasses.asdict(StudentConfig()), **student, name: getattr(StudentConfig(), name)}
-    assert EnvConfig.from_kwargs(student=kept).student_config.init == student["init"]
+    assert env_config(student=kept).student_config.init == student["init"]
 
 
 def test_paths_are_taken_as_texts(tmp_path: Path) -> None:
     """A ``Path`` is what most programs hold."""
-    config = EnvConfig.from_kwargs(cache_dir=tmp_path, student=tmp_path)
+    config = env_config(cache_dir=tmp_path, student=tmp_path)
     assert config.cache_dir == config.student_config.name_or_path == str(tmp_path)
     json.dumps(config.to_dict())
 
@@ -240,7 +241,7 @@ def test_the_dev_split_is_out_of_reach(tiny: dict[str, Any], tmp_path: Path, mon
 def test_splits_and_noise(tiny: dict[str, Any]) -> None:
     """Noise is in the train rows alone; ``train+feedback`` adds the clean feedback rows to them."""
     clean, noisy, more = (
-        build_problem(EnvConfig.from_kwargs(**{**tiny, **options}))
+        build_problem(env_config(**{**tiny, **options}))
         for options in ({}, {"label_noise": 0.4}, {"label_noise": 0.4, "train_on": "train+feedback"})
     )
     wrong = (clean.train.labels != noisy.train.labels).mean()
@@ -281,17 +282,17 @@ CUT = {"init": "teacher", "num_hidden_layers": 1}
 def test_the_default_learning_rate_is_that_of_the_students_kind(student: Any, rate: float) -> None:
     """Wherever it is left out or None, and never where it is chosen, by either way of writing."""
     for optimizer in ({}, {"warmup": 0.2}, {"learning_rate": None}, OptimizerConfig(eps=1e-6)):
-        config = EnvConfig.from_kwargs(student=student, optimizer=optimizer, learning_rate=None)
+        config = env_config(student=student, optimizer=optimizer, learning_rate=None)
         assert config.optimizer_config.learning_rate == config.optimizer_config.rate == rate
         assert config.to_dict()["optimizer"]["learning_rate"] == rate
-        assert EnvConfig.from_kwargs(**config.to_dict()) == config
+        assert env_config(**config.to_dict()) == config
     for chosen in (
         {"optimizer": {"learning_rate": 0.01}},
         {"optimizer": OptimizerConfig(0.01)},
         {"learning_rate": 0.01},
     ):
-        assert EnvConfig.from_kwargs(student=student, **chosen).optimizer_config.rate == 0.01
-    built = EnvConfig.from_kwargs(student=student).student_config
+        assert env_config(student=student, **chosen).optimizer_config.rate == 0.01
+    built = env_config(student=student).student_config
     assert EnvConfig(student=built).optimizer_config.rate == rate
     assert EnvConfig(student=built, optimizer=OptimizerConfig(0.01)).optimizer_config.rate == 0.01
 
@@ -299,7 +300,7 @@ def test_the_default_learning_rate_is_that_of_the_students_kind(student: Any, ra
 def test_a_cut_student_is_trained_with_its_default(tiny: dict[str, Any]) -> None:
     """It is the number written out: states travel, and an update is the same to the last bit, unlike one with 7e-3."""
     given = {**tiny, "student": CUT, "learning_rate": None}
-    problem = build_problem(EnvConfig.from_kwargs(**given))
+    problem = build_problem(env_config(**given))
     norms, specs = [], []
     for options in ({}, {"learning_rate": 3e-4}, {"learning_rate": 7e-3}):
         env = DistillEnv(problem=problem, **options)
@@ -316,8 +317,8 @@ def test_a_cut_student_is_trained_with_its_default(tiny: dict[str, Any]) -> None
 
 def test_configuration_round_trip(tiny: dict[str, Any]) -> None:
     """``to_dict`` is plain and complete."""
-    config = EnvConfig.from_kwargs(**tiny)
-    again = EnvConfig.from_kwargs(**json.loads(json.dumps(config.to_dict())))
+    config = env_config(**tiny)
+    again = env_config(**json.loads(json.dumps(config.to_dict())))
     assert again == config
 
 

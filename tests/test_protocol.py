@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.data.loading import get_task, load_dev
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.evaluation.judging.dev import check_dev, check_dev_lengths
@@ -41,7 +42,7 @@ class Cycle:
                 broken.run.params["classifier.weight"][self.break_at[0]] = float("nan")
             self.env.set_state(broken)
         names = self.env.term_names
-        actions = [self.env.encode_action({names[(self.first + int(s)) % len(names)]: 1.0}) for s in steps]
+        actions = [self.env.decision.encode({names[(self.first + int(s)) % len(names)]: 1.0}) for s in steps]
         return np.stack(actions), steps + 1
 
 
@@ -89,7 +90,7 @@ def test_equals_students_distilled_one_by_one(tiny_problem: Any) -> None:
             ended, total, step = False, 0.0, 0
             while not ended:
                 name = env.term_names[step % len(env.term_names)]
-                _, reward, ended, _, _ = env.step(env.encode_action({name: 1.0}))
+                _, reward, ended, _, _ = env.step(env.decision.encode({name: 1.0}))
                 total, step = total + reward, step + 1
             logits = env.predict(table)[0]
             after = cross_entropy(calibrated(logits, feedback, env.predict(feedback)[0]), table.labels)
@@ -133,7 +134,7 @@ def test_a_diverged_student_is_the_worst_end_and_disturbs_no_other(tiny_problem:
 def test_skipped_steps_count_as_weight_zero(tiny_problem: Any) -> None:
     class Nothing(Cycle):
         def predict(self, observation: Any, *_: Any, **__: Any) -> Any:
-            return np.stack([self.env.encode_action({"hard_label": 1.0}, 0.0)] * len(observation)), None
+            return np.stack([self.env.decision.encode({"hard_label": 1.0}, 0.0)] * len(observation)), None
 
     evaluation = evaluate_policies(tiny_problem, {"nothing": Contender(Nothing, "box")}, SEEDS)
     result = evaluation.policies["nothing"]
@@ -150,9 +151,9 @@ def test_the_comparator_is_a_rule_without_extra_labels(tiny_problem: Any) -> Non
 
 
 def test_regression_uses_the_squared_error_over_the_range(tiny_regression: dict[str, Any]) -> None:
-    from kd_env import EnvConfig, build_problem
+    from kd_env import build_problem
 
-    problem = build_problem(EnvConfig.from_kwargs(**tiny_regression))
+    problem = build_problem(env_config(**tiny_regression))
     evaluation = evaluate_policies(problem, {"cycle": Contender(Cycle)}, SEEDS)
     scores = evaluation.policies["cycle"].splits["validation"]
     labels = evaluation.labels["validation"]
@@ -164,7 +165,7 @@ def test_regression_uses_the_squared_error_over_the_range(tiny_regression: dict[
 
 def test_temperatures_are_closed_to_dev(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Other dev labels change scores on dev, but no temperature; with ``gap=labels`` there is none."""
-    problem = build_problem(EnvConfig.from_kwargs(**tiny))
+    problem = build_problem(env_config(**tiny))
     first = evaluate_policies(problem, {"cycle": Contender(Cycle)}, SEEDS)
     found = first.policies["cycle"]
     assert ((found.temperature >= 0.05) & (found.temperature <= 20.0)).all()
@@ -188,7 +189,7 @@ def test_temperatures_are_closed_to_dev(tiny: dict[str, Any], monkeypatch: pytes
 def test_rows_that_were_trained_on_fit_no_temperature(tiny: dict[str, Any]) -> None:
     """Students of train + feedback get theirs from the selection split, and so do reports of shuffled feedback."""
     for options in ({"train_on": "train+feedback"}, {"feedback_labels": "shuffled"}):
-        problem = build_problem(EnvConfig.from_kwargs(**{**tiny, **options}))
+        problem = build_problem(env_config(**{**tiny, **options}))
         assert problem.calibration is problem.selection
         assert problem.temperature == problem.reference.temperature
 
@@ -205,7 +206,7 @@ def test_bad_input(tiny_problem: Any, tmp_path: Any) -> None:
 
 def test_reports_compute_what_the_reward_is_about(tiny: dict[str, Any]) -> None:
     """With ``gap=divergence`` the loss on dev is the KL from the teacher there, and the reference is 0."""
-    config = EnvConfig.from_kwargs(**{**tiny, "terms": ["soft_label"]}, gap="divergence")
+    config = env_config(**{**tiny, "terms": ["soft_label"]}, gap="divergence")
     problem = build_problem(config)
     result = evaluate_policies(problem, {"all": Contender(Cycle)}, SEEDS)
     assert result.teacher["validation"]["loss"] == 0.0
@@ -222,7 +223,7 @@ def test_reports_compute_what_the_reward_is_about(tiny: dict[str, Any]) -> None:
 
 
 def test_students_with_dropout_are_judged_one_at_a_time(tiny: dict[str, Any]) -> None:
-    problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "student": {**tiny["student"], "dropout": 0.2}}))
+    problem = build_problem(env_config(**{**tiny, "student": {**tiny["student"], "dropout": 0.2}}))
 
     class Coin(Cycle):
         rng = np.random.default_rng(0)
@@ -244,7 +245,7 @@ def test_students_with_dropout_are_judged_one_at_a_time(tiny: dict[str, Any]) ->
         env = DistillEnv(problem=problem)
         env.reset(seed=seed)
         for step in range(4):
-            env.step(env.encode_action({env.term_names[step % 3]: 1.0}))
+            env.step(env.decision.encode({env.term_names[step % 3]: 1.0}))
         guesses = env.predict(table)[0].argmax(-1)
         np.testing.assert_array_equal(result.splits["validation"].predictions[index], guesses)
         loss = cross_entropy(env.predict(table)[0], table.labels)
@@ -262,13 +263,13 @@ def test_dev_rows_longer_than_the_positions_are_found_early(
     shutil.copytree(tiny["data_dir"], data)
     with open(data / "validation.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps({"text": "w1 " * 99, "label": 0}) + "\n")
-    problem = build_problem(EnvConfig.from_kwargs(**{**tiny, "data_dir": str(data), "max_length": 500}))
+    problem = build_problem(env_config(**{**tiny, "data_dir": str(data), "max_length": 500}))
     positions = problem.student.module.config.max_position_embeddings
     for check in (check_dev_lengths, lambda p: evaluate_policies(p, {"cycle": Contender(Cycle)}, SEEDS)):
         with pytest.raises(ValueError, match=rf"validation split: .* tokens.*max_length={positions}"):
             check(problem)
-    check_dev_lengths(build_problem(EnvConfig.from_kwargs(**{**tiny, "max_length": 500})))
-    cut = build_problem(EnvConfig.from_kwargs(**{**tiny, "data_dir": str(data), "max_length": positions}))
+    check_dev_lengths(build_problem(env_config(**{**tiny, "max_length": 500})))
+    cut = build_problem(env_config(**{**tiny, "data_dir": str(data), "max_length": positions}))
     monkeypatch.setattr(
         "kd_env.evaluation.judging.protocol.load_dev", lambda *_: pytest.fail("no row needs to be read")
     )
@@ -278,7 +279,7 @@ def test_dev_rows_longer_than_the_positions_are_found_early(
 def test_share_of_rows_that_follow_the_best_teacher(tiny_set: dict[str, Any]) -> None:
     """Exact weights on the best teacher give 1, the plain average 1 / T, and the report shows both."""
     options = {**tiny_set, "decision": "teacher_weighting", "weighting": "sample", "updates_per_step": 1, "budget": 3}
-    problem = build_problem(EnvConfig.from_kwargs(**{**options, "features": ["row_teacher_losses"]}))
+    problem = build_problem(env_config(**{**options, "features": ["row_teacher_losses"]}))
 
     class Best:
         def __init__(self, env: DistillVectorEnv) -> None:
@@ -286,15 +287,15 @@ def test_share_of_rows_that_follow_the_best_teacher(tiny_set: dict[str, Any]) ->
 
         def predict(self, observation: Any, **_: Any) -> tuple[Any, None]:
             losses = observation[:, self.place.slice].reshape(-1, *self.place.shape)
-            return self.env.teacher_effect(losses == losses.min(-1, keepdims=True)), None
+            return self.env.decision.effect(losses == losses.min(-1, keepdims=True)), None
 
     class Average(Best):
         def predict(self, observation: Any, **_: Any) -> tuple[Any, None]:
             return np.zeros((len(observation), 12), np.float32), None
 
     found = evaluate_policies(problem, {"best": Contender(Best), "average": Contender(Average)}, [1, 2])
-    np.testing.assert_allclose(found.policies["best"].followed, 1.0)
-    np.testing.assert_allclose(found.policies["average"].followed, 1 / 3)
+    np.testing.assert_allclose(found.policies["best"].measures[0].values, 1.0)
+    np.testing.assert_allclose(found.policies["average"].measures[0].values, 1 / 3)
     report = summarize(found, replicates=10)
     assert "best teacher followed" in report.header
     assert to_json(report)["policies"][0]["seeds"]["followed"] == [1.0, 1.0]

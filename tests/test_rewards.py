@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, build_problem
+from kd_env.decisions.options import env_config
 from kd_env.mdp import rewards
 from kd_env.mdp.episodes import bounded
 from kd_env.testing import WORDS, tiny_tokenizer
@@ -74,7 +75,7 @@ def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "budget": 40,
         "learning_rate": 0.03,
     }
-    return build_problem(EnvConfig.from_kwargs(**options))
+    return build_problem(env_config(**options))
 
 
 @pytest.mark.parametrize("reward", ["rl_kd_label", "rl_kd_distill"])
@@ -128,6 +129,6 @@ def test_the_reward_of_ks_knows_no_temperature(tiny: dict[str, Any]) -> None:
     """``raw_loss_drop`` is the drop of the cross-entropy itself, whatever the gap is."""
     env = DistillEnv(**{**tiny, "reward": "raw_loss_drop"})
     _, before = env.reset(seed=0)
-    _, reward, _, _, after = env.step(env.encode_action(dict.fromkeys(env.term_names, 1.0)))
+    _, reward, _, _, after = env.step(env.decision.encode(dict.fromkeys(env.term_names, 1.0)))
     assert reward == pytest.approx(before["raw_loss"] - after["raw_loss"])
     assert reward != pytest.approx(before["loss"] - after["loss"])

@@ -13,9 +13,10 @@ import pytest
 
 import kd_env
 from agents import make_rule
-from kd_env import DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillVectorEnv, build_problem
 from kd_env.data.loading import load_train
 from kd_env.data.splits import add_label_noise, replaced_rows, shuffle_labels
+from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
 from kd_env.evaluation.comparing import report as compare_report
 from kd_env.evaluation.comparing.compare import Run, compare
@@ -58,17 +59,17 @@ def test_auc_at_its_ends() -> None:
 def test_weights_are_collected_by_student_and_skipped_updates_left_out() -> None:
     wrong = np.array([False, True, False, True])
     found = RightRows(wrong, 3)
-    found.add(
-        np.array([[0, 1], [2, 3], [0, 3]]), np.array([[2.0, 0.5], [0.0, 1.0], [0, 0]]), np.array([True, True, False])
-    )
-    found.add(
-        np.array([[2, 3], [1, 0], [1, 2]]), np.array([[0.5, 1.0], [0.5, 0.5], [0, 0]]), np.array([True] * 2 + [False])
-    )
+    running, skipped = np.array([True, True, False]), np.zeros(3, dtype=bool)
+    rows, weights = np.array([[0, 1], [2, 3], [0, 3]]), np.array([[2.0, 0.5], [0.0, 1.0], [0, 0]])
+    found.add({"rows": rows, "row_weights": weights[:, None], "skipped": skipped}, running)
+    found.add({"rows": rows, "row_weights": weights[:, None] + 9.0, "skipped": ~skipped}, running)
+    rows, weights = np.array([[2, 3], [1, 0], [1, 2]]), np.array([[0.5, 1.0], [0.5, 0.5], [0, 0]])
+    found.add({"rows": rows, "row_weights": weights[:, None], "skipped": skipped}, running)
     expected = [
         by_pairs(np.array([2.0, 0.5]), np.array([0.5, 1.0])),
         by_pairs(np.array([0.0, 0.5]), np.array([1.0, 0.5])),
     ]
-    np.testing.assert_allclose(found.auc(), [*expected, 0.5])
+    np.testing.assert_allclose(found.values(), [*expected, 0.5])
 
 
 # -- the truth
@@ -76,7 +77,7 @@ def test_weights_are_collected_by_student_and_skipped_updates_left_out() -> None
 
 def noisy(tiny: dict[str, Any], **changes: Any) -> Any:
     rows = {"decision": "sample_weighting", "updates_per_step": 1, "budget": 6, "features": ["progress"]}
-    return build_problem(EnvConfig.from_kwargs(**{**tiny, **rows, "label_noise": 0.3, "batch_size": 8, **changes}))
+    return build_problem(env_config(**{**tiny, **rows, "label_noise": 0.3, "batch_size": 8, **changes}))
 
 
 @pytest.mark.parametrize("train_on", ["train", "train+feedback"])
@@ -91,7 +92,8 @@ def test_wrong_rows_are_those_whose_label_was_replaced(train_on: str, tiny: dict
 
 def test_there_is_no_truth_where_nothing_is_noisy_or_no_row_weighed(tiny: dict[str, Any]) -> None:
     assert wrong_rows(noisy(tiny, label_noise=0.0)) is None
-    assert wrong_rows(noisy(tiny, decision="knowledge_selection")) is None
+    terms = DistillVectorEnv(1, problem=noisy(tiny, decision="knowledge_selection"))
+    assert terms.decision.measures(terms.problem, 1) == ()
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -139,7 +141,7 @@ class Oracle:
         assert wrong is not None
         rows = self.env.run.started().next_rows[:, 0]
         weights = np.ones(rows.shape) if self.right is None else np.where(wrong[rows], 1 - self.right, self.right)
-        return self.env.sample_effect(weights), None
+        return self.env.decision.effect(weights), None
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +153,7 @@ def evaluation(tiny: dict[str, Any]) -> Any:
 
 
 def test_an_evaluation_says_how_rows_were_told_apart(evaluation: Any) -> None:
-    found = {name: result.right_rows_auc.tolist() for name, result in evaluation.policies.items()}
+    found = {name: result.measures[0].values.tolist() for name, result in evaluation.policies.items()}
     assert found == {"agent": [0.5, 0.5], "knows": [1.0, 1.0], "not": [0.0, 0.0]}
     shown = report.summarize(evaluation, replicates=10)
     place = shown.header.index("AUC of right rows")
@@ -176,8 +178,8 @@ def test_a_comparison_has_an_interval_over_trainings(evaluation: Any) -> None:
         results["policies"][0]["seeds"]["right_rows_auc"] = [value - 0.05, value + 0.05]
         runs.append(Run(f"run{seed}", "agent", "none", range(100 * seed, 100 * seed + 4), results))
     found = compare(runs)
-    interval = found.entry("agent").right_rows_auc
-    assert interval is not None and (interval.mean, interval.units) == (pytest.approx(0.8), 3)
+    interval = found.entry("agent").measures["right_rows_auc"]
+    assert (interval.mean, interval.units) == (pytest.approx(0.8), 3)
     assert 0 < interval.low < 0.5 and 0.9 < interval.high < 1  # a probability
     text = compare_report.markdown(found)
     assert "AUC of right rows" in text and f"0.800 [{interval.low:.3f}, {interval.high:.3f}]" in text
@@ -189,7 +191,7 @@ def test_a_comparison_has_an_interval_over_trainings(evaluation: Any) -> None:
 def test_clean_labels_have_no_such_column(tiny: dict[str, Any]) -> None:
     clean = evaluate_policies(noisy(tiny, label_noise=0.0), {"u": Contender(lambda e: make_rule("uniform", e))}, [1, 2])
     shown = report.summarize(clean, replicates=10)
-    assert clean.policies["u"].right_rows_auc is None and "AUC of right rows" not in shown.header
+    assert clean.policies["u"].measures == () and "AUC of right rows" not in shown.header
 
 
 # -- controls
@@ -204,15 +206,15 @@ def auc_of_lgtm(**options: Any) -> float:
         **{"learning_rate": 0.001, "max_train_rows": 320, "evaluation_rows": 32},
         "influence": {"optimizer": "sgd", "clip": False},
     }
-    problem = build_problem(EnvConfig.from_kwargs(**{**plain, **options}))
+    problem = build_problem(env_config(**{**plain, **options}))
     wrong = wrong_rows(problem)
     assert wrong is not None
     env, found = DistillVectorEnv(1, problem=problem, autoreset_mode="disabled"), RightRows(wrong, 1)
     rule, (observation, _) = make_rule("lgtm", env), env.reset(seed=0)
     for _ in range(12):
         observation, *_, info = env.step(rule.predict(observation)[0])
-        found.add(info["rows"], info["row_weights"][:, 0], ~info["skipped"])
-    return float(found.auc()[0])
+        found.add(info, np.ones(1, dtype=bool))
+    return float(found.values()[0])
 
 
 def test_lgtm_finds_the_wrong_rows_through_their_labels_and_the_feedback_alone() -> None:

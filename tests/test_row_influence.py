@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from agents import make_rule
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, DistillVectorEnv, build_problem
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 from kd_env.mdp.influence import VIRTUAL_OPTIMIZERS, sample_influence
 from kd_env.mdp.row_influence import feedback_choice, row_influence, scaled_influence
@@ -26,14 +27,14 @@ def options_of(tiny: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def problem(tiny: dict[str, Any]) -> Any:
-    return build_problem(EnvConfig.from_kwargs(**options_of(tiny)))
+    return build_problem(env_config(**options_of(tiny)))
 
 
 def stepped(problem: Any, count: int, steps: int, **options: Any) -> DistillVectorEnv:
     env = DistillVectorEnv(count, problem=problem, autoreset_mode="disabled", **options)
     env.reset(seed=3)
     for _ in range(steps):
-        env.step(env.sample_effect(np.ones((count, env.batch_size))))
+        env.step(env.decision.effect(np.ones((count, env.batch_size))))
     return env
 
 
@@ -65,7 +66,7 @@ def test_predicts_what_a_heavier_row_does(limit: float | None, problem: Any) -> 
 
     def loss(weights: np.ndarray) -> float:
         env.set_state(state)
-        return float(env.step(env.sample_effect(weights[None]))[4]["raw_loss"])
+        return float(env.step(env.decision.effect(weights[None]))[4]["raw_loss"])
 
     drops = [(loss(np.ones(6)) - loss(np.ones(6) + 1e-4 * np.eye(6)[row])) / 1e-4 for row in range(6)]
     np.testing.assert_allclose(drops, found, rtol=0.02, atol=0.01 * np.abs(found).max())
@@ -139,7 +140,7 @@ def test_the_feature_is_the_scaled_influence(problem: Any) -> None:
     np.testing.assert_allclose(found[:, layout["influence"].start], expected.mean(-1), rtol=1e-5)
     assert (layout["row_influence"].low, layout["row_influence"].high) == (-1.0, 1.0)
     assert env.row_features == ("row_influence", "row_student")
-    assert "row_influence" not in EnvConfig.from_kwargs(decision="sample_weighting").features
+    assert "row_influence" not in env_config(decision="sample_weighting").features
 
 
 def test_scaled_influence_of_equal_rows_is_zero() -> None:
@@ -255,7 +256,7 @@ def test_bad_options_are_refused(change: dict[str, Any], message: str, tiny: dic
     """Before any work: no teacher has been loaded when rows are missing."""
     unread = {**options_of(tiny), "teacher": tiny["teacher"], **change}
     with pytest.raises(ValueError, match=message):
-        build_problem(EnvConfig.from_kwargs(**unread))
+        build_problem(env_config(**unread))
 
 
 def test_too_few_feedback_rows_are_no_matter_until_influence_is_asked_for(tiny: dict[str, Any], problem: Any) -> None:
@@ -276,5 +277,5 @@ def test_too_few_feedback_rows_are_no_matter_until_influence_is_asked_for(tiny: 
 
 def test_the_optimizers_are_those_of_the_virtual_step(tiny: dict[str, Any]) -> None:
     for name in VIRTUAL_OPTIMIZERS:
-        config = EnvConfig.from_kwargs(influence={"optimizer": name})
-        assert EnvConfig.from_kwargs(**config.to_dict()) == config
+        config = env_config(influence={"optimizer": name})
+        assert env_config(**config.to_dict()) == config

@@ -10,7 +10,8 @@ import pytest
 
 from agents import Agent, agent_kind, load_agent, make_rule
 from agents.rules.sample_weighting import SAMPLE_RULES
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, DistillVectorEnv, build_problem
+from kd_env.decisions.options import env_config
 
 NAMES = [rule.name for rule in SAMPLE_RULES]
 VIEWS = ("native", "subset", "discrete", "box")
@@ -21,7 +22,7 @@ def problem(tiny: dict[str, Any]) -> Any:
     """Batches of 5 rows, episodes of 4 steps."""
     options = {key: value for key, value in tiny.items() if key not in ("features", "updates_per_step")}
     sizes = {"batch_size": 5, "budget": 4, "precision": "fp64"}
-    return build_problem(EnvConfig.from_kwargs(**{**options, **sizes}, decision="sample_weighting"))
+    return build_problem(env_config(**{**options, **sizes}, decision="sample_weighting"))
 
 
 def chosen(name: str, problem: Any, view: str = "native", count: int = 3, **options: Any) -> np.ndarray:
@@ -153,7 +154,7 @@ def test_what_the_env_lacks_is_named(problem: Any, tiny_problem: Any, tiny_regre
         make_rule("uniform", DistillVectorEnv(1, problem=tiny_problem))
     options = {**tiny_regression, "decision": "sample_weighting", "updates_per_step": 1, "batch_size": 5, "budget": 4}
     options["features"] = ["progress", "row_student"]
-    scores = build_problem(EnvConfig.from_kwargs(**options))
+    scores = build_problem(env_config(**options))
     assert (chosen("self_paced", scores)[0] > 0).sum() == 3 * 2  # rint(2.5) rows of each replica
     for name in ("focal", "dynamic_entropy"):
         with pytest.raises(ValueError, match="which regression has not"):

@@ -13,7 +13,8 @@ import torch
 from gymnasium import spaces
 
 from agents import load_agent, make_agent
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, DistillVectorEnv, build_problem
+from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
 from kd_env.decisions.sample_weighting.scores import SCORES
 from kd_env.testing import check_environment
@@ -27,7 +28,7 @@ SCORE = np.array([[0.4, 0.1, 0.3, 0.2]])
 def problem(tiny: dict[str, Any]) -> Any:
     """One teacher in float64, batches of 4 rows."""
     options = {key: value for key, value in tiny.items() if key not in ("features", "updates_per_step")}
-    return build_problem(EnvConfig.from_kwargs(**options, decision="sample_weighting", precision="fp64"))
+    return build_problem(env_config(**options, decision="sample_weighting", precision="fp64"))
 
 
 def model(view: str) -> SampleWeightingActions:
@@ -138,7 +139,7 @@ def test_conformance_with_every_feature_of_rows(view: str, tiny: dict[str, Any])
 def test_without_arguments_it_is_the_embedded_task() -> None:
     """With its packaged teacher, offline; the reward is the drop of the loss."""
     env = DistillEnv(decision="sample_weighting", budget=3)
-    assert env.decision == "sample_weighting" and env.weighting == "sample" and env.teacher_names == ("toy",)
+    assert env.decision.name == "sample_weighting" and env.weighting == "sample" and env.teacher_names == ("toy",)
     assert {"row_student", "row_seen"} <= set(env.row_features) and env.action_space.shape == (16,)
     before = env.reset(seed=0)[1]["loss"]
     _, reward, _, _, info = env.step(env.action_space.sample())
@@ -435,18 +436,20 @@ def test_bad_actions_are_refused(view: str, action: Any, problem: Any) -> None:
     with pytest.raises(ValueError, match=f"the {view} view"):
         env.step(action)
     with pytest.raises(ValueError, match="finite"):
-        env.step(env.sample_effect([[1.0, 1.0, np.nan, 1.0]]))
+        env.step(env.decision.effect([[1.0, 1.0, np.nan, 1.0]]))
     with pytest.raises(ValueError, match="of 2 replicas"):
-        env.step(env.sample_effect(np.ones((2, 4))))
+        env.step(env.decision.effect(np.ones((2, 4))))
     assert env.step(env.action_space.sample())[4]["updates"] == 1
 
 
 def test_methods_of_the_other_decisions_are_refused(problem: Any, tiny_problem: Any) -> None:
     """Rules that were made for another environment get a clear message."""
     rows, terms = DistillEnv(problem=problem), DistillEnv(problem=tiny_problem)
-    with pytest.raises(ValueError, match="use encode_samples"):
-        rows.encode_action({"soft_label": 1.0})
-    with pytest.raises(ValueError, match="here it is 'sample_weighting'"):
-        rows.teacher_effect([[1.0]])
+    with pytest.raises(ValueError, match="weights of rows, not by name"):
+        rows.decision.encode({"soft_label": 1.0})
+    with pytest.raises(ValueError, match="batches need"):
+        rows.decision.effect([[1.0]])
+    with pytest.raises(ValueError, match="'knowledge_selection' say every effect"):
+        terms.decision.effect([[1.0]])
     with pytest.raises(ValueError, match="here it is 'knowledge_selection'"):
-        terms.sample_effect([[1.0]])
+        terms.decision.lesson([[1.0]])

@@ -10,9 +10,10 @@ import pytest
 import torch
 from test_models import SIZES, write_encoder
 
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.config.student import StudentConfig
 from kd_env.core.types import Signal
+from kd_env.decisions.options import env_config
 from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
@@ -28,7 +29,7 @@ TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 def problem(tiny: dict[str, Any]) -> Any:
     """A BERT teacher of width 16, compared with the student in its embeddings, its blocks and their attention."""
     options = {**tiny, "student": STUDENT, "terms": TERMS, "precision": "fp64", "features": ["progress", "term_losses"]}
-    return build_problem(EnvConfig.from_kwargs(**options))
+    return build_problem(env_config(**options))
 
 
 def parameters(module: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +10,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, DistillVectorEnv, build_problem
+from kd_env.decisions.options import env_config
 from kd_env.decisions.teacher_weighting.actions import TeacherWeightingActions
 from kd_env.testing import check_environment
 
@@ -24,7 +24,7 @@ PLAIN = {"term_scale": "none", "weight_normalization": "none"}
 def problem(tiny_set: dict[str, Any]) -> Any:
     """Three teachers in float64."""
     config = {**tiny_set, "decision": "teacher_weighting", "precision": "fp64", "updates_per_step": 1}
-    return build_problem(EnvConfig.from_kwargs(**config))
+    return build_problem(env_config(**config))
 
 
 def model(view: str, *, rows: int | None = None, gate: bool = True) -> TeacherWeightingActions:
@@ -200,7 +200,7 @@ def test_the_empty_subset_is_hard_labels_only(problem: Any) -> None:
     )
     only.reset(seed=2), none.reset(seed=2)
     for _ in range(3):
-        only.step(only.encode_action(weights))
+        only.step(only.decision.encode(weights))
         info = none.step(np.zeros(3, np.int8))[4]
         assert not info["skipped"]
     for name, value in only.run.started().params.items():
@@ -268,7 +268,7 @@ def test_vector_equals_singles(view: str, weighting: str, problem: Any) -> None:
 def test_padding_does_not_reach_any_teacher(tiny_set: dict[str, Any]) -> None:
     """Stacked students pad to the longest replica; a student alone takes the same path."""
     options = {**tiny_set, "decision": "teacher_weighting", "precision": "fp64", "features": ["gap"]}
-    problem = build_problem(EnvConfig.from_kwargs(**options))
+    problem = build_problem(env_config(**options))
     shortest, longest = int(problem.train.lengths.argmin()), int(problem.train.lengths.argmax())
     rows, two = np.array([[shortest]]), np.array([[shortest, longest]])
     short, both = problem.train.gather(rows), problem.train.gather(two)
@@ -300,7 +300,7 @@ def test_features_by_hand(problem: Any) -> None:
     features = [f"row_teacher_{name}" for name in names] + [f"teacher_{name}" for name in names]
     features += ["row_student", "student_on_batch", "teacher_representations"]
     wide = build_problem(
-        EnvConfig.from_kwargs(
+        env_config(
             **{k: v for k, v in problem.config.to_dict().items() if k != "learning_rate"}
             | {"features": features, "weighting": "sample"}
         )
@@ -374,7 +374,7 @@ def _rl_kd(problem: Any, reward: str, logits: np.ndarray, rows: np.ndarray, acti
 def test_a_student_that_is_its_own_teacher_is_not_told_of_others(problem: Any) -> None:
     """The control has nothing of the teachers, not even in the reward."""
     options = {**problem.config.to_dict(), "teacher_source": "student", "features": ["gap"], "terms": ["soft_label"]}
-    own = build_problem(EnvConfig.from_kwargs(**options))
+    own = build_problem(env_config(**options))
     values = []
     for reward in ("rl_kd_label", "rl_kd_distill"):
         env = DistillEnv(problem=own, reward=reward)
@@ -446,8 +446,7 @@ def test_a_term_without_a_teacher_is_not_weighed_by_a_single_one_either(tiny: di
 
 def test_methods_of_the_other_decision_are_refused(problem: Any, tiny: dict[str, Any]) -> None:
     """Rules that were made for the other environment get a clear message."""
-    with pytest.raises(ValueError, match="use encode_teachers"):
-        DistillEnv(problem=problem).encode_action({"soft_label": 1.0})
-    call: Callable[..., Any] = DistillEnv(**tiny).teacher_effect
-    with pytest.raises(ValueError, match="decision='teacher_weighting'"):
-        call([[1.0]])
+    with pytest.raises(ValueError, match="Unknown teacher 'soft_label'"):
+        DistillEnv(problem=problem).decision.encode({"soft_label": 1.0})
+    with pytest.raises(ValueError, match="'knowledge_selection' say every effect"):
+        DistillEnv(**tiny).decision.effect([[1.0]])

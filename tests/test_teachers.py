@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from kd_env import DistillEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, build_problem
 from kd_env.core.types import Signal
 from kd_env.data.tables import Table, tokenize
 from kd_env.data.tasks import Rows
+from kd_env.decisions.options import env_config
 from kd_env.teachers.outputs import teacher_outputs
 from kd_env.teachers.provenance import provenance
 from kd_env.teachers.sources import CachedTeacher, OnlineTeacher
@@ -133,7 +134,7 @@ def test_disk_cache_is_reused_and_gives_the_same_run(
 
 def test_stale_or_damaged_caches_are_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
     """Other content under the key, a file cut short: the folder and the remedy are named."""
-    options = EnvConfig.from_kwargs(**{**tiny, "cache_dir": str(tmp_path)})
+    options = env_config(**{**tiny, "cache_dir": str(tmp_path)})
     build_problem(options)
     folder = max(tmp_path.iterdir(), key=lambda path: sum(f.stat().st_size for f in path.iterdir()))
     meta = json.loads((folder / "meta.json").read_text())
@@ -159,20 +160,18 @@ def test_other_weights_get_another_cache(tiny: dict[str, Any], tmp_path: Path) -
     copy = tmp_path / "teacher"
     shutil.copytree(tiny["teacher"], copy)
     options = {**tiny, "teacher": str(copy), "cache_dir": str(tmp_path / "cache")}
-    first = build_problem(EnvConfig.from_kwargs(**options)).reference.train_logits
+    first = build_problem(env_config(**options)).reference.train_logits
     weights = load_file(copy / "model.safetensors")
     weights["classifier.bias"] += 1.0
     weights["classifier.bias"][0] += 1.0
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    second = build_problem(EnvConfig.from_kwargs(**options)).reference.train_logits
+    second = build_problem(env_config(**options)).reference.train_logits
     np.testing.assert_allclose(second - first, [[2.0, 1.0]] * len(first), atol=1e-5)
 
 
 def test_float16_cache_is_close(tiny: dict[str, Any]) -> None:
     """Half the memory, rounding only."""
-    exact, rounded = (
-        build_problem(EnvConfig.from_kwargs(**tiny, cache_dtype=dtype)) for dtype in ("float32", "float16")
-    )
+    exact, rounded = (build_problem(env_config(**tiny, cache_dtype=dtype)) for dtype in ("float32", "float16"))
     rows = np.arange(8)
     batch = exact.train.gather(rows)
     first, second = (each.reference.source.signals(rows, batch, None) for each in (exact, rounded))
@@ -195,7 +194,7 @@ def test_provenance(record: dict[str, str] | None, expected: str | None, tiny: d
     """A foreign teacher is marked, one of this split is trusted, one that saw feedback is refused."""
     copy = tmp_path / "teacher"
     shutil.copytree(tiny["teacher"], copy)
-    options = EnvConfig.from_kwargs(**{**tiny, "teacher": str(copy)})
+    options = env_config(**{**tiny, "teacher": str(copy)})
     if record is not None:
         fingerprint = build_problem(options).fingerprint
         filled = {key: value.format(fingerprint=fingerprint) for key, value in record.items()}

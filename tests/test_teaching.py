@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agents import make_rule
-from kd_env import DistillEnv, DistillVectorEnv, EnvConfig, build_problem
+from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.core import trees
+from kd_env.decisions.options import env_config
 from kd_env.envs.process import make_problem, with_options
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.evaluation.judging.protocol import evaluate_policies
@@ -47,16 +48,16 @@ def options(tiny: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def problem(tiny: dict[str, Any]) -> Any:
-    return build_problem(EnvConfig.from_kwargs(**options(tiny)))
+    return build_problem(env_config(**options(tiny)))
 
 
 @pytest.fixture(scope="module")
 def weighted(tiny: dict[str, Any]) -> Any:
-    return build_problem(EnvConfig.from_kwargs(**options(tiny, teacher_updates="weighted")))
+    return build_problem(env_config(**options(tiny, teacher_updates="weighted")))
 
 
 def lesson(env: Any, weight: float = 1.0, *influence: Any) -> Any:
-    return env.lesson_effect(np.full((1, ROWS), weight), *influence)
+    return env.decision.lesson(np.full((1, ROWS), weight), *influence)
 
 
 def after(problem: Any, steps: int, *effect: Any) -> Any:
@@ -347,7 +348,7 @@ def test_restore_brings_the_teacher_back(problem: Any) -> None:
     many = DistillVectorEnv(3, problem=problem, autoreset_mode="disabled")
     many.reset(seed=[4, 5, 6])
     for _ in range(4):
-        effect = many.lesson_effect(np.ones((3, ROWS)), 1.0)
+        effect = many.decision.lesson(np.ones((3, ROWS)), 1.0)
         observations, *_, info = many.step(effect)
     np.testing.assert_allclose(observations[1], ends[0][0], rtol=1e-6, atol=1e-7)
     assert info["teacher_influence_ratio"].shape == (3,) and (info["teacher_influence_ratio"] > 0).all()
@@ -358,7 +359,7 @@ def test_restore_brings_the_teacher_back(problem: Any) -> None:
 
 def test_features_and_scores_read_the_teacher_as_it_is(tiny: dict[str, Any]) -> None:
     """Not as it was loaded."""
-    own = build_problem(EnvConfig.from_kwargs(**options(tiny, action_view="box", score="teacher_loss")))
+    own = build_problem(env_config(**options(tiny, action_view="box", score="teacher_loss")))
     env = DistillEnv(problem=own)
     env.reset(seed=0)
     for _ in range(3):
@@ -380,7 +381,7 @@ def test_a_head_or_a_whole_teacher_is_drawn_by_seed(tiny: dict[str, Any]) -> Non
     more = {"num_hidden_layers": 1, "learning_rate": 1e-3}
     starts = {}
     for init in ("pretrained", "fresh", "finetuned"):
-        own = build_problem(EnvConfig.from_kwargs(**options(tiny, learning_teacher={"init": init, **more})))
+        own = build_problem(env_config(**options(tiny, learning_teacher={"init": init, **more})))
         assert own.reference.encoder.facts.num_layers == 1
         env = DistillVectorEnv(2, problem=own, autoreset_mode="disabled")
         env.reset(seed=[0, 1])
@@ -396,7 +397,7 @@ def test_a_head_or_a_whole_teacher_is_drawn_by_seed(tiny: dict[str, Any]) -> Non
 def test_a_cut_teacher_keeps_its_own_head_and_blocks(tiny: dict[str, Any]) -> None:
     """One that was fine-tuned: every tensor of the cut is the folder's, none drawn anew."""
     whole, cut = (
-        build_problem(EnvConfig.from_kwargs(**options(tiny, learning_teacher={"num_hidden_layers": layers})))
+        build_problem(env_config(**options(tiny, learning_teacher={"num_hidden_layers": layers})))
         for layers in (None, 1)
     )
     before = whole.reference.encoder.module.state_dict()
@@ -444,7 +445,7 @@ def test_the_control_does_not_hear_of_the_teacher(tiny: dict[str, Any]) -> None:
 def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str, tiny: dict[str, Any]) -> None:
     """With the value and the remedy, before a step is made."""
     with pytest.raises(ValueError, match=message):
-        build_problem(EnvConfig.from_kwargs(**options(tiny, **change)))
+        build_problem(env_config(**options(tiny, **change)))
 
 
 def test_bad_lessons_are_refused(problem: Any, tiny: dict[str, Any]) -> None:
@@ -479,7 +480,7 @@ def test_bad_lessons_are_refused(problem: Any, tiny: dict[str, Any]) -> None:
 def test_dropout_is_in_the_teachers_own_loss_alone(problem: Any, tiny: dict[str, Any]) -> None:
     """Drawn by seed and update; neither what the student hears nor the influence knows of it; replicas are refused."""
     given = {"learning_rate": 1e-3, "train_embeddings": True, "log_every": 1, "dropout": 0.3}
-    own = build_problem(EnvConfig.from_kwargs(**options(tiny, learning_teacher=given)))
+    own = build_problem(env_config(**options(tiny, learning_teacher=given)))
     generator = torch.get_rng_state()
     state = after(problem, 2)
 
@@ -555,7 +556,7 @@ def test_terms_that_hear_little_of_the_teacher(tiny: dict[str, Any]) -> None:
 def test_one_backward_pass_does_for_both_gradients(problem: Any, tiny: dict[str, Any]) -> None:
     """Where the ratio is not measured d + c h is found at once; the ratio stands until it is measured again."""
     seldom = {"learning_rate": 1e-3, "train_embeddings": True, "log_every": 4}
-    other = build_problem(EnvConfig.from_kwargs(**options(tiny, learning_teacher=seldom)))
+    other = build_problem(env_config(**options(tiny, learning_teacher=seldom)))
     ratios = {}
     for name, own in (("always", problem), ("seldom", other)):
         env = DistillEnv(problem=own)
@@ -578,14 +579,14 @@ def test_teacher_and_student_share_no_tensor(problem: Any) -> None:
 def test_an_autoreset_draws_a_new_teacher(tiny: dict[str, Any]) -> None:
     """Replica by replica: the second episode of each is the one that a single environment has."""
     more = {"learning_teacher": {"init": "pretrained", "learning_rate": 1e-3}, "budget": 3}
-    own = build_problem(EnvConfig.from_kwargs(**options(tiny, **more)))
+    own = build_problem(env_config(**options(tiny, **more)))
     many = DistillVectorEnv(2, problem=own)
     many.reset(seed=[1, 2])
     for _ in range(2):
-        many.step(many.lesson_effect(np.ones((2, ROWS)), 1.0))
-    many.step(many.lesson_effect(np.ones((2, ROWS)), 1.0))
+        many.step(many.decision.lesson(np.ones((2, ROWS)), 1.0))
+    many.step(many.decision.lesson(np.ones((2, ROWS)), 1.0))
     for _ in range(2):
-        observations, *_ = many.step(many.lesson_effect(np.ones((2, ROWS)), 1.0))
+        observations, *_ = many.step(many.decision.lesson(np.ones((2, ROWS)), 1.0))
     env = DistillEnv(problem=own)
     for replica, seed in enumerate((1, 2)):
         env.reset(seed=seed)

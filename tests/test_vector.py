@@ -11,6 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from kd_env import DistillEnv, DistillVectorEnv
+from kd_env.decisions.options import env_config
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -145,12 +146,11 @@ def test_bad_reset_options(options: dict[str, Any], message: str, tiny_problem: 
 
 def test_worker_processes_equal_stacked_replicas(tiny: dict[str, Any], tmp_path: Any) -> None:
     """Processes follow the same trajectories, autoreset included; sharing teacher outputs is required."""
-    from kd_env import EnvConfig
     from kd_env.envs import make_vector
 
     with pytest.raises(ValueError, match="cache_dir"):
-        make_vector(EnvConfig.from_kwargs(**tiny), 2, "processes")
-    config = EnvConfig.from_kwargs(**tiny, cache_dir=str(tmp_path / "cache"))
+        make_vector(env_config(**tiny), 2, "processes")
+    config = env_config(**tiny, cache_dir=str(tmp_path / "cache"))
     threads = torch.get_num_threads()
     torch.set_num_threads(3)  # of this process; only the workers have one
     stacked, workers = make_vector(config, 2, "stacked"), make_vector(config, 2, "processes")
@@ -168,12 +168,12 @@ def test_worker_processes_equal_stacked_replicas(tiny: dict[str, Any], tmp_path:
         influence = stacked.unwrapped.row_influence()
         assert influence.shape == (2, 4) and influence.any()
         np.testing.assert_allclose(workers.unwrapped.row_influence(), influence, atol=1e-2 * np.abs(influence).max())
-        effect = stacked.unwrapped.problem.actions.decode(action)  # what a rule may give in place of actions
+        effect = stacked.unwrapped.decision.actions.decode(action)  # what a rule may give in place of actions
         mine, theirs = stacked.step(effect), workers.step(effect)
         np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-3, atol=1e-3)
         np.testing.assert_array_equal(theirs[4]["weights"], [[1, 1, 0], [0, 1, 1]])
         with pytest.raises(ValueError, match="of 1 replicas, the environment has 2"):
-            workers.step(stacked.unwrapped.problem.actions.decode(action[:1]))
+            workers.step(stacked.unwrapped.decision.actions.decode(action[:1]))
         assert workers.unwrapped.action_names == stacked.unwrapped.action_names
         with pytest.raises(ValueError, match="stacked"):
             workers.unwrapped.get_state()

@@ -233,3 +233,9 @@ class ProgressBar:
 def as_path(path: str | Path) -> Path:
     """The path as given, as :class:`pathlib.Path`."""
     return Path(path).expanduser()
+
+
+def decision_name(env: AnyEnv) -> str:
+    """What the agent of an env decides, by name; ``knowledge_selection`` where the env does not say."""
+    decision = getattr(inner_env(env), "decision", "knowledge_selection")
+    return str(getattr(decision, "name", decision))

@@ -171,18 +171,9 @@ def _gated(base: Any) -> bool:
 def _misfit(env: AnyEnv) -> str:
     """Why an env has no rows to share a policy between, with the remedy; empty where it has."""
     base, found = inner_env(env), spaces_of(env)
-    decision = getattr(base, "decision", None)
-    # As many terms or teachers as there are rows would otherwise pass for one component a row.
-    if decision == "knowledge_selection":
-        return "the env selects knowledge for the whole batch; make one that decides about each row."
-    if decision == "teacher_weighting" and base.weighting == "batch":
-        return "the env takes one action a batch (weighting='batch'); make it with weighting='sample'."
-    # With two rows a batch, the two controls would pass for one component a row, too.
-    if decision == "sample_weighting" and base.action_view in ("discrete", "box"):
-        return (
-            f"the env's controls hold for the whole batch (action_view={base.action_view!r}); make it with "
-            "action_view='native' or 'subset'."
-        )
+    # As many components as there are rows would otherwise pass for one a row.
+    if refusal := getattr(getattr(base, "decision", None), "shared_refusal", ""):
+        return str(refusal)
     if not getattr(base, "row_features", ()):
         return (
             "the env observes no features of single rows (row_features is empty); add some to its features, for "

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.common.base import AnyEnv, Spaces, inner_env, require
+from agents.common.base import AnyEnv, Spaces, decision_name, inner_env, require
 from agents.common.networks import Policy
 from agents.common.rollout import Floats, Rollout
 from agents.policy_gradient.reinforce import Reinforce, ReinforceConfig
@@ -115,7 +115,7 @@ def step_means(returns: Floats, rollout: Rollout) -> Floats:
 def check_selects(env: AnyEnv, per_batch: bool) -> None:
     """Raise ``ValueError`` with the remedy where an env does not let its agent choose subsets of teachers."""
     base = inner_env(env)
-    decision = getattr(base, "decision", "knowledge_selection")
+    decision = decision_name(env)
     if decision != "teacher_weighting":
         raise ValueError(
             f"teacher_selector selects teachers, but the env leaves {decision!r} to decide; make an env of "

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.common import storage
-from agents.common.base import AnyEnv, Array, as_path
+from agents.common.base import AnyEnv, Array, as_path, decision_name
 
 
 def named_weights(weights: Any) -> dict[str, float]:
@@ -51,7 +51,6 @@ class Rule(ABC):
 
     name: ClassVar[str]
     decision: ClassVar[str] = "knowledge_selection"
-    encoder: ClassVar[str] = "encode_action"
     views: ClassVar[tuple[str, ...]] = ("native", "discrete", "box")
     needs_features: ClassVar[tuple[str, ...]] = ()
     needs_terms: ClassVar[tuple[str, ...]] = ()
@@ -63,15 +62,15 @@ class Rule(ABC):
         self.env, self.seed, self.options = env, seed, options
         base: Any = env.unwrapped
         self.base = base
-        decision = getattr(base, "decision", "knowledge_selection")
+        decision = decision_name(env)
         if decision != self.decision:
             raise ValueError(
                 f"The rule {self.name!r} decides {self.decision!r}, but the env leaves {decision!r} to decide; make an "
                 f"env of {self.decision!r}, or choose a rule for {decision!r}."
             )
-        if not hasattr(base, self.encoder):
+        if not hasattr(getattr(base, "decision", None), "encode"):
             raise ValueError(
-                f"The rule {self.name!r} needs an env that names what its actions weigh ({self.encoder}); {env} has "
+                f"The rule {self.name!r} needs an env that names what its actions weigh (decision.encode); {env} has "
                 "no names."
             )
         self.term_names: tuple[str, ...] = tuple(getattr(base, "term_names", ()))  # texts have none
@@ -169,7 +168,7 @@ class Rule(ABC):
 
     def encode(self, weights: Mapping[str, float], gate: float = 1.0) -> Array:
         """Raw action of one replica in the env's view."""
-        return np.asarray(self.base.encode_action(weights, gate))
+        return np.asarray(self.base.decision.encode(weights, gate))
 
     def everything(self) -> Array:
         """Raw action that weighs every term with 1."""

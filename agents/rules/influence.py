@@ -75,7 +75,7 @@ class LGTM(SampleRule):
     def lesson(self, count: int) -> Any:
         """The effect on a teacher that learns, for ``count`` replicas."""
         o, ones = self.options, np.ones((count, self.base.batch_size))
-        return self.base.lesson_effect(ones, o["influence_coef"], o["influence_target"], o["matched"])
+        return self.base.decision.lesson(ones, o["influence_coef"], o["influence_target"], o["matched"])
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
         """From the state of the environment; the observations only say how many replicas there are."""
@@ -106,7 +106,7 @@ class LGTM(SampleRule):
             return self.lesson(len(observations)), None
         if self.base.action_view != "native":
             return super().act(observations, memory, starts)
-        return np.stack([np.asarray(self.base.encode_samples(one)) for one in self.weights(observations)]), None
+        return np.stack([np.asarray(self.base.decision.encode(one)) for one in self.weights(observations)]), None
 
 
 INFLUENCE_RULES: tuple[type[Rule], ...] = (LGTM,)

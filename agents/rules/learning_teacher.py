@@ -39,7 +39,7 @@ class TeachingRule(Rule):
     def lesson(self, count: int, weight: float, influence: float, target: str) -> Any:
         """The effect with one weight for the auxiliary loss of every row."""
         weights = np.full((count, self.base.batch_size), weight)
-        return self.base.lesson_effect(weights, influence, target)
+        return self.base.decision.lesson(weights, influence, target)
 
 
 class ProKT(TeachingRule):

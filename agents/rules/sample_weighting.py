@@ -28,7 +28,6 @@ class SampleRule(Rule):
     """Base of rules that weigh rows; arguments as in :class:`agents.rules.base.Rule`."""
 
     decision = "sample_weighting"
-    encoder = "encode_samples"
     views = ("native", "subset", "discrete", "box")
     needs_classes: ClassVar[bool] = False
     """Whether the rule reads of ``row_student`` what regression has not."""
@@ -47,7 +46,7 @@ class SampleRule(Rule):
 
     def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Any, Any]:
         """The effect with the weights."""
-        return self.base.sample_effect(self.weights(observations)), None
+        return self.base.decision.effect(self.weights(observations)), None
 
     def about(self, observations: NDArray[np.float32], name: str, entry: int = 0) -> Floats:
         """One number of a feature of the rows, ``[N, B]``."""
@@ -81,7 +80,7 @@ class Uniform(SampleRule):
 
     def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Any, Any]:
         """The action that says so, which every view has."""
-        return np.stack([np.asarray(self.base.encode_samples(one)) for one in self.weights(observations)]), None
+        return np.stack([np.asarray(self.base.decision.encode(one)) for one in self.weights(observations)]), None
 
 
 class RandomWeights(SampleRule):

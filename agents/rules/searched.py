@@ -161,13 +161,8 @@ def _known_steps(env: AnyEnv) -> int:
 def _rows(env: AnyEnv) -> RowLayout | None:
     """The rows that a candidate's action is repeated for; refuses one weight a row."""
     inner: Any = inner_env(env)
-    rows_alone = getattr(inner, "decision", None) == "sample_weighting"
-    if rows_alone and spaces_of(env).action.shape == (inner.batch_size,):
-        raise ValueError(
-            "A constant weight for every row is the rule 'uniform': nothing can be searched there. Use "
-            "action_view='box' or 'discrete' (agent.action_view=box in the main job), whose controls rank the rows by "
-            "a score."
-        )
+    if refusal := getattr(getattr(inner, "decision", None), "constant_refusal", ""):
+        raise ValueError(refusal)
     return find_rows(env, "auto")
 
 

@@ -32,7 +32,6 @@ class TeacherRule(Rule):
     """Base of rules that weigh teachers; arguments as in :class:`agents.rules.base.Rule`."""
 
     decision = "teacher_weighting"
-    encoder = "encode_teachers"
     views = VIEWS
     exact_views: ClassVar[tuple[str, ...]] = ()
     """Views with an action that says exactly what the rule does."""
@@ -58,8 +57,8 @@ class TeacherRule(Rule):
         """The action that says the weights, or the effect with them."""
         weights = self.weights(observations)
         if self.base.action_view in self.exact_views:
-            return np.stack([np.asarray(self.base.encode_teachers(one)) for one in weights]), None
-        return self.base.teacher_effect(weights), None
+            return np.stack([np.asarray(self.base.decision.encode(one)) for one in weights]), None
+        return self.base.decision.effect(weights), None
 
     def about(self, observations: NDArray[np.float32], name: str) -> Floats:
         """A feature of the batch ``[N, n]`` or, by row, its counterpart ``[N, B, n]``."""

@@ -13,18 +13,8 @@ BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY = "Box", "Discrete", "MultiDiscrete"
 
 ALL = (BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY)
 
-
-VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_DISCRETE: "native", MULTI_BINARY: "native"}
-
-
-TEACHER_VIEWS = {BOX: "simplex", DISCRETE: "discrete", MULTI_BINARY: "subset"}
-"""Views of an env that weighs teachers."""
-
-
-SAMPLE_VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_BINARY: "subset"}
-"""Views of an env that weighs rows."""
-
-
+COMMON_VIEWS = ((BOX, "box"), (DISCRETE, "discrete"), (MULTI_DISCRETE, "native"), (MULTI_BINARY, "native"))
+"""Of an env that does not say which it has."""
 TOKEN_VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_DISCRETE: "candidates"}
 """Views of an env whose actions are tokens."""
 
@@ -84,24 +74,28 @@ def check_actions(name: str, space: ActionSpace, env: AnyEnv | Spaces | None = N
     entry = algorithm(name)
     kind = type(space).__name__
     base = None if env is None or isinstance(env, Spaces) else inner_env(env)
-    decision = getattr(base, "decision", None)
+    views = _views(base)
+    words = {action: f"action_view='{view}'" for action, view in views.items()}
     if kind not in entry.actions:
-        weighs = decision == "teacher_weighting"
-        by_decision = {"teacher_weighting": TEACHER_VIEWS, "sample_weighting": SAMPLE_VIEWS}
-        views = {**by_decision, "tutor_tokens": TOKEN_VIEWS}.get(str(decision), VIEWS)
-        words = {action: f"action_view='{view}'" for action, view in views.items()}
-        if weighs and getattr(base, "weighting", None) == "sample":
-            words[DISCRETE] += " and weighting='batch'"
         raise ValueError(
             f"sb3/{name} takes only {' or '.join(entry.actions)} actions, but the env has {space}; "
             f"make the env with {_any_of(entry, words)}."
         )
-    if decision == "tutor_tokens" and getattr(base, "action_view", None) == "native":
-        words = {action: f"action_view='{view}'" for action, view in TOKEN_VIEWS.items()}
+    if getattr(base, "vocab_size", None) is not None and getattr(base, "action_view", None) == "native":
         raise ValueError(
             f"sb3/{name} would need an output for every token of the vocabulary in every slot ({space}); make the env "
             f"with {_any_of(entry, words)}."
         )
+
+
+def _views(base: Any) -> dict[str, str]:
+    """The first action view for each kind of action space."""
+    if getattr(base, "vocab_size", None) is not None:
+        return TOKEN_VIEWS
+    views: dict[str, str] = {}
+    for kind, view in getattr(getattr(base, "decision", None), "views", COMMON_VIEWS):
+        views.setdefault(kind, view)
+    return views
 
 
 def _any_of(entry: Algorithm, words: Mapping[str, str]) -> str:

@@ -156,9 +156,8 @@ def _meaning(env: Any) -> dict[str, list[Any]]:
         _COMPONENTS: list(env.action_names),
         _FEATURES: layout,
     }
-    if env.decision != "knowledge_selection":  # views with the same space and other weights
-        same = env.decision == "teacher_weighting" and env.action_view == "native"
-        found[_VIEW] = ["simplex" if same else env.action_view]
+    if env.decision.view_meaning is not None:
+        found[_VIEW] = [env.decision.view_meaning]
     return found
 
 

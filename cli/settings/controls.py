@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_env.core.registry import unknown_name
+from kd_env.knowledge import TERMS, reads_teacher
 
 CONTROLS = {
     "none": "no control",
@@ -46,9 +47,11 @@ def controlled_env(env: Mapping[str, Any], control: str) -> dict[str, Any]:
     if control != "teacher_is_student":
         return dict(env)
     names = [term["name"] if isinstance(term, Mapping) else term for term in env["terms"]]
-    terms = [term for term, name in zip(env["terms"], names, strict=True) if name != "hard_label"]
+    terms = [term for term, name in zip(env["terms"], names, strict=True) if reads_teacher(TERMS[name])]
     if not terms:
-        raise ValueError("control=teacher_is_student leaves hard_label out, and no other term is in env.terms.")
+        raise ValueError(
+            f"control=teacher_is_student leaves out terms without a teacher, and env.terms={names} has no other."
+        )
     return {**env, "terms": terms, "reward": "loss_drop", "teacher_source": "student"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from kd_env.core.registry import unknown_name
 from kd_env.core.types import FeatureSlice
 from kd_env.data import toy
 from kd_env.data.loading import get_task
-from kd_env.decisions.catalog import make_actions
-from kd_env.knowledge import term_entries
+from kd_env.decisions.base import Parts
+from kd_env.decisions.catalog import DECISIONS, check_decision, make_decision
+from kd_env.knowledge import TERMS, reads_teacher, term_entries
 from kd_env.mdp.observations.base import FEATURES
 from kd_env.mdp.row_influence import feedback_rows
 
@@ -41,11 +42,11 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         entries = term_entries(config.terms)
         self.term_names = tuple(entry.name for entry in entries)
         self.teacher_names, self.reference_teacher = tuple(teacher_names), teacher_names[0]
-        taught = [entry.kind != "hard_label" for entry in entries]  # the only one of ours without a teacher
-        self.actions: Any = make_actions(config, self.term_names, self.teacher_names, taught)
-        self.action_names, self.action_view = self.actions.action_names, config.action_view
+        taught = tuple(reads_teacher(TERMS[entry.kind]) for entry in entries)
+        self.decision = make_decision(config, Parts(self.term_names, self.teacher_names, taught))
+        self.action_names, self.action_view = self.decision.action_names, config.action_view
         self.teacher_updates = config.teacher_updates
-        self.decision, self.weighting, self.batch_size = config.decision, config.weighting, config.batch_size
+        self.weighting, self.batch_size = config.weighting, config.batch_size
         self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)
         regression = get_task(config.task, config.columns, config.data_dir).regression
         self.observation_layout, start = {}, 0
@@ -57,35 +58,9 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
             start = stop
         self.episode_steps = -(-config.budget // config.updates_per_step)
         self.single_observation_space = spaces.Box(0.0, 1.0, (start,), np.float32)
-        self.single_action_space = self.actions.space
+        self.single_action_space = self.decision.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-
-    def encode_action(self, weights: Mapping[str, float], gate: float = 1.0) -> Any:
-        """As in the real environment."""
-        return self.actions.encode(weights, gate)
-
-    def encode_teachers(self, weights: Any, gate: float = 1.0) -> Any:
-        """As in the real environment."""
-        return self.actions.encode(weights, gate)
-
-    def encode_samples(self, weights: Any) -> Any:
-        """As in the real environment."""
-        return self.actions.encode(weights)
-
-    def teacher_effect(self, weights: Any) -> Any:
-        """Exists, because rules ask whether it does."""
-        raise RuntimeError("A probe has no effect.")
-
-    def sample_effect(self, weights: Any) -> Any:
-        """Exists, because rules ask whether it does."""
-        raise RuntimeError("A probe has no effect.")
-
-    def lesson_effect(
-        self, weights: Any, influence: float = 0.0, target: str = "student_loss", matched: bool = False
-    ) -> Any:
-        """As in the real environment, so that options of rules are checked."""
-        return self.actions.lesson(weights, influence, target, matched)
 
     def row_influence(self) -> Any:
         """Exists, because rules ask whether it does."""
@@ -174,7 +149,7 @@ def teacher_names(settings: Settings) -> tuple[str, ...]:
     if settings.teachers:
         return tuple(name for name, _ in settings.teachers)
     name = settings.env.task
-    return tuple(toy.teacher_set(name)) if settings.env.decision == "teacher_weighting" else (name,)
+    return tuple(toy.teacher_set(name)) if DECISIONS[settings.env.decision].many_teachers else (name,)
 
 
 def _check_dropout(settings: Settings) -> None:
@@ -207,7 +182,7 @@ def rule_view(spec: PolicySpec, env: EnvConfig, teachers: Sequence[str]) -> str:
     for view in dict.fromkeys([*(v for v in views if v == env.action_view), *views]):
         try:
             viewed = dataclasses.replace(env, action_view=view)
-            viewed.validate()
+            check_decision(viewed)
             make_rule(spec.name, ProbeEnv(viewed, 1, teachers), **spec.options)
         except ValueError as error:
             errors.append(error)

@@ -14,18 +14,12 @@ from cli.settings.teachers import TASK_KEYS, cache_folder, cofinetuned_set, teac
 from kd_env.config.environment import EnvConfig
 from kd_env.data.loading import get_task
 from kd_env.data.tasks import EMBEDDED
-from kd_env.decisions.default_features import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
+from kd_env.decisions.catalog import DECISIONS
+from kd_env.decisions.options import env_config
 
 if TYPE_CHECKING:
     from kd_env.finetuning.classifier import TeacherConfig
     from kd_env.finetuning.co_classifier import CoTeacherConfig
-
-ENVIRONMENTS = {
-    "kd_env/KnowledgeSelection-v0": "knowledge_selection",
-    "kd_env/TeacherWeighting-v0": "teacher_weighting",
-    "kd_env/SampleWeighting-v0": "sample_weighting",
-}
-"""Environments of the main job and what is decided in them."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +149,28 @@ def with_ready(env: EnvConfig, c: Mapping[str, Any], teachers: Sequence[tuple[st
     return dataclasses.replace(env, teachers=tuple({"name": name, "path": folder} for name, folder in ready))
 
 
+def _decision(identity: str) -> str:
+    """What is decided in the environment of an id, by the name that it was registered with."""
+    import gymnasium
+
+    import kd_env  # noqa: F401 - registers the environments
+
+    known = {
+        name: spec.kwargs.get("decision") for name, spec in gymnasium.registry.items() if name.startswith("kd_env/")
+    }
+    native = {name: decision for name, decision in known.items() if "action_view" not in gymnasium.spec(name).kwargs}
+    if native.get(identity) is None:
+        raise ValueError(
+            f"env.id={identity!r} is not known to the main job; valid: "
+            f"{', '.join(name for name, decision in native.items() if decision)}."
+        )
+    return str(native[identity])
+
+
 def _env(c: Mapping[str, Any]) -> EnvConfig:
     task, env = c["task"], dict(c["env"])
     identity = env.pop("id")
-    if identity not in ENVIRONMENTS:
-        raise ValueError(f"env.id={identity!r} is not known to the main job; valid: {', '.join(ENVIRONMENTS)}.")
-    decision = ENVIRONMENTS[identity]
+    decision = _decision(identity)
     if env["features"] == "auto":
         env["features"] = list(default_features(task, decision, str(env.get("weighting", "batch"))))
     options = {
@@ -176,15 +186,14 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         "device": str(c["device"]),
         "show_progress": bool(c["progress"]),
     }
-    return EnvConfig.from_kwargs(**options)
+    return env_config(**options)
 
 
 def default_features(task: Mapping[str, Any], decision: str, weighting: str) -> tuple[str, ...]:
     """The default features that have a meaning for the task: entropy and agreement have none in regression."""
     from kd_env.mdp.observations.layout import FEATURES
 
-    by_decision = {"knowledge_selection": DEFAULT_FEATURES, "sample_weighting": SAMPLE_FEATURES}
-    names = by_decision[decision] if decision in by_decision else TEACHER_FEATURES[weighting]
+    names = DECISIONS[decision].features_for({"weighting": weighting})
     if not get_task(task["name"], task["columns"], task["data_dir"]).regression:
         return names
     return tuple(name for name in names if not FEATURES[name].classification_only)

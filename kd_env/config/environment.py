@@ -14,15 +14,7 @@ from kd_env.config.optimizer import OptimizerConfig, check_optimizer
 from kd_env.config.student import StudentConfig, check_student
 from kd_env.core import checks
 from kd_env.core.plain import Plain, nested_options, plain_value, refuse_unknown
-from kd_env.decisions.default_features import DEFAULT_FEATURES, SAMPLE_FEATURES, TEACHER_FEATURES
 
-DECISIONS = ("knowledge_selection", "teacher_weighting", "sample_weighting")
-VIEWS = {
-    "knowledge_selection": ("native", "discrete", "box"),
-    "teacher_weighting": ("native", "simplex", "subset", "discrete", "box"),
-    "sample_weighting": ("native", "subset", "discrete", "box"),
-}
-"""Action views by decision."""
 DEFAULT_TERMS = ("hard_label", "soft_label", "hidden_states", "relation")
 
 
@@ -118,7 +110,8 @@ class EnvConfig:
     score: str = "student_loss"
     """``sample_weighting`` only. What ranks rows in its discrete and box view, by name
     (:mod:`kd_env.decisions.sample_weighting.scores`)."""
-    features: Sequence[str] = DEFAULT_FEATURES
+    features: Sequence[str] = ()
+    """Observation features by name; those of the decision unless others are named."""
     influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
     """How the influence of rows is found, where a feature, a score or a rule asks for it."""
     reward: str = "gap_closed"
@@ -146,13 +139,15 @@ class EnvConfig:
 
     @classmethod
     def from_kwargs(cls, **options: Any) -> EnvConfig:
-        """Validated configuration from plain keywords.
+        """Validated configuration from plain keywords, without what the decision has to say of them.
+
+        Environments are made with :func:`kd_env.decisions.options.env_config`, which adds its defaults and checks.
 
         Raises:
             ValueError: an unknown key (with near matches) or a value outside its range (with the range).
         """
         refuse_unknown("environment option", options, cls)
-        values = {**_decision_defaults(options), **{name: plain_value(value) for name, value in options.items()}}
+        values = {name: plain_value(value) for name, value in options.items()}
         student = values.get("student", StudentConfig())
         if isinstance(student, str):
             student = StudentConfig(init="pretrained", name_or_path=student)
@@ -222,7 +217,8 @@ class EnvConfig:
         check_influence(self.influence_config, self.evaluation_rows, self.optimizer_config.max_grad_norm)
         if self.epochs is None:
             self._check_phase()
-        self._check_decision()
+        if self.teacher is not None and self.teachers is not None:
+            raise ValueError(f"teacher={self.teacher!r} and teachers={self.teachers!r} are both given; leave one out.")
         check_teacher_updates(self)
         check_student(self.student_config)
 
@@ -245,64 +241,6 @@ class EnvConfig:
                 "fit into the budget: raise budget (or epochs) or lower updates_per_step."
             )
 
-    def _check_decision(self) -> None:
-        checks.one_of(*VIEWS[self.decision])("action_view", self.action_view)
-        if self.teacher is not None and self.teachers is not None:
-            raise ValueError(f"teacher={self.teacher!r} and teachers={self.teachers!r} are both given; leave one out.")
-        if self.decision == "sample_weighting":
-            self._check_samples()
-        for name, decisions in _DECISION_ONLY.items():
-            default = getattr(EnvConfig, name)
-            if self.decision not in decisions and tuple(getattr(self, name)) != tuple(default):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is only for decision={decisions[0]!r} (env={decisions[0]} in the "
-                    "main job); leave it out or change the decision."
-                )
-        if self.decision == "teacher_weighting" and self.weighting == "sample":
-            if self.updates_per_step != 1:
-                raise ValueError(
-                    f"updates_per_step={self.updates_per_step} does not fit weighting='sample': the action weighs the "
-                    "rows of one batch. Set updates_per_step=1 or weighting='batch'."
-                )
-            if self.action_view == "discrete":
-                raise ValueError(
-                    "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
-                    "or box view with weighting='sample'."
-                )
-
-    def _check_samples(self) -> None:
-        if self.weighting != "sample":
-            raise ValueError(
-                f"weighting={self.weighting!r} does not fit decision='sample_weighting', which weighs single rows; set "
-                "weighting='sample' or leave it out."
-            )
-        if self.updates_per_step != 1:
-            raise ValueError(
-                f"updates_per_step={self.updates_per_step} does not fit decision='sample_weighting': the action weighs "
-                "the rows of one batch. Set updates_per_step=1."
-            )
-        if self.weight_normalization != "none":
-            raise ValueError(
-                f"weight_normalization={self.weight_normalization!r} would undo decision='sample_weighting': it makes "
-                "the weights of all rows the same. Set weight_normalization='none'."
-            )
-
-
-def _decision_defaults(options: Plain) -> dict[str, Any]:
-    """Defaults of the decisions that differ from those of the fields."""
-    defaults: dict[str, Any] = {"terms": ("hard_label", "soft_label")}
-    if options.get("teacher_updates", "none") != "none":  # no fixed teacher's loss is there to count a gap down to
-        return {**_decision_defaults({**options, "teacher_updates": "none"}), "reward": "loss_drop"}
-    if options.get("decision") == "sample_weighting":
-        by_row = {"weighting": "sample", "updates_per_step": 1, "reward": "loss_drop", "features": SAMPLE_FEATURES}
-        return {**defaults, **by_row}
-    if options.get("decision") != "teacher_weighting":
-        return {}
-    weighting = str(options.get("weighting", "batch"))
-    if weighting == "sample":
-        defaults["updates_per_step"] = 1
-    return {**defaults, "features": TEACHER_FEATURES.get(weighting, DEFAULT_FEATURES)}
-
 
 def _teacher_entries(name: str, value: Any) -> None:
     checks.names("<folder>", mappings=True)(name, value)
@@ -313,11 +251,6 @@ def _teacher_entries(name: str, value: Any) -> None:
             checks.refuse(f"{name} entry", entry, "a folder, a hub name, or a mapping with the texts name and path")
 
 
-_DECISION_ONLY = {
-    "weighting": ("teacher_weighting", "sample_weighting"),
-    "weighs": ("teacher_weighting",),
-    "score": ("sample_weighting",),
-}
 _ROWS = checks.optional(checks.whole(1))
 _ENVIRONMENT: dict[str, checks.Check] = {
     "task": checks.text,
@@ -335,7 +268,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "train_on": checks.one_of("train", "train+feedback"),
     "teacher": checks.optional(checks.text),
     "teachers": checks.optional(_teacher_entries),
-    "decision": checks.one_of(*DECISIONS),
+    "decision": checks.text,
     "weighting": checks.one_of("batch", "sample"),
     "weighs": checks.names("soft_label"),
     "score": checks.text,
@@ -388,15 +321,10 @@ def check_teacher_updates(config: EnvConfig) -> None:
             "learns says changes with every update. Set teacher_source='online' (teacher.source=online in the main "
             "job)."
         )
-    if config.teachers is not None or config.decision == "teacher_weighting":
+    if config.teachers is not None:
         raise ValueError(
-            f"teacher_updates={updates!r} needs one teacher; teachers={config.teachers!r} with "
-            f"decision={config.decision!r} has several. Name one with teacher, or set teacher_updates='none'."
-        )
-    if updates == "weighted" and config.decision != "sample_weighting":
-        raise ValueError(
-            f"teacher_updates='weighted' lets the action weigh rows, which decision={config.decision!r} does not; use "
-            "decision='sample_weighting', or teacher_updates='prokt'."
+            f"teacher_updates={updates!r} needs one teacher; teachers={config.teachers!r} names several. Name one with "
+            "teacher, or set teacher_updates='none'."
         )
     if config.gap == "divergence":
         raise ValueError(

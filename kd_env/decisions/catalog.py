@@ -1,49 +1,45 @@
-"""Action models by the name of the decision that they express."""
+"""Decisions by name. Other distributions add theirs with an entry point in the group ``kd_env.decisions``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-
 from kd_env.config.environment import EnvConfig
-from kd_env.core.registry import unknown_name
-from kd_env.decisions.knowledge_selection.actions import KnowledgeSelectionActions
-from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
-from kd_env.decisions.teacher_weighting.actions import TeacherWeightingActions
-from kd_env.mdp.problem import present_entries
+from kd_env.core import checks
+from kd_env.core.registry import Registry
+from kd_env.decisions.base import Decision, Parts
+from kd_env.decisions.knowledge_selection.decision import KnowledgeSelection
+from kd_env.decisions.sample_weighting.decision import SampleWeighting
+from kd_env.decisions.teacher_weighting.decision import TeacherWeighting
 
-Actions = KnowledgeSelectionActions | TeacherWeightingActions | SampleWeightingActions
+DECISIONS: Registry[type[Decision]] = Registry("decision", "kd_env.decisions")
+for _kind in (KnowledgeSelection, TeacherWeighting, SampleWeighting):
+    DECISIONS.register(_kind.name)(_kind)
 
 
-def make_actions(
-    config: EnvConfig, term_names: Sequence[str], teacher_names: Sequence[str], taught: Sequence[bool]
-) -> Actions:
-    """The action model of ``config.decision``.
+def make_decision(config: EnvConfig, parts: Parts) -> Decision:
+    """The decision of ``config.decision``; raises ``ValueError`` for options that do not fit the parts."""
+    return DECISIONS[config.decision](config, parts)
 
-    Args:
-        config: options of the environment.
-        term_names: the K terms.
-        teacher_names: the T teachers.
-        taught: which of the terms read a teacher; the others stand in row 0 of the loss table only.
+
+def check_decision(config: EnvConfig) -> None:
+    """Refuse options that do not fit the decision.
 
     Raises:
-        ValueError: ``weighs`` names a term that is not there, or one without a teacher.
+        ValueError: an unknown decision or action view, or an option that another decision has, with the remedy.
     """
-    present = present_entries(len(teacher_names), taught)
-    if config.decision == "knowledge_selection":
-        return KnowledgeSelectionActions(tuple(term_names), config.action_view, config.gate, present)
-    if config.decision == "sample_weighting":
-        return SampleWeightingActions(
-            config.batch_size, present, config.action_view, config.score, config.teacher_updates
+    kind = DECISIONS[config.decision]
+    checks.one_of(*kind.view_names())("action_view", config.action_view)
+    for name in sorted({option for other in DECISIONS for option in DECISIONS[other].options}):
+        given, default = getattr(config, name), getattr(EnvConfig, name)
+        if name not in kind.options and given != default:
+            owner = next(other for other in DECISIONS if name in DECISIONS[other].options)
+            raise ValueError(
+                f"{name}={given!r} is only for decision={owner!r} (env={owner} in the main job); leave it out or "
+                "change the decision."
+            )
+    if config.teacher_updates == "weighted" and not kind.weighs_teacher_rows:
+        able = [other for other in DECISIONS if DECISIONS[other].weighs_teacher_rows]
+        raise ValueError(
+            f"teacher_updates='weighted' lets the action weigh rows, which decision={config.decision!r} does not; use "
+            f"decision={' or '.join(map(repr, able))}, or teacher_updates='prokt'."
         )
-    weighed = np.zeros_like(present)
-    for name in config.weighs:
-        if name not in term_names:
-            raise ValueError(unknown_name("knowledge term in weighs:", name, term_names))
-        column = list(term_names).index(name)
-        if not taught[column]:
-            raise ValueError(f"weighs names {name!r}, which has no teacher to be weighed; name other terms.")
-        weighed[:, column] = True
-    rows = config.batch_size if config.weighting == "sample" else None
-    return TeacherWeightingActions(tuple(teacher_names), weighed, present, config.action_view, config.gate, rows)
+    kind.check(config)

@@ -13,6 +13,7 @@ from kd_env.data import splits
 from kd_env.data.loading import get_task, load_train
 from kd_env.data.tables import Table, make_buckets, same_tokens, tokenize
 from kd_env.data.tasks import Rows
+from kd_env.decisions.catalog import DECISIONS
 from kd_env.decisions.sample_weighting import scores
 from kd_env.envs.process import check_term_weights, make_problem
 from kd_env.mdp import rewards
@@ -44,7 +45,7 @@ def build_problem(config: EnvConfig) -> Problem:
     task = get_task(config.task, config.columns, config.data_dir)
     features = layout.resolve(config.features, task.regression, len(config.terms), by_row=config.weighting == "sample")
     scores.resolve(config.score, task.regression)
-    folders = teacher_folders(config, task)
+    folders = teacher_folders(config, task, DECISIONS[config.decision].many_teachers)
     for folder in folders.values():
         encoder.check_source(folder)
     rows = load_train(task, config.data_dir)

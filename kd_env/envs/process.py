@@ -8,7 +8,9 @@ from typing import Any
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core.types import Signal
-from kd_env.decisions.catalog import make_actions
+from kd_env.decisions.base import Parts
+from kd_env.decisions.catalog import check_decision, make_decision
+from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting import scores
 from kd_env.knowledge import term_entries
 from kd_env.mdp import rewards
@@ -50,6 +52,7 @@ def make_problem(assets: Assets, config: EnvConfig) -> Problem:
     Raises:
         ValueError: names that do not exist, and options that do not fit each other or the parts.
     """
+    check_decision(config)
     check_term_weights(config)
     regression, teachers = assets.task.regression, assets.teachers
     terms = assets.reference_teacher.terms
@@ -61,9 +64,9 @@ def make_problem(assets: Assets, config: EnvConfig) -> Problem:
     check_influence(config, len(assets.feedback))
     if config.teacher_learns:
         _refuse_shared(assets.student, assets.reference_teacher.encoder)
-    taught = [term.uses_teacher for term in terms]
-    actions = make_actions(config, names, tuple(teacher.name for teacher in teachers), taught)
-    return Problem(assets, config, Process(rewards.REWARDS[config.reward], actions, features))
+    parts = Parts(names, tuple(teacher.name for teacher in teachers), tuple(term.uses_teacher for term in terms))
+    decision = make_decision(config, parts)
+    return Problem(assets, config, Process(rewards.REWARDS[config.reward], decision, features))
 
 
 def with_options(problem: Problem, **options: Any) -> Problem:
@@ -82,7 +85,7 @@ def with_options(problem: Problem, **options: Any) -> Problem:
     for name, present in (("optimizer", config.optimizer_config), ("influence", config.influence_config)):
         if isinstance(options.get(name), Mapping):  # the options that are not named stay as they are
             options[name] = {**dataclasses.asdict(present), **options[name]}
-    return make_problem(problem.assets, EnvConfig.from_kwargs(**{**_shallow(config), **options}))
+    return make_problem(problem.assets, env_config(**{**_shallow(config), **options}))
 
 
 def _require_cls(assets: Assets, features: list[str]) -> None:

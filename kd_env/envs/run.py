@@ -6,15 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Space
 from torch import Tensor
 
-from kd_env.config.environment import EnvConfig
 from kd_env.data.tables import Table
-from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
-from kd_env.decisions.sample_weighting.scores import row_scores
+from kd_env.decisions.base import Decision
+from kd_env.decisions.options import env_config
 from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
 from kd_env.envs.replicas import Replicas
@@ -46,10 +46,17 @@ class Run(Replicas[DistillState]):
     def make(cls, problem: Problem | None, options: Mapping[str, Any], num_replicas: int) -> Run:
         """A run of a given problem (with other options of the decision process) or of a new one."""
         if problem is None:
-            return cls(build_problem(EnvConfig.from_kwargs(**options)), num_replicas)
+            return cls(build_problem(env_config(**options)), num_replicas)
         if not isinstance(problem, Problem):
             raise ValueError(f"problem must come from build_problem, got {type(problem).__name__}.")
         return cls(with_options(problem, **options) if options else problem, num_replicas)
+
+    @property
+    def decision(self) -> Decision:
+        """What the agent decides."""
+        decision = self.problem.decision
+        assert isinstance(decision, Decision)  # the problem knows less of it, since it stands below
+        return decision
 
     @property
     def spec(self) -> str:
@@ -66,6 +73,11 @@ class Run(Replicas[DistillState]):
         """The reference teacher's loss ``e_T``."""
         return self.problem.teacher_loss
 
+    @property
+    def spaces(self) -> tuple[Space[Any], Space[Any]]:
+        """Of one replica's observation and action."""
+        return self.problem.observation_space, self.decision.action_space
+
     def initial(self, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
         """The start of one episode per seed."""
         return transition.initial(self.problem, seeds, budgets)
@@ -73,17 +85,10 @@ class Run(Replicas[DistillState]):
     def advance(self, before: DistillState, actions: Any) -> tuple[DistillState, np.ndarray, np.ndarray]:
         """The state after a step, its rewards, and whether they were clipped."""
         # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
-        effect = actions if isinstance(actions, Effect) else self.effect(before, actions)
+        effect = actions if isinstance(actions, Effect) else self.decision.apply(self.problem, before, actions)
         check_replicas(effect, self.num_replicas)
         after = transition.transition(self.problem, before, effect, self._scratch)
         return after, *transition.reward(self.problem, before, after)
-
-    def effect(self, state: DistillState, actions: Any) -> Effect:
-        """Effect of raw actions in a state: controls of a score rank the rows of its next batch."""
-        model: Any = self.problem.actions
-        if not isinstance(model, SampleWeightingActions):
-            return cast(Effect, model.decode(actions))
-        return model.decode(actions, row_scores(self.problem, state) if model.ranks else None)
 
     def warn_floor(self, loss_reset: float) -> None:
         """Say that the gap is counted down to a floor."""
@@ -96,9 +101,8 @@ class Run(Replicas[DistillState]):
     def info(self) -> dict[str, np.ndarray]:
         """Fresh host arrays ``[N, ...]`` about the last step; ``gap_closed`` is counted from reset."""
         s, present = self.started(), self.problem.present
-        rows = {"rows": s.last_rows.copy(), "row_weights": s.row_weights.copy()} if s.last_rows.size else {}
         return {
-            **rows,
+            **self.decision.info(s),
             "gap_closed": (s.loss_reset - s.loss) / s.gap_scale,
             "gap_floored": gap_scale(s.loss_reset, self.problem.teacher_loss)[1],
             "loss": s.loss.copy(),

@@ -1,22 +1,16 @@
-"""TODO kd_env/envs/view.py"""
+"""What both shells show of their run."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from kd_env.core.types import FeatureSlice
 from kd_env.data.tables import Table
-from kd_env.decisions.knowledge_selection.actions import KnowledgeSelectionActions
-from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
-from kd_env.decisions.teacher_weighting.actions import TeacherWeightingActions
+from kd_env.decisions.base import Decision
 from kd_env.envs.replicas import EnvState
 from kd_env.envs.run import Run
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.row_influence import row_influence
-from kd_env.mdp.state import Effect
 
 
 class RunView:
@@ -50,9 +44,9 @@ class RunView:
         return self.run.problem.reference.name
 
     @property
-    def decision(self) -> str:
-        """What the agent decides: ``knowledge_selection``, ``teacher_weighting`` or ``sample_weighting``."""
-        return self.run.problem.config.decision
+    def decision(self) -> Decision:
+        """What the agent decides: its name, its action views, and how rules say weights (``encode``, ``effect``)."""
+        return self.run.decision
 
     @property
     def weighting(self) -> str:
@@ -77,8 +71,7 @@ class RunView:
     @property
     def action_names(self) -> tuple[str, ...]:
         """Names of the action's components, or of the choices in the discrete view."""
-        names: tuple[str, ...] = self.run.problem.actions.action_names
-        return names
+        return self.decision.action_names
 
     @property
     def action_view(self) -> str:
@@ -92,60 +85,6 @@ class RunView:
         steps = -(-config.budget // config.updates_per_step)
         return steps if config.max_episode_steps is None else min(steps, config.max_episode_steps)
 
-    def encode_action(self, weights: Mapping[str, float], gate: float = 1.0) -> np.ndarray:
-        """Raw action of one replica for weights by term name; see ``KnowledgeSelectionActions.encode``.
-
-        Raises:
-            ValueError: the environment weighs teachers or rows, or the view cannot express the weights.
-        """
-        actions = self.run.problem.actions
-        if not isinstance(actions, KnowledgeSelectionActions):
-            own = "encode_samples" if isinstance(actions, SampleWeightingActions) else "encode_teachers"
-            raise ValueError(f"encode_action is for decision='knowledge_selection'; use {own} here.")
-        return actions.encode(weights, gate)
-
-    def encode_teachers(self, weights: Any, gate: float = 1.0) -> np.ndarray:
-        """Raw action of one replica for weights by teacher; see ``TeacherWeightingActions.encode``.
-
-        Raises:
-            ValueError: the environment decides about something else, or the view cannot express the weights.
-        """
-        return self._weighs_teachers().encode(weights, gate)
-
-    def teacher_effect(self, weights: Any) -> Effect:
-        """What ``step`` takes in place of actions, with exactly the weights ``[N, T]`` or ``[N, B, T]``.
-
-        Raises:
-            ValueError: the environment decides about something else, or a weight is negative or not finite.
-        """
-        return self._weighs_teachers().effect(weights)
-
-    def encode_samples(self, weights: Any) -> np.ndarray:
-        """Raw action of one replica for weights ``[B]`` of rows; see ``SampleWeightingActions.encode``.
-
-        Raises:
-            ValueError: the environment decides about something else, or the view cannot express the weights.
-        """
-        return self._weighs_samples().encode(weights)
-
-    def sample_effect(self, weights: Any) -> Effect:
-        """What ``step`` takes in place of actions, with exactly the weights ``[N, B]`` of the next batch's rows.
-
-        Raises:
-            ValueError: the environment decides about something else, or a weight is negative or not finite.
-        """
-        return self._weighs_samples().effect(weights)
-
-    def lesson_effect(
-        self, weights: Any, influence: float = 0.0, target: str = "student_loss", matched: bool = False
-    ) -> Effect:
-        """What ``step`` takes in place of actions where the teacher learns; see ``SampleWeightingActions.lesson``.
-
-        Raises:
-            ValueError: the environment decides about something else, its teacher does not learn, or a bad value.
-        """
-        return self._weighs_samples().lesson(weights, influence, target, matched)
-
     def row_influence(self) -> np.ndarray:
         """Drop of the feedback loss per unit of weight of each row of the next batch, ``[N, B]`` float64.
 
@@ -156,18 +95,6 @@ class RunView:
             ValueError: fewer feedback rows are evaluated than ``influence.rows`` wants.
         """
         return row_influence(self.run.problem, self.run.started())
-
-    def _weighs_teachers(self) -> TeacherWeightingActions:
-        actions = self.run.problem.actions
-        if not isinstance(actions, TeacherWeightingActions):
-            raise ValueError(f"Teachers are weighed with decision='teacher_weighting'; here it is {self.decision!r}.")
-        return actions
-
-    def _weighs_samples(self) -> SampleWeightingActions:
-        actions = self.run.problem.actions
-        if not isinstance(actions, SampleWeightingActions):
-            raise ValueError(f"Rows are weighed with decision='sample_weighting'; here it is {self.decision!r}.")
-        return actions
 
     def get_state(self) -> EnvState:
         """A deep copy of everything that decides how this environment goes on."""

@@ -5,7 +5,16 @@ Importing the package registers the terms that come with it in :data:`TERMS`; ot
 """
 
 from kd_env.knowledge import attentions, features, labels, relations
-from kd_env.knowledge.base import TERMS, LayerPairs, Term, TermFactory, TermInputs, TermSpec
+from kd_env.knowledge.base import (
+    TERMS,
+    LayerPairs,
+    Term,
+    TermFactory,
+    TermInputs,
+    TermSpec,
+    reads_teacher,
+    without_teacher,
+)
 from kd_env.knowledge.build import TermEntry, build_terms, term_entries
 
 __all__ = [
@@ -20,6 +29,8 @@ __all__ = [
     "build_terms",
     "features",
     "labels",
+    "reads_teacher",
     "relations",
     "term_entries",
+    "without_teacher",
 ]

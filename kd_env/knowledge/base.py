@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -22,6 +23,7 @@ class TermInputs(NamedTuple):
     teacher: ModelOutput | None
     batch: Batch
     projections: Mapping[str, Tensor]  # this term's own: name -> [out, in], features x map as x @ weight.T
+    given: Mapping[str, Tensor] = MappingProxyType({})  # what the action says to terms: name -> a number
 
     @property
     def taught(self) -> ModelOutput:
@@ -77,5 +79,18 @@ class Term:
 
 TermFactory = Callable[..., Term]
 """``factory(spec: TermSpec, **options) -> Term``; unknown options and terms without meaning raise ``ValueError``."""
+_NO_TEACHER = "reads_no_teacher"
+
+
+def without_teacher(factory: TermFactory) -> TermFactory:
+    """Decorator of factories whose terms read no teacher, so that this is known before a term is built."""
+    setattr(factory, _NO_TEACHER, True)
+    return factory
+
+
+def reads_teacher(factory: TermFactory) -> bool:
+    """Whether the terms of a factory read a teacher."""
+    return not getattr(factory, _NO_TEACHER, False)
+
 
 TERMS: Registry[TermFactory] = Registry("knowledge term", "kd_env.terms")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kd_env.core.types import Signal
-from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
+from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec, without_teacher
 from kd_env.knowledge.options import choose, flag, number, same_labels
 from kd_env.knowledge.tensors import EPS, wide
 
@@ -106,6 +106,7 @@ def dist_loss(
 
 
 @TERMS.register("hard_label")
+@without_teacher
 def hard_label(spec: TermSpec, *, label_smoothing: float = 0.0) -> Term:
     """Gold labels: ``-log p_S(y)``; in regression ``((z_S - y) / label_width)^2``. Reads no teacher.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,12 @@ class Gradients(NamedTuple):
 
 
 def loss_table(
-    problem: Problem, params: Params, student: ModelOutput, taught: tuple[ModelOutput, ...], batch: Batch
+    problem: Problem,
+    params: Params,
+    student: ModelOutput,
+    taught: tuple[ModelOutput, ...],
+    batch: Batch,
+    given: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """The table ``L[T, K, B]`` of every replica, ``[N, T, K, B]``: per-example, unreduced losses; 0 where absent.
 
@@ -69,11 +75,15 @@ def loss_table(
         student: outputs ``[N, B, ...]``.
         taught: outputs of the T teachers, alike.
         batch: ``[N, B, ...]``.
+        given: what the action says to terms, by name ``[N]``.
     """
     count = len(problem.teachers)
+    values = dict(given or {})
     projections = {name: p for name, p in params.items() if name.startswith("projections.")}
 
-    def one(own: Params, student: ModelOutput, taught: tuple[ModelOutput, ...], batch: Batch) -> Tensor:
+    def one(
+        own: Params, student: ModelOutput, taught: tuple[ModelOutput, ...], batch: Batch, given: Mapping[str, Tensor]
+    ) -> Tensor:
         rows: list[Tensor] = []
         for row, teacher in enumerate(problem.teachers):
             columns = []
@@ -84,7 +94,7 @@ def loss_table(
                 prefix = f"projections.{entry_name(term.name, teacher.name, count)}."
                 mine = {name[len(prefix) :]: p for name, p in own.items() if name.startswith(prefix)}
                 output = taught[row] if term.uses_teacher else None
-                columns.append(term.loss(TermInputs(student, output, batch, mine)))
+                columns.append(term.loss(TermInputs(student, output, batch, mine, given)))
             rows.append(torch.stack(columns))
         return torch.stack(rows)
 
@@ -93,8 +103,8 @@ def loss_table(
         single = trees.map_leaves(lambda t: t.squeeze(0), batch)
         own_student = trees.map_leaves(lambda t: t.squeeze(0), student)
         own_taught = tuple(trees.map_leaves(lambda t: t.squeeze(0), output) for output in taught)
-        return one(first, own_student, own_taught, single)[None]
-    return vmap(one)(projections, student, taught, batch)
+        return one(first, own_student, own_taught, single, {name: v.squeeze(0) for name, v in values.items()})[None]
+    return vmap(one)(projections, student, taught, batch, values)
 
 
 def running_scale(term_scale: Tensor, term_seen: Tensor, raw: Tensor) -> Tensor:
@@ -117,6 +127,7 @@ def gradients(
     differentiate: bool,
     dropout_seed: int = 0,
     known: StudentPass | None = None,
+    given: Mapping[str, Tensor] | None = None,
 ) -> Gradients:
     """Losses and gradients of N students on their batches.
 
@@ -131,6 +142,7 @@ def gradients(
         differentiate: False computes the losses only (nothing is going to be applied).
         dropout_seed: of the student's dropout; single students only.
         known: of these parameters and rows, where it was made already; without dropout.
+        given: what the action says to terms, by name ``[N]``.
     """
     batch = problem.train.gather(rows)
     dropout = problem.config.student_config.dropout
@@ -140,7 +152,7 @@ def gradients(
     ):
         leaves, student = known or student_pass(problem, params, batch, differentiate)
         taught = teacher_signals(problem, teacher, rows, batch, student)
-        table = loss_table(problem, leaves, student, taught, batch)
+        table = loss_table(problem, leaves, student, taught, batch, given)
         raw = table.detach().mean(-1)
         if problem.config.term_scale == "running":
             scale = running_scale(term_scale, term_seen, raw)
@@ -196,11 +208,10 @@ def batch_losses(
     label_loss = losses.gold_loss(logits, labels, width)
     if problem.config.teacher_source == "student":  # the control would else hear of the teachers from its reward
         return label_loss, np.zeros_like(label_loss)
-    if problem.config.decision != "teacher_weighting":
-        column = np.ones((len(rows), len(problem.teachers), rows.shape[1]))
-    else:
-        found = weights[:, :, problem.term_names.index(problem.config.weighs[0])]
-        column = np.broadcast_to(found, (len(rows), len(problem.teachers), rows.shape[1])).astype(np.float64)
+    teacher_weights = problem.decision.teacher_weights(weights)
+    column = np.ones((len(rows), len(problem.teachers), rows.shape[1]))
+    if teacher_weights is not None:
+        column *= teacher_weights
     total = column.sum(1, keepdims=True)
     shares = np.divide(column, total, out=np.zeros_like(column), where=total > 0)
     if state.teacher is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -48,11 +48,29 @@ class Assets(NamedTuple):
         return self.teachers[self.reference]
 
 
+class Decision(Protocol):
+    """What is decided, as far as the decision process reads it (:class:`kd_env.decisions.base.Decision`)."""
+
+    @property
+    def weights_per_row(self) -> int:
+        """Weights that an action gives to each row of the next batch; 0 where it addresses none."""
+
+    @property
+    def given_names(self) -> tuple[str, ...]:
+        """Names of the numbers that every effect gives to knowledge terms."""
+
+    def row_weights(self, weights: np.ndarray) -> np.ndarray:
+        """Of these weights of the table ``[N, T, K, 1 or B]`` those of rows, ``[N, n, 1 or B]``."""
+
+    def teacher_weights(self, weights: np.ndarray) -> np.ndarray | None:
+        """Of the same those of teachers, ``[N, T, 1 or B]``; None where all count alike."""
+
+
 class Process(NamedTuple):
     """The parts of the decision process that have names, resolved."""
 
     reward: rewards.RewardFn
-    actions: Any
+    decision: Decision
     features: Mapping[str, Any]
 
 
@@ -69,7 +87,7 @@ class Problem:
         teachers: the T teachers; ``reference`` is the only one or the best one on the selection split.
         entry_names: names of the existing entries of the table, teacher by teacher.
         features: observation features by name; ``layout`` says where each stands.
-        actions: the action model.
+        decision: what the agent decides.
     """
 
     def __init__(self, assets: Assets, config: EnvConfig, process: Process) -> None:
@@ -105,7 +123,7 @@ class Problem:
             check_calibration_rows(self.feedback.labels)
         self.temperature = self._temperature()
         self.teacher_loss = self._teacher_loss()
-        self.reward, self.actions, self.features = process.reward, process.actions, process.features
+        self.reward, self.decision, self.features = process.reward, process.decision, process.features
         if any(feature.needs_cls for feature in self.features.values()):
             self.teacher_signals |= {Signal("cls", self.reference.source.facts.num_layers)}
         self.wants_cosines = "gradient_cosines" in self.features

@@ -25,6 +25,7 @@ class Effect(NamedTuple):
     weights: np.ndarray  # [N, T, K, 1 or B] float32, raw weights of the table before normalisation
     update_scale: np.ndarray  # [N] float32 in [0, 1], multiplies the learning rate; 0 skips the update
     teacher: TeacherEffect | None = None  # where the teacher learns; None: every row alike, without influence
+    given: dict[str, np.ndarray] | None = None  # numbers by name, each [N], that knowledge terms read
 
 
 class TeacherState(NamedTuple):
@@ -83,4 +84,5 @@ class DistillState(NamedTuple):
         np.ndarray
     )  # [N] float64, the updated student's loss on the labels of the step's last batch, where asked
     batch_divergence: np.ndarray  # [N] float64, its KL from the chosen teachers there, where asked for
+    given: dict[str, np.ndarray] = {}  # noqa: RUF012 - numbers [N] of the last action that terms read, by name
     teacher: TeacherState | None = None  # None where the teacher is frozen

@@ -35,8 +35,8 @@ class LoadedTeacher(NamedTuple):
     saw_feedback: str
 
 
-def teacher_folders(config: EnvConfig, task: Task) -> dict[str, str]:
-    """Folders or hub names of the teachers by name.
+def teacher_folders(config: EnvConfig, task: Task, many: bool) -> dict[str, str]:
+    """Folders or hub names of the teachers by name; with ``many`` the packaged set of the embedded task.
 
     Raises:
         ValueError: the task has no packaged teacher and none is named, or two teachers have one name.
@@ -49,7 +49,7 @@ def teacher_folders(config: EnvConfig, task: Task) -> dict[str, str]:
                 f"task={task.name!r} needs a teacher: give teacher=<folder of a fine-tuned encoder>, which "
                 f"`kd-env teacher task={task.name} teacher.name_or_path=...` makes."
             )
-        if config.decision == "teacher_weighting":
+        if many:
             return toy.teacher_set(task.name)
         bare = toy.masked_lm_folder(task.name)
         if config.teacher_learns and config.learning_teacher_config.init == "pretrained" and bare is not None:

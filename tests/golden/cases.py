@@ -143,7 +143,9 @@ def _knowledge_selection() -> None:
     add("greedy", rule=("greedy", {}))
     add("annealing", "Continuous", rule=("annealing", {"other_weight": 0.5}))
     add(
-        "encoded", "Continuous", act=lambda env, step: env.encode_action({"soft_label": 0.5, "relation": 1.0}, step / 2)
+        "encoded",
+        "Continuous",
+        act=lambda env, step: env.decision.encode({"soft_label": 0.5, "relation": 1.0}, step / 2),
     )
     add("vector", num_envs=3, steps=5)
     add("vector_discrete", "Discrete", num_envs=2, steps=4)
@@ -176,7 +178,7 @@ def _teacher_weighting() -> None:
     add("best_teacher", rule=("best_teacher", {}), action_view="subset")
     add("mt_bert", rule=("mt_bert", {}))
     add("rows_dynamic", build=by_row, rule=("dynamic_soft_instance", {}))
-    add("effect", act=lambda env, step: env.teacher_effect(np.array([[0.5, 1.5, step + 0.25]])))
+    add("effect", act=lambda env, step: env.decision.effect(np.array([[0.5, 1.5, step + 0.25]])))
     add("vector", num_envs=2, steps=4)
     add("vector_rows", build=by_row, action_view="subset", num_envs=3, budget=2, steps=3)
     add("vector_mt_bert", num_envs=2, rule=("mt_bert", {}))
@@ -185,7 +187,7 @@ def _teacher_weighting() -> None:
 def _lessons(env: Any, step: int) -> Any:
     """Lessons of every kind in turn: with and without influence, of both targets, matched or not."""
     weights = np.linspace(0.5, 1.5, env.batch_size)[None]
-    return env.lesson_effect(weights, 0.5 * step, ("student_loss", "teacher_loss")[step % 2], step == 2)
+    return env.decision.lesson(weights, 0.5 * step, ("student_loss", "teacher_loss")[step % 2], step == 2)
 
 
 def _sample_weighting() -> None:
@@ -207,8 +209,8 @@ def _sample_weighting() -> None:
     regression = {**SCORED, "features": ["progress", "row_student", "row_teacher_losses", "row_influence"]}
     add("regression", build={**regression, "updates_per_step": 1}, rule=("lgtm", {}))
     add("self_paced", rule=("self_paced", {}))
-    add("effect", act=lambda env, step: env.sample_effect(np.array([[0.0, 0.5, 1.5, step]])))
-    add("encoded", act=lambda env, step: env.encode_samples(np.array([0.0, 0.5, 1.5, step / 2])))
+    add("effect", act=lambda env, step: env.decision.effect(np.array([[0.0, 0.5, 1.5, step]])))
+    add("encoded", act=lambda env, step: env.decision.encode(np.array([0.0, 0.5, 1.5, step / 2])))
     add("vector", "Continuous", num_envs=2, budget=3, steps=4)
     add("vector_lgtm", num_envs=2, rule=("lgtm", {}))
 

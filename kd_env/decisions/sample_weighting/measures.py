@@ -5,55 +5,61 @@ Reports alone know which train labels were replaced.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_env.core.types import Floats
 from kd_env.data import splits
+from kd_env.decisions.base import Measure
 from kd_env.mdp.problem import Problem
 from kd_env.numerics import metrics
 
-Floats = NDArray[np.float64]
-
 
 def wrong_rows(problem: Problem) -> NDArray[np.bool_] | None:
-    """Which rows of the train table carry a replaced label, ``[R]``; None where no row is weighed, or none is noisy."""
+    """Which rows of the train table carry a replaced label, ``[R]``; None where none is noisy."""
     config = problem.config
-    if config.decision != "sample_weighting" or config.label_noise == 0:
+    if config.label_noise == 0:
         return None
     cut = problem.splits
     rows = cut.train if config.train_on == "train" else np.concatenate([cut.train, cut.feedback])
     return np.isin(rows, splits.replaced_rows(cut.train, config.label_noise, config.split_seed))
 
 
-class RightRows:
-    """Collects the weights that the rows of N students get in an episode.
+class RightRows(Measure):
+    """How well the weights that the rows get in an episode tell right labels from wrong ones.
 
     Args:
         wrong: ``[R]``, which rows of the train table are wrong.
-        count: N.
+        count: N students.
     """
+
+    name = "right_rows_auc"
+    title = "AUC of right rows"
+    bounds = metrics.SHARE
 
     def __init__(self, wrong: NDArray[np.bool_], count: int) -> None:
         self._wrong = wrong
         self._weights: list[list[Floats]] = [[] for _ in range(count)]
         self._are_wrong: list[list[NDArray[np.bool_]]] = [[] for _ in range(count)]
 
-    def add(self, rows: NDArray[Any], weights: NDArray[Any], moved: NDArray[np.bool_]) -> None:
-        """Take one step: rows ``[N, B]``, their weights alike, and the students ``[N]`` that were updated."""
-        for student in np.flatnonzero(moved):
+    def add(self, info: Mapping[str, NDArray[Any]], running: NDArray[np.bool_]) -> None:
+        """Take one step of the students that were updated."""
+        rows, weights = info["rows"], info["row_weights"][:, 0]
+        for student in np.flatnonzero(running & ~info["skipped"]):
             self._weights[student].append(weights[student].astype(np.float64))
             self._are_wrong[student].append(self._wrong[rows[student]])
 
-    def auc(self) -> Floats:
+    def values(self) -> Floats:
         """Of every student ``[N]``: the probability that a right row had a larger weight than a wrong one.
 
         Over all pairs of the episode, ties one half; 0.5 for a student that was never updated, or met one kind alone.
         """
-        found = []
+        areas = []
         for weights, wrong in zip(self._weights, self._are_wrong, strict=True):
             w = np.concatenate([*weights, np.zeros(0)])
             bad = np.concatenate([*wrong, np.zeros(0, dtype=np.bool_)])
-            found.append(metrics.auc(w[~bad], w[bad]))
-        return np.array(found)
+            areas.append(metrics.auc(w[~bad], w[bad]))
+        return np.array(areas)

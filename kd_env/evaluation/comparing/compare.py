@@ -77,10 +77,8 @@ class Entry:
     """By term: applied weight, a mean over the steps."""
     chosen: dict[str, Interval]
     """By term: share of steps in which its applied weight was above 0."""
-    followed: Interval | None
-    """Where rows are weighed: share of rows on which the teacher that is best there has the largest weight."""
-    right_rows_auc: Interval | None
-    """Where rows are weighed and some labels are wrong: how often a right row has a larger weight than a wrong one."""
+    measures: dict[str, Interval]
+    """What the decision measures beside, by name."""
     diverged: int
     """Of all its students."""
 
@@ -106,6 +104,8 @@ class Comparison:
     dev_splits: tuple[str, ...]
     term_names: tuple[str, ...]
     metric_names: tuple[str, ...]
+    measures: dict[str, str]
+    """Titles of what the decision measures beside, by name."""
     measure: str
     """``gap_closed``, or ``loss`` where the floor of the gap was active."""
     entries: tuple[Entry, ...]
@@ -181,6 +181,7 @@ def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
         dev_splits=dev,
         term_names=tuple(first["term_names"]),
         metric_names=tuple(first["policies"][0]["metrics"][dev[0]]),
+        measures={name: title for name, (title, _) in measures_of(first).items()},
         measure=measure,
         entries=tuple(_entry(one, measure, level) for one in (*agents, *plain, *extra)),
         to_rules=_to_rules(agents, [*plain, *extra], dev, measure, level),
@@ -271,12 +272,21 @@ def _entry(one: _Measured, measure: str, level: float) -> Entry:
         raw_gap_closed=of_splits("raw_gap_closed") if new else None,
         mean_weights={term: _weight_interval(one, level, term) for term in terms},
         chosen={term: one.interval(level, "chosen", term, bounds=SHARE) for term in terms},
-        followed=one.interval(level, "followed", bounds=SHARE) if "followed" in row["seeds"] else None,
-        right_rows_auc=one.interval(level, "right_rows_auc", bounds=SHARE)
-        if "right_rows_auc" in row["seeds"]
-        else None,
+        measures={
+            name: one.interval(level, name, bounds=bounds)
+            for name, (_, bounds) in measures_of(run.results).items()
+            if name in row["seeds"]
+        },
         diverged=sum(int(row["diverged"]) for row in one.rows),
     )
+
+
+def measures_of(results: Mapping[str, Any]) -> dict[str, tuple[str, Bounds]]:
+    """Title and bounds of what decisions measured, by name."""
+    # Results of earlier versions do not say what they hold.
+    former = {"followed": "best teacher followed", "right_rows_auc": "AUC of right rows"}
+    saved = results.get("measures", {name: {"title": title, "bounds": SHARE} for name, title in former.items()})
+    return {name: (one["title"], (one["bounds"][0], one["bounds"][1])) for name, one in saved.items()}
 
 
 def _weight_interval(one: _Measured, level: float, term: str) -> Interval:

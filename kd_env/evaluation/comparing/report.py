@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from kd_env.core.files import atomic_write, without_infinities
 from kd_env.evaluation.comparing.compare import Comparison, Contrast, Entry
-from kd_env.evaluation.reports.report import AUC_TITLE, ECE_TITLE
+from kd_env.evaluation.reports.report import ECE_TITLE
 from kd_env.evaluation.reports.words import facts_in_words
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, Interval, design_in_words
 from kd_env.evaluation.statistics.verdicts import detectable_words, seeds_words, show, title_of
@@ -48,8 +48,7 @@ def sheets(c: Comparison) -> list[Sheet]:
             "Mean weight of each term, and share of steps in which it was chosen (weight above 0)",
             [
                 *("policy", *(f"w {name}" for name in c.term_names), *(f"chosen {name}" for name in c.term_names)),
-                *(["best teacher followed"] if _rows_weighed(c) else []),
-                *([AUC_TITLE] if _told_apart(c) else []),
+                *_measures(c).values(),
             ],
             [_term_cells(c, entry) for entry in c.entries],
         ),
@@ -126,10 +125,8 @@ def to_csv(c: Comparison) -> str:
         for kind, by_term in (("weight", e.mean_weights), ("chosen", e.chosen)):
             for term, interval in by_term.items():
                 writer.writerow([e.policy, "", "", f"{kind}_{term}", *_numbers(interval), e.unit, "", "", "", ""])
-        if e.followed is not None:
-            writer.writerow([e.policy, "", "", "followed", *_numbers(e.followed), e.unit, "", "", "", ""])
-        if e.right_rows_auc is not None:
-            writer.writerow([e.policy, "", "", "right_rows_auc", *_numbers(e.right_rows_auc), e.unit, *[""] * 4])
+        for name, interval in e.measures.items():
+            writer.writerow([e.policy, "", "", name, *_numbers(interval), e.unit, *[""] * 4])
     for one in (*c.to_rules, *c.between_agents, *c.between_controls):
         d = one.difference
         tests = [f"{d.p_value:.6g}", f"{one.holm_p:.6g}", d.claim, d.detectable if math.isfinite(d.detectable) else ""]
@@ -236,19 +233,12 @@ def _term_cells(c: Comparison, entry: Entry) -> list[str]:
     # Soft weights are hardly ever 0: "chosen" would say 100% of a term that counts for nothing.
     soft = entry.action_view in ("box", "simplex")
     cells += ["-" if soft else f"{entry.chosen[name].mean:.0%}" for name in c.term_names]
-    if _rows_weighed(c):
-        cells.append("-" if entry.followed is None else show(entry.followed))
-    if _told_apart(c):
-        cells.append("-" if entry.right_rows_auc is None else show(entry.right_rows_auc))
-    return cells
+    return [*cells, *(show(entry.measures[name]) if name in entry.measures else "-" for name in _measures(c))]
 
 
-def _rows_weighed(c: Comparison) -> bool:
-    return any(entry.followed is not None for entry in c.entries)
-
-
-def _told_apart(c: Comparison) -> bool:
-    return any(entry.right_rows_auc is not None for entry in c.entries)
+def _measures(c: Comparison) -> dict[str, str]:
+    """Titles of the decisions' measures that some entry has, by name."""
+    return {name: title for name, title in c.measures.items() if any(name in entry.measures for entry in c.entries)}
 
 
 def _name(entry: Entry) -> str:

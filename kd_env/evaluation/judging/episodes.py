@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,13 +12,11 @@ from numpy.typing import NDArray
 
 from kd_env.core.types import Floats
 from kd_env.data.tables import Table
-from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
-from kd_env.decisions.teacher_weighting.measures import follows, follows_best
 from kd_env.envs import DistillVectorEnv
 from kd_env.envs.process import with_options
 from kd_env.evaluation.judging.contenders import TEACHER_TRACES, Contender, Keep, Policy, Progress
 from kd_env.evaluation.judging.dev import Split, end_scores, split_metrics, temperatures
-from kd_env.evaluation.judging.results import PolicyResult, TaughtBeside
+from kd_env.evaluation.judging.results import Measured, PolicyResult, TaughtBeside
 from kd_env.mdp.problem import Problem
 from kd_env.numerics import losses
 
@@ -65,10 +64,9 @@ class _Episode(NamedTuple):
     diverged: NDArray[np.bool_]  # [N]
     weights: Floats  # [steps, N, K]
     scales: Floats  # [steps, N]
-    followed: Floats  # [N], NaN where no rows are weighed
     teachers: dict[str, Floats]  # by split logits [N, R, C] of teachers that learn, else empty
     traces: dict[str, Floats]  # what info says of such teachers, each [steps, N]
-    right_rows_auc: Floats | None  # [N]
+    measures: tuple[Measured, ...]
 
 
 def drive(
@@ -94,7 +92,6 @@ def drive(
     parts = [_episode(env, policy, splits, group, deterministic, told, kept) for group in groups]
     env.close()
     diverged = np.concatenate([part.diverged for part in parts])
-    told_apart = [part.right_rows_auc for part in parts if part.right_rows_auc is not None]
     logits = {split: np.concatenate([part.logits[split] for part in parts]) for split in splits}
     fitted = temperatures(own, np.concatenate([part.calibration for part in parts]))
     return PolicyResult(
@@ -108,9 +105,8 @@ def drive(
         diverged=diverged,
         weights=_side_by_side([part.weights for part in parts]),
         update_scale=_side_by_side([part.scales for part in parts]),
-        followed=np.concatenate([part.followed for part in parts]) if follows(own) else None,
         taught=_taught_beside(own, splits, parts) if own.config.teacher_learns else None,
-        right_rows_auc=np.concatenate(told_apart) if told_apart else None,
+        measures=_joined([part.measures for part in parts]),
     )
 
 
@@ -142,12 +138,11 @@ def _episode(
     labels = env.problem.task.num_labels
     logits = {split: np.zeros((count, len(part.table), labels)) for split, part in splits.items()}
     calibration = np.zeros((count, len(env.problem.calibration), labels))
-    weights, scales, followed = [], [], []
+    weights, scales = [], []
     learns = env.problem.config.teacher_learns
     teachers = {split: np.zeros_like(part) for split, part in logits.items()} if learns else {}
     traces: dict[str, list[Floats]] = {name: [] for name in TEACHER_TRACES} if learns else {}
-    wrong = wrong_rows(env.problem)
-    right_rows = None if wrong is None else RightRows(wrong, count)
+    measures = env.decision.measures(env.problem, count)
     while running.any():
         actions, memory = policy.predict(observations, state=memory, episode_start=starts, deterministic=deterministic)
         observations, rewards, terminations, truncations, info = env.step(actions)
@@ -156,12 +151,10 @@ def _episode(
         moved = running & ~info["skipped"]
         weights.append(_applied(info["weights"], running[:, None], moved[:, None]))
         scales.append(_applied(info["update_scale"], running, moved))
-        if follows(env.problem):
-            followed.append(np.where(running, follows_best(env.problem, info["rows"], info["row_weights"]), np.nan))
+        for measure in measures:
+            measure.add(info, running)
         for name, trace in traces.items():
             trace.append(np.where(running, info[name], np.nan))
-        if right_rows is not None:
-            right_rows.add(info["rows"], info["row_weights"][:, 0], moved)
         finished = ended & running
         if finished.any():
             diverged[finished] = info["diverged"][finished]
@@ -180,11 +173,17 @@ def _episode(
             observations, _ = env.reset(options={"reset_mask": ended})
         if progress is not None:
             progress(len(weights), env.episode_steps)
-    share = np.nanmean(np.stack(followed), axis=0) if followed else np.full(count, np.nan)
     told = {name: np.stack(trace) for name, trace in traces.items()}
-    apart = None if right_rows is None else right_rows.auc()
+    measured = tuple(Measured(m.name, m.title, m.bounds, m.values()) for m in measures)
     chosen, scale = np.stack(weights), np.stack(scales)
-    return _Episode(logits, calibration, returns, diverged, chosen, scale, share, teachers, told, apart)
+    return _Episode(logits, calibration, returns, diverged, chosen, scale, teachers, told, measured)
+
+
+def _joined(groups: Sequence[tuple[Measured, ...]]) -> tuple[Measured, ...]:
+    """The measures of several groups of students as those of all."""
+    return tuple(
+        replace(same[0], values=np.concatenate([one.values for one in same])) for same in zip(*groups, strict=True)
+    )
 
 
 def _side_by_side(parts: Sequence[Floats]) -> Floats:

@@ -50,6 +50,16 @@ class TaughtBeside:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A number of a decision (:class:`kd_env.decisions.base.Measure`) that reports show of every policy."""
+
+    name: str
+    title: str
+    bounds: tuple[float, float]
+    values: Floats  # [N]
+
+
+@dataclass(frozen=True)
 class PolicyResult:
     """What one policy did to the students of every seed."""
 
@@ -64,14 +74,8 @@ class PolicyResult:
     diverged: NDArray[np.bool_]  # [N]
     weights: Floats  # [steps, N, K] applied weight of each term, 0 in skipped steps, NaN after a replica's end
     update_scale: Floats  # [steps, N] factor on the update, 0 in skipped steps, NaN after the end
-    followed: Floats | None = None
-    """``[N]``, where rows are weighed: share of rows on which the teacher that is best there (lowest loss on the train
-    label) has the largest weight; ties share, so that equal weights of T teachers have 1 / T."""
-    right_rows_auc: Floats | None = None
-    """``[N]``, where labels of train rows were replaced and rows are weighed: the probability that a row with its right
-    label had a larger weight than one with a wrong label
-    (:meth:`kd_env.decisions.sample_weighting.measures.RightRows.auc`)."""
-
+    measures: tuple[Measured, ...] = ()
+    """What the decision measures beside."""
     taught: TaughtBeside | None = None
     """Where the teacher learns: what became of it."""
 
@@ -102,6 +106,11 @@ class Evaluation:
     teacher: dict[str, dict[str, float]] = field(default_factory=dict)
     """By split: the metrics of the reference teacher and its calibrated ``loss``; empty where the teacher learns."""
     labels: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> dict[str, tuple[str, tuple[float, float]]]:
+        """Title and bounds of everything that decisions measured, by name."""
+        return {one.name: (one.title, one.bounds) for p in self.policies.values() for one in p.measures}
 
     @property
     def floored(self) -> bool:

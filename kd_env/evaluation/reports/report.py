@@ -20,7 +20,6 @@ from kd_env.evaluation.statistics.intervals import (
 from kd_env.evaluation.statistics.verdicts import best_rule, detectable_words, headline, show, title_of
 from kd_env.numerics import metrics
 
-AUC_TITLE = "AUC of right rows"
 ECE_TITLE = "expected calibration error"
 
 
@@ -49,12 +48,10 @@ class Row:
     examples: dict[str, Interval]
     """By dev split: this policy's students on this dev set, dev examples drawn again; of the first metric."""
     mean_weights: dict[str, float]
-    followed: Interval | None
-    """Where rows are weighed: share of rows on which the teacher that is best there has the largest weight."""
     teacher_metric: dict[str, Interval] | None
     """Where the teacher learns: by split, its first metric at the end of the episode."""
-    right_rows_auc: Interval | None
-    """Where rows are weighed and some labels are wrong: how often a right row has a larger weight than a wrong one."""
+    measures: dict[str, Interval]
+    """What the decision measures beside, by name."""
     mean_update_scale: float
     skipped: float
     """Share of steps without an update."""
@@ -119,8 +116,7 @@ class Report:
             mark = "" if len(e.dev_splits) == 1 else f" ({split.removeprefix('validation_')})"
             titles += [f"{name}{mark}" for name in e.metric_names]
             titles += [f"{title}{mark}" for title in self.shown.values()]
-        follows = ["best teacher followed"] if any(row.followed is not None for row in self.rows) else []
-        follows += [AUC_TITLE] if any(row.right_rows_auc is not None for row in self.rows) else []
+        follows = [title for title, _ in e.measures.values()]
         if any(row.teacher_metric is not None for row in self.rows):
             follows += [f"its teacher's {e.metric_names[0]} ({split})" for split in e.dev_splits]
         return [*titles, *(f"w {name}" for name in e.term_names), *follows, "skipped"]
@@ -132,7 +128,7 @@ class Report:
         for split in self.evaluation.dev_splits:
             cells += [show(row.metrics[split][name]) for name in self.evaluation.metric_names]
             cells += [_cell(row, field, split) for field in self.shown]
-        follows = [show(found) for found in (row.followed, row.right_rows_auc) if found is not None]
+        follows = [show(row.measures[name]) if name in row.measures else "-" for name in self.evaluation.measures]
         if row.teacher_metric is not None:
             follows += [show(row.teacher_metric[split]) for split in self.evaluation.dev_splits]
         return [*cells, *(f"{w:.2f}" for w in row.mean_weights.values()), *follows, f"{row.skipped:.0%}"]
@@ -183,11 +179,8 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             holm_p={s: adjusted[s][name] for s in splits},
             examples={s: _over_examples(evaluation, result, s, replicates, seed, level) for s in evaluation.dev_splits},
             mean_weights=dict(zip(evaluation.term_names, map(float, result.mean_weights), strict=True)),
-            followed=None if result.followed is None else t_interval(result.followed, level, metrics.SHARE),
             teacher_metric=_teacher_metric(evaluation, result, level),
-            right_rows_auc=None
-            if result.right_rows_auc is None
-            else t_interval(result.right_rows_auc, level, metrics.SHARE),
+            measures={one.name: t_interval(one.values, level, one.bounds) for one in result.measures},
             mean_update_scale=float(np.nanmean(result.update_scale)),
             skipped=float(np.mean(result.update_scale[~np.isnan(result.update_scale)] == 0.0)),
             diverged=int(result.diverged.sum()),

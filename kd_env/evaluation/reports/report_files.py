@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kd_env.core.files import atomic_write, without_infinities
 from kd_env.evaluation.judging.results import SELECTION, Evaluation, TaughtBeside
-from kd_env.evaluation.reports.report import Report
+from kd_env.evaluation.reports.report import Report, Row
 from kd_env.evaluation.reports.words import plain_words
 from kd_env.evaluation.statistics.intervals import Interval
 
@@ -86,9 +86,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "temperature": result.temperature.tolist(),
             "return": result.returns.tolist(),
             "diverged": result.diverged.tolist(),
-            **({} if result.followed is None else {"followed": result.followed.tolist()}),
             **({} if result.taught is None else {"teacher_over_time": _over_time(result.taught)}),
-            **({} if result.right_rows_auc is None else {"right_rows_auc": result.right_rows_auc.tolist()}),
+            **{one.name: one.values.tolist() for one in result.measures},
             "action_view": result.action_view,
             "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
             "chosen": _by_term(e, _share_above_zero(result.weights)),
@@ -106,13 +105,21 @@ def to_json(report: Report) -> dict[str, Any]:
         "comparator": e.comparator,
         "trainings": report.trainings,
         "teacher": e.teacher,
-        "policies": [{**asdict(row), "seeds": raw[row.policy]} for row in report.rows],
+        "measures": {name: {"title": title, "bounds": bounds} for name, (title, bounds) in e.measures.items()},
+        "policies": [_plain_row(row, raw[row.policy]) for row in report.rows],
         "best_rule": report.best_rule,
         "headline": report.headline,
         "detectable": report.detectable,
         "words": plain_words(report),
     }
     return without_infinities(plain)  # type: ignore[no-any-return]
+
+
+def _plain_row(row: Row, seeds: dict[str, Any]) -> dict[str, Any]:
+    """A row with its measures among its other numbers."""
+    values = asdict(row)
+    measures = values.pop("measures")
+    return {**values, **measures, "seeds": seeds}
 
 
 def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, list[float]]:
@@ -149,9 +156,8 @@ def to_csv(report: Report) -> str:
             if split in row.examples:
                 name = f"{report.evaluation.metric_names[0]}_over_examples"
                 writer.writerow([row.policy, row.learned, split, name, *_numbers(row.examples[split]), "dev example"])
-        if row.right_rows_auc is not None:
-            found_apart = _numbers(row.right_rows_auc)
-            writer.writerow([row.policy, row.learned, "", "right_rows_auc", *found_apart, "evaluation seed"])
+        for name, interval in row.measures.items():
+            writer.writerow([row.policy, row.learned, "", name, *_numbers(interval), "evaluation seed"])
     return text.getvalue()
 
 

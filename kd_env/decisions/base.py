@@ -1,0 +1,190 @@
+"""What a decision is: everything that is said of what an agent decides stands in one object."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from kd_env.config.environment import EnvConfig
+from kd_env.core.types import Floats
+from kd_env.mdp.problem import Problem, present_entries
+from kd_env.mdp.state import DistillState, Effect
+
+BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY = "Box", "Discrete", "MultiDiscrete", "MultiBinary"
+"""Kinds of action spaces."""
+
+
+class Parts(NamedTuple):
+    """What a decision is made for."""
+
+    term_names: tuple[str, ...]  # the K knowledge terms
+    teacher_names: tuple[str, ...]  # the T teachers
+    taught: tuple[bool, ...]  # which of the terms read a teacher
+
+    @property
+    def present(self) -> np.ndarray:
+        """Which entries of the loss table exist, ``[T, K]`` bool: a term without a teacher stands in row 0 only."""
+        return present_entries(len(self.teacher_names), self.taught)
+
+
+class ActionModel(Protocol):
+    """Raw actions in one view."""
+
+    @property
+    def space(self) -> spaces.Space[Any]:
+        """Action space of one replica."""
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the components, or of the choices in a discrete view."""
+
+
+class Measure(ABC):
+    """A number that reports show of every policy, collected in the course of an episode of N students.
+
+    Attributes:
+        name: key in ``results.json`` and ``results.csv``.
+        title: of the column in tables.
+        bounds: least and largest value, of the number and of its interval.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    bounds: ClassVar[tuple[float, float]]
+
+    @abstractmethod
+    def add(self, info: Mapping[str, NDArray[Any]], running: NDArray[np.bool_]) -> None:
+        """Take ``info`` of one step; replicas ``[N]`` that are not ``running`` have ended before."""
+
+    @abstractmethod
+    def values(self) -> Floats:
+        """The number of every student, ``[N]``."""
+
+
+class Decision(ABC):
+    """What the agent of one problem decides.
+
+    Attributes:
+        name: of ``decision=...``.
+        views: action views by kind of action space, the native one first; ``action_view=auto`` takes the first that an
+            algorithm accepts.
+        options: names of the options of :class:`kd_env.config.environment.EnvConfig` that are for this decision only.
+        default_features: observation features unless others are named.
+        many_teachers: whether the embedded task gives its packaged set of teachers in place of one.
+        view: the action view.
+        given_names: numbers by name that every effect gives to knowledge terms (``TermInputs.given``); ``info`` shows
+            them.
+        weights_per_row: how many weights an action gives to each row of the next batch; 0 where it addresses none.
+        constant_refusal: why the same action at every step would say nothing, with the remedy; empty where it does.
+        shared_refusal: why no policy can be applied to every row of the batch, with the remedy; empty where one can.
+    """
+
+    name: ClassVar[str]
+    views: ClassVar[tuple[tuple[str, str], ...]]
+    options: ClassVar[frozenset[str]] = frozenset()
+    default_features: ClassVar[tuple[str, ...]]
+    many_teachers: ClassVar[bool] = False
+    weighs_teacher_rows: ClassVar[bool] = False
+    """Whether an action can weigh the rows of a learning teacher's update (``teacher_updates=weighted``)."""
+
+    actions: ActionModel
+    given_names: tuple[str, ...] = ()
+    weights_per_row: int = 0
+    constant_refusal: str = ""
+    shared_refusal: str = ""
+
+    @classmethod
+    def view_names(cls) -> tuple[str, ...]:
+        """Every action view, once."""
+        return tuple(dict.fromkeys(["native", *(view for _, view in cls.views)]))
+
+    @classmethod
+    def features_for(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Default features with these options."""
+        return cls.default_features
+
+    @classmethod
+    def defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults of options that differ from those of their fields, with the options that are given."""
+        return {"features": cls.features_for(options)}
+
+    @classmethod
+    def check(cls, config: EnvConfig) -> None:
+        """Refuse options that do not fit this decision; raises ``ValueError`` with the remedy."""
+        return None
+
+    def __init__(self, config: EnvConfig, parts: Parts) -> None:
+        self.view, self.parts = config.action_view, parts
+        self.actions = self.make_actions(config, parts)
+
+    @abstractmethod
+    def make_actions(self, config: EnvConfig, parts: Parts) -> ActionModel:
+        """The action model of the configured view; raises ``ValueError`` for options that do not fit the parts."""
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """Action space of one replica."""
+        return self.actions.space
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the action's components, or of the choices in a discrete view."""
+        return self.actions.action_names
+
+    @property
+    def view_meaning(self) -> str | None:
+        """What tells views with the same space and other effects apart, where a policy is used again; None: nothing."""
+        return self.view
+
+    @abstractmethod
+    def apply(self, problem: Problem, state: DistillState, actions: Any) -> Effect:
+        """Effect of raw actions ``[N, ...]`` in a state; raises ``ValueError`` for values outside the space."""
+
+    @abstractmethod
+    def encode(self, weights: Any, gate: float = 1.0) -> np.ndarray:
+        """Raw action of one replica that says these weights; raises ``ValueError`` where the view cannot."""
+
+    def effect(self, weights: Any) -> Effect:
+        """The effect of exactly these weights of N replicas, which ``step`` takes in place of actions.
+
+        Raises:
+            ValueError: a weight that is not allowed, or a decision whose actions say everything.
+        """
+        raise ValueError(f"Actions of decision={self.name!r} say every effect; use encode.")
+
+    def lesson(
+        self, weights: Any, influence: float = 0.0, target: str = "student_loss", matched: bool = False
+    ) -> Effect:
+        """The effect of weights of rows ``[N, B]`` in a learning teacher's update, with the influence beside them.
+
+        Raises:
+            ValueError: a decision that weighs no rows, a teacher that does not learn, or a value that is not allowed.
+        """
+        raise ValueError(f"Rows are weighed with decision='sample_weighting'; here it is {self.name!r}.")
+
+    def row_weights(self, weights: np.ndarray) -> np.ndarray:
+        """The n weights of each row, ``[N, n, 1 or B]``, among those of the table ``[N, T, K, 1 or B]``.
+
+        A row's weight stands in every entry that exists, and the first one always does.
+        """
+        return weights[:, : self.weights_per_row, 0]
+
+    def teacher_weights(self, weights: np.ndarray) -> np.ndarray | None:
+        """Weights of the teachers ``[N, T, 1 or B]`` among those of the table; None where all teachers count alike."""
+        return None
+
+    def info(self, state: DistillState) -> dict[str, np.ndarray]:
+        """Fresh arrays ``[N, ...]`` about the last step that the environment's ``info`` shows."""
+        given = {name: values.copy() for name, values in state.given.items()}
+        if not self.weights_per_row:
+            return given
+        return {"rows": state.last_rows.copy(), "row_weights": state.row_weights.copy(), **given}
+
+    def measures(self, problem: Problem, count: int) -> Sequence[Measure]:
+        """What reports measure in an episode of ``count`` students."""
+        return ()

@@ -1,0 +1,138 @@
+"""Which teachers count, for a batch or for single rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kd_env.config.environment import EnvConfig
+from kd_env.core.registry import unknown_name
+from kd_env.decisions.base import BOX, DISCRETE, MULTI_BINARY, Decision, Measure, Parts
+from kd_env.decisions.teacher_weighting.actions import TeacherWeightingActions
+from kd_env.decisions.teacher_weighting.measures import BestTeacherFollowed
+from kd_env.mdp.problem import Problem
+from kd_env.mdp.state import DistillState, Effect
+
+ROW_FEATURES = (
+    "progress",
+    "remaining_budget",
+    "gap",
+    "row_teacher_losses",
+    "row_teacher_entropies",
+    "row_teacher_confidences",
+    "row_teacher_student_agreement",
+    "row_teacher_agreement",
+    "row_student",
+)
+"""Default features with weights of single rows."""
+
+
+class TeacherWeighting(Decision):
+    """At every step the agent says how much each teacher counts (MT-BERT, RL-KD and their neighbours)."""
+
+    name = "teacher_weighting"
+    views = ((BOX, "simplex"), (MULTI_BINARY, "subset"), (DISCRETE, "discrete"), (BOX, "box"))
+    options = frozenset({"weighting", "weighs"})
+    default_features = (
+        "progress",
+        "remaining_budget",
+        "learning_rate",
+        "gap",
+        "teacher_losses",
+        "teacher_entropies",
+        "teacher_confidences",
+        "teacher_student_agreement",
+        "teacher_agreement",
+        "student_on_batch",
+        "previous_action",
+    )
+    many_teachers = True
+
+    actions: TeacherWeightingActions
+
+    @classmethod
+    def features_for(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Other ones where single rows are weighed."""
+        return ROW_FEATURES if options.get("weighting", "batch") == "sample" else cls.default_features
+
+    @classmethod
+    def defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """See :class:`Decision`."""
+        by_row = {"updates_per_step": 1} if options.get("weighting", "batch") == "sample" else {}
+        return {"terms": ("hard_label", "soft_label"), **by_row, **super().defaults(options)}
+
+    @classmethod
+    def check(cls, config: EnvConfig) -> None:
+        """See :class:`Decision`."""
+        if config.teacher_learns:
+            raise ValueError(
+                f"teacher_updates={config.teacher_updates!r} needs one teacher; decision={cls.name!r} has several. Set "
+                "teacher_updates='none', or change the decision."
+            )
+        if config.weighting == "batch":
+            return
+        if config.updates_per_step != 1:
+            raise ValueError(
+                f"updates_per_step={config.updates_per_step} does not fit weighting='sample': the action weighs the "
+                "rows of one batch. Set updates_per_step=1 or weighting='batch'."
+            )
+        if config.action_view == "discrete":
+            raise ValueError(
+                "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
+                "or box view with weighting='sample'."
+            )
+
+    def make_actions(self, config: EnvConfig, parts: Parts) -> TeacherWeightingActions:
+        """The action model.
+
+        Raises:
+            ValueError: ``weighs`` names a term that is not there, or one without a teacher.
+        """
+        names, present = list(parts.term_names), parts.present
+        weighed = np.zeros_like(present)
+        for name in config.weighs:
+            if name not in names:
+                raise ValueError(unknown_name("knowledge term in weighs:", name, names))
+            if not parts.taught[names.index(name)]:
+                raise ValueError(f"weighs names {name!r}, which has no teacher to be weighed; name other terms.")
+            weighed[:, names.index(name)] = True
+        self._column = names.index(config.weighs[0])
+        by_row = config.weighting == "sample"
+        self.weights_per_row = len(parts.teacher_names) if by_row else 0
+        if not by_row:
+            self.shared_refusal = (
+                "the env takes one action a batch (weighting='batch'); make it with weighting='sample'."
+            )
+        rows = config.batch_size if by_row else None
+        return TeacherWeightingActions(parts.teacher_names, weighed, present, config.action_view, config.gate, rows)
+
+    @property
+    def view_meaning(self) -> str | None:
+        """The native view is the simplex one."""
+        return "simplex" if self.view == "native" else self.view
+
+    def apply(self, problem: Problem, state: DistillState, actions: Any) -> Effect:
+        """See :class:`Decision`."""
+        return self.actions.decode(actions)
+
+    def encode(self, weights: Any, gate: float = 1.0) -> np.ndarray:
+        """See :meth:`TeacherWeightingActions.encode`."""
+        return self.actions.encode(weights, gate)
+
+    def effect(self, weights: Any) -> Effect:
+        """See :meth:`TeacherWeightingActions.effect`."""
+        return self.actions.effect(weights)
+
+    def row_weights(self, weights: np.ndarray) -> np.ndarray:
+        """Of the first term that is weighed."""
+        return weights[:, :, self._column]
+
+    def teacher_weights(self, weights: np.ndarray) -> np.ndarray | None:
+        """Of the first term that is weighed."""
+        return weights[:, :, self._column]
+
+    def measures(self, problem: Problem, count: int) -> Sequence[Measure]:
+        """How often rows follow the teacher that is best for them."""
+        return (BestTeacherFollowed(problem.teacher_facts.loss, count),) if self.weights_per_row else ()
