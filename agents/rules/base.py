@@ -68,10 +68,9 @@ class Rule(ABC):
                 f"The rule {self.name!r} decides {self.decision!r}, but the env leaves {decision!r} to decide; make an "
                 f"env of {self.decision!r}, or choose a rule for {decision!r}."
             )
-        if not hasattr(getattr(base, "decision", None), "encode"):
+        if not hasattr(base, "decision"):
             raise ValueError(
-                f"The rule {self.name!r} needs an env that names what its actions weigh (decision.encode); {env} has "
-                "no names."
+                f"The rule {self.name!r} needs an env that names what its actions weigh (decision); {env} has no names."
             )
         self.term_names: tuple[str, ...] = tuple(getattr(base, "term_names", ()))  # texts have none
         if base.action_view not in self.views:

@@ -25,7 +25,6 @@ class TokenRule(Rule):
     """Base of rules that write tokens; arguments as in :class:`agents.rules.base.Rule`."""
 
     decision = "tutor_tokens"
-    encoder = "log_probabilities"
     views = ("native",)
     looks_at_feedback = False
 
