@@ -23,8 +23,7 @@ FLOORS = (
     ("envs",),
     ("evaluation",),
 )
-"""Rooms of ``kd_env`` from the bottom up: a file may import its own room and rooms of lower floors, and within a floor
-those that stand before it."""
+"""Rooms of ``kd_env`` from the bottom up: a file may import its own room and rooms of lower floors."""
 
 Graph = Mapping[str, frozenset[str]]
 
@@ -67,10 +66,8 @@ def import_graph(*packages: str) -> dict[str, frozenset[str]]:
 
 
 def room(module: str) -> str:
-    """The room of a module: the folder under its package, for decisions the folder of each."""
-    parts = module.split(".")
-    depth = 3 if parts[:2] == ["kd_env", "decisions"] and len(parts) > 3 else 2
-    return ".".join(parts[:depth])
+    """The room of a module: the folder under its package; the decisions, a folder each, are one room."""
+    return ".".join(module.split(".")[:2])
 
 
 def circles(graph: Graph) -> list[list[str]]:
@@ -137,7 +134,7 @@ def upward_imports(graph: Graph) -> list[tuple[str, str]]:
     for module, targets in graph.items():
         for target in targets:
             mine, other = (name.split(".")[1] if "." in name else "" for name in (module, target))
-            if mine in order and other in order and mine != other and order[other] > order[mine]:
+            if mine in order and other in order and mine != other and order[other] >= order[mine]:
                 wrong.append((module, target))
     return wrong
 
@@ -165,35 +162,9 @@ def summary() -> dict[str, object]:
     }
 
 
-def draw(path: Path) -> None:
-    """Draw the rooms on their floors, with an arrow for every room that another one imports from."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rooms = room_graph(import_graph(*PACKAGES))
-    floors = heights(rooms)
-    figure = Figure(figsize=(14, 9), layout="constrained")
-    axes = figure.add_subplot()
-    places = {}
-    for height in range(1 + max(floors.values())):
-        names = sorted(name for name in rooms if floors[name] == height)
-        for index, name in enumerate(names):
-            places[name] = ((index + 1) / (len(names) + 1) + 0.02 * (height % 2), float(height))
-    for name, targets in rooms.items():
-        for target in targets:
-            axes.annotate(
-                "", places[target], places[name], arrowprops={"arrowstyle": "->", "color": "#9aa5b1", "lw": 0.7}
-            )
-    colours = {"kd_env": "#d7e8f7", "agents": "#fbe3c8", "cli": "#dcefdc"}
-    for name, (x, y) in places.items():
-        box = {"boxstyle": "round", "facecolor": colours[name.split(".")[0]], "edgecolor": "#52606d"}
-        axes.text(x, y, name.removeprefix("kd_env."), ha="center", va="center", fontsize=8, bbox=box)
-    axes.set_axis_off()
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
-
-
 if __name__ == "__main__":
+    from docs import picture
+
     for title, value in summary().items():
         print(f"{title}: {value}")
-    draw(ROOT / "docs" / "house.png")
+    picture.draw(ROOT / "docs" / "house.png")

@@ -56,13 +56,15 @@ class TeacherVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     ) -> None:
         self.num_envs, self.action_view, self.weighting, self.batch_size = count, view, weighting, rows
         self.teacher_names, self.episode_steps, self.gate, self.delay = teachers, length, gate, delay
+        by_terms = "the env selects knowledge for the whole batch; make one that decides about each row."
         by_batch = "the env takes one action a batch (weighting='batch'); make it with weighting='sample'."
         self.decision = FakeDecision(
             decision,
             self.encode_teachers,
             self.teacher_effect,
             views=(("Box", "simplex"), ("MultiBinary", "subset"), ("Discrete", "discrete")),
-            shared_refusal=by_batch if decision == "teacher_weighting" and weighting == "batch" else "",
+            view_hints={"discrete": "weighting='batch'"} if weighting == "sample" else {},
+            shared_refusal={"knowledge_selection": by_terms}.get(decision, by_batch if weighting == "batch" else ""),
         )
         self.reference_teacher = teachers[-1]
         self.term_names = ("hard_label", "soft_label")

@@ -53,6 +53,8 @@ class Rule(ABC):
     decision: ClassVar[str] = "knowledge_selection"
     views: ClassVar[tuple[str, ...]] = ("native", "discrete", "box")
     needs_features: ClassVar[tuple[str, ...]] = ()
+    reads_every_reward: ClassVar[bool] = False
+    """Whether the rule reads the reward of every step, so that steps without an evaluation would mislead it."""
     needs_terms: ClassVar[tuple[str, ...]] = ()
     looks_at_feedback: ClassVar[bool] = True
     """Whether feedback rows have a say in what the rule does. False says that its students may teach others of the same
@@ -67,6 +69,10 @@ class Rule(ABC):
             raise ValueError(
                 f"The rule {self.name!r} decides {self.decision!r}, but the env leaves {decision!r} to decide; make an "
                 f"env of {self.decision!r}, or choose a rule for {decision!r}."
+            )
+        if not hasattr(base, "decision"):
+            raise ValueError(
+                f"The rule {self.name!r} needs an env that names what its actions weigh (decision); {env} has no names."
             )
         self.term_names: tuple[str, ...] = tuple(getattr(base, "term_names", ()))  # texts have none
         if base.action_view not in self.views:

@@ -30,7 +30,7 @@ from agents.common.base import (
     spaces_of,
     unknown_name,
 )
-from agents.common.learner import SavedAgent
+from agents.common.saved import SavedAgent
 from agents.sb3 import storage as sb3_storage
 from agents.sb3.algorithms import ALGORITHMS, Algorithm, algorithm, check_actions, defaults
 

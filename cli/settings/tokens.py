@@ -85,8 +85,14 @@ class TokenReader(Reader[TutorConfig]):
                 except ValueError as error:
                     raise ValueError(f"evaluation.rules: {error}") from error
             return settings
-        fitting = tuple(PolicySpec(key, {}, key) for key, rule in RULES.items() if rule.decision == TokenProbe.decision)
-        return dataclasses.replace(settings, rules=fitting)
+        fitting = []
+        for key in RULES:
+            try:
+                make_agent(key, rule_probe(config), seed=0)
+            except ValueError:
+                continue  # auto means those that fit
+            fitting.append(PolicySpec(key, {}, key))
+        return dataclasses.replace(settings, rules=tuple(fitting))
 
     def evaluation_seeds(self, c: Mapping[str, Any]) -> tuple[int, ...]:
         """As in :class:`Reader`; with ``protocol=joint`` that of the one student of the training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,6 +173,10 @@ class SampleWeightingActions:
             ValueError: another shape, a weight that is negative, NaN or infinite, or what this view cannot express:
             native more than 2, subset anything but ``B / kept`` and 0, discrete and box anything but all 1 or all 0.
         """
+        if isinstance(weights, Mapping):
+            raise ValueError(
+                f"The actions of this env are weights of rows, not by name: {dict(weights)}; give [B] numbers."
+            )
         values = np.asarray(weights, dtype=np.float64)
         if values.shape != (self.rows,):
             raise ValueError(f"Weights of rows have shape {values.shape}; one replica takes {(self.rows,)}.")

@@ -13,9 +13,10 @@ from terms_mt_bert import LITERAL_TERMS
 from agents import RULES, make_agent
 from agents.sb3.algorithms import ALGORITHMS
 from cli.settings import probe
+from cli.settings.base import Settings
 from cli.settings.compose import compose
 from cli.settings.presets import description, groups
-from cli.settings.read import Settings, read_settings
+from cli.settings.read import read_settings
 from cli.settings.teachers import set_config, teacher_config
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
 from kd_env.data.tasks import EMBEDDED, GLUE
@@ -312,7 +313,7 @@ def test_the_real_experiments_share_their_teachers() -> None:
 
 
 def test_mt_bert_is_the_literal_one() -> None:
-    """The terms, scale and weights of the formula that tests/test_mt_bert.py transcribes."""
+    """The terms, scale and weights of the formula that tests/knowledge/test_mt_bert.py transcribes."""
     for experiment in ("mt_bert", "mt_bert_mrpc", "mt_bert_paper"):
         env = settings_of(f"experiment={experiment}", *([] if experiment == "mt_bert" else NEEDS_MODEL)).env
         assert list(env.terms) == LITERAL_TERMS

@@ -130,7 +130,7 @@ def test_effects_are_checked() -> None:
 
 @pytest.mark.parametrize("view", ["subset", "box"])
 def test_conformance_with_every_feature_of_rows(view: str, tiny: dict[str, Any]) -> None:
-    """Both checkers, exact restore; the other views are registered ids, which tests/test_envs.py checks."""
+    """Both checkers, exact restore; the other views are registered ids, which tests/envs/test_envs.py checks."""
     options = {**tiny, "updates_per_step": 1, "action_view": view, "score": "margin"}
     options["features"] = ["gap", "row_margin", "row_confidence", "row_length", "row_seen", "margin", "seen"]
     check_environment(gym.make("kd_env/SampleWeighting-v0", **options), steps=10)
@@ -445,9 +445,11 @@ def test_bad_actions_are_refused(view: str, action: Any, problem: Any) -> None:
 def test_methods_of_the_other_decisions_are_refused(problem: Any, tiny_problem: Any) -> None:
     """Rules that were made for another environment get a clear message."""
     rows, terms = DistillEnv(problem=problem), DistillEnv(problem=tiny_problem)
-    with pytest.raises(ValueError, match="use encode_samples"):
+    with pytest.raises(ValueError, match="weights of rows, not by name"):
         rows.decision.encode({"soft_label": 1.0})
-    with pytest.raises(ValueError, match="here it is 'sample_weighting'"):
+    with pytest.raises(ValueError, match="batches need"):
         rows.decision.effect([[1.0]])
-    with pytest.raises(ValueError, match="here it is 'knowledge_selection'"):
+    with pytest.raises(ValueError, match="'knowledge_selection' say every effect"):
         terms.decision.effect([[1.0]])
+    with pytest.raises(ValueError, match="here it is 'knowledge_selection'"):
+        terms.decision.lesson([[1.0]])

@@ -21,7 +21,7 @@ from kd_env.decisions.catalog import DECISIONS
 from kd_env.decisions.options import env_config
 from kd_env.decisions.tutor_token.options import VIEWS, TutorConfig
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "agents.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "agents.md"
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "knowledge_selection": {},
     "teacher_weighting": {"decision": "teacher_weighting"},
@@ -43,8 +43,9 @@ def probes(env: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for view in VIEWS:
             for observation in ("flat", "dict"):
-                config = TutorConfig.from_kwargs(action_view=view, observation=observation, num_candidates=4, slots=2)
-                found[f"{view}/{observation}"] = TokenProbe(config, 2)
+                sizes = {"num_candidates": 4, "slots": 2}
+                tokens = TutorConfig.from_kwargs(action_view=view, observation=observation, **sizes)
+                found[f"{view}/{observation}"] = TokenProbe(tokens, 2)
         return found
     options = ENVIRONMENTS[env]
     config = env_config(**options)

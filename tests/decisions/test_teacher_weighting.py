@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -447,8 +446,7 @@ def test_a_term_without_a_teacher_is_not_weighed_by_a_single_one_either(tiny: di
 
 def test_methods_of_the_other_decision_are_refused(problem: Any, tiny: dict[str, Any]) -> None:
     """Rules that were made for the other environment get a clear message."""
-    with pytest.raises(ValueError, match="use encode_teachers"):
+    with pytest.raises(ValueError, match="Unknown teacher 'soft_label'"):
         DistillEnv(problem=problem).decision.encode({"soft_label": 1.0})
-    call: Callable[..., Any] = DistillEnv(**tiny).teacher_effect
-    with pytest.raises(ValueError, match="decision='teacher_weighting'"):
-        call([[1.0]])
+    with pytest.raises(ValueError, match="'knowledge_selection' say every effect"):
+        DistillEnv(**tiny).decision.effect([[1.0]])

@@ -19,7 +19,8 @@ from kd_env.data.splits import add_label_noise, replaced_rows, shuffle_labels
 from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
 from kd_env.evaluation.comparing import report as compare_report
-from kd_env.evaluation.comparing.compare import Run, compare
+from kd_env.evaluation.comparing.compare import compare
+from kd_env.evaluation.comparing.joint import Run
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.evaluation.judging.protocol import evaluate_policies
 from kd_env.evaluation.reports import report, report_files, words
@@ -92,7 +93,8 @@ def test_wrong_rows_are_those_whose_label_was_replaced(train_on: str, tiny: dict
 
 def test_there_is_no_truth_where_nothing_is_noisy_or_no_row_weighed(tiny: dict[str, Any]) -> None:
     assert wrong_rows(noisy(tiny, label_noise=0.0)) is None
-    assert wrong_rows(noisy(tiny, decision="knowledge_selection")) is None
+    terms = DistillVectorEnv(1, problem=noisy(tiny, decision="knowledge_selection"))
+    assert terms.decision.measures(terms.problem, 1) == ()
 
 
 @pytest.mark.parametrize("classes", [2, 5])

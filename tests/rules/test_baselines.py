@@ -18,8 +18,9 @@ from agents.rules.base import Rule
 from agents.rules.knowledge_selection import All
 from cli.jobs.students import has_feedback
 from cli.main import main, run
+from cli.settings.base import Settings
 from cli.settings.compose import compose
-from cli.settings.read import Settings, read_settings
+from cli.settings.read import read_settings
 from kd_env import DistillVectorEnv, build_problem
 from kd_env.core.types import ModelOutput, Signal
 from kd_env.decisions.catalog import DECISIONS

@@ -18,14 +18,15 @@ from cli.main import main, run
 from cli.runs import folder as runs
 from cli.runs.watch import read_history
 from cli.settings import probe
+from cli.settings.base import PolicySpec, Settings
 from cli.settings.compose import compose
 from cli.settings.options import split_options
 from cli.settings.presets import groups
-from cli.settings.read import PolicySpec, Settings, read_settings
+from cli.settings.read import read_settings
 from kd_env import DistillVectorEnv
 from kd_env.decisions.options import env_config
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Run = Any
 
 

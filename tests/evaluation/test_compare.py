@@ -17,7 +17,8 @@ import pytest
 from cli.jobs.compare import agent_labels, compare_runs, find_runs
 from cli.runs import folder as run_files
 from kd_env.evaluation.comparing import report as r
-from kd_env.evaluation.comparing.compare import Comparison, Run, compare
+from kd_env.evaluation.comparing.compare import Comparison, compare
+from kd_env.evaluation.comparing.joint import Run
 from kd_env.evaluation.comparing.plots import trainings_and_rules
 from kd_env.evaluation.statistics import crossed
 from kd_env.evaluation.statistics import intervals as s

@@ -1,0 +1,209 @@
+"""The updates of one step: of the students, and before each of them of teachers that learn."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_env.mdp import gradients, passes, rewards, teaching
+from kd_env.mdp.episodes import sub_seed
+from kd_env.mdp.gradients import normalize_weights
+from kd_env.mdp.problem import Problem
+from kd_env.mdp.state import DistillState, Effect
+from kd_env.numerics import optim
+
+logger = logging.getLogger("kd_env")
+
+DROPOUT, TEACHER = 3, 2**40
+"""First of the random streams of the students' dropout, one for every update; and that of a learning teacher's head,
+after which those of its dropout follow."""
+
+
+class _Step(NamedTuple):
+    """What every update of one step shares."""
+
+    effect: Effect
+    weights: Tensor  # [N, T, K, 1 or B], normalised
+    given: dict[str, Tensor]
+    moves: np.ndarray  # [N] bool, whether the action lets the student be updated at all
+    spend: np.ndarray  # [N] int64, updates of this step
+
+
+class _Update(NamedTuple):
+    """What one update found."""
+
+    raw: Tensor  # [N, T, K], 0 where there was none
+    scaled: Tensor
+    cosines: Tensor | None  # [N, K, K]; None where nothing was applied
+    broken: Tensor  # [N] bool, where a loss or a gradient was not finite
+
+
+def update(problem: Problem, state: DistillState, effect: Effect, scratch: dict[str, Tensor]) -> DistillState:
+    """Update students, and teachers that learn, on the drawn batches; the tensors of ``state`` in place.
+
+    A budget that ends within the step leaves batches that trained nothing. Where all effective weights are 0, or the
+    update scale is, the student stays as it is: parameters, moments, running scales and the optimiser's step count.
+
+    Args:
+        problem: the problem.
+        state: of N replicas.
+        effect: of their actions.
+        scratch: buffers of the size of the students, filled here.
+    """
+    config = problem.config
+    weights = normalize_weights(effect.weights, problem.present, config.weight_normalization)
+    step = _Step(
+        effect,
+        torch.as_tensor(weights, dtype=problem.dtype, device=problem.device),
+        {n: torch.as_tensor(v, dtype=problem.dtype, device=problem.device) for n, v in (effect.given or {}).items()},
+        (weights != 0).any(axis=(1, 2, 3)) & (effect.update_scale > 0),
+        np.minimum(config.updates_per_step, state.budget - state.updates),
+    )
+    before = _copied(state.params, scratch) if step.moves.any() else {}
+    raw, scaled = torch.zeros_like(state.term_scale), torch.zeros_like(state.term_scale)
+    cosines = torch.as_tensor(state.cosines, device=problem.device, dtype=problem.dtype)
+    broken_at: list[Tensor] = []
+    for place in range(int(step.spend.max())):
+        state, result = _one(problem, state, step, place)
+        raw, scaled = raw + result.raw, scaled + result.scaled
+        if result.cosines is not None:
+            keep = torch.as_tensor((place < step.spend) & step.moves, device=problem.device)
+            cosines = torch.where(keep[:, None, None], result.cosines, cosines)
+        broken_at.append(result.broken)
+    count = torch.as_tensor(np.maximum(step.spend, 1), device=problem.device)[:, None, None]
+    norms = _distance(before, state.params) if before else torch.zeros(len(weights), device=problem.device)
+    diverged = torch.stack(broken_at).any(0).cpu().numpy()
+    state = state._replace(
+        raw_losses=(raw / count).float().cpu().numpy(),
+        scaled_losses=(scaled / count).float().cpu().numpy(),
+        cosines=cosines.float().cpu().numpy(),
+        weights=weights.mean(-1),
+        update_scale=effect.update_scale,
+        update_norm=np.where(step.moves, norms.float().cpu().numpy(), 0.0).astype(np.float32),
+        skipped=~step.moves,
+        given={name: np.asarray((effect.given or state.given)[name], np.float64) for name in state.given},
+        diverged=diverged,
+    )
+    for index in np.flatnonzero(diverged):
+        _report(state, int(index), int(step.spend[index]), [bool(flags[index]) for flags in broken_at])
+    return _with_last_batch(problem, state, effect, weights, step.spend)
+
+
+def _one(problem: Problem, state: DistillState, step: _Step, place: int) -> tuple[DistillState, _Update]:
+    """One update, of the batch at ``place`` of the step."""
+    optimizer = problem.config.optimizer_config
+    rows, active = state.next_rows[:, place], place < step.spend
+    apply = active & step.moves
+    factor, scale = optim.learning_rate_factor(state.updates, state.budget, optimizer.warmup), step.effect.update_scale
+    state, lost, student = _teach(problem, state, step, rows, active, factor * scale)
+    found = gradients.gradients(
+        problem,
+        state.params,
+        rows,
+        step.weights,
+        state.term_scale,
+        state.term_seen,
+        teacher=state.teacher,
+        known=student,
+        given=step.given,
+        differentiate=bool(apply.any()),
+        dropout_seed=sub_seed(int(state.seeds[0]), DROPOUT + int(state.updates[0])),
+    )
+    mask = torch.as_tensor(active, device=problem.device)[:, None, None]
+    broken = ~torch.isfinite(found.loss) | lost
+    if apply.any():
+        norm = optim.gradient_norm(found.grads)
+        keep = torch.as_tensor(apply, device=problem.device)
+        broken = broken | (~torch.isfinite(norm) & keep)
+        optim.clip_(found.grads, norm, optimizer.max_grad_norm)
+        optim.adamw_(
+            state.params,
+            found.grads,
+            state.exp_avg,
+            state.exp_avg_sq,
+            steps=state.optimizer_steps,
+            learning_rates=optimizer.rate * factor * scale,
+            apply=apply,
+            non_finite=broken.float(),
+            config=optimizer,
+        )
+        # An update that is not applied leaves the running scale as it was, too: a skip changes nothing.
+        state = state._replace(
+            optimizer_steps=state.optimizer_steps + apply,
+            term_scale=torch.where(keep[:, None, None], found.term_scale, state.term_scale),
+            term_seen=state.term_seen + keep.to(state.term_seen.dtype),
+        )
+    cosines = found.cosines if apply.any() else None
+    result = _Update(found.raw * mask, found.scaled * mask, cosines, broken & mask[:, 0, 0])
+    return state._replace(updates=state.updates + active), result
+
+
+def _teach(
+    problem: Problem, state: DistillState, step: _Step, rows: np.ndarray, active: np.ndarray, factor: np.ndarray
+) -> tuple[DistillState, Tensor, passes.StudentPass | None]:
+    """The teacher's update, before the student's, who then learns from what the teacher says afterwards.
+
+    Also where it was not finite ``[N]``, and the students' pass on these rows where it was made.
+    """
+    if state.teacher is None:
+        return state, torch.zeros(len(active), dtype=torch.bool, device=problem.device), None
+    student = None
+    if problem.config.student_config.dropout == 0:  # with dropout the real update has a pass of its own
+        student = passes.student_pass(problem, state.params, problem.train.gather(rows))
+    teacher, lost = teaching.teach(
+        problem,
+        state,
+        rows,
+        step.effect.teacher,
+        student_weights=step.weights,
+        active=active,
+        factor=factor,
+        known=student,
+        dropout_seed=sub_seed(int(state.seeds[0]), TEACHER + 1 + int(state.updates[0])),
+    )
+    return state._replace(teacher=teacher), lost, student
+
+
+def _with_last_batch(
+    problem: Problem, state: DistillState, effect: Effect, weights: np.ndarray, spend: np.ndarray
+) -> DistillState:
+    """What the state keeps of the step's last batch: rows, their weights, and the updated student's losses on them."""
+    if problem.config.teacher_updates == "weighted" and effect.teacher is not None:
+        weights = effect.teacher.weights[:, None, None]  # what the action said of the rows
+    rows = state.next_rows[np.arange(len(spend)), np.maximum(spend, 1) - 1]
+    if per_row := problem.decision.weights_per_row:
+        shape = (len(rows), per_row, rows.shape[1])
+        row_weights = np.broadcast_to(problem.decision.row_weights(weights), shape).copy()
+        state = state._replace(last_rows=rows.copy(), row_weights=row_weights)
+    if problem.config.reward in rewards.BATCH_REWARDS:
+        loss, divergence = gradients.batch_losses(problem, state, rows, weights)
+        state = state._replace(batch_loss=loss, batch_divergence=divergence)
+    return state
+
+
+def _copied(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``params`` copied into ``buffers``, which are made where they are missing."""
+    for name, value in params.items():
+        if name not in buffers:
+            buffers[name] = torch.empty_like(value)
+        buffers[name].copy_(value)
+    return buffers
+
+
+def _distance(before: dict[str, Tensor], after: dict[str, Tensor]) -> Tensor:
+    """Norm of the change of each replica, ``[N]``; overwrites ``before``."""
+    return optim.gradient_norm({name: old.sub_(after[name]) for name, old in before.items()})
+
+
+def _report(state: DistillState, replica: int, spent: int, flags: list[bool]) -> None:
+    place = flags.index(True)
+    logger.warning(
+        "Replica %d diverged: the loss or its gradient is not finite in update %d, train rows %s.",
+        replica,
+        state.updates[replica] - spent + place,
+        state.next_rows[replica, place].tolist(),
+    )
