@@ -90,8 +90,8 @@ def read_joint(folder: Path) -> TutorResult:
     path = folder / JOINT
     if not path.is_file():
         raise ValueError(f"{path} is missing, which holds the result of the student; train in another folder, name=...")
-    found = _arrays(json.loads(path.read_text(encoding="utf-8")))
-    return TutorResult(**{**found, "selection": TutorScores(**found["selection"])})
+    values = _arrays(json.loads(path.read_text(encoding="utf-8")))
+    return TutorResult(**{**values, "selection": TutorScores(**values["selection"])})
 
 
 def _plain(value: Any) -> Any:

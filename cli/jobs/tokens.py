@@ -147,22 +147,22 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
             keep_students(settings.run_folder, name, env, result, of, self._kept())
 
         progress = show_progress() if settings.resolved["progress"] else None
-        found = evaluate_tutors(
+        results = evaluate_tutors(
             _native(problem), contenders, settings.evaluation_seeds, judged=judged, progress=progress, on_end=on_end
         )
         label = settings.agent.label
         if self.joint and self.learns:
-            found = {label: read_joint(settings.run_folder), **found}
-        views = {name: "native" for name in found} | {label: problem.config.action_view}
+            results = {label: read_joint(settings.run_folder), **results}
+        views = {name: "native" for name in results} | {label: problem.config.action_view}
         learned = [label] if self.learns else []
-        return summarize(as_evaluation(problem, judged, found, settings.evaluation_seeds, learned, views, self.joint))
+        return summarize(as_evaluation(problem, judged, results, settings.evaluation_seeds, learned, views, self.joint))
 
     def appendix(self, problem: TutorProblem, policy: Path) -> str:
         """Texts as they were and as the agent edits them."""
         from kd_env.envs.tutor_env import TutorVectorEnv
 
-        c, own = self.settings.resolved, problem if self.learns else _native(problem)
-        env = TutorVectorEnv(1, problem=own, autoreset_mode="disabled")
+        c, shown = self.settings.resolved, problem if self.learns else _native(problem)
+        env = TutorVectorEnv(1, problem=shown, autoreset_mode="disabled")
         make = self._trained(policy) if self.learns else self._rule(self.settings.agent)
         lines = edited_samples(env, make(env), c["evaluation"]["first_seed"], c["env"]["samples"])
         return f"Texts, and as {self.settings.agent.label} edits them:\n\n{lines}" if lines else ""
@@ -183,8 +183,8 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
         rules = [spec for spec in self.settings.rules or () if spec.label != agent.label]
         if not self.learns:
             rules = [agent, *rules]
-        found = {} if self.joint or not self.learns else {agent.label: Contender(self._trained(policy), problem)}
-        return {**found, **{spec.label: Contender(self._rule(spec), native) for spec in rules}}
+        contenders = {} if self.joint or not self.learns else {agent.label: Contender(self._trained(policy), problem)}
+        return {**contenders, **{spec.label: Contender(self._rule(spec), native) for spec in rules}}
 
     def _rule(self, spec: PolicySpec) -> Callable[[TutorVectorEnv], Any]:
         from agents import make_rule
@@ -216,8 +216,8 @@ class _Actor:
 
     def predict(self, observation: Any, state: Any = None, episode_start: Any = None) -> tuple[Any, Any]:
         best = self.deterministic or hasattr(getattr(self.agent, "model", None), "exploration_rate")
-        found: tuple[Any, Any] = self.agent.predict(observation, state, episode_start, best)
-        return found
+        acted: tuple[Any, Any] = self.agent.predict(observation, state, episode_start, best)
+        return acted
 
 
 def _native(problem: TutorProblem) -> TutorProblem:

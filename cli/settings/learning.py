@@ -43,14 +43,14 @@ def learning_options(settings: Settings[TutorConfig], env: Any) -> dict[str, Any
     from agents.sb3.algorithms import ALGORITHMS
 
     c, name = settings.resolved, settings.agent.name
-    own = dict(settings.agent.options)
+    options = dict(settings.agent.options)
     family = ALGORITHMS[name[4:]].family if name.startswith("sb3/") else ""
     if c["env"]["protocol"] == "joint":
-        own = {**_while_acting(name, own, env.episode_steps, family), **own}
+        options = {**_while_acting(name, options, env.episode_steps, family), **options}
     if family == "off":
         # Observations are long: room for SB3's 100,000 of them may be more than there is memory.
-        own.setdefault("buffer_size", min(100_000, total_steps(c, env)))
-    return {**own, **agent_options(c["control"], c["seed"])}
+        options.setdefault("buffer_size", min(100_000, total_steps(c, env)))
+    return {**options, **agent_options(c["control"], c["seed"])}
 
 
 def _while_acting(name: str, given: Mapping[str, Any], total: int, family: str) -> dict[str, Any]:

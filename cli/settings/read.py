@@ -35,20 +35,20 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
     reader = reader_of(c["env"]["id"])
     _check_numbers(c)
     check_control(c["control"], agent_kind(str(c["agent"]["name"])) == "rule")
-    found = reader.read(c, _agent(c["agent"]))
+    read = reader.read(c, _agent(c["agent"]))
     name = c["name"] or default_name(c)
     if not isinstance(name, str) or name != Path(name).name or name.startswith("."):
         raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
     return Settings(
         kind=reader.name,
-        resolved={**c, "name": name, "env": found.resolved},
-        env=found.env,
-        teachers=found.teachers,
-        agent=found.agent,
-        rules=_rules(c["evaluation"]["rules"], found.agent),
+        resolved={**c, "name": name, "env": read.resolved},
+        env=read.env,
+        teachers=read.teachers,
+        agent=read.agent,
+        rules=_rules(c["evaluation"]["rules"], read.agent),
         run_folder=Path(c["runs_dir"]).expanduser() / name,
         evaluation_seeds=reader.evaluation_seeds(c),
-        cofinetuned=found.cofinetuned,
+        cofinetuned=read.cofinetuned,
     )
 
 

@@ -38,7 +38,7 @@ class TokenReader(Reader[TutorConfig]):
     def defaults(self, c: Mapping[str, Any]) -> dict[str, Any]:
         """As in :class:`Reader`; those of an unknown protocol, which is refused later, are those of ``frozen``."""
         joint = is_joint(c)
-        own: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "num_envs": 1 if joint else 4,
             "checkpoint_every": 0 if joint else 1600,
             "save_students": 1 if joint else 0,
@@ -47,7 +47,7 @@ class TokenReader(Reader[TutorConfig]):
             "env.budget": 800 if joint else 80,
         }
         # The steps of the one episode follow from budget and slots, which only the built problem knows.
-        return own if joint else {**own, "total_timesteps": 3200}
+        return defaults if joint else {**defaults, "total_timesteps": 3200}
 
     def read(self, c: dict[str, Any], agent: PolicySpec) -> ReadOptions:
         """As in :class:`Reader`."""
@@ -141,12 +141,12 @@ def _views(c: Mapping[str, Any], agent: str) -> dict[str, str]:
         )
     kind = agent_kind(agent)
     if agent == "tutor" or kind == "rule":
-        found = {"action_view": "native", "observation": "dict"}
+        views = {"action_view": "native", "observation": "dict"}
     else:
         takes = algorithm(agent.removeprefix("sb3/")).actions if kind == "sb3" else (MULTI_DISCRETE,)
         first = next(each for each in (MULTI_DISCRETE, DISCRETE, BOX) if each in takes)
-        found = {"action_view": TOKEN_VIEWS[first], "observation": "flat"}
-    return {key: value if c["env"][key] == AUTO else str(c["env"][key]) for key, value in found.items()}
+        views = {"action_view": TOKEN_VIEWS[first], "observation": "flat"}
+    return {key: value if c["env"][key] == AUTO else str(c["env"][key]) for key, value in views.items()}
 
 
 def _with_recipe(agent: PolicySpec, recipe: str) -> PolicySpec:

@@ -78,14 +78,16 @@ def together(runs: Sequence[Run]) -> list[Run]:
                 "trainings of the same seeds, with the same rules judged beside one agent at each (evaluation.rules)."
             )
     fixed = [_row([by[seed] for seed in seeds]) for by in rules.values()]
-    found: list[Run] = []
+    merged: list[Run] = []
     for members in groups.values() if groups else [{seed: joint[0] for seed in seeds}]:
-        own = [members[seed] for seed in seeds]
-        learned = [next(row for row in run.results["policies"] if row["learned"]) for run in own] if groups else []
-        rows = [*([_row(learned)] if learned else []), *(fixed if not found else [])]
-        results = {**own[0].results, "seeds": seeds, "policies": rows, "measure": measure}
-        found.append(replace(own[0], results=results, places=tuple(run.place for run in own)))
-    return found
+        trainings = [members[seed] for seed in seeds]
+        learned = (
+            [next(row for row in run.results["policies"] if row["learned"]) for run in trainings] if groups else []
+        )
+        rows = [*([_row(learned)] if learned else []), *(fixed if not merged else [])]
+        results = {**trainings[0].results, "seeds": seeds, "policies": rows, "measure": measure}
+        merged.append(replace(trainings[0], results=results, places=tuple(run.place for run in trainings)))
+    return merged
 
 
 def _row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -72,14 +72,14 @@ def with_selection_rows(problem: TutorProblem, rows: int) -> TutorProblem:
     if config.task is None:
         return _with_texts(problem, _texts(problem, dev=False).selection[:rows])
     data = load_train(_task(problem), config.data_dir)
-    found = splits.cut(
+    cut = splits.cut(
         data,
         seed=config.split_seed,
         feedback_rows=config.feedback_rows,
         selection_rows=config.selection_rows,
         max_train_rows=config.max_train_rows,
     )
-    return _with_rows(problem, data, found.selection)
+    return _with_rows(problem, data, cut.selection)
 
 
 def _task(problem: TutorProblem) -> Task:
@@ -116,5 +116,5 @@ def official_metrics(judged: TutorProblem, params: dict[str, Tensor]) -> dict[st
         return {}
     task = _task(judged)
     guesses = losses.predictions(passes.predict(judged, params, judged.feedback), regression=False)
-    found = [metrics.compute(task.metrics, own, judged.feedback.labels) for own in guesses]
-    return {name: np.array([each[name] for each in found]) for name in task.metrics}
+    scores = [metrics.compute(task.metrics, own, judged.feedback.labels) for own in guesses]
+    return {name: np.array([each[name] for each in scores]) for name in task.metrics}
