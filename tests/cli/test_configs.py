@@ -16,7 +16,7 @@ from cli.settings import probe
 from cli.settings.base import Settings
 from cli.settings.compose import compose
 from cli.settings.presets import description, groups
-from cli.settings.read import read_settings
+from cli.settings.read import check, read_settings
 from cli.settings.teachers import set_config, teacher_config
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
 from kd_env.data.tasks import EMBEDDED, GLUE
@@ -27,6 +27,9 @@ from kd_env.mdp.problem import Problem
 GROUPS = groups()
 NEEDS_MODEL = ["teacher.name_or_path=encoder"]
 NO_SIZES = dict.fromkeys(("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"))
+LABEL_ENVIRONMENTS = [name for name in GROUPS["env"] if name != "tutor_token"]
+TOKEN_AGENTS = ("tutor", *(f"rule/{name}" for name, rule in RULES.items() if rule.decision == "tutor_tokens"))
+"""Agents of the one other environment; tests/cli/test_tutor_job.py runs it."""
 TASKS = [name for name in GROUPS["task"] if name not in EMBEDDED]
 
 
@@ -141,7 +144,7 @@ def test_students(student: str, tiny: dict[str, Any], tmp_path: Path) -> None:
     run_two_steps(build_problem(found.env))
 
 
-@pytest.mark.parametrize("env", GROUPS["env"])
+@pytest.mark.parametrize("env", LABEL_ENVIRONMENTS)
 def test_the_learning_rate_follows_the_student(env: str) -> None:
     """The resolved configuration holds the number; a value that is given wins for every student."""
     for words, rate in (
@@ -156,7 +159,7 @@ def test_the_learning_rate_follows_the_student(env: str) -> None:
         assert found.resolved["env"]["optimizer"]["betas"] == [0.9, 0.999]
 
 
-@pytest.mark.parametrize("env", GROUPS["env"])
+@pytest.mark.parametrize("env", LABEL_ENVIRONMENTS)
 @pytest.mark.parametrize("view", ["native", "discrete", "box"])
 def test_environments(env: str, view: str, tiny: dict[str, Any], tmp_path: Path) -> None:
     overrides = tiny_overrides(tiny, tmp_path)
@@ -174,7 +177,7 @@ def three_teachers(tiny_set: dict[str, Any]) -> Problem:
 
 # What libraries warn of when they are driven for two steps is not what is tested here.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("agent", GROUPS["agent"])
+@pytest.mark.parametrize("agent", [name for name in GROUPS["agent"] if name not in TOKEN_AGENTS])
 def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_teachers: Problem) -> None:
     rule = RULES.get(agent.removeprefix("rule/"))
     about_teachers = (
@@ -211,11 +214,17 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
         assert np.isfinite(rewards).all()
 
 
+@pytest.mark.parametrize("agent", TOKEN_AGENTS)
+def test_agents_of_tokens(agent: str) -> None:
+    found = check(settings_of("env=tutor_token", f"agent={agent}"))
+    assert (found.env.action_view, found.env.observation) == ("native", "dict")
+    assert len(found.rules or ()) == len(TOKEN_AGENTS) - 1
+
+
 def test_agents_are_complete() -> None:
     assert {name.removeprefix("sb3/") for name in GROUPS["agent"] if name.startswith("sb3/")} == set(ALGORITHMS)
     assert {name.removeprefix("rule/") for name in GROUPS["agent"] if name.startswith("rule/")} == {
-        # The main job makes no environment of text yet: kd-env tutor takes their rules by name.
-        *(name for name, rule in RULES.items() if rule.decision != "tutor_tokens"),
+        *RULES,
         "searched",  # stands among the rules, and is trained
     }
 
@@ -245,6 +254,7 @@ EXPERIMENT_AGENTS = {
     "rco_mrpc": "rco",
     "rl_kd": "teacher_selector",
     "rl_kd_mrpc": "teacher_selector",
+    "tutor_paper": "tutor",
 }
 
 
@@ -266,8 +276,9 @@ def test_experiments(experiment: str, tmp_path: Path) -> None:
     agent = EXPERIMENT_AGENTS.get(experiment, "actor_critic")
     assert found.run_folder.name == f"{experiment}-{agent}-seed0"
     assert experiment in description("experiment", experiment), "the command is missing"
-    if found.env.task in EMBEDDED:
-        probe.check(found)
+    if embedded:
+        check(found)
+    if found.env.task in EMBEDDED:  # of a tutor tests/cli/test_tutor_job.py runs one
         env = with_hardly_trained_set(found, tmp_path / "set")
         small = dataclasses.replace(env, budget=4, cache_dir=str(tmp_path), show_progress=False)
         run_two_steps(build_problem(small))
