@@ -182,6 +182,11 @@ def _refuse_others(c: Mapping[str, Any]) -> None:
             f"control={c['control']} is about feedback labels and knowledge terms, which env=tutor_token has not; "
             "possible: none, shuffled_reward, untrained."
         )
+    if c["evaluation"]["jobs"] not in ("auto", 1):
+        raise ValueError(
+            f"evaluation.jobs={c['evaluation']['jobs']} is not for env=tutor_token, whose students are judged "
+            "together; leave it out."
+        )
     if c["vectorization"] not in ("auto", "stacked"):
         raise ValueError(
             f"vectorization={c['vectorization']!r} is not for env=tutor_token, whose replicas are stacked; leave "
