@@ -154,14 +154,14 @@ def shuffle_labels(labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarra
     return shuffled
 
 
-def rows_with_words(rows: Rows, part: np.ndarray, words: Sequence[str]) -> np.ndarray:
-    """Those of ``part`` in which, in either text, one of ``words`` stands as a whole word, whatever its case.
+def rows_with_words(rows: Rows, row_indices: np.ndarray, words: Sequence[str]) -> np.ndarray:
+    """Those of ``row_indices`` in which, in either text, one of ``words`` stands as a whole word, whatever its case.
 
     Words that all begin with ``!`` name the other half: the rows in which none of them stands.
 
     Args:
         rows: the official train split.
-        part: ``[R]`` row indices.
+        row_indices: ``[R]`` row indices.
         words: without spaces; punctuation beside a word does not hide it.
 
     Raises:
@@ -174,14 +174,14 @@ def rows_with_words(rows: Rows, part: np.ndarray, words: Sequence[str]) -> np.nd
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(plain)})(?!\w)")
     columns = [rows.first] if rows.second is None else [rows.first, rows.second]
     has: np.ndarray = np.array(
-        [any(pattern.search(column[row].lower()) for column in columns) for row in part.tolist()], dtype=np.bool_
+        [any(pattern.search(column[row].lower()) for column in columns) for row in row_indices.tolist()], dtype=np.bool_
     )
-    found: np.ndarray = part[has != without.pop()]
-    if not len(found):
+    matching: np.ndarray = row_indices[has != without.pop()]
+    if not len(matching):
         raise ValueError(
-            f"noisy_words={list(words)}: none of the {len(part)} train rows has one of them; choose other words."
+            f"noisy_words={list(words)}: none of the {len(row_indices)} train rows has one of them; choose other words."
         )
-    return found.astype(np.int64)
+    return matching.astype(np.int64)
 
 
 def _quantile_bins(scores: np.ndarray) -> np.ndarray:
@@ -288,8 +288,8 @@ def _choose_single(rows: Rows, strata: np.ndarray, quotas: Quotas, rng: np.rando
     held_out = feedback + selection
     inside = TokenIndex(texts, held_out)
     held = set(held_out)
-    others = (row for row in range(len(texts)) if row not in held)
-    dropped = [row for row in others if next(inside.containing(texts[row]), None) is not None]
+    candidates = (row for row in range(len(texts)) if row not in held)
+    dropped = [row for row in candidates if next(inside.containing(texts[row]), None) is not None]
     return feedback, selection, dropped
 
 

@@ -90,12 +90,13 @@ def load_texts(
         raise ValueError(
             f"column={column!r} is for data sets of the hub, and text={source!r} names none; leave it out."
         )
-    parts = [_load(name, kind, data_dir, column, dev) for name, kind in zip(names, kinds, strict=True)]
-    found = Texts(*(_without_blanks(text for part in parts for text in part[place]) for place in (0, 1)))
-    for split, texts in (("train", found.train), *((("dev", found.dev),) if dev else ())):
+    loaded = [_load(name, kind, data_dir, column, dev) for name, kind in zip(names, kinds, strict=True)]
+    train = _without_blanks(text for texts in loaded for text in texts.train)
+    held_out = _without_blanks(text for texts in loaded for text in texts.dev)
+    for split, texts in (("train", train), *((("dev", held_out),) if dev else ())):
         if not texts:
             raise ValueError(f"text={source!r} gives no {split} texts; give more lines.")
-    return found
+    return Texts(train, held_out)
 
 
 def cut_texts(
@@ -125,7 +126,7 @@ def cut_texts(
     unique = list({normalize(text): text for text in reversed(texts.train)}.values())[::-1]
     if len(unique) < 3:
         raise ValueError(f"There are {len(unique)} different texts; train, feedback and selection need at least 3.")
-    found = cut(
+    splits = cut(
         Rows(unique, None, np.zeros(len(unique), dtype=np.int64)),
         seed=split_seed,
         feedback_rows=feedback_rows,
@@ -133,15 +134,15 @@ def cut_texts(
         max_train_rows=max_train_rows,
     )
     train, feedback, selection = (
-        [unique[row] for row in rows.tolist()] for rows in (found.train, found.feedback, found.selection)
+        [unique[row] for row in rows.tolist()] for rows in (splits.train, splits.feedback, splits.selection)
     )
     return TextSplits(
         train=train,
         feedback=feedback,
         selection=selection,
         dev=_outside({normalize(text): text for text in texts.dev}, (train, feedback, selection)),
-        dropped=found.dropped + len(texts.train) - len(unique),
-        fingerprint=found.fingerprint,
+        dropped=splits.dropped + len(texts.train) - len(unique),
+        fingerprint=splits.fingerprint,
     )
 
 
@@ -181,24 +182,24 @@ def tokenize_texts(
     """
     host = torch.device("cpu")
 
-    def table(part: Sequence[str]) -> Table:
-        rows = Rows(list(part), None, np.zeros(len(part), dtype=np.int64))
+    def table(chosen: Sequence[str]) -> Table:
+        rows = Rows(list(chosen), None, np.zeros(len(chosen), dtype=np.int64))
         return tokenize(rows, tokenizer, max_length, host, torch.float32)
 
-    whole = table(texts)
-    ids = whole.input_ids.numpy()
-    ordinary = ordinary_tokens(ids, np.arange(ids.shape[1]) < whole.lengths[:, None], facts.special_ids)
-    kept = np.flatnonzero(ordinary.sum(axis=1) >= at_least)
-    dropped = len(texts) - len(kept)
-    if len(kept) == 0:
+    tokenized = table(texts)
+    ids = tokenized.input_ids.numpy()
+    ordinary = ordinary_tokens(ids, np.arange(ids.shape[1]) < tokenized.lengths[:, None], facts.special_ids)
+    kept_rows = np.flatnonzero(ordinary.sum(axis=1) >= at_least)
+    dropped = len(texts) - len(kept_rows)
+    if len(kept_rows) == 0:
         raise ValueError(
             f"None of {len(texts)} texts has {at_least} ordinary tokens within max_length={max_length}; give longer "
             "texts, a tokenizer that knows their words, or a larger max_length."
         )
     if dropped:
         log.warning("%d of %d texts have fewer than %d ordinary tokens and are dropped.", dropped, len(texts), at_least)
-        whole = table([texts[row] for row in kept.tolist()])
-    return TokenizedTexts(whole, kept.astype(np.int64), dropped)
+        tokenized = table([texts[row] for row in kept_rows.tolist()])
+    return TokenizedTexts(tokenized, kept_rows.astype(np.int64), dropped)
 
 
 # -- sources -----------------------------------------------------------------------------------------------------------
@@ -265,13 +266,13 @@ def _hub(name: str, column: str | None, dev: bool) -> Texts:
         splits = get_dataset_split_names(path, configuration or None)
         dev_split = next((split for split in _DEV_SPLITS if split in splits), None)
         wanted = ("train", dev_split) if dev and dev_split is not None else ("train",)
-        found = [load_dataset(path, configuration or None, split=split) for split in wanted]
+        loaded = [load_dataset(path, configuration or None, split=split) for split in wanted]
     except Exception as error:  # many libraries fail here in their own ways; the cause is kept
         raise ValueError(
             f"Could not read the data set {name!r} from the hub: {type(error).__name__}: {error}. Without a network, "
             "give a folder of .txt files."
         ) from error
-    texts = [_column(name, data, column) for data in found]
+    texts = [_column(name, data, column) for data in loaded]
     return _held_back(texts[0], dev) if dev_split is None else Texts(texts[0], texts[1] if len(texts) > 1 else [])
 
 
@@ -300,10 +301,10 @@ def _without_blanks(texts: Iterable[str]) -> list[str]:
     return [text.strip() for text in texts if text.strip()]
 
 
-def _outside(dev: dict[str, str], parts: Sequence[Sequence[str]]) -> list[str]:
+def _outside(dev: dict[str, str], splits: Sequence[Sequence[str]]) -> list[str]:
     """Dev texts, by their normal forms, that stand in no text of the other splits."""
     if not dev:
         return []
-    others = [normalize(text) for part in parts for text in part]
-    index = TokenIndex(others, range(len(others)))
+    forms = [normalize(text) for split in splits for text in split]
+    index = TokenIndex(forms, range(len(forms)))
     return [text for form, text in dev.items() if next(index.containing(form), None) is None]
