@@ -34,7 +34,7 @@ class _Recorder(threading.local):
         self.wanted: frozenset[Signal] = frozenset()
         self.eager = False
         self.layer = 0
-        self.found: dict[Signal, Tensor] = {}
+        self.tensors: dict[Signal, Tensor] = {}
 
 
 _recorder = _Recorder()
@@ -56,13 +56,13 @@ def _attention(
     wanted = {kind for kind in _ATTENTION_KINDS if Signal(kind, _recorder.layer) in _recorder.wanted}  # type: ignore[arg-type]
     for kind, tensor in (("queries", query), ("keys", key), ("values", value)):
         if kind in wanted:
-            _recorder.found[Signal(kind, _recorder.layer)] = tensor  # type: ignore[arg-type]
+            _recorder.tensors[Signal(kind, _recorder.layer)] = tensor  # type: ignore[arg-type]
     if not _recorder.eager and "attention_scores" not in wanted:
         out = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
     scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if "attention_scores" in wanted:
-        _recorder.found[Signal("attention_scores", _recorder.layer)] = scores
+        _recorder.tensors[Signal("attention_scores", _recorder.layer)] = scores
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = F.dropout(torch.softmax(scores, -1), dropout, training=dropout > 0)
@@ -203,9 +203,9 @@ def load_tokenizer(name_or_path: str) -> Any:
 def check_source(name_or_path: str) -> None:
     """Refuse a local folder that is no model, before anything heavy is imported."""
     path = Path(name_or_path)
-    found = read_set_record(path)
-    if found is not None:
-        folders = ", ".join(repr(str(path / name)) for name in found["members"])
+    record = read_set_record(path)
+    if record is not None:
+        folders = ", ".join(repr(str(path / name)) for name in record["members"])
         raise ValueError(f"The folder {name_or_path!r} holds a set of teachers, not one: give one of {folders}.")
     if path.is_dir() and not (path / "config.json").is_file():
         held = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
@@ -349,30 +349,30 @@ class Encoder:
         if types > 0:  # RoBERTa has one segment only
             inputs["token_type_ids"] = batch.token_type_ids if types > 1 else torch.zeros_like(batch.input_ids)
         states = any(signal.kind in ("hidden_states", "cls") for signal in wanted)
-        _recorder.wanted, _recorder.eager, _recorder.layer, _recorder.found = wanted, eager, 0, {}
+        _recorder.wanted, _recorder.eager, _recorder.layer, _recorder.tensors = wanted, eager, 0, {}
         try:
-            own = {name: params[name] for name in self.trainable if name in params}
+            trained = {name: params[name] for name in self.trainable if name in params}
             inputs["output_hidden_states"] = states
-            if own:
-                out = functional_call(self.module, own, (), inputs, tie_weights=self._tied)
+            if trained:
+                out = functional_call(self.module, trained, (), inputs, tie_weights=self._tied)
             else:
                 out = self.module(**inputs)
-            found = _recorder.found
+            recorded = _recorder.tensors
         finally:
             # Also eager: a module that is called on its own afterwards (training of a teacher) would keep its rounding.
-            _recorder.wanted, _recorder.found, _recorder.eager = frozenset(), {}, False
+            _recorder.wanted, _recorder.tensors, _recorder.eager = frozenset(), {}, False
         return ModelOutput(
             logits=out.logits,
             cls={s.layer: out.hidden_states[s.layer][:, 0] for s in wanted if s.kind == "cls"},
             hidden_states={s.layer: out.hidden_states[s.layer] for s in wanted if s.kind == "hidden_states"},
-            **{kind: {s.layer: found[s] for s in wanted if s.kind == kind} for kind in _ATTENTION_KINDS},
+            **{kind: {s.layer: recorded[s] for s in wanted if s.kind == kind} for kind in _ATTENTION_KINDS},
         )
 
 
 def _last_layer(module: nn.Module) -> frozenset[str]:
     """Names of the parameters of a classifier's last linear layer: a head that is 0 in all its layers never learns."""
-    name, layer = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Linear)][-1]
-    return frozenset(f"{name}.{own}" for own, _ in layer.named_parameters())
+    name, layer = [(name, child) for name, child in module.named_modules() if isinstance(child, nn.Linear)][-1]
+    return frozenset(f"{name}.{parameter}" for parameter, _ in layer.named_parameters())
 
 
 def draw_projection(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -382,10 +382,10 @@ def draw_projection(shape: tuple[int, int], generator: torch.Generator) -> Tenso
 
 def _check_initialisable(module: nn.Module, names: set[str]) -> None:
     for prefix, owner in module.named_modules():
-        mine = [f"{prefix}.{n}" if prefix else n for n, _ in owner.named_parameters(recurse=False)]
+        own_names = [f"{prefix}.{n}" if prefix else n for n, _ in owner.named_parameters(recurse=False)]
         known = isinstance(owner, nn.Linear | nn.Embedding | nn.LayerNorm) or "Norm" in type(owner).__name__
-        if not known and names.intersection(mine):
+        if not known and names.intersection(own_names):
             raise ValueError(
-                f"{type(owner).__name__} parameters ({mine[0]}) cannot be drawn by seed; use a student cut from a "
+                f"{type(owner).__name__} parameters ({own_names[0]}) cannot be drawn by seed; use a student cut from a "
                 "teacher or a pre-trained one."
             )

@@ -7,15 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from kd_env.models.encoder import Encoder
 from kd_env.models.pooling import PooledClassifier, save_pooled
-
-if TYPE_CHECKING:
-    pass
 
 
 def write_student(student: Encoder, params: Mapping[str, Tensor], tokenizer: Any, folder: str | Path) -> Path:

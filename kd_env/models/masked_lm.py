@@ -253,8 +253,8 @@ def _draw_head(model: Any, seed: int) -> None:
     std = float(getattr(model.config, "initializer_range", 0.02))
     inner, embeddings = set(model.base_model.modules()), model.get_input_embeddings().weight
     for module in model.modules():
-        own = () if module in inner else module.named_parameters(recurse=False)
-        for name, parameter in own:
+        parameters = () if module in inner else module.named_parameters(recurse=False)
+        for name, parameter in parameters:
             with torch.no_grad():
                 if parameter.ndim < 2:
                     parameter.fill_(float(isinstance(module, nn.LayerNorm) and name == "weight"))

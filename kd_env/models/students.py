@@ -154,12 +154,12 @@ def fresh_encoder(
         set_dropout(config, dropout)
     module = new_encoder(kind, config)
     facts = encoder_facts(module.config)
-    for name, found in (
+    for name, size in (
         ("num_hidden_layers", facts.num_layers),
         ("hidden_size", facts.hidden_size),
         ("num_attention_heads", facts.num_heads),
     ):
-        if found != sizes[name]:
+        if size != sizes[name]:
             raise _ignored(kind, prefix, name, sizes[name])
     shape = (sizes["hidden_size"], sizes["intermediate_size"])
     if not any((m.in_features, m.out_features) == shape for m in module.modules() if isinstance(m, nn.Linear)):
@@ -195,9 +195,10 @@ def cut_encoder(
     if isinstance(source, PooledClassifier):
         kind, origin = classifier_kind(source.config), source.encoder
     depth = int(source.config.num_hidden_layers)
-    whole = layers == tuple(range(1, depth + 1))  # ALBERT shares one block: nothing to choose from, nothing to rename
-    blocks = "" if whole else layer_list(origin, depth) + "."
-    config = _resized(kind, source.config, {} if whole else {"num_hidden_layers": len(layers)}, "student.")
+    # ALBERT shares one block: where all are kept there is nothing to choose from, nothing to rename.
+    all_layers = layers == tuple(range(1, depth + 1))
+    blocks = "" if all_layers else layer_list(origin, depth) + "."
+    config = _resized(kind, source.config, {} if all_layers else {"num_hidden_layers": len(layers)}, "student.")
     config.num_labels = num_labels
     set_dropout(config, dropout)
     student = new_encoder(kind, config)
@@ -207,8 +208,8 @@ def cut_encoder(
     for name, tensor in origin.state_dict().items():
         new_name: str | None = name
         if blocks and name.startswith(blocks):
-            old = next((prefix for prefix in wanted if name.startswith(prefix)), None)
-            new_name = None if old is None else wanted[old] + name[len(old) :]
+            old_prefix = next((prefix for prefix in wanted if name.startswith(prefix)), None)
+            new_name = None if old_prefix is None else wanted[old_prefix] + name[len(old_prefix) :]
         if new_name in target and target[new_name].shape == tensor.shape:
             target[new_name] = tensor
     receiver.load_state_dict(target)
@@ -230,12 +231,12 @@ def layer_list(model: nn.Module, num_layers: int) -> str:
     Raises:
         ValueError: there is none, or more than one, of that length.
     """
-    found = [
+    block_lists = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == num_layers
     ]
-    outer = [name for name in found if not any(name != other and name.startswith(other + ".") for other in found)]
+    outer = [name for name in block_lists if not any(name.startswith(above + ".") for above in block_lists)]
     if len(outer) != 1:
         raise ValueError(
             f"{type(model).__name__} does not have one list of {num_layers} blocks (found {outer or 'none'}); cut "
@@ -249,10 +250,10 @@ def _resized(kind: type, source: Any, sizes: Mapping[str, int], prefix: str) -> 
     try:
         return type(source).from_dict({**source.to_dict(), **sizes})
     except Exception as error:  # NotImplementedError, failed validation and more; the cause is kept
-        told = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        listed = ", ".join(f"{name}={value}" for name, value in sizes.items())
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"A {kind.__name__} cannot be given other sizes ({told}): {type(error).__name__}: {reason} Use "
+            f"A {kind.__name__} cannot be given other sizes ({listed}): {type(error).__name__}: {reason} Use "
             f"{prefix}init=pretrained with all layers of a ready encoder, or a teacher of another architecture."
         ) from error
 
@@ -301,10 +302,10 @@ def build_student(
             if options.init == "teacher":
                 raise ValueError("student.init='teacher' needs student.num_hidden_layers, or explicit student.layers.")
             count = depth
-        kept = cut_layers(options.layers, count, depth)
+        layers = cut_layers(options.layers, count, depth)
         module = cut_encoder(
             source_module,
-            kept,
+            layers,
             num_labels=task.num_labels,
             dropout=options.dropout,
             keep_pooling=options.pooling != "library",
