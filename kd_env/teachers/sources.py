@@ -173,10 +173,10 @@ class CachedTeacher:
         """One signal of ``[...]`` rows as a field of :class:`ModelOutput`, zeros at padded places."""
         source = self._outputs[signal]
         if isinstance(source, MappedArray):
-            found = torch.from_numpy(self._read_mapped(signal, source, rows, mask.shape[-1]))
+            values = torch.from_numpy(self._read_mapped(signal, source, rows, mask.shape[-1]))
         else:
-            found = self._read_held(signal, source, index, mask)
-        value: Tensor = found.to(self.device).to(self.dtype)  # in one call the host would convert, and send more
+            values = self._read_held(signal, source, index, mask)
+        value: Tensor = values.to(self.device).to(self.dtype)  # in one call the host would convert, and send more
         if signal.kind == "attention_scores":
             return value.movedim(-1, -3)
         if signal.kind in ROW_KINDS or signal.kind == "hidden_states":
