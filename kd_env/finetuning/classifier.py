@@ -60,11 +60,11 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
         store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
         state = train(config, data, trainee, store, on_evaluation)
         store.load_model(state["best_step"], model)
-        [found] = evaluate(config, data, trainee)
+        [evaluation] = evaluate(config, data, trainee)
         with quiet_transformers(), becoming(output) as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            write_record(folder, {**making(config, data, state, source), **verdict(data, found)})
+            write_record(folder, {**making(config, data, state, source), **verdict(data, evaluation)})
         store.remove()
     return output
 

@@ -90,8 +90,8 @@ def prepare(
     Raises:
         ValueError: data or tokenizer (of the encoder ``source``) that do not fit the options.
     """
-    for each, origin in members or ((tokenizer, source),):
-        if each.pad_token_id is None:
+    for reader, origin in members or ((tokenizer, source),):
+        if reader.pad_token_id is None:
             raise ValueError(f"The tokenizer of {origin!r} has no padding token; batches need one.")
     rows = load_train(task, options.data_dir)
     cut = splits.cut(
@@ -105,22 +105,22 @@ def prepare(
     labels = rows.labels
     if options.label_noise:
         words = options.noisy_words
-        part = cut.train if words is None else splits.rows_with_words(rows, cut.train, words)
-        labels = splits.add_label_noise(labels, part, options.label_noise, task.num_labels, options.split_seed)
+        row_indices = cut.train if words is None else splits.rows_with_words(rows, cut.train, words)
+        labels = splits.add_label_noise(labels, row_indices, options.label_noise, task.num_labels, options.split_seed)
 
-    def read(own: Any) -> Tokens:
+    def read(reader: Any) -> Tokens:
         return Tokens(
             *(
-                tokenize(_subset(rows, labels, part), own, options.max_length, device, torch.float32)
-                for part in (cut.train, cut.selection)
+                tokenize(_subset(rows, labels, row_indices), reader, options.max_length, device, torch.float32)
+                for row_indices in (cut.train, cut.selection)
             )
         )
 
     first = read(tokenizer)
     sample = [rows.first[row] for row in cut.train[:64].tolist()]
-    tokens = tuple(first if same_tokens(tokenizer, own, sample) else read(own) for own, _ in members)
-    alike = all(each is first for each in tokens)
-    return Data(task, cut, first.train, first.selection, () if alike else tokens)
+    tokens = tuple(first if same_tokens(tokenizer, reader, sample) else read(reader) for reader, _ in members)
+    shared = all(tables is first for tables in tokens)
+    return Data(task, cut, first.train, first.selection, () if shared else tokens)
 
 
 def check_fits(source: str, tokenizer: Any, model: Any, data: Data) -> None:
@@ -158,8 +158,8 @@ def train(
     per_epoch = math.ceil(len(data.train) / options.batch_size)
     total = per_epoch * options.epochs
     pauses = {
-        math.ceil(part * per_epoch / options.evaluations_per_epoch)
-        for part in range(1, options.evaluations_per_epoch + 1)
+        math.ceil(count * per_epoch / options.evaluations_per_epoch)
+        for count in range(1, options.evaluations_per_epoch + 1)
     }
     optimizer = _optimizer(options, model)
     state = store.latest() or {"step": 0, "best_step": None, "best": None, "history": []}
@@ -239,7 +239,7 @@ def evaluate(options: TrainingOptions, data: Data, trainee: Trainee) -> list[Eva
     task, labels = data.task, data.selection.labels
     width = _width(task) if task.regression else None
     trainee.module.eval()
-    found = []
+    evaluations = []
     for place, model in enumerate(trainee.classifiers):
         table = data.of(place).selection
         logits = np.empty((len(table), task.num_labels))
@@ -247,17 +247,18 @@ def evaluate(options: TrainingOptions, data: Data, trainee: Trainee) -> list[Eva
             for rows in table.chunks(_EVALUATION_BATCH):
                 logits[rows] = _logits(options, model, table.gather(rows)).double().cpu().numpy()
         metrics = compute(task.metrics, losses.predictions(logits, task.regression), labels)
-        found.append(Evaluation({"loss": float(losses.gold_loss(logits, labels, width)), **metrics}, logits))
-    return found
+        evaluations.append(Evaluation({"loss": float(losses.gold_loss(logits, labels, width)), **metrics}, logits))
+    return evaluations
 
 
-def summary(trainee: Trainee, found: list[Evaluation]) -> dict[str, Any]:
+def summary(trainee: Trainee, evaluations: list[Evaluation]) -> dict[str, Any]:
     """The metrics of one teacher; of a set the summed loss, the mean metrics and ``members`` with each one's."""
     if not trainee.names:
-        return found[0].metrics
-    total = {name: float(np.mean([one.metrics[name] for one in found])) for name in found[0].metrics}
-    total["loss"] = float(sum(one.metrics["loss"] for one in found))
-    return {**total, "members": {name: one.metrics for name, one in zip(trainee.names, found, strict=True)}}
+        return evaluations[0].metrics
+    members = {name: evaluation.metrics for name, evaluation in zip(trainee.names, evaluations, strict=True)}
+    total = {name: float(np.mean([metrics[name] for metrics in members.values()])) for name in evaluations[0].metrics}
+    total["loss"] = float(sum(metrics["loss"] for metrics in members.values()))
+    return {**total, "members": members}
 
 
 def making(
@@ -294,15 +295,15 @@ def making(
     }
 
 
-def verdict(data: Data, found: Evaluation) -> dict[str, Any]:
+def verdict(data: Data, evaluation: Evaluation) -> dict[str, Any]:
     """What the record says of one classifier: its metrics on the selection split, and the temperature fitted there.
 
     No temperature where none can be fitted: the task is one of scores, or the split has one class.
     """
     labels = data.selection.labels
-    fits = not data.task.regression and len(np.unique(labels)) > 1 and bool(np.isfinite(found.logits).all())
-    temperature = fit_temperature(found.logits, labels, "selection") if fits else None
-    return {"selection": found.metrics, "temperature": temperature}
+    fits = not data.task.regression and len(np.unique(labels)) > 1 and bool(np.isfinite(evaluation.logits).all())
+    temperature = fit_temperature(evaluation.logits, labels, "selection") if fits else None
+    return {"selection": evaluation.metrics, "temperature": temperature}
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -312,20 +313,20 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator
     meet different neighbours in each epoch.
     """
     order = rng.permutation(len(lengths))
-    bucket = batch_size * _BUCKET_BATCHES
+    bucket_rows = batch_size * _BUCKET_BATCHES
     order = np.concatenate(
         [
-            part[np.argsort(lengths[part], kind="stable")]
-            for part in (order[start : start + bucket] for start in range(0, len(order), bucket))
+            bucket[np.argsort(lengths[bucket], kind="stable")]
+            for bucket in (order[start : start + bucket_rows] for start in range(0, len(order), bucket_rows))
         ]
     )
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def _subset(rows: Rows, labels: np.ndarray, part: np.ndarray) -> Rows:
-    second = None if rows.second is None else [rows.second[row] for row in part.tolist()]
-    return Rows([rows.first[row] for row in part.tolist()], second, labels[part])
+def _subset(rows: Rows, labels: np.ndarray, row_indices: np.ndarray) -> Rows:
+    second = None if rows.second is None else [rows.second[row] for row in row_indices.tolist()]
+    return Rows([rows.first[row] for row in row_indices.tolist()], second, labels[row_indices])
 
 
 def _schedule(options: TrainingOptions, data: Data, done: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -120,7 +120,7 @@ def prepare(config: MlmConfig, tokenizer: Any, device: torch.device) -> MlmData:
     texts = load_texts(config.text, data_dir=config.data_dir, column=config.column)
     cut = cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
     train, selection = (
-        tokenize_texts(part, tokenizer, facts, config.max_length) for part in (cut.train, cut.selection)
+        tokenize_texts(split_texts, tokenizer, facts, config.max_length) for split_texts in (cut.train, cut.selection)
     )
     chunks = []
     for index, rows in enumerate(selection.table.chunks(_EVALUATION_BATCH)):
@@ -151,7 +151,7 @@ def mask(batch: Batch, facts: TokenFacts, rate: float, rng: np.random.Generator,
     rows, slots = np.nonzero(valid)
     places = positions[rows, slots]
     moved = Batch(*(field.to(device) for field in batch._replace(input_ids=torch.from_numpy(corrupted))))
-    return Masked(moved, *(torch.from_numpy(found).to(device) for found in (rows, places, ids[rows, places])))
+    return Masked(moved, *(torch.from_numpy(values).to(device) for values in (rows, places, ids[rows, places])))
 
 
 def masked_logits(model: MaskedLM, masked: Masked, precision: str = "fp32") -> Tensor:
@@ -188,8 +188,8 @@ def _train(
 
     per_epoch = math.ceil(len(data.train) / config.batch_size)
     total = per_epoch * config.epochs
-    parts = range(1, config.evaluations_per_epoch + 1)
-    pauses = {math.ceil(part * per_epoch / config.evaluations_per_epoch) for part in parts}
+    counts = range(1, config.evaluations_per_epoch + 1)
+    pauses = {math.ceil(count * per_epoch / config.evaluations_per_epoch) for count in counts}
     optimizer = _optimizer(config, model)
     state = store.latest() or {"step": 0, "best_step": None, "best": None, "history": []}
     if state["step"]:

@@ -33,10 +33,10 @@ def new_classifier(options: EncoderOptions, task: Task, seed: int, prefix: str =
     with quiet_transformers():
         config = load_config(options.name_or_path, None)
     name_labels(config, task)
-    own = encoder_sizes(config)
+    source_sizes = encoder_sizes(config)
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
     wanted = {name: getattr(options, name) for name in names}
-    sizes = {**own, **{name: value for name, value in wanted.items() if value is not None}}
+    sizes = {**source_sizes, **{name: value for name, value in wanted.items() if value is not None}}
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
         raise ValueError(
             f"{prefix}hidden_size={sizes['hidden_size']} is not divisible by "
