@@ -10,8 +10,9 @@ from kd_env.core.locks import alone
 from kd_env.core.records import read_record
 from kd_env.data.loading import get_task
 from kd_env.finetuning.config import TeacherConfig
-from kd_env.finetuning.loop import Trainee, check_fits, evaluate, making, prepare, train, verdict
+from kd_env.finetuning.loop import Trainee, evaluate, making, train, verdict
 from kd_env.finetuning.model import start_classifier
+from kd_env.finetuning.preparation import check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import encoder
 from kd_env.models.loading import quiet_transformers

@@ -28,8 +28,9 @@ from kd_env.finetuning.config import (
     encoder_identity,
     from_options,
 )
-from kd_env.finetuning.loop import Trainee, check_fits, evaluate, making, prepare, summary, train, verdict
+from kd_env.finetuning.loop import Trainee, evaluate, making, summary, train, verdict
 from kd_env.finetuning.model import start_classifier
+from kd_env.finetuning.preparation import check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, chained, finished, source_record, write_record
 from kd_env.models import encoder as models
 from kd_env.models.loading import quiet_transformers

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from kd_env.core.locks import alone
 from kd_env.core.types import Batch
+from kd_env.data.corpora import load_texts
 from kd_env.data.masking import bernoulli_slots, corrupt, draw_slots, ordinary_tokens
 from kd_env.data.tables import Table
-from kd_env.data.text import TextSplits, TokenFacts, cut_texts, load_texts, token_facts, tokenize_texts
+from kd_env.data.text import TextSplits, TokenFacts, cut_texts, token_facts, tokenize_texts
 from kd_env.finetuning.loop import epoch_batches
 from kd_env.finetuning.masked_lm_config import MlmConfig, sources
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record

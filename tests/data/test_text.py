@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kd_env.data.corpora import Texts, load_texts
 from kd_env.data.splits import normalize
-from kd_env.data.text import Texts, cut_texts, load_texts, token_facts, tokenize_texts
+from kd_env.data.text import cut_texts, token_facts, tokenize_texts
 from kd_env.data.toy import teacher_folder, toy_rows
 from kd_env.models import encoder
 

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 from cli.main import main
 from kd_env.core.records import read_record
 from kd_env.core.types import Batch, Signal
-from kd_env.data.text import cut_texts, load_texts, token_facts
+from kd_env.data.corpora import load_texts
+from kd_env.data.text import cut_texts, token_facts
 from kd_env.finetuning import masked_lm as module
 from kd_env.finetuning.masked_lm import MlmConfig, evaluate, mask, masked_logits, prepare, train_mlm
 from kd_env.models import encoder as models

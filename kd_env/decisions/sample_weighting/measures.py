@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_env.core.types import Floats
-from kd_env.data import splits
+from kd_env.data.label_noise import replaced_rows
 from kd_env.decisions.base import Measure
 from kd_env.mdp.problem import Problem
 from kd_env.numerics import metrics
@@ -25,7 +25,7 @@ def wrong_rows(problem: Problem) -> NDArray[np.bool_] | None:
         return None
     cut = problem.splits
     rows = cut.train if config.train_on == "train" else np.concatenate([cut.train, cut.feedback])
-    return np.isin(rows, splits.replaced_rows(cut.train, config.label_noise, config.split_seed))
+    return np.isin(rows, replaced_rows(cut.train, config.label_noise, config.split_seed))
 
 
 class RightRows(Measure):

@@ -19,7 +19,8 @@ from kd_env.data.loading import get_task, load_dev
 from kd_env.data.tables import Table, tokenize
 from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TeacherConfig
-from kd_env.finetuning.loop import Data, Trainee, check_fits, evaluate, prepare, train
+from kd_env.finetuning.loop import Trainee, evaluate, train
+from kd_env.finetuning.preparation import Data, check_fits, prepare
 from kd_env.finetuning.store import Checkpoints
 from kd_env.models import encoder
 from kd_env.models.loading import draw_head, load_classifier

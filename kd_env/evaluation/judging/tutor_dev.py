@@ -7,9 +7,10 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from kd_env.data.corpora import load_texts
 from kd_env.data.loading import get_task, load_dev
 from kd_env.data.tables import on_device
-from kd_env.data.text import cut_texts, load_texts, tokenize_texts
+from kd_env.data.text import cut_texts, tokenize_texts
 from kd_env.decisions.tutor_token.corpus import evaluated_rows
 from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.decisions.tutor_token.process import make_tutor_problem
