@@ -17,7 +17,7 @@ from kd_env.decisions.catalog import DECISIONS
 from kd_env.envs.process import check_names, make_problem
 from kd_env.mdp.problem import Assets, Problem, label_width
 from kd_env.mdp.row_influence import check_influence
-from kd_env.models import encoder
+from kd_env.models import encoder, pretrained
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.devices import resolve_device
 from kd_env.models.layermap import layer_table
@@ -41,7 +41,7 @@ def build_problem(config: EnvConfig) -> Problem:
     features = check_names(config, task.regression)
     folders = teacher_folders(config, task, DECISIONS[config.decision].many_teachers)
     for folder in folders.values():
-        encoder.check_source(folder)
+        pretrained.check_source(folder)
     rows = read_rows(config, task)
     config = config.with_rows(len(rows.splits.train))  # the same for rules that learn from feedback rows, too
     check_influence(config, len(rows.feedback))

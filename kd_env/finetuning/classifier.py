@@ -14,7 +14,7 @@ from kd_env.finetuning.loop import Trainee, evaluate, making, train, verdict
 from kd_env.finetuning.model import start_classifier
 from kd_env.finetuning.preparation import check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
-from kd_env.models import encoder
+from kd_env.models import pretrained
 from kd_env.models.loading import quiet_transformers
 
 __all__ = ["TeacherConfig", "finetune", "teacher_record"]
@@ -47,11 +47,11 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     from kd_env.models.devices import resolve_device
 
     device = resolve_device(config.device)
-    encoder.check_source(config.name_or_path)
+    pretrained.check_source(config.name_or_path)
     task = get_task(config.task, config.columns, config.data_dir)
     model, had_head = start_classifier(config, task, config.seed)
     source = None if config.init == "fresh" else source_record(config.name_or_path, had_head)
-    tokenizer = encoder.load_tokenizer(config.name_or_path)
+    tokenizer = pretrained.load_tokenizer(config.name_or_path)
     data = prepare(config, task, tokenizer, config.name_or_path, device)
     check_fits(config.name_or_path, tokenizer, model, data)
     trainee = Trainee(f"teacher {config.task}", model, (model.to(device),), ())

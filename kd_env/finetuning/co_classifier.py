@@ -32,7 +32,7 @@ from kd_env.finetuning.loop import Trainee, evaluate, making, summary, train, ve
 from kd_env.finetuning.model import start_classifier
 from kd_env.finetuning.preparation import check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, chained, finished, source_record, write_record
-from kd_env.models import encoder as models
+from kd_env.models import pretrained
 from kd_env.models.loading import quiet_transformers
 from kd_env.models.pooling import AttentionPooling, PooledClassifier, save_pooled
 
@@ -132,10 +132,10 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
 
     device = resolve_device(config.device)
     for member in config.members:
-        models.check_source(member.name_or_path)
+        pretrained.check_source(member.name_or_path)
     task = get_task(config.task, config.columns, config.data_dir)
     sources = [member.name_or_path for member in config.members]
-    tokenizers = [models.load_tokenizer(source) for source in sources]
+    tokenizers = [pretrained.load_tokenizer(source) for source in sources]
     started = _start(config, task)
     data = prepare(config, task, tokenizers[0], sources[0], device, members=list(zip(tokenizers, sources, strict=True)))
     # Members of one vocabulary have the first one's tokenizer, by which they were trained.

@@ -23,7 +23,7 @@ from kd_env.data.text import TextSplits, TokenFacts, cut_texts, token_facts, tok
 from kd_env.finetuning.loop import epoch_batches
 from kd_env.finetuning.masked_lm_config import MlmConfig, sources
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
-from kd_env.models import encoder
+from kd_env.models import pretrained
 from kd_env.models.loading import quiet_transformers
 from kd_env.models.masked_lm import MaskedLM, check_fits, head_parameters, start_masked_lm
 from kd_env.numerics.optim import learning_rate_factor
@@ -82,8 +82,8 @@ def train_mlm(config: MlmConfig, *, on_evaluation: Callable[[dict[str, Any]], No
     from kd_env.models.devices import resolve_device
 
     device = resolve_device(config.device)
-    encoder.check_source(config.name_or_path)
-    tokenizer = encoder.load_tokenizer(config.name_or_path)
+    pretrained.check_source(config.name_or_path)
+    tokenizer = pretrained.load_tokenizer(config.name_or_path)
     data = prepare(config, tokenizer, device)
     started = start_masked_lm(config.name_or_path, num_hidden_layers=config.num_hidden_layers, seed=config.seed)
     model = started.model

@@ -7,8 +7,8 @@ from typing import Any
 from kd_env.data.tasks import Task
 from kd_env.finetuning.config import EncoderOptions
 from kd_env.models import encoder
+from kd_env.models.architecture import classifier_kind, encoder_sizes, fresh_encoder
 from kd_env.models.loading import Classifier, load_classifier, load_config, name_labels, quiet_transformers
-from kd_env.models.students import classifier_kind, encoder_sizes, fresh_encoder
 
 
 def start_classifier(options: EncoderOptions, task: Task, seed: int, prefix: str = "") -> Classifier:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
-from kd_env.models.encoder import ATTENTION, Encoder, check_source, encoder_facts, register_attention, usable_positions
+from kd_env.models.encoder import ATTENTION, Encoder, encoder_facts, register_attention, usable_positions
 from kd_env.models.loading import check_weights, load_config, not_loaded, quiet_transformers
+from kd_env.models.pretrained import check_source
 
 
 def _roberta(model: Any, hidden: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from kd_env.data.tables import Table
 from kd_env.data.tasks import EMBEDDED, Task
 from kd_env.knowledge import Term, TermSpec, build_terms
 from kd_env.models import encoder as models
+from kd_env.models import pretrained
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.layermap import cut_layers, layer_pairs
 from kd_env.models.students import cut_encoder
@@ -75,12 +76,12 @@ def load_teachers(
     for name, folder in folders.items():
         saw_feedback = provenance(folder, task.name, fingerprint)
         if learning is None:
-            module = models.load_encoder(folder).to(device, dtype)
+            module = pretrained.load_encoder(folder).to(device, dtype)
             encoder = models.Encoder.build(module, train_embeddings=True, fresh="none")
         else:
             encoder = _learning_teacher(learning, folder, task, device, dtype)
         check_teacher(encoder, folder, task)
-        teachers.append(LoadedTeacher(name, folder, encoder, models.load_tokenizer(folder), saw_feedback))
+        teachers.append(LoadedTeacher(name, folder, encoder, pretrained.load_tokenizer(folder), saw_feedback))
     return teachers
 
 
@@ -88,7 +89,7 @@ def _learning_teacher(
     options: LearningTeacherConfig, folder: str, task: Task, device: torch.device, dtype: torch.dtype
 ) -> models.Encoder:
     bare = options.init != "finetuned"
-    module = models.load_encoder(folder, num_labels=task.num_labels if bare else None)
+    module = pretrained.load_encoder(folder, num_labels=task.num_labels if bare else None)
     if options.num_hidden_layers is not None or options.dropout > 0:  # dropout is set where an encoder is made
         depth = int(module.config.num_hidden_layers)
         layers = cut_layers("first", options.num_hidden_layers or depth, depth)

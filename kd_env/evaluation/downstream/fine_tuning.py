@@ -22,7 +22,7 @@ from kd_env.finetuning.config import TeacherConfig
 from kd_env.finetuning.loop import Trainee, evaluate, train
 from kd_env.finetuning.preparation import Data, check_fits, prepare
 from kd_env.finetuning.store import Checkpoints
-from kd_env.models import encoder
+from kd_env.models import pretrained
 from kd_env.models.loading import draw_head, load_classifier
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
@@ -56,7 +56,7 @@ def load_material(config: TeacherConfig) -> Material:
 
     source, device = config.name_or_path, resolve_device(config.device)
     _check_tokenizer_files(source)
-    tokenizer = encoder.load_tokenizer(source)
+    tokenizer = pretrained.load_tokenizer(source)
     task = get_task(config.task, config.columns, config.data_dir)
     data = prepare(config, task, tokenizer, source, device)
     unknown = _share_unknown(data.train, tokenizer)
@@ -80,7 +80,7 @@ def check_student(config: TeacherConfig, material: Material) -> None:
     """
     source = config.name_or_path
     _check_tokenizer_files(source)
-    model, tokenizer = start(config, material.task), encoder.load_tokenizer(source)
+    model, tokenizer = start(config, material.task), pretrained.load_tokenizer(source)
     for table in (material.data.selection, *material.dev.values()):
         check_fits(source, tokenizer, model, material.data._replace(selection=table))
 
@@ -218,7 +218,7 @@ def _share_unknown(table: Table, tokenizer: Any) -> float:
 
 def _check_tokenizer_files(source: str) -> None:
     """The library makes an empty tokenizer for a folder without one, and everything would be an unknown word."""
-    encoder.check_source(source)
+    pretrained.check_source(source)
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ValueError(
