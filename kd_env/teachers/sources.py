@@ -87,11 +87,11 @@ class OnlineTeacher:
             )
 
     def provides(self, signal: Signal) -> bool:
-        """See :class:`TeacherSource`."""
+        """Whether a signal is among those that the teacher was asked for; logits always are."""
         return signal == LOGITS or signal in self.wanted
 
     def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
-        """See :class:`TeacherSource`."""
+        """Signals of the teacher, run on the rows now unless they are those of the last call."""
         key = _batch_key(rows, batch)
         if self._last is None or self._last[0] != key:
             self._last = None  # else the memory of two batches is held
@@ -112,11 +112,11 @@ class StudentAsTeacher:
         self.facts = facts
 
     def provides(self, signal: Signal) -> bool:
-        """See :class:`TeacherSource`; what the terms ask for is computed by the student."""
+        """True: what the terms ask for is computed by the student."""
         return True
 
     def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
-        """See :class:`TeacherSource`."""
+        """The student's signals on the same batch, detached."""
         return trees.map_leaves(Tensor.detach, student)
 
 
@@ -146,11 +146,11 @@ class CachedTeacher:
         self._outputs = {signal: self._hold(signal, array) for signal, array in outputs.items()}
 
     def provides(self, signal: Signal) -> bool:
-        """See :class:`TeacherSource`."""
+        """Whether a signal was computed and kept."""
         return signal in self._outputs
 
     def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
-        """See :class:`TeacherSource`."""
+        """Signals of the rows, read from what was computed once."""
         key = _batch_key(rows, batch)
         if self._last is None or self._last[0] != key:
             self._last = None  # else the memory of two batches is held
