@@ -17,9 +17,9 @@ from kd_env.decisions.catalog import DECISIONS
 from kd_env.decisions.sample_weighting import scores
 from kd_env.envs.process import check_term_weights, make_problem
 from kd_env.mdp import rewards
+from kd_env.mdp.influence.rows import check_influence
 from kd_env.mdp.observations import layout
 from kd_env.mdp.problem import Assets, Problem, label_width
-from kd_env.mdp.row_influence import check_influence
 from kd_env.models import encoder
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.devices import resolve_device

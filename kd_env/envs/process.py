@@ -14,9 +14,9 @@ from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting import scores
 from kd_env.knowledge import term_entries
 from kd_env.mdp import rewards
+from kd_env.mdp.influence.rows import check_influence
 from kd_env.mdp.observations import layout
 from kd_env.mdp.problem import Assets, Problem, Process
-from kd_env.mdp.row_influence import check_influence
 from kd_env.models import encoder
 
 PROCESS_OPTIONS = frozenset(

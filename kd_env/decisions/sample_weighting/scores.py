@@ -1,8 +1,8 @@
 """Scores of the rows of the next batch by name: what the discrete and box view of sample weighting rank rows by.
 
 Every score is one number a row, a function of the state before the action; all but ``teacher_loss`` cost one forward
-pass of the student on that batch, ``influence`` several passes (:func:`kd_env.mdp.influence.sample_influence`). Labels
-are those of the train split, wrong ones included.
+pass of the student on that batch, ``influence`` several passes
+(:func:`kd_env.mdp.influence.samples.sample_influence`). Labels are those of the train split, wrong ones included.
 """
 
 from __future__ import annotations
