@@ -86,22 +86,23 @@ def build_problem(config: EnvConfig) -> Problem:
             table(train_rows, labels), table(evaluated, feedback_labels), table(cut.selection, rows.labels)
         )
 
-    own = tables(tokenizer)
-    make_buckets(own.train.lengths, config.batch_size)  # refuses a table smaller than a batch before a teacher runs
-    check_positions(student, max(int(part.lengths.max()) for part in own), "student")
+    student_tables = tables(tokenizer)
+    # Refuses a table smaller than a batch before a teacher runs.
+    make_buckets(student_tables.train.lengths, config.batch_size)
+    check_positions(student, max(int(table.lengths.max()) for table in student_tables), "student")
     sample = [rows.first[index] for index in train_rows[:64]]
     width = label_width(task)
-    found = []
-    for each in loaded:
-        foreign = not same_tokens(tokenizer, each.tokenizer, sample)
-        given = tables(each.tokenizer) if foreign else own
-        found.append(
+    teachers = []
+    for teacher in loaded:
+        foreign = not same_tokens(tokenizer, teacher.tokenizer, sample)
+        teacher_tables = tables(teacher.tokenizer) if foreign else student_tables
+        teachers.append(
             make_teacher(
                 config,
-                each,
+                teacher,
                 task,
                 student.facts,
-                given,
+                teacher_tables,
                 foreign=foreign,
                 device=device,
                 dtype=dtype,
@@ -109,25 +110,25 @@ def build_problem(config: EnvConfig) -> Problem:
                 needs_cls=any(feature.needs_cls for feature in features.values()),
             )
         )
-        logger.info("Layer map to %s:\n%s", each.name, layer_table(found[-1].pairs))
-    wanted = {s for each in found for term in each.terms for s in term.student_signals if s.kind != "logits"}
-    check_encoder(student, probe_batch(own.train, config.max_length, (student,)), wanted, "student")
-    count = len(found)
+        logger.info("Layer map to %s:\n%s", teacher.name, layer_table(teachers[-1].pairs))
+    wanted = {s for teacher in teachers for term in teacher.terms for s in term.student_signals if s.kind != "logits"}
+    check_encoder(student, probe_batch(student_tables.train, config.max_length, (student,)), wanted, "student")
+    count = len(teachers)
     projections = {
-        f"projections.{entry_name(term.name, each.name, count)}.{name}": shape
-        for each in found
-        for term in each.terms
+        f"projections.{entry_name(term.name, teacher.name, count)}.{name}": shape
+        for teacher in teachers
+        for term in teacher.terms
         for name, shape in term.projections.items()
     }
     assets = Assets(
         task=task,
         tokenizer=tokenizer,
         splits=cut,
-        train=own.train,
-        feedback=own.feedback,
-        selection=own.selection,
-        teachers=tuple(found),
-        reference=best_teacher(found, own.selection.labels, width),
+        train=student_tables.train,
+        feedback=student_tables.feedback,
+        selection=student_tables.selection,
+        teachers=tuple(teachers),
+        reference=best_teacher(teachers, student_tables.selection.labels, width),
         student=student,
         projections=projections,
         device=device,

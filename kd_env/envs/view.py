@@ -112,7 +112,7 @@ class RunView:
         return self.run.predict(table)
 
     def predict_teacher(self, table: Table) -> np.ndarray:
-        """The same of the teachers that learn beside them.
+        """Logits of the teachers that learn beside the present students, ``[N, R, C]``.
 
         Raises:
             ValueError: the teacher is frozen.
