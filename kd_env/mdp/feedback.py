@@ -45,9 +45,9 @@ def evaluate(problem: Problem, params: dict[str, Tensor], teacher: TeacherState 
         entropy, agreement = np.zeros(count), np.zeros(count)
     else:
         entropy = losses.entropy(safe).mean(-1)
-        chosen = safe.argmax(-1)
+        classes = safe.argmax(-1)
         self_taught = problem.config.teacher_source == "student"  # the control must not hear of the teacher
-        agreement = (chosen == (chosen if self_taught else _teacher_classes(problem, teacher))).mean(-1)
+        agreement = (classes == (classes if self_taught else _teacher_classes(problem, teacher))).mean(-1)
     metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
     if problem.calibrates:
         temperature = fit_temperatures(safe, problem.feedback.labels)
@@ -75,10 +75,10 @@ def evaluated(problem: Problem, state: DistillState) -> DistillState:
     if not due.any():
         return state
     rows = np.flatnonzero(due)
-    chosen = (state.params, state.teacher)
+    models = (state.params, state.teacher)
     if not due.all():
-        chosen = trees.take(chosen, rows)
-    measured = evaluate(problem, *chosen)
+        models = trees.take(models, rows)
+    measured = evaluate(problem, *models)
     finite = np.isfinite(measured.loss)
     good = rows[finite]
     diverged = state.diverged.copy()

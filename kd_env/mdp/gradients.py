@@ -138,7 +138,7 @@ def gradients(
     teacher: TeacherState | None,
     differentiate: bool,
     dropout_seed: int = 0,
-    known: StudentPass | None = None,
+    forward_pass: StudentPass | None = None,
     given: Mapping[str, Tensor] | None = None,
 ) -> Gradients:
     """Losses and gradients of N students on their batches.
@@ -153,7 +153,7 @@ def gradients(
         teacher: of a state.
         differentiate: False computes the losses only (nothing is going to be applied).
         dropout_seed: of the student's dropout; single students only.
-        known: of these parameters and rows, where it was made already; without dropout.
+        forward_pass: of these parameters and rows, where it was made already; without dropout.
         given: what the action says to terms, by name ``[N]``.
     """
     batch = problem.train.gather(rows)
@@ -162,7 +162,7 @@ def gradients(
         torch.set_grad_enabled(differentiate),
         dropout_on(problem.student, dropout, problem.device, dropout_seed),
     ):
-        leaves, student = known or student_pass(problem, params, batch, differentiate)
+        leaves, student = forward_pass or student_pass(problem, params, batch, differentiate)
         teacher_outputs = teacher_signals(problem, teacher, rows, batch, student)
         table = loss_table(problem, leaves, student, teacher_outputs, batch, given)
         raw = table.detach().mean(-1)

@@ -41,7 +41,7 @@ def teach(
     student_weights: Tensor,
     active: np.ndarray,
     factor: np.ndarray,
-    known: passes.StudentPass | None = None,
+    forward_pass: passes.StudentPass | None = None,
     dropout_seed: int = 0,
 ) -> tuple[TeacherState, Tensor]:
     """One update of the teachers, in place; the new state, and where loss or gradient were not finite ``[N]``.
@@ -56,7 +56,7 @@ def teach(
         student_weights: ``[N, T, K, 1 or B]``, of the student's update on these rows.
         active: ``[N]`` bool, replicas that have budget left.
         factor: ``[N]`` of the students' learning rates in this update, the schedule times the action's scale.
-        known: the students' pass on the rows, where it was made already; its graph is kept.
+        forward_pass: the students' pass on the rows, where it was made already; its graph is kept.
         dropout_seed: of the teacher's dropout; single replicas only.
     """
     teacher = state.teacher
@@ -65,7 +65,7 @@ def teach(
         effect = TeacherEffect(np.ones(rows.shape, np.float32), np.zeros(len(rows), np.float32))
     options, student_config = problem.config.learning_teacher_config, problem.config.optimizer_config
     rates = student_config.rate * factor
-    lesson = gradient(problem, state, rows, effect, student_weights, rates, known, dropout_seed)
+    lesson = gradient(problem, state, rows, effect, student_weights, rates, forward_pass, dropout_seed)
     moves = active & ((effect.weights != 0).any(-1) | (effect.influence != 0)) & bool(lesson.grads)
     keep = torch.as_tensor(moves, device=problem.device)
     teacher_config: OptimizerConfig = dataclasses.replace(

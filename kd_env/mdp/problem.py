@@ -104,10 +104,10 @@ class Problem:
         self.fingerprint = assets.splits.fingerprint
         self.label_width = label_width(assets.task)
         terms = [term for teacher in assets.teachers for term in teacher.terms]
-        wanted = {signal for term in terms for signal in term.student_signals}
+        signals = {signal for term in terms for signal in term.student_signals}
         if config.teacher_source == "student":
-            wanted |= {signal for term in terms for signal in term.teacher_signals}
-        self.student_signals = frozenset(signal for signal in wanted if signal.kind != "logits")
+            signals |= {signal for term in terms for signal in term.teacher_signals}
+        self.student_signals = frozenset(signal for signal in signals if signal.kind != "logits")
         self.teacher_signals = frozenset(s for term in terms for s in term.teacher_signals if s.kind != "logits")
         reads_teacher, count = [term.uses_teacher for term in self.reference.terms], len(assets.teachers)
         self.present = present_entries(count, reads_teacher)

@@ -58,7 +58,7 @@ def gradient(
     effect: TeacherEffect,
     student_weights: Tensor,
     learning_rates: np.ndarray,
-    known: passes.StudentPass | None = None,
+    forward_pass: passes.StudentPass | None = None,
     dropout_seed: int = 0,
 ) -> Lesson:
     """The teachers' gradient ``d + c h``: of the weighed auxiliary loss, and of the influence.
@@ -75,7 +75,7 @@ def gradient(
         effect: weights of the rows and factor of the influence.
         student_weights: ``[N, T, K, 1 or B]``, of the student's update on these rows.
         learning_rates: ``[N]`` of the students in this update.
-        known: the students' pass on the rows, where it was made already; its graph is kept.
+        forward_pass: the students' pass on the rows, where it was made already; its graph is kept.
         dropout_seed: of the teacher's dropout; single replicas only.
     """
     teacher = state.teacher
@@ -101,11 +101,11 @@ def gradient(
             **virtual_options(problem.config, learning_rates),
             weights=student_weights,
             teacher_outputs=(fixed,),
-            known=known,
+            forward_pass=forward_pass,
         )
         student_logits = ahead.logits
-    elif known is not None:
-        student_logits = known.output.logits.detach()
+    elif forward_pass is not None:
+        student_logits = forward_pass.output.logits.detach()
     else:
         with torch.no_grad():
             student_logits = passes.student_forward(problem, state.params, batch, frozenset()).logits
@@ -233,12 +233,12 @@ def _host(values: Tensor) -> np.ndarray:
     return np.asarray(values.float().cpu().numpy())
 
 
-def _joined(auxiliary: Tensor | None, influence: Tensor | None, wanted: Tensor) -> Tensor:
+def _joined(auxiliary: Tensor | None, influence: Tensor | None, influenced: Tensor) -> Tensor:
     if auxiliary is None or influence is None:
         grad = influence if auxiliary is None else auxiliary
         assert grad is not None
         return grad
-    return torch.where(wanted.view(-1, *(1,) * (auxiliary.dim() - 1)), auxiliary + influence, auxiliary)
+    return torch.where(influenced.view(-1, *(1,) * (auxiliary.dim() - 1)), auxiliary + influence, auxiliary)
 
 
 def _flat(grads: Grads, leaves: Grads) -> Tensor:

@@ -29,8 +29,8 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
     params = {name: torch.stack([student[name] for student in students]) for name in problem.student.trainable}
     generators = [torch.Generator().manual_seed(sub_seed(seed, 1)) for seed in seeds]
     for name, shape in problem.assets.projections.items():
-        drawn = torch.stack([draw_projection(shape, generator) for generator in generators])
-        params[name] = drawn.to(problem.device, problem.dtype)
+        projections = torch.stack([draw_projection(shape, generator) for generator in generators])
+        params[name] = projections.to(problem.device, problem.dtype)
     streams = np.empty(count, dtype=object)
     next_rows = np.empty((count, config.updates_per_step, config.batch_size), dtype=np.int64)
     for index, seed in enumerate(seeds):

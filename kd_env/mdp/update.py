@@ -99,7 +99,7 @@ def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: 
     rows, active = state.next_rows[:, place], place < step.spend
     apply = active & step.moves
     factor, scale = optim.learning_rate_factor(state.updates, state.budget, optimizer.warmup), step.effect.update_scale
-    state, lost, student = _teach(problem, state, step, rows, active, factor * scale)
+    state, teacher_broken, student = _teach(problem, state, step, rows, active, factor * scale)
     student_gradients = gradients.gradients(
         problem,
         state.params,
@@ -108,13 +108,13 @@ def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: 
         state.term_scale,
         state.term_seen,
         teacher=state.teacher,
-        known=student,
+        forward_pass=student,
         given=step.given,
         differentiate=bool(apply.any()),
         dropout_seed=sub_seed(int(state.seeds[0]), DROPOUT + int(state.updates[0])),
     )
     mask = torch.as_tensor(active, device=problem.device)[:, None, None]
-    broken = ~torch.isfinite(student_gradients.loss) | lost
+    broken = ~torch.isfinite(student_gradients.loss) | teacher_broken
     if apply.any():
         norm = optim.gradient_norm(student_gradients.grads)
         keep = torch.as_tensor(apply, device=problem.device)
@@ -154,7 +154,7 @@ def _teach(
     student = None
     if problem.config.student_config.dropout == 0:  # with dropout the real update has a pass of its own
         student = passes.student_pass(problem, state.params, problem.train.gather(rows))
-    teacher, lost = learning_teacher.teach(
+    teacher, teacher_broken = learning_teacher.teach(
         problem,
         state,
         rows,
@@ -162,10 +162,10 @@ def _teach(
         student_weights=step.weights,
         active=active,
         factor=factor,
-        known=student,
+        forward_pass=student,
         dropout_seed=sub_seed(int(state.seeds[0]), TEACHER + 1 + int(state.updates[0])),
     )
-    return state._replace(teacher=teacher), lost, student
+    return state._replace(teacher=teacher), teacher_broken, student
 
 
 def _with_last_batch(

@@ -49,7 +49,7 @@ def look_ahead(
     weights: Tensor | None = None,
     teacher_outputs: tuple[ModelOutput, ...] | None = None,
     feedback_labels: Tensor | None = None,
-    known: passes.StudentPass | None = None,
+    forward_pass: passes.StudentPass | None = None,
 ) -> LookAhead:
     """Make the next update virtually and pull the feedback gradient back through it.
 
@@ -66,13 +66,13 @@ def look_ahead(
         weights: ``[N, T, K, 1 or B]`` fixed weights of the entries of the table; None is 1.
         teacher_outputs: of the T teachers on the rows, fields ``[N, B, ...]``; None asks the problem's sources.
         feedback_labels: instead of the feedback table's, in the shape of ``feedback_rows``.
-        known: the students' pass on the rows, where it was made already; its graph is kept.
+        forward_pass: the students' pass on the rows, where it was made already; its graph is kept.
 
     Raises:
         ValueError: an unknown optimiser, no feedback rows, or shapes that do not fit.
     """
     _check(students, rows, feedback_rows, learning_rates, optimizer, feedback_labels)
-    grads, losses, logits = loss_gradient(problem, students, rows, weights, teacher_outputs, known)
+    grads, losses, logits = loss_gradient(problem, students, rows, weights, teacher_outputs, forward_pass)
     config = problem.config.optimizer_config
     if not clip:
         config = dataclasses.replace(config, max_grad_norm=None)
@@ -90,7 +90,7 @@ def loss_gradient(
     rows: np.ndarray,
     weights: Tensor | None = None,
     teacher_outputs: tuple[ModelOutput, ...] | None = None,
-    known: passes.StudentPass | None = None,
+    forward_pass: passes.StudentPass | None = None,
 ) -> tuple[dict[str, Tensor], StudentLosses, Tensor]:
     """Gradient of the mean weighted loss (one forward and one backward pass), and the losses as a function.
 
@@ -103,7 +103,7 @@ def loss_gradient(
     """
     params, batch = students.params, problem.train.gather(rows)
     with torch.enable_grad():
-        leaves, student = known or passes.student_pass(problem, params, batch)
+        leaves, student = forward_pass or passes.student_pass(problem, params, batch)
         if teacher_outputs is None:
             teacher_outputs = passes.teacher_signals(problem, students.teacher, rows, batch, student)
         fixed = tuple(trees.map_leaves(Tensor.detach, output) for output in teacher_outputs)
@@ -111,7 +111,7 @@ def loss_gradient(
         factor = torch.ones_like(table) if weights is None else weights
         divisor = _divisor(problem, students, table.detach())
         loss = _weighted(table, factor, divisor).mean(-1).sum()
-        keep = known is not None
+        keep = forward_pass is not None
         leaf_grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, retain_graph=keep)
     grads = {name: grad for name, grad in zip(leaves, leaf_grads, strict=True) if grad is not None}
     fixed_params = {name: p.detach() for name, p in params.items()}
@@ -200,6 +200,6 @@ def _check(
             f"{feedback_rows.shape}, as feedback_rows",
             label_shape == feedback_rows.shape,
         )
-    for name, (shape, wanted, fits) in shapes.items():
+    for name, (shape, expected, fits) in shapes.items():
         if not fits:
-            raise ValueError(f"{name} has the shape {shape}; for {count} students give {wanted}.")
+            raise ValueError(f"{name} has the shape {shape}; for {count} students give {expected}.")

@@ -86,9 +86,9 @@ def feedback_rows(config: EnvConfig, evaluated_rows: int) -> int:
 
 def check_influence(config: EnvConfig, evaluated_rows: int) -> None:
     """Refuse too few ``evaluated_rows`` of feedback where an option, the score or a feature asks for influence."""
-    asked = "influence" in (config.score, *(name.removeprefix("row_") for name in config.features))
+    reads_influence = "influence" in (config.score, *(name.removeprefix("row_") for name in config.features))
     # Where the teacher learns, a policy may ask at any step.
-    if asked or config.teacher_learns or config.influence_config.rows is not None:
+    if reads_influence or config.teacher_learns or config.influence_config.rows is not None:
         feedback_rows(config, evaluated_rows)
 
 
