@@ -79,8 +79,8 @@ def build_problem(config: EnvConfig) -> Problem:
     def tables(tokens: Any) -> TeacherTables:
         def table(index: np.ndarray, values: np.ndarray) -> Table:
             first, second = [rows.first[i] for i in index], rows.second
-            chosen = Rows(first, None if second is None else [second[i] for i in index], values[index])
-            return tokenize(chosen, tokens, config.max_length, device, dtype)
+            indexed_rows = Rows(first, None if second is None else [second[i] for i in index], values[index])
+            return tokenize(indexed_rows, tokens, config.max_length, device, dtype)
 
         return TeacherTables(
             table(train_rows, labels), table(evaluated, feedback_labels), table(cut.selection, rows.labels)
@@ -111,8 +111,10 @@ def build_problem(config: EnvConfig) -> Problem:
             )
         )
         logger.info("Layer map to %s:\n%s", teacher.name, layer_table(teachers[-1].pairs))
-    wanted = {s for teacher in teachers for term in teacher.terms for s in term.student_signals if s.kind != "logits"}
-    check_encoder(student, probe_batch(student_tables.train, config.max_length, (student,)), wanted, "student")
+    student_signals = {
+        s for teacher in teachers for term in teacher.terms for s in term.student_signals if s.kind != "logits"
+    }
+    check_encoder(student, probe_batch(student_tables.train, config.max_length, (student,)), student_signals, "student")
     count = len(teachers)
     projections = {
         f"projections.{entry_name(term.name, teacher.name, count)}.{name}": shape

@@ -96,10 +96,12 @@ class Comparison:
     def headline(self) -> str:
         """The first line: whether an agent (its controls only where there is no other) is above the best rule."""
         agents = [entry for entry in self.entries if entry.learned and not entry.searched]
-        named = {entry.policy for entry in agents if entry.control == "none"} or {entry.policy for entry in agents}
+        agent_names = {entry.policy for entry in agents if entry.control == "none"} or {
+            entry.policy for entry in agents
+        }
         to_best: dict[str, dict[str, Difference]] = {}
         for contrast in (*self.to_rules, *self.between_agents):  # in these a searched rule is second
-            if contrast.second == self.best_rule and contrast.first in named:
+            if contrast.second == self.best_rule and contrast.first in agent_names:
                 to_best.setdefault(contrast.first, {})[contrast.split] = contrast.difference
         return headline(self.best_rule, to_best, self.measure, self.title)
 

@@ -88,8 +88,8 @@ def _claimed_rule(c: Comparison, contrast: Contrast) -> str:
 
 
 def _apart(c: Comparison, contrast: Contrast) -> str:
-    what, d = f"{contrast.first} minus {contrast.second}{split_mark(c, contrast.split)}", contrast.difference
-    return f"{what}: {show(d.interval, True)}; {d.reading}."
+    names, d = f"{contrast.first} minus {contrast.second}{split_mark(c, contrast.split)}", contrast.difference
+    return f"{names}: {show(d.interval, True)}; {d.reading}."
 
 
 def _better(c: Comparison) -> str:
