@@ -63,6 +63,7 @@ class TeacherVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             self.encode_teachers,
             self.teacher_effect,
             views=(("Box", "simplex"), ("MultiBinary", "subset"), ("Discrete", "discrete")),
+            view_hints={"discrete": "weighting='batch'"} if weighting == "sample" else {},
             shared_refusal={"knowledge_selection": by_terms}.get(decision, by_batch if weighting == "batch" else ""),
         )
         self.reference_teacher = teachers[-1]

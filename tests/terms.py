@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -33,6 +33,7 @@ class FakeDecision:
         ("MultiDiscrete", "native"),
         ("MultiBinary", "native"),
     )
+    view_hints: Mapping[str, str] = field(default_factory=dict)
     shared_refusal: str = ""
     constant_refusal: str = ""
 

@@ -213,7 +213,8 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
 def test_agents_are_complete() -> None:
     assert {name.removeprefix("sb3/") for name in GROUPS["agent"] if name.startswith("sb3/")} == set(ALGORITHMS)
     assert {name.removeprefix("rule/") for name in GROUPS["agent"] if name.startswith("rule/")} == {
-        *RULES,
+        # The main job makes no environment of text yet: kd-env tutor takes their rules by name.
+        *(name for name, rule in RULES.items() if rule.decision != "tutor_tokens"),
         "searched",  # stands among the rules, and is trained
     }
 

@@ -10,7 +10,6 @@ import pytest
 
 from agents import RULES
 from agents.catalog import AGENTS
-from agents.rules.tutor_token import TOKEN_RULES
 from agents.sb3.algorithms import ALGORITHMS
 from cli.commands import COMMANDS
 from cli.jobs.evaluate import split_run
@@ -106,7 +105,7 @@ def test_the_table_of_names_is_complete() -> None:
     expected = {
         "tasks": {*GLUE, *EMBEDDED, "custom"},
         "agents": {*AGENTS, *ALGORITHMS, "sb3/"},
-        "rules": {*RULES, *TOKEN_RULES},
+        "rules": {*RULES},
         "knowledge terms": set(TERMS) - {"confidence"},
         "rewards": {*REWARDS, *TUTOR_REWARDS},
     }

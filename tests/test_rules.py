@@ -267,7 +267,7 @@ def test_what_the_env_lacks_is_named() -> None:
         make_rule("hard_label_only", TermsVectorEnv(terms=("soft_label", "relation")))
     with pytest.raises(ValueError, match="gate=True"):
         make_rule("random_gate", TermsVectorEnv(view="box", gate=False))
-    with pytest.raises(ValueError, match=r"names what its actions weigh \(decision.encode\)"):
+    with pytest.raises(ValueError, match=r"names what its actions weigh \(decision\)"):
         make_rule("all", identity_vector_env("box", 2))
 
     class NoGap(TermsVectorEnv):

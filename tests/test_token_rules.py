@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from agents import make_agent
-from agents.rules.tutor_token import TOKEN_RULES, make_token_rule
+from agents import Agent, agent_kind, load_agent, make_agent, make_rule
+from agents.rules.tutor_token import TOKEN_RULES
 from kd_env.data.text import load_texts
 from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 from kd_env.evaluation.judging.tutor_dev import with_dev_rows
 from kd_env.evaluation.judging.tutoring import evaluate_tutors
 
+NAMES = [rule.name for rule in TOKEN_RULES]
 MODES = ("joint", "sequential")
 
 
@@ -29,14 +31,32 @@ def written(env: TutorVectorEnv, rule: Any) -> tuple[np.ndarray, dict[str, Any]]
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", sorted(TOKEN_RULES))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_rule_plays_an_episode(name: str, mode: str, tutor_problem: Any) -> None:
     env = TutorEnv(problem=tutor_problem, mode=mode)
-    rule = make_token_rule(name, env, seed=0)
+    rule = make_agent(name, env, seed=0)
+    assert agent_kind(name) == "rule" and isinstance(rule, Agent) and rule.learn(100) is rule
     observation, _ = env.reset(seed=0)
     for _ in range(env.episode_steps):
         observation, _, ended, _, info = env.step(rule.predict(observation)[0])
     assert ended and info["updates"] == 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loaded_rule_goes_on_where_it_stood(name: str, tutor_problem: Any, tmp_path: Path) -> None:
+    env = TutorVectorEnv(2, problem=tutor_problem)
+    observation, _ = env.reset(seed=0)
+    options = {"samples": 2} if name == "difficult_of_n" else {}
+    rule = make_rule(name, env, seed=3, **options)
+    first = rule.predict(observation)[0]
+    rule.save(tmp_path / "rule")
+    again: Any = load_agent(tmp_path / "rule", env)
+    assert again.options == options
+    following = rule.predict(observation)[0]
+    assert np.array_equal(again.predict(observation)[0], following)
+    random = name in ("random_tokens", "teacher_samples", "difficult_of_n")
+    assert np.array_equal(first, following) != random
+    assert np.array_equal(make_rule(name, env, seed=3, **options).predict(observation)[0], first)
 
 
 def test_rules_do_what_their_names_say(tutor_problem: Any) -> None:
@@ -45,9 +65,9 @@ def test_rules_do_what_their_names_say(tutor_problem: Any) -> None:
     start = env.get_state()
     log_probabilities = env.log_probabilities()
     found = {}
-    for name in TOKEN_RULES:
+    for name in NAMES:
         env.set_state(start)
-        found[name] = written(env, make_token_rule(name, env, seed=0))
+        found[name] = written(env, make_rule(name, env, seed=0))
     specials = tutor_problem.assets.tokens.special_ids
     assert not np.isin(found["random_tokens"][0], specials).any()
     assert len(np.unique(found["random_tokens"][0])) == 40
@@ -80,7 +100,7 @@ def test_evaluations_give_every_tutor_the_same_students_and_texts(tutor_problem:
     """Equal tutors have equal results, whatever is judged beside them; a learned one stands beside the rules."""
 
     def rule(name: str) -> Any:
-        return lambda env: make_token_rule(name, env, seed=0)
+        return lambda env: make_rule(name, env, seed=0)
 
     agent = make_agent("tutor", TutorVectorEnv(2, problem=tutor_problem), seed=0).learn(8)
     tutors = {"samples": rule("teacher_samples"), "tutor": lambda env: agent, "again": rule("teacher_samples")}
@@ -96,9 +116,9 @@ def test_evaluations_give_every_tutor_the_same_students_and_texts(tutor_problem:
 @pytest.mark.parametrize("mode", MODES)
 def test_means_are_those_of_the_steps(mode: str, tutor_problem: Any) -> None:
     problem = with_tutor_options(tutor_problem, mode=mode)
-    [found] = evaluate_tutors(problem, {"a": lambda env: make_token_rule("teacher_argmax", env)}, [7]).values()
+    [found] = evaluate_tutors(problem, {"a": lambda env: make_rule("teacher_argmax", env)}, [7]).values()
     env = TutorEnv(problem=problem)
-    rule = make_token_rule("teacher_argmax", env)
+    rule = make_rule("teacher_argmax", env)
     observation, _ = env.reset(seed=7)
     rewards = []
     for _ in range(env.episode_steps):
@@ -122,8 +142,14 @@ def test_students_are_judged_on_dev_texts_alone(tutor_problem: Any, tiny_text: d
 def test_mistakes_are_refused(tutor_problem: Any) -> None:
     env = TutorVectorEnv(1, problem=tutor_problem)
     with pytest.raises(ValueError, match="Did you mean 'teacher_samples'"):
-        make_token_rule("teacher_sample", env)
+        make_rule("teacher_sample", env)
     with pytest.raises(ValueError, match="samples=0"):
-        make_token_rule("difficult_of_n", env, samples=0)
-    with pytest.raises(ValueError, match="'box' cannot say"):
-        make_token_rule("random_tokens", TutorVectorEnv(1, problem=tutor_problem, action_view="box"))
+        make_rule("difficult_of_n", env, samples=0)
+    with pytest.raises(
+        ValueError, match=r"cannot be expressed in the action view 'box'; make the env with action_view='native'"
+    ):
+        make_rule("random_tokens", TutorVectorEnv(1, problem=tutor_problem, action_view="box"))
+    with pytest.raises(ValueError, match="make the env with observation='dict'"):
+        make_rule("teacher_samples", TutorVectorEnv(1, problem=tutor_problem, observation="flat"))
+    with pytest.raises(ValueError, match="leaves 'tutor_tokens' to decide"):
+        make_rule("all", env)

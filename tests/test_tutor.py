@@ -525,3 +525,11 @@ def test_sb3_is_refused_on_whole_vocabularies_with_the_view_that_works(
         make_agent(f"sb3/{agent}", TutorVectorEnv(1, problem=tutor_problem, observation="flat"), seed=0)
     with pytest.raises(ValueError, match="observation='flat'"):
         make_agent(f"sb3/{agent}", TutorVectorEnv(1, problem=tutor_problem, action_view=view), seed=0)
+
+
+def test_every_name_in_the_options_is_there() -> None:
+    """A name without a function would be refused only where it is used."""
+    from kd_env.decisions.tutor_token import losses, options, text
+
+    assert set(text.REWARDS) == set(options.REWARDS)
+    assert set(losses.LOSSES) == {*options.LOSSES, *options.TASK_LOSSES}

@@ -8,9 +8,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from agents import load_agent, make_agent
 from agents.tutor.agent import Tutor
+from cli.settings.controls import RewardShuffle
 from kd_env.envs.tutor_env import TutorVectorEnv
 
 ROWS, SLOTS, HIDDEN, VOCAB, LISTED, KINDS = 4, 2, 8, 12, 3, 5
@@ -82,19 +84,21 @@ class Planted(gym.Env[Any, Any]):
         return {**found, "teacher_probability": zeros, "updated": updated, "diverged": False}
 
 
+def mean_reward(agent: Any) -> float:
+    env = Planted()
+    observation, _ = env.reset(seed=99)
+    total = 0.0
+    for _ in range(10):
+        observation, reward, *_ = env.step(agent.predict(observation, deterministic=True)[0])
+        total += reward / 10
+    return total
+
+
 @pytest.mark.parametrize("baseline", ["none", "mean", "learned"])
 def test_it_finds_the_best_token_of_every_slot(baseline: str) -> None:
     """A planted problem: 95% of the best reward, 0.9 a token, within 1,500 steps (seconds on one core)."""
-    env = Planted()
-    agent = make_agent("tutor", env, seed=0, baseline=baseline, kl_coef=0.01, learning_rate=0.005)
-    agent.learn(1500)
-    observation, _ = env.reset(seed=99)
-    total = []
-    for _ in range(10):
-        action, _ = agent.predict(observation, deterministic=True)
-        observation, reward, *_ = env.step(action)
-        total.append(reward)
-    assert np.mean(total) >= 0.95 * 0.9
+    agent = make_agent("tutor", Planted(), seed=0, baseline=baseline, kl_coef=0.01, learning_rate=0.005)
+    assert mean_reward(agent.learn(1500)) >= 0.95 * 0.9
 
 
 def test_without_reward_it_becomes_the_teacher() -> None:
@@ -193,6 +197,46 @@ def test_saved_tutors_act_and_learn_alike(mode: str, tutor_problem: Any, tmp_pat
         a.learn(8, reset_num_timesteps=True)
     for name, p in agent.head.state_dict().items():
         assert torch.equal(p, again.head.state_dict()[name])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mode", ["joint", "sequential"])
+def test_running_episodes_continue_bit_equal(mode: str, tutor_problem: Any, tmp_path: Any) -> None:
+    """Stopped in the middle of an episode, of a sequential one in the middle of a text."""
+    env, other = (TutorVectorEnv(2, problem=tutor_problem, mode=mode) for _ in range(2))
+    agent = Tutor(env, seed=1).learn(6)
+    agent.save(tmp_path / "tutor")
+    other.set_state(env.get_state())
+    again = load_agent(tmp_path / "tutor", other, force_reset=False)
+    history: list[list[dict[str, float]]] = [[], []]
+    for a, log in zip((agent, again), history, strict=True):
+        a.learn(12, log.append, reset_num_timesteps=False)
+    assert [{**metrics, "fps": 0} for metrics in history[0]] == [{**metrics, "fps": 0} for metrics in history[1]]
+    assert all(torch.equal(p, again.head.state_dict()[name]) for name, p in agent.head.state_dict().items())  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="2 replicas, the env has 3"):
+        load_agent(tmp_path / "tutor", TutorVectorEnv(3, problem=tutor_problem, mode=mode), force_reset=False)
+
+
+def test_it_learns_from_the_rewards_that_a_control_leaves(tmp_path: Any) -> None:
+    """Shuffled among the tokens of an update, rewards teach next to nothing; of the valid tokens alone, and unseen."""
+    envs = SyncVectorEnv([Planted] * 8, autoreset_mode=AutoresetMode.SAME_STEP)
+    options: dict[str, Any] = {"baseline": "mean", "kl_coef": 0.01, "learning_rate": 0.005}
+    seen: list[np.ndarray] = []
+    shuffle = RewardShuffle(0)
+
+    def spy(rewards: np.ndarray) -> np.ndarray:
+        seen.append(rewards.copy())
+        return shuffle(rewards)
+
+    shuffled = make_agent("tutor", envs, seed=0, reward_transform=spy, **options)
+    log: list[dict[str, float]] = []
+    shuffled.learn(2400, log.append)
+    assert {rewards.shape for rewards in seen} == {(8 * (ROWS * SLOTS - 1),)}
+    np.testing.assert_allclose([metrics["reward"] for metrics in log], [rewards.mean() for rewards in seen], rtol=1e-4)
+    shuffled.save(tmp_path / "tutor")
+    again = load_agent(tmp_path / "tutor", envs, reward_transform=spy).learn(8)
+    assert len(seen) == 301 and again.num_timesteps == 8  # type: ignore[attr-defined]
+    plain = make_agent("tutor", envs, seed=0, **options).learn(2400)
+    assert mean_reward(plain) > 0.8 and mean_reward(shuffled) < 0.4
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents import make_rule
 from agents.sb3.algorithms import ALGORITHMS
 from agents.tutor.agent import Tutor
 from cli.jobs import tutor as job
@@ -231,9 +232,7 @@ def test_contenders_may_differ_in_the_decision_alone(tutor_problem: Any, tiny_te
         return First()
 
     def best(env: TutorVectorEnv) -> Any:
-        from agents.rules.tutor_token import make_token_rule
-
-        return make_token_rule("teacher_argmax", env)
+        return make_rule("teacher_argmax", env)
 
     own = with_tutor_options(tutor_problem, action_view="discrete", observation="flat")
     found = evaluate_tutors(tutor_problem, {"flat": Contender(make, own), "native": best}, [7, 8])

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agents import make_agent
-from agents.rules.tutor_token import TOKEN_RULES, make_token_rule
+from agents import make_agent, make_rule
+from agents.rules.tutor_token import TOKEN_RULES
 from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
@@ -160,15 +160,15 @@ def test_every_slot_of_the_action_changes_the_student(problem: Any) -> None:
 def test_nothing_is_edited_by_the_rule_that_keeps_the_text(problem: Any) -> None:
     env = TutorEnv(problem=problem)
     observation, _ = env.reset(seed=0)
-    _, _, _, _, info = env.step(make_token_rule("keep_original", env).predict(observation)[0])
+    _, _, _, _, info = env.step(make_rule("keep_original", env).predict(observation)[0])
     assert np.array_equal(info["tokens"], info["originals"]) and (info["plausibility"] == 1).all()
 
 
-@pytest.mark.parametrize("name", sorted(TOKEN_RULES))
+@pytest.mark.parametrize("name", [rule.name for rule in TOKEN_RULES])
 def test_rules_act_on_rows_of_tasks(name: str, problem: Any) -> None:
     env = TutorVectorEnv(2, problem=problem)
     observation, _ = env.reset(seed=[0, 1])
-    rule = make_token_rule(name, env)
+    rule = make_rule(name, env)
     for _ in range(4):
         observation, _, ended, _, _ = env.step(rule.predict(observation)[0])
     assert ended.all()

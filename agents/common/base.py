@@ -204,7 +204,7 @@ def reset_seed(seed: int, num_timesteps: int) -> int:
 
 
 class ProgressBar:
-    """A tqdm bar over environment steps that shows the latest return; a context manager."""
+    """A tqdm bar over environment steps that shows the latest return or reward; a context manager."""
 
     def __init__(self, total: int, shown: bool) -> None:
         self._bar: Any = None
@@ -221,11 +221,12 @@ class ProgressBar:
             self._bar.close()
 
     def update(self, done: int, metrics: Metrics) -> None:
-        """Move to ``done`` steps and show ``return_mean`` where an episode has ended."""
+        """Move to ``done`` steps; shows ``return_mean`` where an episode has ended, ``reward`` where there is one."""
         if self._bar is None:
             return
-        if "return_mean" in metrics:
-            self._bar.set_postfix(return_mean=f"{metrics['return_mean']:.3f}", refresh=False)
+        shown = {name: f"{metrics[name]:.3f}" for name in ("return_mean", "reward") if name in metrics}
+        if shown:
+            self._bar.set_postfix(shown, refresh=False)
         self._bar.update(done - self._bar.n)
 
 

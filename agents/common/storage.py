@@ -5,7 +5,6 @@ A folder is written beside its place under a temporary name and renamed, so that
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import uuid
@@ -96,18 +95,6 @@ def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose name begins with ``prefix``, without it: what :func:`with_prefix` was given."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def agent_header(agent: Any) -> dict[str, Any]:
-    """What the header of each of our learning agents says: name, options, spaces, seed and counters."""
-    return {
-        "agent": agent.name,
-        "config": dataclasses.asdict(agent.config),
-        "spaces": spaces_to_json(agent.spaces),
-        "seed": agent.seed,
-        "num_timesteps": agent.num_timesteps,
-        "num_episodes": agent.num_episodes,
-    }
 
 
 def flatten_optimizer(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

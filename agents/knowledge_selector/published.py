@@ -36,15 +36,13 @@ class PublishedSelector(KnowledgeSelector):
     :class:`agents.knowledge_selector.agent.KnowledgeSelector`.
     """
 
-    name: ClassVar[str] = "knowledge_selector_published"
+    name = "knowledge_selector_published"
     config_class: ClassVar[type[PublishedSelectorConfig]] = PublishedSelectorConfig
 
     def _learn_from(self, rollout: Rollout) -> list[Metrics]:
         """One update for each phase, on its transitions alone."""
-        rewards = self._transformed(rollout)
+        rewards = self._transformed(rollout.rewards)
         bonuses = self.exploration(rollout.actions.numpy(), rollout.step_index)
-        self.num_timesteps += rollout.num_steps
-        self.num_episodes += len(rollout.episode_returns)
         phases, count = rollout.rewards.shape
         found = transitions_of(rollout, rewards, bonuses)
         return [self._update(found.part(slice(phase * count, (phase + 1) * count))) for phase in range(phases)]

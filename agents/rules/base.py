@@ -53,7 +53,12 @@ class Rule(ABC):
     decision: ClassVar[str] = "knowledge_selection"
     views: ClassVar[tuple[str, ...]] = ("native", "discrete", "box")
     needs_features: ClassVar[tuple[str, ...]] = ()
+    reads_every_reward: ClassVar[bool] = False
+    """Whether the rule reads the reward of every step, so that steps without an evaluation would mislead it."""
     needs_terms: ClassVar[tuple[str, ...]] = ()
+    looks_at_feedback: ClassVar[bool] = True
+    """Whether feedback rows have a say in what the rule does. False says that its students may teach others of the same
+    split; a subclass that looks all the same says True again."""
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:
         self.env, self.seed, self.options = env, seed, options
@@ -65,12 +70,11 @@ class Rule(ABC):
                 f"The rule {self.name!r} decides {self.decision!r}, but the env leaves {decision!r} to decide; make an "
                 f"env of {self.decision!r}, or choose a rule for {decision!r}."
             )
-        if not hasattr(getattr(base, "decision", None), "encode"):
+        if not hasattr(base, "decision"):
             raise ValueError(
-                f"The rule {self.name!r} needs an env that names what its actions weigh (decision.encode); {env} has "
-                "no names."
+                f"The rule {self.name!r} needs an env that names what its actions weigh (decision); {env} has no names."
             )
-        self.term_names: tuple[str, ...] = tuple(base.term_names)
+        self.term_names: tuple[str, ...] = tuple(getattr(base, "term_names", ()))  # texts have none
         if base.action_view not in self.views:
             raise ValueError(
                 f"The rule {self.name!r} cannot be expressed in the action view {base.action_view!r}; "
@@ -134,8 +138,7 @@ class Rule(ABC):
 
     def save(self, path: str | Path) -> None:
         """Write a folder with ``agent.json``: options, seed and the states of the generators."""
-        generators = [generator.bit_generator.state for generator in self._generators]
-        header = {"agent": self.name, "options": self.options, "seed": self.seed, "generators": generators}
+        header = {"agent": self.name, "options": self.options, "seed": self.seed, "generators": self.generator_states()}
         with storage.new_folder(as_path(path)) as folder:
             storage.write_header(folder, header)
 
@@ -146,9 +149,17 @@ class Rule(ABC):
         if env is None:
             raise ValueError(f"The rule {cls.name!r} reads names from its environment; give env to load.")
         rule = cls(env, seed=header["seed"], **header["options"])
-        for index, state in enumerate(header["generators"]):
-            rule.generator(index).bit_generator.state = state
+        rule.restore_generators(header["generators"])
         return rule
+
+    def generator_states(self) -> list[Any]:
+        """States of the generators as plain values."""
+        return [generator.bit_generator.state for generator in self._generators]
+
+    def restore_generators(self, states: list[Any]) -> None:
+        """Take back what :meth:`generator_states` gave."""
+        for index, state in enumerate(states):
+            self.generator(index).bit_generator.state = state
 
     def generator(self, replica: int) -> np.random.Generator:
         """The generator of one replica."""

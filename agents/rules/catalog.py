@@ -12,27 +12,12 @@ from agents.rules.knowledge_selection import KNOWLEDGE_RULES
 from agents.rules.learning_teacher import TEACHING_RULES
 from agents.rules.sample_weighting import SAMPLE_RULES
 from agents.rules.teacher_weighting import TEACHER_RULES
+from agents.rules.tutor_token import TOKEN_RULES
 
 GROUP = "kd_env.rules"
 
-
-RULES: dict[str, type[Rule]] = {
-    rule.name: rule for rule in (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
-}
-
-
-WITHOUT_FEEDBACK = frozenset(
-    {
-        *("all", "hard_label_only", "soft_label_only", "fixed", "random_hard", "random_soft", "random_gate"),
-        *("annealing", "stages"),
-        *("average", "single_teacher", "best_teacher", "no_teacher", "fixed_weights", "route", "mt_bert"),
-        *("random_simplex", "random_subset", "dynamic_hard", "dynamic_soft", "dynamic_soft_instance"),
-        *("uniform", "random_weights", "self_paced", "focal"),
-        *("dynamic_entropy", "dynamic_margin", "dynamic_confidence"),
-    }
-)
-"""Rules that decide without a look at feedback rows, so that their students may teach others of the same split. A rule
-that is not named here counts as one that looks."""
+_WEIGHTS = (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (*_WEIGHTS, *TOKEN_RULES)}
 
 
 def rule_class(name: str) -> type[Rule]:

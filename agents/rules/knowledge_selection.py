@@ -24,6 +24,8 @@ from agents.rules.schedule import Schedule
 class Constant(Rule):
     """Base of rules that always do the same."""
 
+    looks_at_feedback = False
+
     @abstractmethod
     def action(self) -> Array:
         """The raw action of one replica."""
@@ -91,6 +93,7 @@ class RandomHard(Rule):
     """Each term on or off with probability one half, in each step."""
 
     name = "random_hard"
+    looks_at_feedback = False
     views = ("native", "box")
 
     def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
@@ -106,6 +109,7 @@ class RandomSoft(Rule):
     """Weights drawn uniformly from [0, 1], in each step."""
 
     name = "random_soft"
+    looks_at_feedback = False
     views = ("box",)
 
     def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
@@ -121,6 +125,7 @@ class RandomGate(Rule):
     """Every term with weight 1, but a random step size: what an agent gains by the gate alone has to beat this."""
 
     name = "random_gate"
+    looks_at_feedback = False
     views = ("box",)
 
     def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
@@ -145,6 +150,7 @@ class Annealing(Rule):
     """
 
     name = "annealing"
+    looks_at_feedback = False
     views = ("box",)
     needs_features = ("progress",)
     needs_terms = ("hard_label", "soft_label")
@@ -179,6 +185,7 @@ class Stages(Rule):
     """
 
     name = "stages"
+    looks_at_feedback = False
     needs_features = ("progress",)
 
     def __init__(
@@ -260,6 +267,7 @@ class Greedy(Rule):
     """
 
     name = "greedy"
+    reads_every_reward = True
 
     def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
         super().__init__(env, seed=seed)

@@ -21,7 +21,6 @@ class TeachingRule(Rule):
     """Base of rules that say how a teacher learns; arguments as in :class:`agents.rules.base.Rule`."""
 
     decision = "sample_weighting"
-    encoder = "lesson_effect"
     views = ("native", "subset", "discrete", "box")
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:

@@ -72,6 +72,7 @@ class Uniform(SampleRule):
     """Weight 1 for every row, the plain run: what every other weighting has to beat."""
 
     name = "uniform"
+    looks_at_feedback = False
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
         """Ones."""
@@ -86,6 +87,7 @@ class RandomWeights(SampleRule):
     """Weights drawn uniformly from [0, 2], anew for every row and step: random actions of the native view."""
 
     name = "random_weights"
+    looks_at_feedback = False
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
         """A draw a replica, each from its own generator."""
@@ -108,6 +110,7 @@ class SelfPaced(SampleRule):
     """
 
     name = "self_paced"
+    looks_at_feedback = False
     needs_features = (STUDENT, PROGRESS)
 
     def __init__(
@@ -139,6 +142,7 @@ class Focal(SampleRule):
     """
 
     name = "focal"
+    looks_at_feedback = False
     needs_features = (STUDENT,)
     needs_classes = True
 
@@ -165,6 +169,8 @@ class DynamicSelection(SampleRule):
         seed: unused.
         share: of the rows that are kept, in (0, 1]; at least one row is.
     """
+
+    looks_at_feedback = False
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, share: float = 0.5) -> None:
         require(0.0 < share <= 1.0, "share", share, "in (0, 1]")

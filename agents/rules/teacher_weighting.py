@@ -87,6 +87,7 @@ class Average(TeacherRule):
     """The plain average of the teachers, 1/T each: what every other weighting has to beat."""
 
     name = "average"
+    looks_at_feedback = False
     exact_views = VIEWS
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
@@ -104,6 +105,7 @@ class SingleTeacher(TeacherRule):
     """
 
     name = "single_teacher"
+    looks_at_feedback = False
     exact_views = ("subset", "discrete")
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, teacher: str) -> None:
@@ -119,6 +121,7 @@ class BestTeacher(TeacherRule):
     """The teacher that is best on the selection split, alone: ``env.unwrapped.reference_teacher``."""
 
     name = "best_teacher"
+    looks_at_feedback = False
     exact_views = ("subset", "discrete")
 
     def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
@@ -134,6 +137,7 @@ class NoTeacher(TeacherRule):
     """Weight 0 for every teacher: what is not weighed, as the gold labels, trains alone."""
 
     name = "no_teacher"
+    looks_at_feedback = False
     exact_views = ("subset", "discrete", "box")
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
@@ -154,6 +158,7 @@ class FixedWeights(TeacherRule):
     """
 
     name = "fixed_weights"
+    looks_at_feedback = False
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, weights: Mapping[str, float]) -> None:
         super().__init__(env, seed=seed, weights=named_weights(weights))
@@ -189,6 +194,7 @@ class Route(TeacherRule):
     """
 
     name = "route"
+    looks_at_feedback = False
     exact_views = ("subset", "discrete")
 
     def __init__(
@@ -232,6 +238,7 @@ class MTBert(TeacherRule):
     """
 
     name = "mt_bert"
+    looks_at_feedback = False
     needs_features = (LOSSES,)
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, normalize: bool = False) -> None:
@@ -247,6 +254,8 @@ class MTBert(TeacherRule):
 
 class RandomTeachers(TeacherRule):
     """Base of rules that draw weights anew in each step and, by row, for each row."""
+
+    looks_at_feedback = False
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
         """A draw a replica, each from its own generator."""
@@ -299,6 +308,7 @@ class DynamicTeacher(TeacherRule):
         ValueError: an ``order`` that does not name every teacher once, or an env of regression.
     """
 
+    looks_at_feedback = False
     needs_features = (STUDENT,)
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, order: Sequence[str] | None = None) -> None:

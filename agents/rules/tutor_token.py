@@ -1,47 +1,38 @@
-"""Tutors that learn nothing: baselines for environments in which tokens are chosen for the slots of a text.
+"""Rules for tutors: baselines for environments in which tokens are chosen for the slots of a text.
 
-Each is made for its environment and asks it for the teacher's log-probabilities; randomness comes from a generator of
-its own. They act in the native view, in which any token can be chosen.
+Each asks its environment for the teacher's log-probabilities. They act in the native view, in which any token can be
+chosen, and read observations by name. Unlike other rules they draw for all replicas from one generator.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from abc import abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.common.base import AnyEnv, inner_env, unknown_name
+from agents.common.base import AnyEnv, require
+from agents.rules.base import Rule
 
 Ints = NDArray[np.int64]
 
 
-class TokenRule(ABC):
-    """A fixed tutor.
+class TokenRule(Rule):
+    """Base of rules that write tokens; arguments as in :class:`agents.rules.base.Rule`."""
 
-    Args:
-        env: the environment that it will act in, in the native view.
-        seed: of its random choices.
+    decision = "tutor_tokens"
+    views = ("native",)
+    looks_at_feedback = False
 
-    Raises:
-        ValueError: an environment without slots, or another action view.
-    """
-
-    name: ClassVar[str]
-
-    def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
-        self.base: Any = inner_env(env)
-        if getattr(self.base, "decision", None) != "tutor_tokens":
-            raise ValueError(f"The rule {self.name!r} fills slots of text, and {env} has none; make a TutorToken-v0.")
-        if self.base.action_view != "native":
-            raise ValueError(
-                f"The rule {self.name!r} chooses any token, which the action view {self.base.action_view!r} cannot "
-                "say; make the env with action_view='native'."
-            )
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:
+        super().__init__(env, seed=seed, **options)
+        if not isinstance(getattr(env, "single_observation_space", env.observation_space), spaces.Dict):
+            raise ValueError(f"The rule {self.name!r} reads tokens by name; make the env with observation='dict'.")
+        self.draws = torch.Generator().manual_seed(seed)
 
     @abstractmethod
     def tokens(self, masked: Tensor) -> Tensor:
@@ -52,30 +43,37 @@ class TokenRule(ABC):
         """
 
     def predict(
-        self,
-        observation: dict[str, NDArray[Any]],
-        state: Any = None,
-        episode_start: NDArray[Any] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[Ints, None]:
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Ints, Any]:
         """Actions for one observation or a batch; a random rule stays random where ``deterministic``."""
-        rows, slots = self.base.batch_size, self.base.slots
         single = np.asarray(observation["positions"]).ndim == 1
-        parts = {name: np.atleast_2d(observation[name]) for name in ("input_ids", "positions", "chosen")}
-        count = len(parts["positions"])
-        positions = parts["positions"].reshape(count, rows, slots)
-        masked = np.take_along_axis(parts["input_ids"].reshape(count, rows, -1), positions, axis=-1)
+        batch = {name: np.atleast_2d(observation[name]) for name in ("input_ids", "positions", "chosen")}
+        actions, state = self.act(batch, state, episode_start)
+        return (actions[0] if single else actions), state
+
+    def act(self, observations: Any, memory: Any, starts: Any) -> tuple[Ints, Any]:
+        """Tokens of all slots, or of the next one where the environment takes them one after another."""
+        count, rows, slots = len(observations["positions"]), self.base.batch_size, self.base.slots
+        positions = observations["positions"].reshape(count, rows, slots)
+        masked = np.take_along_axis(observations["input_ids"].reshape(count, rows, -1), positions, axis=-1)
         tokens = self.tokens(torch.as_tensor(masked)).cpu().numpy().astype(np.int64)
         if self.base.mode == "sequential":
-            written = parts["chosen"].reshape(count, rows, slots) < self.base.vocab_size
+            written = observations["chosen"].reshape(count, rows, slots) < self.base.vocab_size
             slot = written[:, 0].sum(-1)
             tokens = tokens[np.arange(count), :, slot][:, :, None]
-        actions = tokens.reshape(count, -1)
-        return (actions[0] if single else actions), None
+        return tokens.reshape(count, -1), memory
+
+    def generator_states(self) -> list[Any]:
+        """That of the one generator, as hexadecimal digits."""
+        return [self.draws.get_state().numpy().tobytes().hex()]
+
+    def restore_generators(self, states: list[Any]) -> None:
+        """Take back what :meth:`generator_states` gave."""
+        self.draws.set_state(torch.frombuffer(bytearray.fromhex(states[0]), dtype=torch.uint8))
 
     def _sampled(self, log_probabilities: Tensor) -> Tensor:
         flat = log_probabilities.exp().flatten(0, -2).cpu()
-        return torch.multinomial(flat, 1, generator=self.generator).view(log_probabilities.shape[:-1])
+        return torch.multinomial(flat, 1, generator=self.draws).view(log_probabilities.shape[:-1])
 
 
 class RandomTokens(TokenRule):
@@ -86,7 +84,7 @@ class RandomTokens(TokenRule):
     def tokens(self, masked: Tensor) -> Tensor:
         """Uniform draws."""
         ordinary = torch.as_tensor(self.base.ordinary_tokens)
-        return ordinary[torch.randint(len(ordinary), masked.shape, generator=self.generator)]
+        return ordinary[torch.randint(len(ordinary), masked.shape, generator=self.draws)]
 
 
 class TeacherSamples(TokenRule):
@@ -127,8 +125,8 @@ class KeepOriginal(TokenRule):
 
     def tokens(self, masked: Tensor) -> Tensor:
         """What the text says."""
-        found: Tensor = self.base.original_tokens()
-        return found
+        originals: Tensor = self.base.original_tokens()
+        return originals
 
 
 class DifficultOfN(TokenRule):
@@ -143,30 +141,23 @@ class DifficultOfN(TokenRule):
     name = "difficult_of_n"
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, samples: int = 4) -> None:
-        super().__init__(env, seed=seed)
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise ValueError(f"samples={samples!r} must be a whole number of at least 1.")
-        self.samples = samples
+        whole = isinstance(samples, int) and not isinstance(samples, bool)
+        require(whole and samples >= 1, "samples", samples, "a whole number of at least 1")
+        super().__init__(env, seed=seed, samples=samples)
 
     def tokens(self, masked: Tensor) -> Tensor:
         """Draws from p_T(. | X^M), and the most difficult of each slot."""
         log_probabilities = self.base.log_probabilities()
-        drawn = torch.stack([self._sampled(log_probabilities) for _ in range(self.samples)])
+        drawn = torch.stack([self._sampled(log_probabilities) for _ in range(self.options["samples"])])
         errors = torch.stack([self.base.student_errors(tokens).cpu() for tokens in drawn])
         return drawn.gather(0, errors.argmax(0)[None])[0]
 
 
-TOKEN_RULES: dict[str, type[TokenRule]] = {
-    rule.name: rule for rule in (RandomTokens, TeacherSamples, TeacherArgmax, KeepMasked, KeepOriginal, DifficultOfN)
-}
-
-
-def make_token_rule(name: str, env: AnyEnv, *, seed: int = 0, **options: Any) -> TokenRule:
-    """A fixed tutor by name.
-
-    Raises:
-        ValueError: an unknown name, or an environment that it cannot act in.
-    """
-    if name not in TOKEN_RULES:
-        raise ValueError(unknown_name("tutor", name, TOKEN_RULES))
-    return TOKEN_RULES[name](env, seed=seed, **options)
+TOKEN_RULES: tuple[type[Rule], ...] = (
+    RandomTokens,
+    TeacherSamples,
+    TeacherArgmax,
+    KeepMasked,
+    KeepOriginal,
+    DifficultOfN,
+)

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
+from torch import Tensor
 
 from agents.common import storage
 from agents.common.base import (
@@ -25,17 +26,16 @@ from agents.common.base import (
     LearnCallback,
     RewardTransform,
     Spaces,
-    as_path,
-    check_same_spaces,
     episode_steps,
     spaces_of,
     unknown_name,
 )
+from agents.common.saved import SavedAgent
 from agents.sb3 import storage as sb3_storage
 from agents.sb3.algorithms import ALGORITHMS, Algorithm, algorithm, check_actions, defaults
 
 
-class SB3Agent:
+class SB3Agent(SavedAgent):
     """An SB3 algorithm with the learn-callback, the storage and the refusals of our own agents.
 
     Args:
@@ -77,7 +77,7 @@ class SB3Agent:
         for key in hyperparameters:
             if key not in known:
                 raise ValueError(unknown_name(f"hyper-parameter of sb3/{name}", key, known))
-        self._reward_transform = reward_transform
+        self.reward_transform = reward_transform
         if reward_transform is not None and entry.family != "on":
             on = ", ".join(f"sb3/{key}" for key, other in ALGORITHMS.items() if other.family == "on")
             raise ValueError(f"sb3/{name} keeps no rollout whose rewards could be transformed; possible: {on}.")
@@ -118,8 +118,8 @@ class SB3Agent:
             self.model.env = self._spaces_holder()
             self.model._setup_model()
             self.model.env = None
-        if self._reward_transform is not None:
-            self._transform_rewards(self._reward_transform)
+        if self.reward_transform is not None:
+            self._transform_rewards()
 
     def _spaces_holder(self) -> Any:
         """What stands for the env while an agent that only acts is set up: its spaces and nothing else."""
@@ -130,15 +130,12 @@ class SB3Agent:
             seed=lambda seed: None,
         )
 
-    def _transform_rewards(self, transform: RewardTransform) -> None:
+    def _transform_rewards(self) -> None:
         buffer = self.model.rollout_buffer
         compute = buffer.compute_returns_and_advantage
 
         def transformed(last_values: Any, dones: Array) -> None:
-            rewards = np.asarray(transform(buffer.rewards.copy()), dtype=np.float32)
-            if rewards.shape != buffer.rewards.shape:
-                raise ValueError(f"reward_transform gave shape {rewards.shape} for rewards of {buffer.rewards.shape}.")
-            buffer.rewards = rewards
+            buffer.rewards = self._transformed(buffer.rewards)
             compute(last_values, dones)
 
         buffer.compute_returns_and_advantage = transformed
@@ -156,18 +153,16 @@ class SB3Agent:
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Learn for at least ``total_timesteps`` steps; arguments as in
-        :meth:`agents.policy_gradient.on_policy.OnPolicyAgent.learn`.
-
-        Raises:
-            ValueError: the agent has no env.
+        """Learn for at least ``total_timesteps`` steps; arguments and errors as in
+        :meth:`agents.common.learner.Learner.learn`.
         """
+        from stable_baselines3.common.logger import Logger
+
         from agents.sb3.adapter import LearnCallbackBridge, StopLearning
 
-        if self.model.env is None:
-            raise ValueError(f"This {self.name} agent has no env to learn in; give one to SB3Agent.load.")
-        if total_timesteps <= 0:
-            return self
+        self._check_learns(self.model.env is not None, total_timesteps)
+        # Without one SB3 makes its own, and with it an empty folder SB3-<date> in the temporary directory.
+        self.model.set_logger(Logger(folder=None, output_formats=[]))
         bridge = LearnCallbackBridge(callback, total_timesteps, progress_bar)
         try:
             # log_interval=None keeps SB3 from clearing the values that the bridge reads.
@@ -194,12 +189,10 @@ class SB3Agent:
         )
         return np.asarray(actions).astype(self.spaces.action.dtype), state
 
-    def save(self, path: str | Path) -> None:
-        """Write a folder with JSON and safetensors: networks, optimisers, replay buffer, global generators.
+    # -- saving: networks, optimisers, replay buffer, global generators; running episodes where no policy is recurrent
 
-        Running episodes are not saved where the policy is recurrent: :meth:`load` then starts new ones.
-        """
-        header = {
+    def _header(self) -> dict[str, Any]:
+        return {
             "agent": self.name,
             "hyperparameters": self.given,
             "resolved": self.hyperparameters,
@@ -207,52 +200,25 @@ class SB3Agent:
             "seed": self.seed,
             **sb3_storage.counters(self.model),
         }
-        with storage.new_folder(as_path(path)) as folder:
-            for name, tensors in sb3_storage.tensors(self.model).items():
-                storage.write_tensors(folder / f"{name}.safetensors", tensors)
-            storage.write_header(folder, header)
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        return sb3_storage.tensors(self.model)
+
+    def _restore(self, folder: Path, header: dict[str, Any], *, force_reset: bool) -> None:
+        learning = self.model.env is not None
+        sb3_storage.restore(self.model, folder, header, learning=learning, force_reset=force_reset)
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        env: AnyEnv | None = None,
-        *,
-        device: str = "cpu",
-        force_reset: bool = True,
-        reward_transform: RewardTransform | None = None,
-    ) -> Self:
-        """Read a folder written by :meth:`save`.
-
-        Args:
-            path: the folder.
-            env: where to continue; None for an agent that only acts.
-            device: of the networks.
-            force_reset: reset the env when learning continues. False continues the running episodes and puts back the
-                global generators of torch and NumPy, so that learning goes on as if it had not been interrupted: the
-                env must be in the state that it had then.
-            reward_transform: as in the constructor; it is not saved.
-
-        Raises:
-            ValueError: no complete SB3 agent, or spaces that do not fit ``env`` (both are named).
-        """
-        folder = as_path(path)
+    def _read_header(cls, folder: Path) -> dict[str, Any]:
         header = storage.read_header(folder)
         if not str(header["agent"]).startswith("sb3/"):
             raise ValueError(f"{folder} holds the agent {header['agent']!r}, not one of SB3; use agents.load_agent.")
-        saved = storage.spaces_from_json(header["spaces"])
-        if env is not None:
-            check_same_spaces(saved, env)
-        agent = cls(
-            header["agent"].removeprefix("sb3/"),
-            saved if env is None else env,
-            seed=header["seed"],
-            device=device,
-            reward_transform=reward_transform,
-            **header["resolved" if env is None else "hyperparameters"],
-        )
-        sb3_storage.restore(agent.model, folder, header, learning=env is not None, force_reset=force_reset)
-        return agent
+        return header
+
+    @classmethod
+    def _fresh(cls, header: dict[str, Any], env: AnyEnv | Spaces, **options: Any) -> Self:
+        given = header["resolved" if isinstance(env, Spaces) else "hyperparameters"]
+        return cls(header["agent"].removeprefix("sb3/"), env, **options, **given)
 
     @classmethod
     def from_zip(cls, name: str, path: str | Path, env: AnyEnv, *, trust: bool = False, device: str = "cpu") -> Self:

@@ -75,7 +75,9 @@ def check_actions(name: str, space: ActionSpace, env: AnyEnv | Spaces | None = N
     kind = type(space).__name__
     base = None if env is None or isinstance(env, Spaces) else inner_env(env)
     views = _views(base)
-    words = {action: f"action_view='{view}'" for action, view in views.items()}
+    hints = getattr(getattr(base, "decision", None), "view_hints", {})
+    also = {view: f" and {hints[view]}" if view in hints else "" for view in views.values()}
+    words = {action: f"action_view='{view}'{also[view]}" for action, view in views.items()}
     if kind not in entry.actions:
         raise ValueError(
             f"sb3/{name} takes only {' or '.join(entry.actions)} actions, but the env has {space}; "

@@ -38,10 +38,9 @@ student                learns beside the tutor and is kept [code]        ``kd-en
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections import deque
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -49,17 +48,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agents.common import storage
-from agents.common.base import (
-    AnyEnv,
-    LearnCallback,
-    Metrics,
-    ProgressBar,
-    as_path,
-    as_vector_env,
-    build_config,
-    require,
-    reset_seed,
-)
+from agents.common.base import AnyEnv, Metrics, check_same_replicas, require, reset_seed
+from agents.common.learner import Learner
 from agents.tutor.head import TextSizes, TutorHead, text_sizes
 
 BASELINES = ("none", "mean", "learned")
@@ -127,99 +117,73 @@ class Choice(NamedTuple):
     raw: Tensor  # [N, B, Q] what was chosen
 
 
-class Tutor:
+class Tutor(Learner):
     """The tutor as an agent.
 
-    Args:
-        env: a tutor's environment (or vector env, ``autoreset_mode=SAME_STEP``) in the native or candidates view, or
-            the sizes of one for an agent that only acts.
-        seed: of initial weights, of sampling and of the env's first reset.
-        device: of the head.
-        **options: fields of :class:`TutorConfig`.
+    Arguments as in :class:`agents.common.learner.Learner`, for a tutor's environment in the native or candidates view,
+    or its :class:`TextSizes`; options are the fields of :class:`TutorConfig`. ``reward_transform`` is applied to the
+    rewards ``[M]`` of the M valid tokens of each update; ``schedule=linear`` is spread over the steps of a call of
+    ``learn``.
+
+    It learns from whole texts, and reports after each update ``reward`` (mean per token), ``teacher_recognises,
+    student_error, policy_loss, kl, entropy, teacher_probability``. Logits that are not finite raise
+    ``FloatingPointError``.
 
     Raises:
-        ValueError: an unknown option, a value outside its range, or an environment without slots to be filled.
+        ValueError: as there, or an environment without slots to be filled.
     """
 
-    name: ClassVar[str] = "tutor"
+    name = "tutor"
+    config: TutorConfig
+    config_class: ClassVar[type[TutorConfig]] = TutorConfig
+    counters = (*Learner.counters, "updates")
 
-    def __init__(self, env: AnyEnv | TextSizes, *, seed: int = 0, device: str = "cpu", **options: Any) -> None:
+    def __init__(self, env: AnyEnv | TextSizes, **options: Any) -> None:
         recipe = options.get("recipe", "modified")
         require(recipe in RECIPES, "recipe", recipe, "one of " + ", ".join(RECIPES))
-        self.config: TutorConfig = build_config(self.name, TutorConfig, {**RECIPES[recipe], **options})
-        self.sizes = env if isinstance(env, TextSizes) else text_sizes(env)
-        self.seed, self.device = seed, torch.device(device)
-        self.num_timesteps = self.num_episodes = 0
-        self.head = TutorHead(self.sizes, torch.Generator().manual_seed(seed)).to(self.device)
+        super().__init__(env, **{**RECIPES[recipe], **options})
+
+    def _build(self, env: AnyEnv | TextSizes, init: torch.Generator) -> None:
         c = self.config
+        self.sizes = env if isinstance(env, TextSizes) else text_sizes(env)
+        self.head = TutorHead(self.sizes, init).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.head.parameters(), lr=c.learning_rate, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay
         )
+        self.networks, self.optimizers = {"": self.head}, {"optimizer": self.optimizer}
         self.mean_reward = torch.zeros((), device=self.device)
         self.updates = 0
-        self._learn_generator = torch.Generator(self.device).manual_seed(seed + 1)
-        self._act_generator = torch.Generator(self.device).manual_seed(seed + 2)
-        self._env = None if isinstance(env, TextSizes) else as_vector_env(env)
         self._observation: dict[str, NDArray[Any]] | None = None
 
     # -- learning
 
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: LearnCallback | None = None,
-        *,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Learn for at least ``total_timesteps`` environment steps, counted over all replicas.
-
-        Args:
-            total_timesteps: steps of this call, over which ``schedule=linear`` is spread.
-            callback: called after each update of the tutor with plain floats: ``timesteps, episodes, fps, reward``
-                (mean per token), ``teacher_recognises, student_error, policy_loss, kl, entropy, teacher_probability``.
-                Learning stops where it returns False.
-            reset_num_timesteps: start counting at 0 and reset the env; False continues.
-            progress_bar: show a tqdm bar.
-
-        Raises:
-            ValueError: the agent has no env.
-            FloatingPointError: logits that are not finite.
-        """
-        env = self._env
-        if env is None:
-            raise ValueError(f"This {self.name} agent has no env to learn in; give one to {type(self).__name__}.load.")
-        if reset_num_timesteps:
-            self.num_timesteps = self.num_episodes = 0
-        if reset_num_timesteps or self._observation is None:
+    def _begin(self, total_timesteps: int, anew: bool) -> None:
+        env = self.collector.env
+        if anew or self._observation is None:
             self._observation, _ = env.reset(seed=reset_seed(self.seed, self.num_timesteps))
-        first, start = self.num_timesteps, time.perf_counter()
-        steps = self.sizes.slots if self.sizes.sequential else 1
-        memory: deque[Choice] = deque(maxlen=steps)
-        with ProgressBar(total_timesteps, progress_bar) as bar:
-            while self.num_timesteps - first < total_timesteps:
-                choice, actions = self._choose(self._observation, self._teacher(env))
-                memory.append(choice)
-                self._observation, _, terminated, truncated, infos = env.step(actions)
-                self.num_timesteps += env.num_envs
-                self.num_episodes += int((terminated | truncated).sum())
-                found = _last_infos(infos, ("teacher_recognises", "student_error", "teacher_probability"))
-                state = _last_infos(infos, ("updated", "diverged"))
-                # What a student says whose numbers are not finite teaches nothing.
-                done = np.asarray(state["updated"] & ~state["diverged"], dtype=bool)
-                if not done.any() or len(memory) < steps:
-                    continue
-                text = env.num_envs * steps  # environment steps of one update
-                update, planned = (self.num_timesteps - first) // text - 1, -(-total_timesteps // text)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.config.learning_rate * self._rate(update, planned)
-                metrics = self._update(list(memory), found, done)
-                metrics["timesteps"], metrics["episodes"] = float(self.num_timesteps), float(self.num_episodes)
-                metrics["fps"] = (self.num_timesteps - first) / max(time.perf_counter() - start, 1e-9)
-                bar.update(self.num_timesteps - first, {"return_mean": metrics["reward"]})
-                if callback is not None and callback(metrics) is False:
-                    break
-        return self
+        self._steps = self.sizes.slots if self.sizes.sequential else 1  # that fill one text
+        self._memory: deque[Choice] = deque(maxlen=self._steps)
+        self._first = self.num_timesteps
+        self._planned = -(-total_timesteps // (env.num_envs * self._steps))
+
+    def _advance(self, goal: int) -> Metrics | None:
+        env = self.collector.env
+        choice, actions = self._choose(self._observation, self._teacher(env))
+        self._memory.append(choice)
+        self._observation, _, terminated, truncated, infos = env.step(actions)
+        self.num_timesteps += env.num_envs
+        self.num_episodes += int((terminated | truncated).sum())
+        readings = _last_infos(infos, ("teacher_recognises", "student_error", "teacher_probability"))
+        state = _last_infos(infos, ("updated", "diverged"))
+        # What a student says whose numbers are not finite teaches nothing.
+        done = np.asarray(state["updated"] & ~state["diverged"], dtype=bool)
+        if not done.any() or len(self._memory) < self._steps:
+            return None
+        update = (self.num_timesteps - self._first) // (env.num_envs * self._steps) - 1
+        rate = self._rate(update, self._planned)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * rate
+        return self._update(list(self._memory), readings, done)
 
     def _rate(self, update: int, planned: int) -> float:
         """Factor of the step size in update 0, 1, ... of ``planned``: in (0, 1], the student's schedule."""
@@ -249,16 +213,20 @@ class Tutor:
         empty = logits.new_empty(0)
         return state._replace(raw=raw, teacher=empty if teacher is None else teacher), _to_env(raw)
 
-    def _update(self, texts: list[Choice], found: dict[str, NDArray[Any]], done: NDArray[np.bool_]) -> Metrics:
+    def _update(self, texts: list[Choice], readings: dict[str, NDArray[Any]], done: NDArray[np.bool_]) -> Metrics:
         """One gradient step on the texts that are complete."""
         c, keep = self.config, torch.as_tensor(done, device=self.device)
         tokens = {
-            name: torch.as_tensor(value[done], dtype=torch.float32, device=self.device) for name, value in found.items()
+            name: torch.as_tensor(value[done], dtype=torch.float32, device=self.device)
+            for name, value in readings.items()
         }
-        rewards = c.teacher_weight * tokens["teacher_recognises"] + c.student_weight * tokens["student_error"]
+        earned = c.teacher_weight * tokens["teacher_recognises"] + c.student_weight * tokens["student_error"]
         logits, values = (torch.cat(part, dim=2) for part in zip(*(self._logits(s) for s in texts), strict=True))
         raw, valid = (torch.cat([getattr(s, name) for s in texts], dim=2)[keep] for name in ("raw", "valid"))
         logits, values = logits[keep], values[keep]
+        rewards = earned.clone()
+        if self.reward_transform is not None:
+            rewards[valid] = torch.as_tensor(self._transformed(earned[valid].cpu().numpy()), device=self.device)
         log_policy = logits.log_softmax(-1)
         count = valid.sum().clamp(min=1)
 
@@ -285,11 +253,10 @@ class Tutor:
             nn.utils.clip_grad_norm_(self.head.parameters(), c.max_grad_norm)
         self.optimizer.step()
         self.updates += 1
-        reward = mean(rewards)
-        self.mean_reward += (reward - self.mean_reward) / min(self.updates, 100)
+        self.mean_reward += (mean(rewards) - self.mean_reward) / min(self.updates, 100)
         names = ("teacher_recognises", "student_error", "teacher_probability")
         return {
-            "reward": reward.item(),
+            "reward": mean(earned).item(),
             **{name: mean(tokens[name]).item() for name in names},
             "policy_loss": policy_loss.item(),
             "kl": divergence.item(),
@@ -298,21 +265,16 @@ class Tutor:
 
     # -- acting
 
-    def predict(
-        self,
-        observation: dict[str, NDArray[Any]],
-        state: Any = None,
-        episode_start: NDArray[Any] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[np.int64], None]:
-        """Actions for one observation or a batch; the most likely tokens where ``deterministic``."""
+    def _batch(self, observation: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], bool]:
         single = np.asarray(observation["positions"]).ndim == 1
-        batch = {name: np.asarray(value)[None] for name, value in observation.items()} if single else observation
+        return (
+            {name: np.asarray(value)[None] for name, value in observation.items()} if single else observation
+        ), single
+
+    def _actions(self, batch: dict[str, NDArray[Any]], deterministic: bool) -> NDArray[np.int64]:
         with torch.no_grad():
             logits, _ = self._logits(self._read(batch))
-        raw = logits.argmax(-1) if deterministic else _sample(logits, self._act_generator)
-        actions = _to_env(raw)
-        return (actions[0] if single else actions), None
+        return _to_env(logits.argmax(-1) if deterministic else _sample(logits, self._act_generator))
 
     def _read(self, observation: dict[str, NDArray[Any]]) -> Choice:
         """The observation as tensors; of a sequential environment the next slot alone."""
@@ -357,54 +319,37 @@ class Tutor:
 
     # -- saving
 
-    def save(self, path: str | Path) -> None:
-        """Write a folder with everything that acting and continuing need, but not the environment."""
-        training = storage.flatten_optimizer("optimizer", self.optimizer)
-        training["learn_generator"] = self._learn_generator.get_state()
-        training["act_generator"] = self._act_generator.get_state()
-        training["mean_reward"] = self.mean_reward
-        header = {
-            "agent": self.name,
-            "config": dataclasses.asdict(self.config),
-            "sizes": self.sizes._asdict(),
-            "seed": self.seed,
-            "num_timesteps": self.num_timesteps,
-            "num_episodes": self.num_episodes,
-            "updates": self.updates,
-        }
-        with storage.new_folder(as_path(path)) as folder:
-            storage.write_tensors(folder / "networks.safetensors", self.head.state_dict())
-            storage.write_tensors(folder / "training.safetensors", training)
-            storage.write_header(folder, header)
+    def _interface(self) -> dict[str, Any]:
+        return {"sizes": self.sizes._asdict()}
 
     @classmethod
-    def load(cls, path: str | Path, env: AnyEnv | None = None, *, device: str = "cpu") -> Self:
-        """Read a folder written by :meth:`save`; learning then starts new episodes.
+    def _saved_interface(cls, header: dict[str, Any]) -> TextSizes:
+        return TextSizes(**header["sizes"])
 
-        Raises:
-            ValueError: no complete tutor, or an environment of other sizes (both are named). Rows and slots may differ.
-        """
-        folder = as_path(path)
-        header = storage.read_header(folder, cls.name)
-        sizes = TextSizes(**header["sizes"])
-        if env is not None:
-            present = text_sizes(env)
-            if sizes._replace(rows=present.rows, slots=present.slots) != present:
-                raise ValueError(
-                    f"The tutor was trained for {sizes}, the env has {present}; use the same teacher and view."
-                )
-        agent = cls(sizes if env is None else env, seed=header["seed"], device=device, **header["config"])
-        agent.head.load_state_dict(storage.read_tensors(folder / "networks.safetensors"))
+    @classmethod
+    def _check_fits(cls, saved: TextSizes, env: AnyEnv) -> None:
+        """Rows and slots may differ."""
+        present = text_sizes(env)
+        if saved._replace(rows=present.rows, slots=present.slots) != present:
+            raise ValueError(
+                f"The tutor was trained for {saved}, the env has {present}; use the same teacher and view."
+            )
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        files = super()._tensors()
+        files["training"]["mean_reward"] = self.mean_reward
+        for name, value in (self._observation or {}).items():
+            files["training"][f"observation.{name}"] = torch.from_numpy(np.asarray(value))
+        return files
+
+    def _restore(self, folder: Path, header: dict[str, Any], *, force_reset: bool) -> None:
+        super()._restore(folder, header, force_reset=force_reset)
         training = storage.read_tensors(folder / "training.safetensors")
-        storage.restore_optimizer("optimizer", agent.optimizer, training)
-        agent.mean_reward = training["mean_reward"].to(agent.device)
-        # A CPU generator's state means nothing to a CUDA generator; on another kind of device noise starts anew.
-        if len(training["learn_generator"]) == len(agent._learn_generator.get_state()):
-            agent._learn_generator.set_state(training["learn_generator"])
-            agent._act_generator.set_state(training["act_generator"])
-        agent.num_timesteps, agent.num_episodes = header["num_timesteps"], header["num_episodes"]
-        agent.updates = header["updates"]
-        return agent
+        self.mean_reward = training["mean_reward"].to(self.device)
+        observation = storage.part(training, "observation.")
+        if self._collector is not None and not force_reset and observation:
+            check_same_replicas(len(observation["positions"]), self._collector.env.num_envs)
+            self._observation = {name: value.numpy().copy() for name, value in observation.items()}
 
 
 def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:

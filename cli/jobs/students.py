@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 STUDENTS = "students"
 
 
+def has_feedback(agent: str) -> bool:
+    """Whether feedback rows have a say in what an agent does: in all but the rules that say they do not look."""
+    from agents import agent_kind
+    from agents.rules.catalog import rule_class
+
+    return agent_kind(agent) != "rule" or rule_class(agent).looks_at_feedback
+
+
 def keeper(settings: Settings) -> Keep | None:
     """Writes the first ``save_students`` students of the run's agent as ``<run folder>/students/seed<seed>``.
 
@@ -23,13 +31,12 @@ def keeper(settings: Settings) -> Keep | None:
     count = settings.resolved["save_students"]
     if not count:
         return None
-    from agents.rules.catalog import WITHOUT_FEEDBACK
     from kd_env.envs.student_record import student_record
     from kd_env.finetuning.store import write_record
     from kd_env.models.loading import quiet_transformers
 
     kept, label = settings.evaluation_seeds[:count], settings.agent.label
-    steered = settings.agent.name not in WITHOUT_FEEDBACK
+    steered = has_feedback(settings.agent.name)
 
     def keep(name: str, env: DistillVectorEnv, replica: int, seed: int, diverged: bool) -> None:
         if name != label or seed not in kept:

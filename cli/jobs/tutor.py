@@ -54,9 +54,10 @@ def tutor(overrides: Sequence[str], command: str) -> Path:
     from kd_env.evaluation.judging.tutor_dev import with_dev_rows
 
     rules = names_of("rules", options["rules"]) if options["rules"] else []
+    valid = [rule.name for rule in TOKEN_RULES]
     for name in rules:
-        if name not in TOKEN_RULES:
-            raise ValueError(unknown_name("tutor", name, TOKEN_RULES))
+        if name not in valid:
+            raise ValueError(unknown_name("tutor", name, valid))
     entries = read_agents(options["agents"], options["agent"], rules, options["recipe"])
     config = TutorConfig.from_kwargs(**options["env"])
     set_threads(options["threads"])
@@ -311,14 +312,14 @@ def _contenders(
     options: Mapping[str, Any],
 ) -> dict[str, Contender]:
     """Trainings and rules by name, each in the view in which it acts."""
-    from agents.rules.tutor_token import make_token_rule
+    from agents import make_rule
     from kd_env.evaluation.judging.tutoring import Contender
 
     def trained(name: str) -> Callable[[TutorVectorEnv], Any]:
         return lambda env: actor(folder / name, options)
 
     def rule(name: str) -> Callable[[TutorVectorEnv], Any]:
-        return lambda env: make_token_rule(name, env, seed=options["first_evaluation_seed"])
+        return lambda env: make_rule(name, env, seed=options["first_evaluation_seed"])
 
     found = {
         name: Contender(trained(name), problems[entry.label]) for entry in entries for name in map(entry.trained, seeds)

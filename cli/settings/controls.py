@@ -50,7 +50,7 @@ def controlled_env(env: Mapping[str, Any], control: str) -> dict[str, Any]:
     terms = [term for term, name in zip(env["terms"], names, strict=True) if reads_teacher(TERMS[name])]
     if not terms:
         raise ValueError(
-            f"control=teacher_is_student leaves out terms without a teacher, and env.terms={names} has no other."
+            f"control=teacher_is_student leaves out terms without a teacher, and no other term is in env.terms={names}."
         )
     return {**env, "terms": terms, "reward": "loss_drop", "teacher_source": "student"}
 

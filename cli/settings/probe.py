@@ -101,12 +101,9 @@ def check(settings: Settings) -> Settings:
         ValueError: what does not exist or does not fit, with the remedy.
     """
     from agents import agent_kind, make_agent
-    from kd_env.decisions.sample_weighting import scores
-    from kd_env.envs.process import check_term_weights
+    from kd_env.envs.process import check_names
     from kd_env.envs.workers import VECTORIZATIONS
     from kd_env.evaluation.judging.dev import check_dev
-    from kd_env.mdp import rewards
-    from kd_env.mdp.observations import layout
     from kd_env.models.devices import resolve_device
 
     config, resolved = settings.env, settings.resolved
@@ -114,11 +111,8 @@ def check(settings: Settings) -> Settings:
     if resolved["vectorization"] not in VECTORIZATIONS:
         raise ValueError(unknown_name("vectorization", resolved["vectorization"], VECTORIZATIONS))
     _check_dropout(settings)
-    check_term_weights(config)
-    rewards.REWARDS[config.reward]
     task = get_task(config.task, config.columns, config.data_dir)
-    layout.resolve(config.features, task.regression, len(config.terms), by_row=config.weighting == "sample")
-    scores.resolve(config.score, task.regression)
+    check_names(config, task.regression)
     check_dev(task, config.data_dir)
     kind = agent_kind(settings.agent.name)
     if kind == "rule":
@@ -197,10 +191,10 @@ def _check_rule(name: str, env: EnvConfig) -> None:
 
     if getattr(rule_class(name), "asks_influence", False):
         feedback_rows(env, min(env.evaluation_rows, env.feedback_rows or env.evaluation_rows))
-    if name == "greedy" and env.evaluate_every != 1:
+    if rule_class(name).reads_every_reward and env.evaluate_every != 1:
         raise ValueError(
-            f"The rule 'greedy' takes the action with the best reward of one step, but env.evaluate_every="
-            f"{env.evaluate_every} leaves steps without any; set env.evaluate_every=1 or leave 'greedy' out."
+            f"The rule {name!r} reads the reward of every step, but env.evaluate_every={env.evaluate_every} leaves "
+            f"steps without any; set env.evaluate_every=1 or leave {name!r} out."
         )
 
 

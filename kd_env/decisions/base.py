@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -80,6 +81,7 @@ class Decision(ABC):
         given_names: numbers by name that every effect gives to knowledge terms (``TermInputs.given``); ``info`` shows
             them.
         weights_per_row: how many weights an action gives to each row of the next batch; 0 where it addresses none.
+        view_hints: by action view, what else has to be changed for it with the other options as they are.
         constant_refusal: why the same action at every step would say nothing, with the remedy; empty where it does.
         shared_refusal: why no policy can be applied to every row of the batch, with the remedy; empty where one can.
     """
@@ -95,6 +97,7 @@ class Decision(ABC):
     actions: ActionModel
     given_names: tuple[str, ...] = ()
     weights_per_row: int = 0
+    view_hints: Mapping[str, str] = MappingProxyType({})
     constant_refusal: str = ""
     shared_refusal: str = ""
 

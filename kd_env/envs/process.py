@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd_env.config.environment import EnvConfig
+from kd_env.core.registry import unknown_name
 from kd_env.core.types import Signal
 from kd_env.decisions.base import Parts
 from kd_env.decisions.catalog import check_decision, make_decision
@@ -16,6 +17,7 @@ from kd_env.knowledge import term_entries
 from kd_env.mdp import rewards
 from kd_env.mdp.influence.rows import check_influence
 from kd_env.mdp.observations import layout
+from kd_env.mdp.observations.base import Feature
 from kd_env.mdp.problem import Assets, Problem, Process
 from kd_env.models import encoder
 
@@ -52,21 +54,38 @@ def make_problem(assets: Assets, config: EnvConfig) -> Problem:
     Raises:
         ValueError: names that do not exist, and options that do not fit each other or the parts.
     """
-    check_decision(config)
-    check_term_weights(config)
-    regression, teachers = assets.task.regression, assets.teachers
-    terms = assets.reference_teacher.terms
-    names = tuple(term.name for term in terms)
-    features = layout.resolve(config.features, regression, len(names), by_row=config.weighting == "sample")
+    features = check_names(config, assets.task.regression)
+    terms, teachers = assets.reference_teacher.terms, assets.teachers
     if any(feature.needs_cls for feature in features.values()):
         _require_cls(assets, [name for name, feature in features.items() if feature.needs_cls])
-    scores.resolve(config.score, regression)
     check_influence(config, len(assets.feedback))
     if config.teacher_learns:
         _refuse_shared(assets.student, assets.reference_teacher.encoder)
-    parts = Parts(names, tuple(teacher.name for teacher in teachers), tuple(term.uses_teacher for term in terms))
+    parts = Parts(
+        tuple(term.name for term in terms),
+        tuple(teacher.name for teacher in teachers),
+        tuple(term.uses_teacher for term in terms),
+    )
     decision = make_decision(config, parts)
     return Problem(assets, config, Process(rewards.REWARDS[config.reward], decision, features))
+
+
+def check_names(config: EnvConfig, regression: bool) -> dict[str, Feature]:
+    """Resolve everything in the options that is said by name, before data or models are read; the features.
+
+    Args:
+        config: the options.
+        regression: kind of the task.
+
+    Raises:
+        ValueError: a name that does not exist (with near matches), or one without meaning here.
+    """
+    check_decision(config)
+    check_term_weights(config)
+    if config.reward not in rewards.REWARDS:
+        raise ValueError(unknown_name("reward", config.reward, rewards.REWARDS))
+    scores.resolve(config.score, regression)
+    return layout.resolve(config.features, regression, len(config.terms), by_row=config.weighting == "sample")
 
 
 def with_options(problem: Problem, **options: Any) -> Problem:

@@ -29,7 +29,6 @@ from safetensors.numpy import load_file
 # Everything that is not reached through an environment: what moves in the package is mended here.
 import kd_env  # noqa: F401 - registers the environments
 from agents import make_rule
-from agents.rules.tutor_token import make_token_rule
 from kd_env.envs.process import with_options
 from kd_env.evaluation.judging.protocol import Contender, evaluate_policies
 from kd_env.evaluation.judging.tutoring import evaluate_tutors
@@ -46,7 +45,6 @@ ALIKE, ELSEWHERE = 1e-6, 1e-3
 fresh student is drawn in float32 by functions that depend on the vector instructions: there it is another one, by its
 seventh digit."""
 ARITHMETIC = FOLDER / "arithmetic.json"
-TOKEN_RULES = ("teacher_samples", "difficult_of_n")
 
 
 def problem_of(env: str, build: Mapping[str, Any]) -> Any:
@@ -117,7 +115,7 @@ def _rule(case: Case, env: Any) -> Any:
     if case.rule is None:
         return None
     name, options = case.rule
-    return (make_token_rule if name in TOKEN_RULES else make_rule)(name, env, seed=1, **options)
+    return make_rule(name, env, seed=1, **options)
 
 
 def _say(trace: Trace, label: object, observation: Any, infos: Mapping[str, Any], **more: Any) -> None:
@@ -168,7 +166,7 @@ def token_results(build: Mapping[str, Any], rules: Iterable[str]) -> Trace:
     problem, trace = problem_of("TutorToken-v0", build), Trace()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        tutors = {name: functools.partial(make_token_rule, name, seed=1) for name in rules}
+        tutors = {name: functools.partial(make_rule, name, seed=1) for name in rules}
         found = evaluate_tutors(problem, tutors, (11, 12), dev_rows=24)
     for name, result in found.items():
         _leaves(trace, name, asdict(result))

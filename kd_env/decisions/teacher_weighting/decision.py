@@ -101,7 +101,9 @@ class TeacherWeighting(Decision):
         self._column = names.index(config.weighs[0])
         by_row = config.weighting == "sample"
         self.weights_per_row = len(parts.teacher_names) if by_row else 0
-        if not by_row:
+        if by_row:
+            self.view_hints = {"discrete": "weighting='batch'"}
+        else:
             self.shared_refusal = (
                 "the env takes one action a batch (weighting='batch'); make it with weighting='sample'."
             )

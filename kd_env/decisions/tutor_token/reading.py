@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from kd_env.core import trees
 from kd_env.core.types import Batch, ModelOutput, Signal
-from kd_env.decisions.tutor_token import rewards as label_terms
+from kd_env.decisions.tutor_token.losses import LOSSES, LossInputs
 from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.decisions.tutor_token.state import SlotView, TokenRewards, Written
 from kd_env.knowledge import plausibility
@@ -163,35 +163,25 @@ def student_losses(
         labels: ``[N, B, S]`` plausibility of every token, or ``[N, B]`` gold labels.
         mask: ``[N, B, S]``.
     """
-    projection, over_layers = params.get(PROJECTION), problem.config.layer_reduction
+    projection = params.get(PROJECTION)
 
     def one(
         student: ModelOutput, teacher: ModelOutput, labels: Tensor, mask: Tensor, projection: Tensor | None
     ) -> Tensor:
-        found = []
-        for name in problem.loss_names:
-            if name == "plausibility":
-                found.append(plausibility.plausibility_loss(student.logits.squeeze(-1), labels, mask))
-            elif name == "hidden_states":
-                found.append(
-                    plausibility.hidden_distance(student, teacher, projection, problem.pairs, mask, over_layers)
-                )
-            elif name == "attention":
-                found.append(plausibility.attention_loss(student, teacher, problem.block_pairs, mask, over_layers))
-            elif name == "soft_label":
-                found.append(label_terms.soft_label_loss(student.logits, teacher.logits))
-            else:
-                found.append(label_terms.hard_label_loss(student.logits, labels))
-        return torch.stack(found)
+        layers = (problem.pairs, problem.block_pairs, problem.config.layer_reduction)
+        inputs = LossInputs(student, teacher, labels, mask, projection, *layers)
+        return torch.stack([LOSSES[name](inputs) for name in problem.loss_names])
 
     if len(labels) == 1:  # squeeze, since the gradient of an index would be a copy of the projection
-        own, taught = (trees.map_leaves(lambda t: t.squeeze(0), output) for output in (student, teacher))
+        student_output, teacher_output = (
+            trees.map_leaves(lambda t: t.squeeze(0), output) for output in (student, teacher)
+        )
         shared = None if projection is None else projection.squeeze(0)
-        return one(own, taught, labels.squeeze(0), mask.squeeze(0), shared)[None]
-    found: Tensor = vmap(one, in_dims=(0, 0, 0, 0, None if projection is None else 0))(
+        return one(student_output, teacher_output, labels.squeeze(0), mask.squeeze(0), shared)[None]
+    losses: Tensor = vmap(one, in_dims=(0, 0, 0, 0, None if projection is None else 0))(
         student, teacher, labels, mask, projection
     )
-    return found
+    return losses
 
 
 def run_teacher(problem: TutorProblem, batch: Batch, signals: frozenset[Signal]) -> tuple[Tensor, ModelOutput]:

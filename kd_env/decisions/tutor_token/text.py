@@ -8,7 +8,8 @@ text -> the student is updated on it -> the next masked text. With ``mode=joint`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -267,15 +268,24 @@ def reward(problem: TutorProblem, before: TutorState, after: TutorState) -> tupl
 
 
 def _value(problem: TutorProblem, before: TutorState, after: TutorState) -> np.ndarray:
-    name = problem.config.reward
-    if name == "gap_closed":
-        return np.asarray((before.loss - after.loss) / after.gap_scale)
-    if name == "loss_drop":
-        return np.asarray(before.loss - after.loss)
-    parts = after.token_rewards
-    chosen = {"teacher_recognises": parts.teacher_recognises, "student_error": parts.student_error}.get(
-        name, parts.teacher_recognises + parts.student_error
-    )
+    return REWARDS[problem.config.reward](before, after)
+
+
+def _mean_over_slots(before: TutorState, after: TutorState, *names: str) -> np.ndarray:
+    """The sum of some per-token rewards, averaged over the slots; 0 before a text is complete."""
+    values = sum(getattr(after.token_rewards, name) for name in names)
     # Slots that are not valid hold 0; they are not counted either. ``before`` holds the slots that were filled.
     count = np.maximum(before.valid.sum((1, 2)), 1)
-    return np.where(after.updated, chosen.astype(np.float64).sum((1, 2)) / count, 0.0)
+    return np.where(after.updated, np.asarray(values).astype(np.float64).sum((1, 2)) / count, 0.0)
+
+
+REWARDS: Mapping[str, Callable[[TutorState, TutorState], np.ndarray]] = MappingProxyType(
+    {
+        "tutor": lambda before, after: _mean_over_slots(before, after, "teacher_recognises", "student_error"),
+        "teacher_recognises": lambda before, after: _mean_over_slots(before, after, "teacher_recognises"),
+        "student_error": lambda before, after: _mean_over_slots(before, after, "student_error"),
+        "gap_closed": lambda before, after: np.asarray((before.loss - after.loss) / after.gap_scale),
+        "loss_drop": lambda before, after: np.asarray(before.loss - after.loss),
+    }
+)
+"""Rewards of a step between two states ``[N]``, by name."""

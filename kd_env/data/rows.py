@@ -1,0 +1,90 @@
+"""The rows of a problem: read, cut into splits, with the labels that training and feedback see."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from kd_env.data import splits
+from kd_env.data.loading import load_train
+from kd_env.data.tables import Table, tokenize
+from kd_env.data.tasks import Rows, Task
+
+
+class RowOptions(Protocol):
+    """Options of an environment that say which rows are used, and for what."""
+
+    @property
+    def data_dir(self) -> str | None: ...  # noqa: D102 - documented where the options are
+    @property
+    def split_seed(self) -> int: ...  # noqa: D102
+    @property
+    def feedback_rows(self) -> int | None: ...  # noqa: D102
+    @property
+    def selection_rows(self) -> int | None: ...  # noqa: D102
+    @property
+    def evaluation_rows(self) -> int: ...  # noqa: D102
+    @property
+    def feedback_labels(self) -> str: ...  # noqa: D102
+    @property
+    def max_train_rows(self) -> int | None: ...  # noqa: D102
+    @property
+    def label_noise(self) -> float: ...  # noqa: D102
+    @property
+    def train_on(self) -> str: ...  # noqa: D102
+
+
+class ProblemRows(NamedTuple):
+    """Rows of the official train split, and what they are used for."""
+
+    texts: Rows
+    splits: splits.Splits
+    train: np.ndarray  # int64, rows that students are trained on
+    train_labels: np.ndarray  # of all rows, some replaced where label noise is asked for
+    feedback: np.ndarray  # int64, the fixed feedback rows that are evaluated, rising
+    feedback_labels: np.ndarray  # of all rows; those of feedback have each other's where they are shuffled
+
+    def tables(
+        self, tokenizer: Any, max_length: int, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Table, Table, Table]:
+        """Train, feedback and selection rows in the tokens of a model."""
+
+        def table(index: np.ndarray, labels: np.ndarray) -> Table:
+            first, second = [self.texts.first[i] for i in index], self.texts.second
+            chosen = Rows(first, None if second is None else [second[i] for i in index], labels[index])
+            return tokenize(chosen, tokenizer, max_length, device, dtype)
+
+        return (
+            table(self.train, self.train_labels),
+            table(self.feedback, self.feedback_labels),
+            table(self.splits.selection, self.texts.labels),
+        )
+
+
+def read_rows(config: RowOptions, task: Task) -> ProblemRows:
+    """Read the official train split and cut it.
+
+    Raises:
+        ValueError: files that cannot be read, or too few rows for the splits.
+    """
+    texts = load_train(task, config.data_dir)
+    cut = splits.cut(
+        texts,
+        seed=config.split_seed,
+        feedback_rows=config.feedback_rows,
+        selection_rows=config.selection_rows,
+        max_train_rows=config.max_train_rows,
+        regression=task.regression,
+    )
+    train_labels = feedback_labels = texts.labels
+    if config.label_noise > 0:
+        seed = config.split_seed
+        train_labels = splits.add_label_noise(texts.labels, cut.train, config.label_noise, task.num_labels, seed)
+    order = np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)
+    feedback = np.sort(order[: config.evaluation_rows])
+    if config.feedback_labels == "shuffled":
+        feedback_labels = splits.shuffle_labels(texts.labels, feedback, config.split_seed)
+    train = cut.train if config.train_on == "train" else np.concatenate([cut.train, cut.feedback])
+    return ProblemRows(texts, cut, train, train_labels, feedback, feedback_labels)
