@@ -67,7 +67,7 @@ def test_paths_exist(page: str) -> None:
     assert len(paths) > 20
     assert not {path for path in paths if not (ROOT / path).exists() and path not in gym.registry}
     names = re.findall(r"`([\w.]+)` in\s+`([\w/]+\.py)`", text)
-    names += [(name, path) for path, name in re.findall(r"`(tests/\w+\.py)`, `(\w+)`", text)]
+    names += [(name, path) for path, name in re.findall(r"`(tests/[\w/]+\.py)`, `(\w+)`", text)]
     assert names
     for name, path in names:
         assert re.search(rf"\b{name.split('.')[-1]}\b", read(path)), f"{name} is not in {path}"

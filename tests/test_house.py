@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -48,6 +49,13 @@ def test_a_circle_is_found() -> None:
     with pytest.raises(ValueError, match="circle"):
         house.heights(graph)
     assert house.heights({"a": frozenset("b"), "b": frozenset("c"), "c": frozenset()}) == {"a": 2, "b": 1, "c": 0}
+
+
+def test_no_code_outside_its_room_asks_which_decision_it_is() -> None:
+    asks = re.compile(r"\bdecision ==|isinstance\([\w.]*actions, \w+Actions")
+    for path in house.sources(*house.PACKAGES):
+        if not path.is_relative_to(ROOT / "kd_env" / "decisions"):
+            assert not asks.search(path.read_text(encoding="utf-8")), path
 
 
 def test_kd_env_knows_neither_agents_nor_the_command_line() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from agents.common.base import AnyEnv, add_plugins, unknown_name
 from agents.rules.base import Rule
+from agents.rules.dynamic_teachers import DYNAMIC_RULES
 from agents.rules.influence import INFLUENCE_RULES
 from agents.rules.knowledge_selection import KNOWLEDGE_RULES
 from agents.rules.learning_teacher import TEACHING_RULES
@@ -16,7 +17,7 @@ from agents.rules.tutor_token import TOKEN_RULES
 
 GROUP = "kd_env.rules"
 
-_WEIGHTS = (*KNOWLEDGE_RULES, *TEACHER_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
+_WEIGHTS = (*KNOWLEDGE_RULES, *TEACHER_RULES, *DYNAMIC_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (*_WEIGHTS, *TOKEN_RULES)}
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.common.base import AnyEnv, episode_steps
+from agents.common.base import AnyEnv, Array, episode_steps, require, unknown_name
+from agents.rules.base import Rule
 
 
 class Schedule:
@@ -56,3 +57,77 @@ class Schedule:
                 f"The rule {name!r} has {len(self.ends)} stages, but an episode of {steps} steps has none in stage "
                 f"{missing[0] + 1}; raise budget, lower updates_per_step, or give other shares."
             )
+
+
+class Annealing(Rule):
+    """The soft label's weight falls from 1 to 0 and the hard label's rises from 0 to 1, linearly with progress.
+
+    Annealing KD (Jafari et al. 2021) first follows the teacher, softly, and then the labels; here the two stages are
+    blended as weights (:class:`Stages` does not blend them). Other terms have the constant ``other_weight``.
+    """
+
+    name = "annealing"
+    looks_at_feedback = False
+    views = ("box",)
+    needs_features = ("progress",)
+    needs_terms = ("hard_label", "soft_label")
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0, other_weight: float = 0.0) -> None:
+        require(0.0 <= other_weight <= 1.0, "other_weight", other_weight, "in [0, 1]")
+        super().__init__(env, seed=seed, other_weight=other_weight)
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """Weights by each replica's own progress."""
+        progress = self.progress(observations)
+        others = dict.fromkeys(self.term_names, float(self.options["other_weight"]))
+        rows = [self.encode({**others, "soft_label": 1.0 - float(p), "hard_label": float(p)}) for p in progress]
+        return np.stack(rows), None
+
+
+class Stages(Rule):
+    """Terms in turn: in each stage of an episode its own terms have weight 1, and all others 0.
+
+    Annealing KD (Jafari et al., EACL 2021, section 3) is this rule over ``logit_mse`` with a rising ``target_scale``,
+    and then ``hard_label``, as ``experiment=annealing_kd`` has them; TinyBERT's order is intermediate layers first and
+    the soft labels afterwards. The optimiser and its learning rate go on from stage to stage.
+
+    Args:
+        env: the environment.
+        seed: unused.
+        terms: of each stage, a term's name or a list of them.
+        shares: of the budget, one a stage, in any unit; None: equal ones.
+
+    Raises:
+        ValueError: a term that there is not, a stage that the view cannot express or that no step falls in.
+    """
+
+    name = "stages"
+    looks_at_feedback = False
+    needs_features = ("progress",)
+
+    def __init__(
+        self,
+        env: AnyEnv,
+        *,
+        seed: int = 0,
+        terms: Sequence[str | Sequence[str]],
+        shares: Sequence[float] | None = None,
+    ) -> None:
+        if isinstance(terms, str) or not all(entry and isinstance(entry, str | Sequence) for entry in terms):
+            raise ValueError(
+                f"terms={terms!r} must be a list with the terms of each stage, a name or a list of names, as "
+                "[soft_label, [soft_label, hard_label]]."
+            )
+        stages = [[entry] if isinstance(entry, str) else list(entry) for entry in terms]
+        shares = None if shares is None else list(shares)
+        super().__init__(env, seed=seed, terms=stages, shares=shares)
+        for term in (term for stage in stages for term in stage):
+            if term not in self.term_names:
+                raise ValueError(unknown_name("knowledge term", term, self.term_names))
+        self._schedule = Schedule(len(stages), shares)
+        self._schedule.check(self.name, env)
+        self._actions = np.stack([self.encode(dict.fromkeys(stage, 1.0)) for stage in stages])
+
+    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Array, Any]:
+        """The terms of the stage that each replica is in."""
+        return self._actions[self._schedule.stage(self.progress(observations))], None

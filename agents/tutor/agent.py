@@ -37,10 +37,9 @@ student                learns beside the tutor and is kept [code]        ``kd-en
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,71 +49,9 @@ from torch import Tensor, nn
 from agents.common import storage
 from agents.common.base import AnyEnv, Metrics, check_same_replicas, require, reset_seed
 from agents.common.learner import Learner
+from agents.tutor.choice import Choice, last_infos, sample, to_env
+from agents.tutor.config import RECIPES, TutorConfig
 from agents.tutor.head import TextSizes, TutorHead, text_sizes
-
-BASELINES = ("none", "mean", "learned")
-SCHEDULES = ("constant", "linear")
-RECIPES: dict[str, dict[str, Any]] = {
-    "modified": {},
-    "paper": {"baseline": "none", "max_grad_norm": None, "schedule": "linear", "warmup": 0.01},
-}
-"""Defaults by recipe, where they differ from those of the fields."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TutorConfig:
-    """Options of the tutor."""
-
-    recipe: str = "modified"
-    """``paper``: :class:`Tutor` gives what is left out the values that are published (table above)."""
-    learning_rate: float = 5e-4
-    """Step size of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-6
-    schedule: str = "constant"
-    """``linear``: the step size rises linearly over the first ``warmup`` of the updates of a call of ``learn``, then
-    falls linearly towards 0, which it never reaches; ``constant`` leaves it."""
-    warmup: float = 0.1
-    """Share of the updates; with ``schedule=linear``."""
-    weight_decay: float = 0.01
-    kl_coef: float = 1.0
-    """Weight of KL(teacher || tutor)."""
-    ent_coef: float = 0.0
-    """Weight of the entropy bonus."""
-    teacher_weight: float = 1.0
-    """Weight of ``teacher_recognises`` in a token's reward."""
-    student_weight: float = 1.0
-    """Weight of ``student_error``."""
-    baseline: str = "learned"
-    """``none`` (the paper), ``mean`` (a running mean of rewards) or ``learned`` (from the hidden states)."""
-    max_grad_norm: float | None = 1.0
-    """Norm at which gradients are clipped; None does not clip."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        limit = self.max_grad_norm
-        require(limit is None or limit > 0, "max_grad_norm", limit, "above 0, or None, which does not clip")
-        require(self.eps > 0, "eps", self.eps, "above 0")
-        pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        require(pair, "betas", self.betas, "two numbers in [0, 1)")
-        require(0 <= self.warmup <= 1, "warmup", self.warmup, "in [0, 1]")
-        require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
-        for name in ("weight_decay", "kl_coef", "ent_coef", "teacher_weight", "student_weight"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        require(self.baseline in BASELINES, "baseline", self.baseline, "one of " + ", ".join(BASELINES))
-
-
-class Choice(NamedTuple):
-    """One step's choices of N replicas, to be credited when their text is complete; Q slots."""
-
-    hidden: Tensor  # [N, B, Q, H]
-    chosen: Tensor  # [N, B, P]
-    written: Tensor  # [N, B, P] bool
-    listed: Tensor  # [N, B, Q, k]
-    valid: Tensor  # [N, B, Q] bool
-    teacher: Tensor  # [N, B, Q, C] log p_T over the choices
-    raw: Tensor  # [N, B, Q] what was chosen
 
 
 class Tutor(Learner):
@@ -173,8 +110,8 @@ class Tutor(Learner):
         self._observation, _, terminated, truncated, infos = env.step(actions)
         self.num_timesteps += env.num_envs
         self.num_episodes += int((terminated | truncated).sum())
-        readings = _last_infos(infos, ("teacher_recognises", "student_error", "teacher_probability"))
-        state = _last_infos(infos, ("updated", "diverged"))
+        readings = last_infos(infos, ("teacher_recognises", "student_error", "teacher_probability"))
+        state = last_infos(infos, ("updated", "diverged"))
         # What a student says whose numbers are not finite teaches nothing.
         done = np.asarray(state["updated"] & ~state["diverged"], dtype=bool)
         if not done.any() or len(self._memory) < self._steps:
@@ -205,13 +142,13 @@ class Tutor(Learner):
         state = self._read(observation)
         with torch.no_grad():
             logits, _ = self._logits(state)
-        raw = _sample(logits, self._learn_generator)
+        raw = sample(logits, self._learn_generator)
         if teacher is not None:
             teacher = self._of_step(teacher, state)
             if self.sizes.candidates:
                 teacher = teacher.gather(-1, state.listed).log_softmax(-1)
         empty = logits.new_empty(0)
-        return state._replace(raw=raw, teacher=empty if teacher is None else teacher), _to_env(raw)
+        return state._replace(raw=raw, teacher=empty if teacher is None else teacher), to_env(raw)
 
     def _update(self, texts: list[Choice], readings: dict[str, NDArray[Any]], done: NDArray[np.bool_]) -> Metrics:
         """One gradient step on the texts that are complete."""
@@ -274,7 +211,7 @@ class Tutor(Learner):
     def _actions(self, batch: dict[str, NDArray[Any]], deterministic: bool) -> NDArray[np.int64]:
         with torch.no_grad():
             logits, _ = self._logits(self._read(batch))
-        return _to_env(logits.argmax(-1) if deterministic else _sample(logits, self._act_generator))
+        return to_env(logits.argmax(-1) if deterministic else sample(logits, self._act_generator))
 
     def _read(self, observation: dict[str, NDArray[Any]]) -> Choice:
         """The observation as tensors; of a sequential environment the next slot alone."""
@@ -350,23 +287,3 @@ class Tutor(Learner):
         if self._collector is not None and not force_reset and observation:
             check_same_replicas(len(observation["positions"]), self._collector.env.num_envs)
             self._observation = {name: value.numpy().copy() for name, value in observation.items()}
-
-
-def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One choice for each slot, ``[..., C] -> [...]``."""
-    flat = logits.softmax(-1).flatten(0, -2)
-    return torch.multinomial(flat, 1, generator=generator).view(logits.shape[:-1])
-
-
-def _to_env(raw: Tensor) -> NDArray[np.int64]:
-    return raw.flatten(1).cpu().numpy().astype(np.int64)
-
-
-def _last_infos(infos: dict[str, Any], names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """Infos of the step itself: where an episode ended they stand in ``final_info``."""
-    found = {name: np.array(infos[name]) for name in names}
-    if "final_info" in infos:
-        ended = infos["_final_info"]
-        for name, value in found.items():
-            value[ended] = np.asarray(infos["final_info"][name])[ended]
-    return found

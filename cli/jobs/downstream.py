@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cli.jobs.students import Student, read_students
 from cli.runs import folder as runs
 from cli.settings.options import flag, names_of, split_options, whole
 from kd_env.core.checks import is_whole
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from kd_env.evaluation.downstream.fine_tuning import Material
     from kd_env.finetuning.config import TeacherConfig
 
-_EXAMPLE = '"students={none: <folder>, tutor: [<folder>, <folder>]}"'
 _TRAINING = (
     *("data_dir", "columns", "epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "max_length"),
     *("split_seed", "feedback_rows", "selection_rows", "precision", "device"),
@@ -26,16 +24,6 @@ _TRAINING = (
 """Options that fine-tuning has under the same names."""
 _KEPT = (*(name for name in _TRAINING if name != "device"), "min_updates")
 """Options that all fine-tunings of one folder share."""
-
-
-class Student(NamedTuple):
-    """One folder."""
-
-    folder: Path
-    digest: str
-    """Of weights, configuration and tokenizer: results belong to what was fine-tuned, wherever it lies."""
-    vocabulary: str
-    """Of the tokenizer alone: students that share it share tokenised rows."""
 
 
 class Job(NamedTuple):
@@ -100,39 +88,6 @@ def downstream(overrides: Sequence[str], command: str) -> Path:
     return folder
 
 
-def read_students(value: Any) -> dict[str, list[Student]]:
-    """Students by name, in the order given.
-
-    Raises:
-        ValueError: nothing given, a folder that is none or holds no model, or something named twice.
-    """
-    if isinstance(value, str):
-        value = [value]
-    if not value or not isinstance(value, list | Mapping):
-        raise ValueError(f"students={value!r} names nobody; give {_EXAMPLE}.")
-    if isinstance(value, Mapping):
-        folders = {str(name): _folders(str(name), entry) for name, entry in value.items()}
-    else:
-        each = _folders("", value)
-        folders = {folder.name: [folder] for folder in each}
-        if len(folders) < len(each):
-            raise ValueError(
-                f"Several of the folders students={[str(folder) for folder in each]} have one name; name them, as "
-                f"{_EXAMPLE}."
-            )
-    found = {name: [_student(folder) for folder in each] for name, each in folders.items()}
-    for name, each_one in found.items():
-        by_digest: dict[str, Path] = {}
-        for one in each_one:
-            if one.digest in by_digest:
-                raise ValueError(
-                    f"{one.folder} and {by_digest[one.digest]} of {name!r} are the same student: they would count as "
-                    "two independent distillations. Name each once."
-                )
-            by_digest[one.digest] = one.folder
-    return found
-
-
 def read_rows(value: Any, tasks: Sequence[str]) -> dict[str, list[int | None]]:
     """Numbers of labels by task; None stands for all.
 
@@ -168,43 +123,6 @@ def check_folder(folder: Path, options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{folder} was started with other values of {', '.join(changed)}; choose another name with name=..."
         )
-
-
-def _folders(name: str, entry: Any) -> list[Path]:
-    """Folders behind one entry; patterns are followed in alphabetical order."""
-    entries = entry if isinstance(entry, list) else [entry]
-    if not entries or not all(isinstance(one, str) and one for one in entries):
-        raise ValueError(
-            f"students: {name or 'the list'}={entry!r} must be a folder or a list of folders, as {_EXAMPLE}."
-        )
-    found: list[Path] = []
-    for one in entries:
-        path = Path(one).expanduser()
-        pattern = not path.exists() and glob.has_magic(one)
-        matches = sorted(p for p in map(Path, glob.glob(str(path))) if p.is_dir()) if pattern else [path]
-        if not matches or not all(match.is_dir() for match in matches):
-            raise ValueError(f"There is no folder {one!r}{' that fits' if pattern else ''}; check students=...")
-        found += matches
-    return found
-
-
-def _student(folder: Path) -> Student:
-    from kd_env.models.encoder import check_source
-
-    check_source(str(folder))
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ValueError(f"The folder {str(folder)!r} is no student: it has no model.safetensors.")
-    tokenizer = sorted({*folder.glob("tokenizer*"), *folder.glob("vocab*"), *folder.glob("*.model")})
-    return Student(folder, _digest([folder / "config.json", *weights, *tokenizer]), _digest(tokenizer))
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def _check(options: Mapping[str, Any]) -> Path:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.settings.read import Settings
 
@@ -54,3 +58,87 @@ def keeper(settings: Settings) -> Keep | None:
         print(f"Student of seed {seed}: {note}", flush=True)
 
     return keep
+
+
+STUDENTS_EXAMPLE = '"students={none: <folder>, tutor: [<folder>, <folder>]}"'
+
+
+class Student(NamedTuple):
+    """One folder."""
+
+    folder: Path
+    digest: str
+    """Of weights, configuration and tokenizer: results belong to what was fine-tuned, wherever it lies."""
+    vocabulary: str
+    """Of the tokenizer alone: students that share it share tokenised rows."""
+
+
+def read_students(value: Any) -> dict[str, list[Student]]:
+    """Students by name, in the order given.
+
+    Raises:
+        ValueError: nothing given, a folder that is none or holds no model, or something named twice.
+    """
+    if isinstance(value, str):
+        value = [value]
+    if not value or not isinstance(value, list | Mapping):
+        raise ValueError(f"students={value!r} names nobody; give {STUDENTS_EXAMPLE}.")
+    if isinstance(value, Mapping):
+        folders = {str(name): _folders(str(name), entry) for name, entry in value.items()}
+    else:
+        each = _folders("", value)
+        folders = {folder.name: [folder] for folder in each}
+        if len(folders) < len(each):
+            raise ValueError(
+                f"Several of the folders students={[str(folder) for folder in each]} have one name; name them, as "
+                f"{STUDENTS_EXAMPLE}."
+            )
+    found = {name: [_student(folder) for folder in each] for name, each in folders.items()}
+    for name, each_one in found.items():
+        by_digest: dict[str, Path] = {}
+        for one in each_one:
+            if one.digest in by_digest:
+                raise ValueError(
+                    f"{one.folder} and {by_digest[one.digest]} of {name!r} are the same student: they would count as "
+                    "two independent distillations. Name each once."
+                )
+            by_digest[one.digest] = one.folder
+    return found
+
+
+def _folders(name: str, entry: Any) -> list[Path]:
+    """Folders behind one entry; patterns are followed in alphabetical order."""
+    entries = entry if isinstance(entry, list) else [entry]
+    if not entries or not all(isinstance(one, str) and one for one in entries):
+        raise ValueError(
+            f"students: {name or 'the list'}={entry!r} must be a folder or a list of folders, as {STUDENTS_EXAMPLE}."
+        )
+    found: list[Path] = []
+    for one in entries:
+        path = Path(one).expanduser()
+        pattern = not path.exists() and glob.has_magic(one)
+        matches = sorted(p for p in map(Path, glob.glob(str(path))) if p.is_dir()) if pattern else [path]
+        if not matches or not all(match.is_dir() for match in matches):
+            raise ValueError(f"There is no folder {one!r}{' that fits' if pattern else ''}; check students=...")
+        found += matches
+    return found
+
+
+def _student(folder: Path) -> Student:
+    from kd_env.models.encoder import check_source
+
+    check_source(str(folder))
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ValueError(f"The folder {str(folder)!r} is no student: it has no model.safetensors.")
+    tokenizer = sorted({*folder.glob("tokenizer*"), *folder.glob("vocab*"), *folder.glob("*.model")})
+    return Student(folder, digest([folder / "config.json", *weights, *tokenizer]), digest(tokenizer))
+
+
+def digest(files: Sequence[Path]) -> str:
+    """Hash of the content of some files."""
+    content = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            content.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return content.hexdigest()[:16]

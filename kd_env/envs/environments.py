@@ -36,7 +36,7 @@ class KnowledgeSelectionEnv(DistillEnv):
     """
 
     def __init__(self, problem: Problem | None = None, **options: Any) -> None:
-        super().__init__(problem, **_of("knowledge_selection", problem, options))
+        super().__init__(problem, **{"decision": "knowledge_selection", **options})
 
 
 class TeacherWeightingEnv(DistillEnv):
@@ -69,7 +69,7 @@ class TeacherWeightingEnv(DistillEnv):
     """
 
     def __init__(self, problem: Problem | None = None, **options: Any) -> None:
-        super().__init__(problem, **_of("teacher_weighting", problem, options))
+        super().__init__(problem, **{"decision": "teacher_weighting", **options})
 
 
 class SampleWeightingEnv(DistillEnv):
@@ -98,11 +98,4 @@ class SampleWeightingEnv(DistillEnv):
     """
 
     def __init__(self, problem: Problem | None = None, **options: Any) -> None:
-        super().__init__(problem, **_of("sample_weighting", problem, options))
-
-
-def _of(decision: str, problem: Problem | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the decision, which a shared problem of the same one has already."""
-    if problem is not None and problem.config.decision == decision:
-        return options
-    return {"decision": decision, **options}
+        super().__init__(problem, **{"decision": "sample_weighting", **options})

@@ -130,7 +130,7 @@ def test_effects_are_checked() -> None:
 
 @pytest.mark.parametrize("view", ["subset", "box"])
 def test_conformance_with_every_feature_of_rows(view: str, tiny: dict[str, Any]) -> None:
-    """Both checkers, exact restore; the other views are registered ids, which tests/test_envs.py checks."""
+    """Both checkers, exact restore; the other views are registered ids, which tests/envs/test_envs.py checks."""
     options = {**tiny, "updates_per_step": 1, "action_view": view, "score": "margin"}
     options["features"] = ["gap", "row_margin", "row_confidence", "row_length", "row_seen", "margin", "seen"]
     check_environment(gym.make("kd_env/SampleWeighting-v0", **options), steps=10)

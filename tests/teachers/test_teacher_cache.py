@@ -27,7 +27,7 @@ from kd_env.teachers.sources import CachedTeacher
 
 ROWS, CHUNK = 40, 2
 SIGNALS = (Signal("cls", 1), Signal("hidden_states", 1), Signal("attention_scores", 1))
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Lookup:
@@ -99,7 +99,7 @@ def in_child(folder: Path, before: str) -> list[str]:
     return [sys.executable, "-c", f"import test_teacher_cache as t, os, signal, time; {build}"]
 
 
-CHILD = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+CHILD = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])}
 
 
 def test_the_cache_equals_memory(whole: dict[str, bytes], tmp_path: Path) -> None:

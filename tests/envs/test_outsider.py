@@ -11,7 +11,7 @@ import numpy as np
 
 def test_single_file_ppo_trains_on_an_id() -> None:
     """A process that never imports kd_env by name trains for three episodes on the embedded task."""
-    script = Path(__file__).with_name("outsider_ppo.py")
+    script = Path(__file__).parent.parent / "outsider_ppo.py"
     command = [sys.executable, str(script), "--total-steps", "128"]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     returns = [float(part) for part in out.stdout.strip().splitlines()[-1].strip("[]").split(",")]

@@ -312,7 +312,7 @@ def test_the_real_experiments_share_their_teachers() -> None:
 
 
 def test_mt_bert_is_the_literal_one() -> None:
-    """The terms, scale and weights of the formula that tests/test_mt_bert.py transcribes."""
+    """The terms, scale and weights of the formula that tests/knowledge/test_mt_bert.py transcribes."""
     for experiment in ("mt_bert", "mt_bert_mrpc", "mt_bert_paper"):
         env = settings_of(f"experiment={experiment}", *([] if experiment == "mt_bert" else NEEDS_MODEL)).env
         assert list(env.terms) == LITERAL_TERMS

@@ -72,7 +72,7 @@ def test_an_update_has_the_gradient_of_the_papers_loss(
 
     part = env.observation_layout["row_teacher_losses"]
     losses = np.expm1(observation[part.slice].reshape(part.shape).astype(np.float64))
-    env.step(env.decision.effect(1.0 / (1.0 + losses[None])))  # the rule mt_bert, tests/test_teacher_rules.py
+    env.step(env.decision.effect(1.0 / (1.0 + losses[None])))  # the rule mt_bert, tests/rules/test_teacher_rules.py
     for name, moment in env.run.started().exp_avg.items():  # 0.1 times the gradient after one update
         torch.testing.assert_close(moment[0], 0.1 * expected[name], rtol=1e-6, atol=1e-9, msg=name)
     maps = {name for name in params if name.startswith("projections.")}

@@ -17,8 +17,8 @@ from outside_decision import ENTRY_POINTS, HIGHEST, LOWEST, LabelTemperature
 from kd_env.decisions.catalog import DECISIONS
 from kd_env.envs import DistillEnv
 
-ROOT = Path(__file__).resolve().parent.parent
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parents[1]
 
 
 def run(code: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

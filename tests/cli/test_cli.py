@@ -25,7 +25,7 @@ from cli.settings.read import PolicySpec, Settings, read_settings
 from kd_env import DistillVectorEnv
 from kd_env.decisions.options import env_config
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Run = Any
 
 

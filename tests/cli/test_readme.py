@@ -18,14 +18,14 @@ from cli.settings.compose import compose, resolve_overrides
 from cli.settings.options import split_options
 from cli.settings.read import read_settings, teacher_config
 from cli.settings.teachers import mlm_config
-from kd_env.config.environment import VIEWS
 from kd_env.data.tasks import EMBEDDED, GLUE
+from kd_env.decisions.catalog import DECISIONS
 from kd_env.decisions.tutor_token.options import REWARDS as TUTOR_REWARDS
 from kd_env.decisions.tutor_token.options import VIEWS as TUTOR_VIEWS
 from kd_env.knowledge import TERMS
 from kd_env.mdp.rewards import REWARDS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -113,4 +113,4 @@ def test_the_table_of_names_is_complete() -> None:
     for kind, names in expected.items():
         assert set(re.findall(r"`([^`]+)`", rows[kind])) == names, kind
     views = set(re.findall(r"`([^`]+)`", rows["action views"]))
-    assert views == {view for names in VIEWS.values() for view in names} | {*TUTOR_VIEWS}
+    assert views == {view for name in DECISIONS for view in DECISIONS[name].view_names()} | {*TUTOR_VIEWS}
