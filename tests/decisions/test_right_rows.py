@@ -19,7 +19,8 @@ from kd_env.data.loading import load_train
 from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
 from kd_env.evaluation.comparing import report as compare_report
-from kd_env.evaluation.comparing.compare import Run, compare
+from kd_env.evaluation.comparing.compare import compare
+from kd_env.evaluation.comparing.runs import Run
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.evaluation.judging.protocol import evaluate_policies
 from kd_env.evaluation.reports import report, report_files, words

@@ -53,7 +53,7 @@ class RightRows(Measure):
             self._are_wrong[student].append(self._wrong[rows[student]])
 
     def values(self) -> Floats:
-        """Of every student ``[N]``: the probability that a right row had a larger weight than a wrong one.
+        """The probability that a right row had a larger weight than a wrong one, of every student ``[N]``.
 
         Over all pairs of the episode, ties one half; 0.5 for a student that was never updated, or met one kind alone.
         """

@@ -1,8 +1,8 @@
 """Scores of the rows of the next batch by name: what the discrete and box view of sample weighting rank rows by.
 
 Every score is one number a row, a function of the state before the action; all but ``teacher_loss`` cost one forward
-pass of the student on that batch, ``influence`` several passes (:func:`kd_env.mdp.influence.sample_influence`). Labels
-are those of the train split, wrong ones included.
+pass of the student on that batch, ``influence`` several passes
+(:func:`kd_env.mdp.influence.samples.sample_influence`). Labels are those of the train split, wrong ones included.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def resolve(name: str, regression: bool) -> Score:
     Raises:
         ValueError: an unknown name (with near matches), or one without meaning for this kind of task.
     """
-    found = SCORES[name]
-    if regression and found.classification_only:
+    score = SCORES[name]
+    if regression and score.classification_only:
         allowed = [other for other in SCORES if not SCORES[other].classification_only]
         raise ValueError(
             f"The score {name!r} has no meaning in a regression task; valid there: {', '.join(allowed)}. Set score to "
             "one of them."
         )
-    return found
+    return score
 
 
 def row_scores(problem: Problem, state: DistillState) -> np.ndarray:
@@ -55,8 +55,8 @@ def row_scores(problem: Problem, state: DistillState) -> np.ndarray:
 
     A student whose outputs are not finite has scores of 0: the update that follows says that it diverged.
     """
-    found = SCORES[problem.config.score].compute(View(problem, state, reads_cls=False))
-    return np.nan_to_num(np.asarray(found, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    scores = SCORES[problem.config.score].compute(View(problem, state, reads_cls=False))
+    return np.nan_to_num(np.asarray(scores, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _student_loss(v: View) -> np.ndarray:
@@ -69,9 +69,9 @@ def _teacher_loss(v: View) -> np.ndarray:
 
 
 def _disagreement(v: View) -> np.ndarray:
-    own, width = v.next_batch.student_logits, v.problem.label_width
-    each = [losses.row_divergence(own, logits, width) for logits in v.teacher_logits]
-    return np.asarray(np.mean(each, axis=0))
+    student_logits, width = v.next_batch.student_logits, v.problem.label_width
+    divergences = [losses.row_divergence(student_logits, teacher_logits, width) for teacher_logits in v.teacher_logits]
+    return np.asarray(np.mean(divergences, axis=0))
 
 
 # The student's loss on the label, and the teachers' (mean): cross-entropy in nats, or the scaled squared error.

@@ -154,30 +154,31 @@ def fine_tune(
         FloatingPointError: the training diverged.
     """
     check_rows(rows, material)
-    part = labelled_rows(len(material.data.train), rows, split_seed=config.split_seed, seed=config.seed)
+    row_indices = labelled_rows(len(material.data.train), rows, split_seed=config.split_seed, seed=config.seed)
     cut = material.data.cut
-    data = material.data._replace(cut=cut._replace(train=cut.train[part]), train=_take(material.data.train, part))
-    epochs, updates = training_length(config, len(part), min_updates)
+    train_table = _take(material.data.train, row_indices)
+    data = material.data._replace(cut=cut._replace(train=cut.train[row_indices]), train=train_table)
+    epochs, updates = training_length(config, len(row_indices), min_updates)
     pauses = max(1, updates // epochs // _UPDATES_A_REPORT)
     options = dataclasses.replace(config, epochs=epochs, evaluations_per_epoch=pauses, show_progress=False)
     model = start(config, material.task).to(data.train.input_ids.device)
     trainee = Trainee("", model, (model,), ())
-    told = 0
+    reported_updates = 0
 
     def tell(entry: Mapping[str, Any]) -> None:
-        nonlocal told
+        nonlocal reported_updates
         if on_updates is not None:
-            on_updates(entry["step"] - told)
-        told = entry["step"]
+            on_updates(entry["step"] - reported_updates)
+        reported_updates = entry["step"]
 
     train(options, data, trainee, _Nothing(), tell)
     dev = {}
     for split, table in material.dev.items():
-        [found] = evaluate(options, data._replace(selection=table), trainee)
-        if not np.isfinite(found.logits).all():
+        [evaluation] = evaluate(options, data._replace(selection=table), trainee)
+        if not np.isfinite(evaluation.logits).all():
             raise FloatingPointError(f"The student's logits on {split} are not finite; lower learning_rate.")
-        dev[split] = {"rows": len(table), **found.metrics}
-    return {"labels": len(part), "updates": updates, "dev": dev}
+        dev[split] = {"rows": len(table), **evaluation.metrics}
+    return {"labels": len(row_indices), "updates": updates, "dev": dev}
 
 
 class _Nothing(Checkpoints):

@@ -38,7 +38,7 @@ def print_report(report: Report) -> None:
         console.print(f"{report.headline}\n", highlight=False, markup=False)
     wide.print(table)
     console.print(
-        "\n".join(part for part in (report.detectable, plain_words(report)) if part), highlight=False, markup=False
+        "\n".join(text for text in (report.detectable, plain_words(report)) if text), highlight=False, markup=False
     )
 
 
@@ -46,7 +46,7 @@ def markdown_table(report: Report) -> str:
     """The headline, the table and what it can detect, for a document."""
     lines = [report.header, ["---"] * len(report.header), *(report.cells(row) for row in report.rows)]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return "\n\n".join(part for part in (report.headline, table.rstrip(), report.detectable) if part) + "\n"
+    return "\n\n".join(text for text in (report.headline, table.rstrip(), report.detectable) if text) + "\n"
 
 
 def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = ()) -> None:
@@ -87,7 +87,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "return": result.returns.tolist(),
             "diverged": result.diverged.tolist(),
             **({} if result.taught is None else {"teacher_over_time": _over_time(result.taught)}),
-            **{one.name: one.values.tolist() for one in result.measures},
+            **{measured.name: measured.values.tolist() for measured in result.measures},
             "action_view": result.action_view,
             "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
             "chosen": _by_term(e, _share_above_zero(result.weights)),
@@ -127,9 +127,9 @@ def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, l
     return {name: values[:, index].tolist() for index, name in enumerate(evaluation.term_names)}
 
 
-def _over_time(taught: TaughtBeside) -> dict[str, list[float]]:
+def _over_time(teachers: TaughtBeside) -> dict[str, list[float]]:
     """Means over the replicas that are still running, of every step."""
-    return {name: np.nanmean(values, axis=1).tolist() for name, values in taught.over_time.items()}
+    return {name: np.nanmean(values, axis=1).tolist() for name, values in teachers.over_time.items()}
 
 
 def _share_above_zero(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -144,10 +144,10 @@ def to_csv(report: Report) -> str:
     writer.writerow(["policy", "learned", "split", "measure", "mean", "low", "high", "units", "unit"])
     for row in report.rows:
         for split in (SELECTION, *report.evaluation.dev_splits):
-            found = {**row.metrics[split], "loss": row.loss[split], "gap_closed": row.gap_closed[split]}
-            found |= {} if row.calibration_error is None else {"calibration_error": row.calibration_error[split]}
-            found |= {"raw_loss": row.raw_loss[split], "raw_gap_closed": row.raw_gap_closed[split]}
-            for name, interval in found.items():
+            intervals = {**row.metrics[split], "loss": row.loss[split], "gap_closed": row.gap_closed[split]}
+            intervals |= {} if row.calibration_error is None else {"calibration_error": row.calibration_error[split]}
+            intervals |= {"raw_loss": row.raw_loss[split], "raw_gap_closed": row.raw_gap_closed[split]}
+            for name, interval in intervals.items():
                 writer.writerow([row.policy, row.learned, split, name, *_numbers(interval), "evaluation seed"])
             difference = row.difference[split]
             if difference is not None:
