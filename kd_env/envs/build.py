@@ -14,7 +14,7 @@ from kd_env.data.rows import ProblemRows, read_rows
 from kd_env.data.tables import make_buckets, same_tokens
 from kd_env.data.tasks import Task
 from kd_env.decisions.catalog import DECISIONS
-from kd_env.envs.process import check_names, make_problem
+from kd_env.envs.process import check_names, make_problem, reads_influence
 from kd_env.mdp.influence.rows import check_influence
 from kd_env.mdp.problem import Assets, Problem, label_width
 from kd_env.models import encoder, pretrained
@@ -44,7 +44,7 @@ def build_problem(config: EnvConfig) -> Problem:
         pretrained.check_source(folder)
     rows = read_rows(config, task)
     config = config.with_rows(len(rows.splits.train))  # the same for rules that learn from feedback rows, too
-    check_influence(config, len(rows.feedback))
+    check_influence(config, len(rows.feedback), reads_influence(config, features))
 
     learning = config.learning_teacher_config if config.teacher_learns else None
     loaded = load_teachers(folders, task, rows.splits.fingerprint, device, dtype, learning)

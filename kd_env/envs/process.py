@@ -58,7 +58,7 @@ def make_problem(assets: Assets, config: EnvConfig) -> Problem:
     terms, teachers = assets.reference_teacher.terms, assets.teachers
     if any(feature.needs_cls for feature in features.values()):
         _require_cls(assets, [name for name, feature in features.items() if feature.needs_cls])
-    check_influence(config, len(assets.feedback))
+    check_influence(config, len(assets.feedback), reads_influence(config, features))
     if config.teacher_learns:
         _refuse_shared(assets.student, assets.reference_teacher.encoder)
     parts = Parts(
@@ -86,6 +86,11 @@ def check_names(config: EnvConfig, regression: bool) -> dict[str, Feature]:
         raise ValueError(unknown_name("reward", config.reward, rewards.REWARDS))
     scores.resolve(config.score, regression)
     return layout.resolve(config.features, regression, len(config.terms), by_row=config.weighting == "sample")
+
+
+def reads_influence(config: EnvConfig, features: Mapping[str, Feature]) -> bool:
+    """Whether the score or a feature reads the influence of rows."""
+    return scores.SCORES[config.score].reads_influence or any(f.reads_influence for f in features.values())
 
 
 def with_options(problem: Problem, **options: Any) -> Problem:

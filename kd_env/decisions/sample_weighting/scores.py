@@ -25,10 +25,12 @@ class Score(NamedTuple):
     Attributes:
         compute: values ``[N, B]`` of the rows of the next batch.
         classification_only: whether it has no meaning in regression, where it is refused.
+        reads_influence: whether it is the influence of rows, which needs feedback rows enough.
     """
 
     compute: Callable[[View], np.ndarray]
     classification_only: bool = False
+    reads_influence: bool = False
 
 
 SCORES: Registry[Score] = Registry("score", "kd_env.scores")
@@ -84,4 +86,4 @@ SCORES.register("student_entropy")(Score(lambda v: losses.entropy(v.next_batch.s
 SCORES.register("margin")(Score(lambda v: losses.margin(v.next_batch.student_logits), True))
 SCORES.register("confidence")(Score(lambda v: losses.confidence(v.next_batch.student_logits), True))
 # Drop of the feedback loss per unit of the row's weight: what LGTM's rule weighs rows by.
-SCORES.register("influence")(Score(lambda v: v.row_influence))
+SCORES.register("influence")(Score(lambda v: v.row_influence, reads_influence=True))

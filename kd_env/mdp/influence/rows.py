@@ -84,9 +84,12 @@ def feedback_rows(config: EnvConfig, evaluated_rows: int) -> int:
     return count
 
 
-def check_influence(config: EnvConfig, evaluated_rows: int) -> None:
-    """Refuse too few ``evaluated_rows`` of feedback where an option, the score or a feature asks for influence."""
-    reads_influence = "influence" in (config.score, *(name.removeprefix("row_") for name in config.features))
+def check_influence(config: EnvConfig, evaluated_rows: int, reads_influence: bool) -> None:
+    """Refuse too few ``evaluated_rows`` of feedback where an option asks for influence, or a score or feature reads it.
+
+    Raises:
+        ValueError: with both numbers.
+    """
     # Where the teacher learns, a policy may ask at any step.
     if reads_influence or config.teacher_learns or config.influence_config.rows is not None:
         feedback_rows(config, evaluated_rows)

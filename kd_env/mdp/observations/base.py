@@ -73,6 +73,7 @@ class Feature:
         needs_cls: whether it reads the last [CLS] on the batch that the next action will be applied to.
         per_row: whether it has one part ``[B, n]`` for each row of that batch.
         classification_only: whether it has no meaning in regression, where it is refused.
+        reads_influence: whether it reads the influence of rows, which needs feedback rows enough.
     """
 
     shape: Callable[[Problem], tuple[int, ...]]
@@ -82,6 +83,7 @@ class Feature:
     needs_cls: bool = False
     per_row: bool = False
     classification_only: bool = False
+    reads_influence: bool = False
 
 
 FEATURES: Registry[Feature] = Registry("feature", "kd_env.features")
