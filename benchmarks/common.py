@@ -20,8 +20,8 @@ import torch
 
 from kd_env.core import checks
 from kd_env.core.files import atomic_write
+from kd_env.models.architecture import new_encoder
 from kd_env.models.devices import resolve_device
-from kd_env.models.encoder import new_encoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,7 +27,7 @@ from kd_env.core.files import atomic_write
 from kd_env.data.tables import draw, start_stream
 from kd_env.decisions.options import env_config
 from kd_env.mdp.problem import Problem
-from kd_env.models.encoder import load_encoder, load_tokenizer
+from kd_env.models.pretrained import load_encoder, load_tokenizer
 
 DISK_AIM, GROWTH_AIM, STEP_AIM = 1024, 300, 1.25
 """MiB on disk, MiB of resident memory, and a step's time over that with the first number of teachers."""

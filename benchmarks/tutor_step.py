@@ -37,7 +37,7 @@ from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.envs.tutor_env import TutorEnv
-from kd_env.models.encoder import new_encoder
+from kd_env.models.architecture import new_encoder
 
 AIM = 1.15
 SETTINGS = ("text", "random")

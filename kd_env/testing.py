@@ -109,7 +109,7 @@ def tiny_teachers(folder: str | Path, options: Mapping[str, Any]) -> dict[str, A
         folder: an empty or new folder; gets ``deep`` (3 layers) and ``wide`` (hidden 24).
         options: from :func:`tiny_task`, a classification task.
     """
-    from kd_env.models.encoder import load_tokenizer
+    from kd_env.models.pretrained import load_tokenizer
 
     tokenizer = load_tokenizer(str(options["teacher"]))
     teachers = [{"name": "right", "path": str(options["teacher"])}]
@@ -186,7 +186,7 @@ def _random_bert(vocabulary: int, labels: int, *, seed: int, layers: int = 2, hi
 
 def _drawn(kind: type, config: Any, seed: int) -> Any:
     """A model with large random weights, so that its opinions differ from row to row."""
-    from kd_env.models.encoder import new_encoder
+    from kd_env.models.architecture import new_encoder
 
     module = new_encoder(kind, config)
     generator = torch.Generator().manual_seed(seed)

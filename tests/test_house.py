@@ -80,7 +80,7 @@ def test_only_evaluations_read_dev_rows() -> None:
         if "kd_env.data.loading.load_dev" in house.imported_names(path)
     }
     judging = {f"kd_env/evaluation/judging/{name}.py" for name in ("protocol", "dev", "tutor_dev")}
-    assert readers and readers <= {*judging, "kd_env/evaluation/downstream/fine_tuning.py", "kd_env/data/text.py"}
+    assert readers and readers <= {*judging, "kd_env/evaluation/downstream/fine_tuning.py", "kd_env/data/corpora.py"}
 
 
 def test_only_reports_ask_for_dev_texts() -> None:

@@ -17,7 +17,7 @@ from cli.settings.read import agent_label
 from kd_env.core.registry import unknown_name
 
 if TYPE_CHECKING:
-    from kd_env.evaluation.comparing.joint import Run
+    from kd_env.evaluation.comparing.runs import Run
 
 Config = Mapping[str, Any]
 _PROBLEM = ("task", "teacher", "student")
@@ -112,7 +112,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         ValueError: other problems or evaluations, with the key and both values, or results that are no JSON.
     """
-    from kd_env.evaluation.comparing.joint import Run
+    from kd_env.evaluation.comparing.runs import Run
 
     configs = [runs.from_yaml((folder / runs.CONFIG).read_text(encoding="utf-8")) for folder in folders]
     check_comparable(list(zip(map(str, folders), configs, strict=True)))

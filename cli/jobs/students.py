@@ -126,7 +126,7 @@ def _folders(name: str, entry: Any) -> list[Path]:
 
 
 def _student(folder: Path) -> Student:
-    from kd_env.models.encoder import check_source
+    from kd_env.models.pretrained import check_source
 
     check_source(str(folder))
     weights = sorted(folder.glob("*.safetensors"))

@@ -22,8 +22,8 @@ from kd_env.data.loading import get_task
 from kd_env.decisions.base import Parts
 from kd_env.decisions.catalog import DECISIONS, check_decision, make_decision
 from kd_env.knowledge import TERMS, reads_teacher, term_entries
+from kd_env.mdp.influence.rows import feedback_rows
 from kd_env.mdp.observations.layout import FEATURES
-from kd_env.mdp.row_influence import feedback_rows
 
 STUDENT_FEATURES = ("student_on_batch", "row_student")
 

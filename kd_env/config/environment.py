@@ -1,4 +1,7 @@
-"""The one documented, frozen set of options of every environment; unknown keys and bad ranges are refused here."""
+"""One table documents all options of every environment; users read it as one, so that it may exceed 300 lines.
+
+Unknown keys and values outside their ranges are refused here.
+"""
 
 from __future__ import annotations
 
@@ -161,8 +164,8 @@ class EnvConfig:
             LearningTeacherConfig,
             "a mapping of options",
         )
-        given = values.get("influence", InfluenceConfig())
-        values["influence"] = nested_options("influence", given, InfluenceConfig, "a mapping of options")
+        influence = values.get("influence", InfluenceConfig())
+        values["influence"] = nested_options("influence", influence, InfluenceConfig, "a mapping of options")
         rate = values.pop("learning_rate", None)
         values["optimizer"] = optimizer if rate is None else dataclasses.replace(optimizer, learning_rate=rate)
         config = cls(**values)
@@ -195,10 +198,10 @@ class EnvConfig:
     @property
     def dropout(self) -> str:
         """The first option that asks for dropout in training, as ``name=value``; empty where none does."""
-        asked = {"student.dropout": self.student_config.dropout}
+        rates = {"student.dropout": self.student_config.dropout}
         if self.teacher_learns:
-            asked["learning_teacher.dropout"] = self.learning_teacher_config.dropout
-        return next((f"{name}={value}" for name, value in asked.items() if value > 0), "")
+            rates["learning_teacher.dropout"] = self.learning_teacher_config.dropout
+        return next((f"{name}={value}" for name, value in rates.items() if value > 0), "")
 
     @property
     def influence_config(self) -> InfluenceConfig:
@@ -223,7 +226,7 @@ class EnvConfig:
         check_student(self.student_config)
 
     def with_rows(self, count: int) -> EnvConfig:
-        """The same with the ``budget`` that ``epochs`` is for ``count`` train rows.
+        """These options with the ``budget`` that ``epochs`` is for ``count`` train rows.
 
         Raises:
             ValueError: a step that is longer than that.
@@ -246,7 +249,7 @@ def _teacher_entries(name: str, value: Any) -> None:
     checks.names("<folder>", mappings=True)(name, value)
     for entry in value:
         if isinstance(entry, Mapping) and (
-            set(entry) != {"name", "path"} or not all(isinstance(part, str) and part for part in entry.values())
+            set(entry) != {"name", "path"} or not all(isinstance(text, str) and text for text in entry.values())
         ):
             checks.refuse(f"{name} entry", entry, "a folder, a hub name, or a mapping with the texts name and path")
 
@@ -300,17 +303,17 @@ _ENVIRONMENT: dict[str, checks.Check] = {
 
 def check_teacher_updates(config: EnvConfig) -> None:
     """Raise ``ValueError`` where a teacher that learns does not fit the other options, or its options do nothing."""
-    given = config.learning_teacher_config
-    checks.check_fields("learning_teacher.", given, CHECKS)
+    learning = config.learning_teacher_config
+    checks.check_fields("learning_teacher.", learning, CHECKS)
     if not config.teacher_learns:
-        if given != LearningTeacherConfig():
+        if learning != LearningTeacherConfig():
             raise ValueError(
-                f"learning_teacher={given} is for a teacher that learns, but teacher_updates='none'; set "
+                f"learning_teacher={learning} is for a teacher that learns, but teacher_updates='none'; set "
                 "teacher_updates to prokt or weighted, or leave it out."
             )
         return
     updates = config.teacher_updates
-    if given.zero_head and given.init == "finetuned":
+    if learning.zero_head and learning.init == "finetuned":
         raise ValueError(
             "learning_teacher.zero_head=True would throw the head of a fine-tuned teacher away; set "
             "learning_teacher.init='pretrained' (or 'fresh'), or leave it out."

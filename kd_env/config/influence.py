@@ -56,17 +56,17 @@ def check_influence(options: InfluenceConfig, evaluation_rows: int, max_grad_nor
         check_rows(options.rows, evaluation_rows, f"evaluation_rows={evaluation_rows}")
 
 
-def check_rows(wanted: int, there: int, source: str) -> None:
+def check_rows(wanted: int, evaluated: int, source: str) -> None:
     """Raise ``ValueError`` where a step of the influence wants more feedback rows than there are.
 
     Args:
         wanted: rows of a step.
-        there: rows that are evaluated.
+        evaluated: rows that are evaluated.
         source: what says so, for the message.
     """
-    if wanted > there:
+    if wanted > evaluated:
         raise ValueError(
             f"The influence of rows draws {wanted} feedback rows a step (influence.rows, by default batch_size), but "
-            f"only {there} are evaluated ({source}); raise evaluation_rows and feedback_rows, or set influence.rows to "
-            f"at most {there}."
+            f"only {evaluated} are evaluated ({source}); raise evaluation_rows and feedback_rows, or set "
+            f"influence.rows to at most {evaluated}."
         )

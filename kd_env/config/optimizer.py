@@ -34,7 +34,7 @@ class OptimizerConfig:
         return self.learning_rate
 
     def of_student(self, init: str) -> OptimizerConfig:
-        """The same options with the default learning rate of a student with this ``init``, where none is chosen."""
+        """These options with the default learning rate of a student with this ``init``, where none is chosen."""
         if self.learning_rate is not None:
             return self
         rate = FRESH_LEARNING_RATE if init == "fresh" else TRAINED_LEARNING_RATE

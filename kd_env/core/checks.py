@@ -122,8 +122,8 @@ def layer_numbers(low: int, length: int | None = None) -> Check:
             return
         groups = [value] if length is None else value
         if not isinstance(groups, list | tuple) or not all(is_group(group) for group in groups):
-            what = "layer numbers" if length is None else "pairs [student layer, teacher layer] of whole numbers"
-            refuse(name, value, f"a name or a list of {what} from {low}")
+            entries = "layer numbers" if length is None else "pairs [student layer, teacher layer] of whole numbers"
+            refuse(name, value, f"a name or a list of {entries} from {low}")
 
     def is_group(group: Any) -> bool:
         fits = isinstance(group, list | tuple) and length in (None, len(group))

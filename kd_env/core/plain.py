@@ -13,14 +13,14 @@ from kd_env.core.registry import unknown_name
 Plain = Mapping[str, Any]
 
 
-def nested_options(name: str, given: Any, target: type[Any], allowed: str) -> Any:
-    """``given`` if it is built already, else built from a mapping."""
-    if isinstance(given, target):
-        return given
-    if not isinstance(given, Mapping):
-        checks.refuse(name, given, allowed)
-    refuse_unknown(f"{name} option", given, target)
-    return target(**{key: plain_value(value) for key, value in given.items()})
+def nested_options(name: str, options: Any, target: type[Any], allowed: str) -> Any:
+    """``options`` if it is built already, else built from a mapping."""
+    if isinstance(options, target):
+        return options
+    if not isinstance(options, Mapping):
+        checks.refuse(name, options, allowed)
+    refuse_unknown(f"{name} option", options, target)
+    return target(**{key: plain_value(value) for key, value in options.items()})
 
 
 def plain_value(value: Any) -> Any:

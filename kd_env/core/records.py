@@ -53,8 +53,10 @@ def members(folder: str | Path) -> list[Path]:
     record = read_set_record(folder)
     if record is None:
         raise ValueError(f"The folder {str(folder)!r} holds no set of teachers: it has no {SET_RECORD}.")
-    found = [Path(folder) / name for name in record["members"]]
-    lost = [path.name for path in found if not (path / "config.json").is_file()]
-    if lost:
-        raise ValueError(f"The set {str(folder)!r} lacks its members {', '.join(lost)}; copy the whole folder again.")
-    return found
+    folders = [Path(folder) / name for name in record["members"]]
+    missing = [path.name for path in folders if not (path / "config.json").is_file()]
+    if missing:
+        raise ValueError(
+            f"The set {str(folder)!r} lacks its members {', '.join(missing)}; copy the whole folder again."
+        )
+    return folders

@@ -24,7 +24,7 @@ def map_leaves(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     if isinstance(tree, dict):
         result = {key: map_leaves(fn, value, *(other[key] for other in others)) for key, value in tree.items()}  # type: ignore[index]
     elif isinstance(tree, tuple):
-        values = [map_leaves(fn, *parts) for parts in zip(tree, *others, strict=True)]
+        values = [map_leaves(fn, *branches) for branches in zip(tree, *others, strict=True)]
         result = type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
     else:
         result = tree
@@ -49,15 +49,15 @@ def take(tree: Tree, rows: Sequence[int] | np.ndarray) -> Tree:
     )
 
 
-def set_rows(tree: Tree, rows: Sequence[int] | np.ndarray, new: Tree) -> Tree:
-    """Write ``new`` (leading size ``len(rows)``) into the named rows of ``tree``, in place, and return ``tree``."""
+def set_rows(tree: Tree, rows: Sequence[int] | np.ndarray, values: Tree) -> Tree:
+    """Write ``values`` (leading size ``len(rows)``) into the named rows of ``tree``, in place, and return ``tree``."""
     index = np.asarray(rows, dtype=np.int64)
 
     def put(leaf: Any, value: Any) -> Any:
         leaf[torch.as_tensor(index, device=leaf.device) if isinstance(leaf, Tensor) else index] = value
         return leaf
 
-    return map_leaves(put, tree, new)
+    return map_leaves(put, tree, values)
 
 
 def to_device(tree: Tree, device: torch.device) -> Tree:

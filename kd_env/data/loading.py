@@ -12,6 +12,7 @@ import numpy as np
 from kd_env.core.registry import unknown_name
 from kd_env.data.files import FORMATS, Table, find_table, listing, number, read_table
 from kd_env.data.tasks import EMBEDDED, GLUE, METRICS, Rows, Task
+from kd_env.data.toy import toy_rows
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,6 @@ def load_dev(task: Task, data_dir: str | None) -> dict[str, Rows]:
 
 def _load(task: Task, split: str, data_dir: str | None) -> Rows:
     if task.name in EMBEDDED:
-        from kd_env.data.toy import toy_rows  # toy imports Rows from here
-
         return toy_rows(task.name, "train" if split == "train" else "validation")
     table = _local_table(task, split, data_dir) if data_dir is not None else _hub_table(task, split)
     return rows_from_table(task, table)
@@ -123,8 +122,8 @@ def _check_columns(table: Table, needed: Sequence[str]) -> None:
         raise ValueError(f"{table.source} holds no rows.")
     for column in needed:
         if column not in table.columns:
-            found = ", ".join(table.columns) or "(none)"
-            raise ValueError(f"{table.source} has no column {column!r}, which the task needs. Its columns: {found}.")
+            names = ", ".join(table.columns) or "(none)"
+            raise ValueError(f"{table.source} has no column {column!r}, which the task needs. Its columns: {names}.")
 
 
 def _texts(table: Table, column: str) -> list[str]:
@@ -139,12 +138,12 @@ def _classes(task: Task, source: str, values: list[Any]) -> np.ndarray:
     by_name = {name: index for index, name in enumerate(task.labels)}
     # Where class names are numbers, a number in the file is a name (labels 1, 2, 3), otherwise it is an index.
     numbers_are_names = any(number(name) is not None for name in task.labels)
-    found: dict[Any, int] = {}  # value -> class: few distinct values, many rows
+    class_of: dict[Any, int] = {}  # value -> class: few distinct values, many rows
     labels = np.empty(len(values), dtype=np.int64)
     for row, value in enumerate(values):
         if isinstance(value, (list, dict)):  # jsonl can hold them; they are no names
             raise ValueError(_bad_class(task, source, value, row))
-        index = found.get(value)
+        index = class_of.get(value)
         if index is None:
             index = by_name.get(value if isinstance(value, str) else label_name(value))
             if index is None and not numbers_are_names:
@@ -153,7 +152,7 @@ def _classes(task: Task, source: str, values: list[Any]) -> np.ndarray:
                     index = int(place)
             if index is None:
                 raise ValueError(_bad_class(task, source, value, row))
-            found[value] = index
+            class_of[value] = index
         labels[row] = index
     return labels
 
@@ -217,13 +216,13 @@ def _custom_task(columns: Mapping[str, Any] | None, data_dir: str | None) -> Tas
         raise ValueError(f"columns.{stray}={columns[stray]!r} does not fit columns.kind={kind!r}.")
     metrics = _custom_metrics(columns.get("metrics"), regression)
     if regression:
-        given = columns.get("label_range")
-        span = _score_range(text, columns["label"], data_dir) if given is None else tuple(float(v) for v in given)
+        limits = columns.get("label_range")
+        span = _score_range(text, columns["label"], data_dir) if limits is None else tuple(float(v) for v in limits)
         if len(span) != 2 or not span[0] < span[1]:
             raise ValueError(f"label_range {span!r} must be two rising numbers; give columns.label_range=[low, high].")
         return Task("custom", text, columns["label"], (), metrics, label_range=(span[0], span[1]))
-    given = columns.get("labels")
-    names = _class_names(text, columns["label"], data_dir) if given is None else tuple(label_name(v) for v in given)
+    labels = columns.get("labels")
+    names = _class_names(text, columns["label"], data_dir) if labels is None else tuple(label_name(v) for v in labels)
     if len(names) < 2 or len(set(names)) != len(names):
         raise ValueError(f"columns.labels={list(names)!r} must be at least two different class names.")
     return Task("custom", text, columns["label"], names, metrics)
@@ -236,14 +235,15 @@ def _check_types(columns: Mapping[str, Any]) -> None:
         numbers = key == "label_range"
         allowed = (int, float) if numbers else (str, int, float, bool) if key == "labels" else (str,)
         if value is not None and (not items or not all(isinstance(item, allowed) for item in items)):
-            what = "two numbers" if numbers else "a name" if key in ("label", "kind") else "a name or a list of names"
-            raise ValueError(f"columns.{key}={value!r} must be {what}.")
+            one_name = key in ("label", "kind")
+            expected = "two numbers" if numbers else "a name" if one_name else "a name or a list of names"
+            raise ValueError(f"columns.{key}={value!r} must be {expected}.")
 
 
-def _custom_metrics(given: Any, regression: bool) -> tuple[str, ...]:
+def _custom_metrics(metrics: Any, regression: bool) -> tuple[str, ...]:
     valid = tuple(name for name in METRICS if (name in _REGRESSION_METRICS) == regression)
-    given = given or (_REGRESSION_METRICS if regression else ("accuracy",))
-    names = (given,) if isinstance(given, str) else tuple(given)
+    metrics = metrics or (_REGRESSION_METRICS if regression else ("accuracy",))
+    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     for name in names:
         if name not in valid:
             raise ValueError(unknown_name(f"metric for {'scores' if regression else 'classes'}:", name, valid))
@@ -269,6 +269,3 @@ def _score_range(text: tuple[str, ...], label: str, data_dir: str | None) -> tup
     scores = [number(value) for value in _train_labels(text, label, data_dir)]
     finite = [score for score in scores if score is not None and np.isfinite(score)]
     return (min(finite), max(finite)) if finite else ()
-
-
-# -- local files, read without writing anything beside them ------------------------------------------------------------

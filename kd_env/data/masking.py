@@ -67,12 +67,12 @@ def draw_slots(ordinary: np.ndarray, count: int, rng: np.random.Generator) -> np
         ValueError: a row with fewer ordinary tokens.
     """
     checks.whole(1)("count", count)
-    found = ordinary.sum(axis=1)
-    if (found < count).any():
-        rows = np.flatnonzero(found < count)
+    counts = ordinary.sum(axis=1)
+    if (counts < count).any():
+        rows = np.flatnonzero(counts < count)
         raise ValueError(
             f"{len(rows)} of {len(ordinary)} rows have fewer than {count} ordinary tokens (row {rows[0]} has "
-            f"{found[rows[0]]}); leave such rows out, or mask fewer tokens a row."
+            f"{counts[rows[0]]}); leave such rows out, or mask fewer tokens a row."
         )
     keys = np.where(ordinary, rng.random(ordinary.shape), np.inf)
     return np.sort(np.argpartition(keys, count - 1, axis=1)[:, :count], axis=1).astype(np.int64)
@@ -142,9 +142,9 @@ def corrupt(
         )
     fate = rng.random(valid.shape)[rows, slots]
     random = candidates[rng.integers(len(candidates), size=valid.shape)[rows, slots]]
-    kept = np.where(fate < MASKED_SHARE + RANDOM_SHARE, random, input_ids[rows, places])
+    unmasked = np.where(fate < MASKED_SHARE + RANDOM_SHARE, random, input_ids[rows, places])
     corrupted = input_ids.copy()
-    corrupted[rows, places] = np.where(fate < MASKED_SHARE, mask_id, kept)
+    corrupted[rows, places] = np.where(fate < MASKED_SHARE, mask_id, unmasked)
     return corrupted
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from kd_env.data import splits
+from kd_env.data.label_noise import add_label_noise, shuffle_labels
 from kd_env.data.loading import load_train
 from kd_env.data.tables import Table, tokenize
 from kd_env.data.tasks import Rows, Task
@@ -81,10 +82,10 @@ def read_rows(config: RowOptions, task: Task) -> ProblemRows:
     train_labels = feedback_labels = texts.labels
     if config.label_noise > 0:
         seed = config.split_seed
-        train_labels = splits.add_label_noise(texts.labels, cut.train, config.label_noise, task.num_labels, seed)
+        train_labels = add_label_noise(texts.labels, cut.train, config.label_noise, task.num_labels, seed)
     order = np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)
     feedback = np.sort(order[: config.evaluation_rows])
     if config.feedback_labels == "shuffled":
-        feedback_labels = splits.shuffle_labels(texts.labels, feedback, config.split_seed)
+        feedback_labels = shuffle_labels(texts.labels, feedback, config.split_seed)
     train = cut.train if config.train_on == "train" else np.concatenate([cut.train, cut.feedback])
     return ProblemRows(texts, cut, train, train_labels, feedback, feedback_labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -97,91 +96,6 @@ def cut(
         len(dropped),
         _fingerprint(rows, seed, feedback_size, selection_size),
     )
-
-
-def add_label_noise(labels: np.ndarray, rows: np.ndarray, fraction: float, num_labels: int, seed: int) -> np.ndarray:
-    """Copy of ``labels`` in which exactly ``round(fraction * len(rows))`` of ``rows`` carry another class.
-
-    Args:
-        labels: ``[all rows]`` int64 class indices.
-        rows: ``[R]`` row indices that may be changed (train).
-        fraction: share in [0, 1].
-        num_labels: number of classes C; wrong ones are drawn uniformly from the other C - 1.
-        seed: of the choice.
-
-    Raises:
-        ValueError: scores instead of classes, or a share outside [0, 1].
-    """
-    if not 0.0 <= fraction <= 1.0:
-        raise ValueError(f"label_noise={fraction!r} must lie in [0, 1].")
-    if num_labels < 2 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"label_noise={fraction!r} needs classes; regression has no wrong class: set label_noise=0.")
-    rng = np.random.default_rng([seed, 2])
-    changed = _first_of(rows, fraction, rng)
-    noisy = labels.copy()
-    noisy[changed] = (labels[changed] + rng.integers(1, num_labels, size=len(changed))) % num_labels
-    return noisy
-
-
-def replaced_rows(rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Those of ``rows`` whose label :func:`add_label_noise` replaces, for reports: nothing else may know."""
-    return _first_of(rows, fraction, np.random.default_rng([seed, 2]))
-
-
-def _first_of(rows: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    return rng.permutation(rows)[: round(fraction * len(rows))]
-
-
-def shuffle_labels(labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Copy of ``labels`` in which those of ``rows`` are permuted among themselves, so that they say nothing.
-
-    Rows of every class get the labels of all classes in the same shares, as far as whole rows go: by chance alone, some
-    correlation with the right labels would be left, and a student whose gradients nearly lie on one line finds it.
-
-    Args:
-        labels: ``[all rows]`` classes, or scores, which are permuted freely.
-        rows: ``[R]`` row indices.
-        seed: of the permutation.
-    """
-    rng = np.random.default_rng([seed, 3])
-    gold, order = labels[rows], rng.permutation(len(rows))
-    values, counts = np.unique(gold, return_counts=True)
-    # Every label evenly spaced from 0 to 1, along the rows sorted by class: each class takes its part of all of them.
-    places = np.concatenate([(np.arange(count) + rng.random()) / count for count in counts])
-    shuffled = labels.copy()
-    by_class = rows[order[np.argsort(gold[order], kind="stable")]]
-    shuffled[by_class] = np.repeat(values, counts)[np.argsort(places, kind="stable")]
-    return shuffled
-
-
-def rows_with_words(rows: Rows, part: np.ndarray, words: Sequence[str]) -> np.ndarray:
-    """Those of ``part`` in which, in either text, one of ``words`` stands as a whole word, whatever its case.
-
-    Words that all begin with ``!`` name the other half: the rows in which none of them stands.
-
-    Args:
-        rows: the official train split.
-        part: ``[R]`` row indices.
-        words: without spaces; punctuation beside a word does not hide it.
-
-    Raises:
-        ValueError: there is no such row, or only some words begin with ``!``.
-    """
-    without = {word.startswith("!") for word in words}
-    if len(without) > 1:
-        raise ValueError(f"noisy_words={list(words)}: either all words begin with '!' (rows without them) or none.")
-    plain = [re.escape(word.lower().removeprefix("!")) for word in words]
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(plain)})(?!\w)")
-    columns = [rows.first] if rows.second is None else [rows.first, rows.second]
-    has: np.ndarray = np.array(
-        [any(pattern.search(column[row].lower()) for column in columns) for row in part.tolist()], dtype=np.bool_
-    )
-    found: np.ndarray = part[has != without.pop()]
-    if not len(found):
-        raise ValueError(
-            f"noisy_words={list(words)}: none of the {len(part)} train rows has one of them; choose other words."
-        )
-    return found.astype(np.int64)
 
 
 def _quantile_bins(scores: np.ndarray) -> np.ndarray:
@@ -288,8 +202,8 @@ def _choose_single(rows: Rows, strata: np.ndarray, quotas: Quotas, rng: np.rando
     held_out = feedback + selection
     inside = TokenIndex(texts, held_out)
     held = set(held_out)
-    others = (row for row in range(len(texts)) if row not in held)
-    dropped = [row for row in others if next(inside.containing(texts[row]), None) is not None]
+    candidates = (row for row in range(len(texts)) if row not in held)
+    dropped = [row for row in candidates if next(inside.containing(texts[row]), None) is not None]
     return feedback, selection, dropped
 
 

@@ -24,9 +24,9 @@ class Table:
         input_ids: ``[R, S]`` int32 on the device of the run.
         token_type_ids: ``[R, S]`` int8.
         lengths: ``[R]`` real tokens, on the host, so that a batch's width needs no copy from the device.
-        device_lengths: the same on the device.
+        device_lengths: ``lengths`` on the device.
         label_tensor: ``[R]`` int64, or floating for regression, on the device.
-        labels: the same on the host.
+        labels: the labels on the host.
     """
 
     input_ids: Tensor
@@ -135,7 +135,7 @@ def make_buckets(
     most = min(8, len(lengths) // (batches_per_bucket * batch_size))
     count = int(np.clip(np.ceil((high - low) / tokens_per_bucket), 1, max(most, 1)))
     order = np.argsort(lengths, kind="stable")
-    return Buckets(tuple(np.sort(part) for part in np.array_split(order, count)), batch_size)
+    return Buckets(tuple(np.sort(bucket) for bucket in np.array_split(order, count)), batch_size)
 
 
 def start_stream(buckets: Buckets, seed: int) -> BatchStream:
@@ -159,11 +159,11 @@ def _next_epoch(buckets: Buckets, stream: BatchStream) -> BatchStream:
     epoch = stream.epoch + 1
     generator = np.random.default_rng([stream.seed, epoch])
     full, carry = [], []
-    for rows, left in zip(buckets.rows, stream.carry, strict=True):
+    for rows, leftover in zip(buckets.rows, stream.carry, strict=True):
         shuffled = generator.permutation(rows)
-        repeated = np.isin(shuffled, left)
+        repeated = np.isin(shuffled, leftover)
         # Rows that were left over come first, and again last: no batch holds one twice.
-        order = np.concatenate([left, shuffled[~repeated], shuffled[repeated]])
+        order = np.concatenate([leftover, shuffled[~repeated], shuffled[repeated]])
         cut = len(order) // buckets.batch_size * buckets.batch_size
         full.append(order[:cut].reshape(-1, buckets.batch_size))
         carry.append(order[cut:])

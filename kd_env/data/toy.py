@@ -39,8 +39,8 @@ def teacher_folder(name: str) -> Path:
 def teacher_set(name: str) -> dict[str, str]:
     """Folders of the packaged teachers of an embedded task by name: the teacher itself, a narrow and a shallow one."""
     folder = teacher_folder(name)
-    others = {member: str(folder.with_name(f"{name}-{member}")) for member in ("narrow", "shallow")}
-    return {"full": str(folder), **others}
+    members = {member: str(folder.with_name(f"{name}-{member}")) for member in ("narrow", "shallow")}
+    return {"full": str(folder), **members}
 
 
 def masked_lm_folder(name: str) -> Path | None:
@@ -79,7 +79,7 @@ def _check(name: str) -> None:
 @cache
 def _generate(name: str, split: str) -> Rows:
     names = list(SIZES)
-    earlier = [_generate(name, other) for other in names[: names.index(split)]]
+    earlier = [_generate(name, earlier_split) for earlier_split in names[: names.index(split)]]
     seen = {text for rows in earlier for column in (rows.first, rows.second or ()) for text in column}
     rng = np.random.default_rng([_SEED, names.index(split)])
     grammar = _GRAMMARS[name]
@@ -131,12 +131,12 @@ def _sentiment(label: int, draw: Draw) -> _Example:
     if form < 0.6:
         return _Example(f"{opener} {main} .", None)
     # The other clause mostly disagrees, and the main one decides.
-    other = _clause(1 - label if draw() < 0.6 else label, draw)
+    contrast = _clause(1 - label if draw() < 0.6 else label, draw)
     if form < 0.75:
-        return _Example(f"{opener} {other} {_pick(draw, _CONTRAST)} {main} .", None)
+        return _Example(f"{opener} {contrast} {_pick(draw, _CONTRAST)} {main} .", None)
     if form < 0.88:
-        return _Example(f"{opener} {_pick(draw, _CONCESSION)} {other} , {main} .", None)
-    return _Example(f"{opener} {main} {_pick(draw, _CONCESSION)} {other} .", None)
+        return _Example(f"{opener} {_pick(draw, _CONCESSION)} {contrast} , {main} .", None)
+    return _Example(f"{opener} {main} {_pick(draw, _CONCESSION)} {contrast} .", None)
 
 
 def _clause(label: int, draw: Draw) -> str:
@@ -187,17 +187,17 @@ def _entailment(label: int, draw: Draw) -> _Example:
     upwards = quantifier == "some" if on_subject else not (negated or quantifier == "no")
     if turns:
         upwards = not upwards
-    nouns, others = (_SUBJECTS, _OBJECTS) if on_subject else (_OBJECTS, _SUBJECTS)
+    nouns, other_nouns = (_SUBJECTS, _OBJECTS) if on_subject else (_OBJECTS, _SUBJECTS)
     group = _pick(draw, tuple(nouns))
     special = _pick(draw, nouns[group])
     before, after = (special, group) if upwards else (group, special)
-    other = _pick(draw, others[_pick(draw, tuple(others))])
+    other_noun = _pick(draw, other_nouns[_pick(draw, tuple(other_nouns))])
     adjective = f"{_pick(draw, _ADJECTIVES)} " if draw() < 0.5 else ""
     verb, place = _pick(draw, _VERBS), _pick(draw, _PLACES)
 
     def sentence(quantifier: str, noun: str, negated: bool) -> str:
-        subject, thing = (noun, other) if on_subject else (other, noun)
-        return f"{quantifier} {adjective}{subject} {'do not ' if negated else ''}{verb} {thing} {place} ."
+        subject, target = (noun, other_noun) if on_subject else (other_noun, noun)
+        return f"{quantifier} {adjective}{subject} {'do not ' if negated else ''}{verb} {target} {place} ."
 
     premise = sentence(quantifier, before, negated)
     later = quantifier

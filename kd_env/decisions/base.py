@@ -25,12 +25,12 @@ class Parts(NamedTuple):
 
     term_names: tuple[str, ...]  # the K knowledge terms
     teacher_names: tuple[str, ...]  # the T teachers
-    taught: tuple[bool, ...]  # which of the terms read a teacher
+    reads_teacher: tuple[bool, ...]  # which of the terms read a teacher
 
     @property
     def present(self) -> np.ndarray:
         """Which entries of the loss table exist, ``[T, K]`` bool: a term without a teacher stands in row 0 only."""
-        return present_entries(len(self.teacher_names), self.taught)
+        return present_entries(len(self.teacher_names), self.reads_teacher)
 
 
 class ActionModel(Protocol):
@@ -183,10 +183,10 @@ class Decision(ABC):
 
     def info(self, state: DistillState) -> dict[str, np.ndarray]:
         """Fresh arrays ``[N, ...]`` about the last step that the environment's ``info`` shows."""
-        given = {name: values.copy() for name, values in state.given.items()}
+        numbers = {name: values.copy() for name, values in state.given.items()}
         if not self.weights_per_row:
-            return given
-        return {"rows": state.last_rows.copy(), "row_weights": state.row_weights.copy(), **given}
+            return numbers
+        return {"rows": state.last_rows.copy(), "row_weights": state.row_weights.copy(), **numbers}
 
     def measures(self, problem: Problem, count: int) -> Sequence[Measure]:
         """What reports measure in an episode of ``count`` students."""

@@ -29,11 +29,11 @@ def check_decision(config: EnvConfig) -> None:
     kind = DECISIONS[config.decision]
     checks.one_of(*kind.view_names())("action_view", config.action_view)
     for name in sorted({option for other in DECISIONS for option in DECISIONS[other].options}):
-        given, default = getattr(config, name), getattr(EnvConfig, name)
-        if name not in kind.options and given != default:
+        value, default = getattr(config, name), getattr(EnvConfig, name)
+        if name not in kind.options and value != default:
             owner = next(other for other in DECISIONS if name in DECISIONS[other].options)
             raise ValueError(
-                f"{name}={given!r} is only for decision={owner!r} (env={owner} in the main job); leave it out or "
+                f"{name}={value!r} is only for decision={owner!r} (env={owner} in the main job); leave it out or "
                 "change the decision."
             )
     if config.teacher_updates == "weighted" and not kind.weighs_teacher_rows:

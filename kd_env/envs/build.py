@@ -14,10 +14,10 @@ from kd_env.data.rows import ProblemRows, read_rows
 from kd_env.data.tables import make_buckets, same_tokens
 from kd_env.data.tasks import Task
 from kd_env.decisions.catalog import DECISIONS
-from kd_env.envs.process import check_names, make_problem
+from kd_env.envs.process import check_names, make_problem, reads_influence
+from kd_env.mdp.influence.rows import check_influence
 from kd_env.mdp.problem import Assets, Problem, label_width
-from kd_env.mdp.row_influence import check_influence
-from kd_env.models import encoder
+from kd_env.models import encoder, pretrained
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.devices import resolve_device
 from kd_env.models.layermap import layer_table
@@ -41,10 +41,10 @@ def build_problem(config: EnvConfig) -> Problem:
     features = check_names(config, task.regression)
     folders = teacher_folders(config, task, DECISIONS[config.decision].many_teachers)
     for folder in folders.values():
-        encoder.check_source(folder)
+        pretrained.check_source(folder)
     rows = read_rows(config, task)
     config = config.with_rows(len(rows.splits.train))  # the same for rules that learn from feedback rows, too
-    check_influence(config, len(rows.feedback))
+    check_influence(config, len(rows.feedback), reads_influence(config, features))
 
     learning = config.learning_teacher_config if config.teacher_learns else None
     loaded = load_teachers(folders, task, rows.splits.fingerprint, device, dtype, learning)
@@ -56,8 +56,10 @@ def build_problem(config: EnvConfig) -> Problem:
     check_positions(student, max(int(table.lengths.max()) for table in tables), "student")
     needs_cls = any(feature.needs_cls for feature in features.values())
     teachers = _teachers(config, task, loaded, rows, tables, tokenizer, student, needs_cls, device, dtype)
-    wanted = {s for teacher in teachers for term in teacher.terms for s in term.student_signals if s.kind != "logits"}
-    check_encoder(student, probe_batch(tables.train, config.max_length, (student,)), wanted, "student")
+    student_signals = {
+        s for teacher in teachers for term in teacher.terms for s in term.student_signals if s.kind != "logits"
+    }
+    check_encoder(student, probe_batch(tables.train, config.max_length, (student,)), student_signals, "student")
     assets = Assets(
         task=task,
         tokenizer=tokenizer,
@@ -93,13 +95,13 @@ def _teachers(
     for raw in loaded:
         foreign = not same_tokens(tokenizer, raw.tokenizer, sample)
         if foreign:
-            its_tables = TeacherTables(*rows.tables(raw.tokenizer, config.max_length, device, dtype))
+            teacher_tables = TeacherTables(*rows.tables(raw.tokenizer, config.max_length, device, dtype))
         teacher = make_teacher(
             config,
             raw,
             task,
             student.facts,
-            its_tables if foreign else tables,
+            teacher_tables if foreign else tables,
             foreign=foreign,
             device=device,
             dtype=dtype,

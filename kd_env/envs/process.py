@@ -15,10 +15,10 @@ from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting import scores
 from kd_env.knowledge import term_entries
 from kd_env.mdp import rewards
+from kd_env.mdp.influence.rows import check_influence
 from kd_env.mdp.observations import layout
 from kd_env.mdp.observations.base import Feature
 from kd_env.mdp.problem import Assets, Problem, Process
-from kd_env.mdp.row_influence import check_influence
 from kd_env.models import encoder
 
 PROCESS_OPTIONS = frozenset(
@@ -58,7 +58,7 @@ def make_problem(assets: Assets, config: EnvConfig) -> Problem:
     terms, teachers = assets.reference_teacher.terms, assets.teachers
     if any(feature.needs_cls for feature in features.values()):
         _require_cls(assets, [name for name, feature in features.items() if feature.needs_cls])
-    check_influence(config, len(assets.feedback))
+    check_influence(config, len(assets.feedback), reads_influence(config, features))
     if config.teacher_learns:
         _refuse_shared(assets.student, assets.reference_teacher.encoder)
     parts = Parts(
@@ -88,8 +88,13 @@ def check_names(config: EnvConfig, regression: bool) -> dict[str, Feature]:
     return layout.resolve(config.features, regression, len(config.terms), by_row=config.weighting == "sample")
 
 
+def reads_influence(config: EnvConfig, features: Mapping[str, Feature]) -> bool:
+    """Whether the score or a feature reads the influence of rows."""
+    return scores.SCORES[config.score].reads_influence or any(f.reads_influence for f in features.values())
+
+
 def with_options(problem: Problem, **options: Any) -> Problem:
-    """The same data, teacher and student with another decision process.
+    """The problem with another decision process on its data, teachers and student.
 
     Raises:
         ValueError: an option that needs a new problem (``PROCESS_OPTIONS`` lists those that do not), or a bad value.
@@ -133,13 +138,13 @@ def check_term_weights(config: EnvConfig) -> None:
 
 def _refuse_shared(student: encoder.Encoder, teacher: encoder.Encoder) -> None:
     """Refuse a teacher that learns and has tensors in common with its student: which update would be whose?"""
-    own = {student.module.get_parameter(name).data_ptr(): name for name in student.trainable}
+    student_names = {student.module.get_parameter(name).data_ptr(): name for name in student.trainable}
     for name in teacher.trainable:
-        other = own.get(teacher.module.get_parameter(name).data_ptr())
-        if other is not None:
+        student_name = student_names.get(teacher.module.get_parameter(name).data_ptr())
+        if student_name is not None:
             raise ValueError(
-                f"The teacher's {name!r} and the student's {other!r} are one tensor, and both learn; give the student "
-                "tensors of its own (build_problem copies what it cuts from a teacher)."
+                f"The teacher's {name!r} and the student's {student_name!r} are one tensor, and both learn; give the "
+                "student tensors of its own (build_problem copies what it cuts from a teacher)."
             )
 
 

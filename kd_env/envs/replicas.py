@@ -57,7 +57,7 @@ class Replicas(ABC, Generic[S]):
 
     @property
     def spaces(self) -> tuple[Space[Any], Space[Any]]:
-        """Of one replica's observation and action."""
+        """Spaces of one replica's observation and action."""
         return self.problem.observation_space, self.problem.actions.space
 
     @property
@@ -85,7 +85,7 @@ class Replicas(ABC, Generic[S]):
 
     @abstractmethod
     def observation(self) -> Any:
-        """Of every replica."""
+        """Observations of every replica."""
 
     @abstractmethod
     def info(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What both shells share: N replicas with their generators, stepped by the pure functions of ``dynamics``."""
+"""What both shells share: N replicas with their generators, stepped by the pure functions of :mod:`kd_env.mdp`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Run(Replicas[DistillState]):
 
     @property
     def spaces(self) -> tuple[Space[Any], Space[Any]]:
-        """Of one replica's observation and action."""
+        """Spaces of one replica's observation and action."""
         return self.problem.observation_space, self.decision.action_space
 
     def initial(self, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
@@ -95,7 +95,7 @@ class Run(Replicas[DistillState]):
         warn_floor(self.problem, loss_reset)
 
     def observation(self) -> np.ndarray:
-        """``[N, O]`` float32."""
+        """Observations of every replica, ``[N, O]`` float32."""
         return observe(self.problem, self.started())
 
     def info(self) -> dict[str, np.ndarray]:

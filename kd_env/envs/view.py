@@ -9,8 +9,8 @@ from kd_env.data.tables import Table
 from kd_env.decisions.base import Decision
 from kd_env.envs.replicas import EnvState
 from kd_env.envs.run import Run
+from kd_env.mdp.influence.rows import row_influence
 from kd_env.mdp.problem import Problem
-from kd_env.mdp.row_influence import row_influence
 
 
 class RunView:
@@ -88,7 +88,7 @@ class RunView:
     def row_influence(self) -> np.ndarray:
         """Drop of the feedback loss per unit of weight of each row of the next batch, ``[N, B]`` float64.
 
-        A function of the present state, which it does not change; see :func:`kd_env.mdp.row_influence.row_influence`.
+        A function of the present state, which it does not change; see :func:`kd_env.mdp.influence.rows.row_influence`.
 
         Raises:
             RuntimeError: before the first reset.
@@ -112,7 +112,7 @@ class RunView:
         return self.run.predict(table)
 
     def predict_teacher(self, table: Table) -> np.ndarray:
-        """The same of the teachers that learn beside them.
+        """Logits of the teachers that learn beside the present students, ``[N, R, C]``.
 
         Raises:
             ValueError: the teacher is frozen.

@@ -74,19 +74,19 @@ class DistillProcessVectorEnv(RunView, AsyncVectorEnv):
         super().step_async(actions)
 
     def row_influence(self) -> np.ndarray:
-        """Of every process's student, as in the other environments."""
+        """Drop of the feedback loss per unit of weight of each row of the next batch, ``[N, B]``, by all processes."""
         return np.concatenate(self.call("row_influence"))
 
     def get_state(self) -> EnvState:
-        """Refused."""
+        """Refused, since the state is in other processes."""
         raise ValueError("States of worker processes cannot be copied; use vectorization=stacked.")
 
     def set_state(self, state: EnvState) -> None:
-        """Refused."""
+        """Refused, since the state is in other processes."""
         raise ValueError("States of worker processes cannot be set; use vectorization=stacked.")
 
     def predict(self, table: Any) -> np.ndarray:
-        """Refused."""
+        """Refused, since the students are in other processes."""
         raise ValueError("Students in worker processes cannot be read; use vectorization=stacked.")
 
 

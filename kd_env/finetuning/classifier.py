@@ -10,10 +10,11 @@ from kd_env.core.locks import alone
 from kd_env.core.records import read_record
 from kd_env.data.loading import get_task
 from kd_env.finetuning.config import TeacherConfig
-from kd_env.finetuning.loop import Trainee, check_fits, evaluate, making, prepare, train, verdict
+from kd_env.finetuning.loop import Trainee, evaluate, making, train, verdict
 from kd_env.finetuning.model import start_classifier
+from kd_env.finetuning.preparation import check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
-from kd_env.models import encoder
+from kd_env.models import pretrained
 from kd_env.models.loading import quiet_transformers
 
 __all__ = ["TeacherConfig", "finetune", "teacher_record"]
@@ -46,11 +47,11 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     from kd_env.models.devices import resolve_device
 
     device = resolve_device(config.device)
-    encoder.check_source(config.name_or_path)
+    pretrained.check_source(config.name_or_path)
     task = get_task(config.task, config.columns, config.data_dir)
     model, had_head = start_classifier(config, task, config.seed)
     source = None if config.init == "fresh" else source_record(config.name_or_path, had_head)
-    tokenizer = encoder.load_tokenizer(config.name_or_path)
+    tokenizer = pretrained.load_tokenizer(config.name_or_path)
     data = prepare(config, task, tokenizer, config.name_or_path, device)
     check_fits(config.name_or_path, tokenizer, model, data)
     trainee = Trainee(f"teacher {config.task}", model, (model.to(device),), ())
@@ -60,11 +61,11 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
         store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
         state = train(config, data, trainee, store, on_evaluation)
         store.load_model(state["best_step"], model)
-        [found] = evaluate(config, data, trainee)
+        [evaluation] = evaluate(config, data, trainee)
         with quiet_transformers(), becoming(output) as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            write_record(folder, {**making(config, data, state, source), **verdict(data, found)})
+            write_record(folder, {**making(config, data, state, source), **verdict(data, evaluation)})
         store.remove()
     return output
 

@@ -28,10 +28,11 @@ from kd_env.finetuning.config import (
     encoder_identity,
     from_options,
 )
-from kd_env.finetuning.loop import Trainee, check_fits, evaluate, making, prepare, summary, train, verdict
+from kd_env.finetuning.loop import Trainee, evaluate, making, summary, train, verdict
 from kd_env.finetuning.model import start_classifier
+from kd_env.finetuning.preparation import check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, chained, finished, source_record, write_record
-from kd_env.models import encoder as models
+from kd_env.models import pretrained
 from kd_env.models.loading import quiet_transformers
 from kd_env.models.pooling import AttentionPooling, PooledClassifier, save_pooled
 
@@ -60,17 +61,19 @@ class CoTeacherConfig(TrainingOptions):
     @classmethod
     def from_kwargs(cls, **options: Any) -> CoTeacherConfig:
         """Validated configuration from plain keywords; ``members`` may be mappings with the fields of a member."""
-        given = options.get("members")
-        if given is not None:
-            if not isinstance(given, list | tuple) or not all(isinstance(one, Mapping | Member) for one in given):
-                checks.refuse("members", given, "a list of mappings with name and name_or_path")
+        members = options.get("members")
+        if members is not None:
+            if not isinstance(members, list | tuple) or not all(
+                isinstance(member, Mapping | Member) for member in members
+            ):
+                checks.refuse("members", members, "a list of mappings with name and name_or_path")
             options["members"] = tuple(
-                one
-                if isinstance(one, Member)
+                member
+                if isinstance(member, Member)
                 else from_options(
-                    Member, {str(key): one[key] for key in one}, f"option of members[{place}]", "A member"
+                    Member, {str(key): member[key] for key in member}, f"option of members[{place}]", "A member"
                 )
-                for place, one in enumerate(given)
+                for place, member in enumerate(members)
             )
         config = from_options(cls, options, "option of a teacher set", "Co-fine-tuning")
         config.validate()
@@ -94,8 +97,9 @@ class CoTeacherConfig(TrainingOptions):
             checks.check_fields(f"members[{place}].", member, {"seed": checks.optional(checks.whole(0))})
 
     def identity(self) -> dict[str, Any]:
-        """See :meth:`TrainingOptions.identity`."""
-        return {**super().identity(), "members": [encoder_identity(dataclasses.asdict(one)) for one in self.members]}
+        """The options that decide what comes out, those of every member among them."""
+        members = [encoder_identity(dataclasses.asdict(member)) for member in self.members]
+        return {**super().identity(), "members": members}
 
 
 def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, Any]], None] | None = None) -> Path:
@@ -128,15 +132,16 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
 
     device = resolve_device(config.device)
     for member in config.members:
-        models.check_source(member.name_or_path)
+        pretrained.check_source(member.name_or_path)
     task = get_task(config.task, config.columns, config.data_dir)
     sources = [member.name_or_path for member in config.members]
-    tokenizers = [models.load_tokenizer(source) for source in sources]
+    tokenizers = [pretrained.load_tokenizer(source) for source in sources]
     started = _start(config, task)
     data = prepare(config, task, tokenizers[0], sources[0], device, members=list(zip(tokenizers, sources, strict=True)))
     # Members of one vocabulary have the first one's tokenizer, by which they were trained.
     tokenizers = [
-        own if data.of(place).train is not data.train else tokenizers[0] for place, own in enumerate(tokenizers)
+        tokenizer if data.of(place).train is not data.train else tokenizers[0]
+        for place, tokenizer in enumerate(tokenizers)
     ]
     for place, (encoder, _) in enumerate(started):
         check_fits(sources[place], tokenizers[place], encoder, data.of(place))
@@ -150,7 +155,7 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
         store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
         state = train(config, data, trainee, store, on_evaluation)
         store.load_model(state["best_step"], module)
-        found = evaluate(config, data, trainee)
+        evaluations = evaluate(config, data, trainee)
         shared = {"members": list(names), "shared_width": classifiers[0].prediction.in_features}
         seen = [source for _, source in started]
         with quiet_transformers(), becoming(output) as folder:
@@ -160,10 +165,10 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
                 tokenizers[place].save_pretrained(folder / name)
                 # What another member had seen reaches this one through the shared layers.
                 source = chained([seen[place], *seen])
-                record = {**making(config, data, state, source), **verdict(data, found[place])}
+                record = {**making(config, data, state, source), **verdict(data, evaluations[place])}
                 write_record(folder / name, {**record, "set": {**shared, "name": name}})
-            record = {**shared, **making(config, data, state, chained(seen)), "selection": summary(trainee, found)}
-            write_record(folder, record, SET_RECORD)
+            record = {**shared, **making(config, data, state, chained(seen))}
+            write_record(folder, {**record, "selection": summary(trainee, evaluations)}, SET_RECORD)
         store.remove()
     return output
 
@@ -173,17 +178,17 @@ def join(encoders: Sequence[Any], num_labels: int, config: CoTeacherConfig) -> l
     width = config.shared_width or max(int(encoder.config.hidden_size) for encoder in encoders)
     with torch.random.fork_rng(devices=[]):  # layers are drawn before they are drawn by seed
         pooling, prediction = AttentionPooling(width), nn.Linear(width, num_labels)
-        found = [PooledClassifier(encoder, pooling, prediction) for encoder in encoders]
+        classifiers = [PooledClassifier(encoder, pooling, prediction) for encoder in encoders]
     shared = torch.Generator().manual_seed(config.seed)
     std = float(getattr(encoders[0].config, "initializer_range", 0.02))
     for layer in (pooling.project, pooling.score, prediction):
         _draw(layer, std, shared)
-    for place, model in enumerate(found):
+    for place, model in enumerate(classifiers):
         if isinstance(model.width_map, nn.Linear):
             # Keeps the scale of hidden states, which are normalised.
-            own = torch.Generator().manual_seed(_seed(config, place))
-            _draw(model.width_map, model.width_map.in_features**-0.5, own)
-    return found
+            generator = torch.Generator().manual_seed(_seed(config, place))
+            _draw(model.width_map, model.width_map.in_features**-0.5, generator)
+    return classifiers
 
 
 def _draw(layer: nn.Linear, std: float, generator: torch.Generator) -> None:
@@ -200,9 +205,9 @@ def _seed(config: CoTeacherConfig, place: int) -> int:
 
 def _start(config: CoTeacherConfig, task: Task) -> list[tuple[Any, dict[str, Any] | None]]:
     """Encoders and what they had seen before."""
-    found = []
+    encoders = []
     for place, member in enumerate(config.members):
         model, had_head = start_classifier(member, task, _seed(config, place), f"members[{place}].")
         source = None if member.init == "fresh" else source_record(member.name_or_path, had_head)
-        found.append((model.base_model, source))
-    return found
+        encoders.append((model.base_model, source))
+    return encoders

@@ -114,7 +114,7 @@ class TeacherConfig(EncoderOptions, TrainingOptions):
         check_encoder(self)
 
     def identity(self) -> dict[str, Any]:
-        """See :meth:`TrainingOptions.identity`."""
+        """The options that decide what comes out, those of the encoder only where they are not at their defaults."""
         return encoder_identity(super().identity())
 
 
@@ -177,8 +177,8 @@ def check_encoder(options: EncoderOptions, prefix: str = "") -> None:
 def encoder_identity(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of an encoder without those at their defaults; a local path is made absolute."""
     defaults = {"init": "pretrained", **dict.fromkeys(_SIZES)}
-    left = {key: value for key, value in options.items() if key not in defaults or value != defaults[key]}
-    return {**left, "name_or_path": _absolute(options["name_or_path"])}
+    changed = {key: value for key, value in options.items() if key not in defaults or value != defaults[key]}
+    return {**changed, "name_or_path": _absolute(options["name_or_path"])}
 
 
 def _absolute(path: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -16,41 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from kd_env.core.types import Batch
-from kd_env.data import splits
-from kd_env.data.loading import load_train
-from kd_env.data.tables import Table, same_tokens, tokenize
-from kd_env.data.tasks import Rows, Task
+from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TrainingOptions
+from kd_env.finetuning.preparation import Data
 from kd_env.finetuning.store import Checkpoints
 from kd_env.knowledge.labels import cross_entropy, scaled_squared_error
-from kd_env.models import encoder
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperature
 from kd_env.numerics.optim import learning_rate_factor
 
 _EVALUATION_BATCH = 64
 _BUCKET_BATCHES = 50
-
-
-class Tokens(NamedTuple):
-    """Both splits in one tokenizer's tokens."""
-
-    train: Table  # rows in the order of cut.train, with label noise
-    selection: Table  # rows in the order of cut.selection
-
-
-class Data(NamedTuple):
-    """The two splits that fine-tuning may see, tokenised; of a set in the tokens of its first member."""
-
-    task: Task
-    cut: splits.Splits
-    train: Table  # rows in the order of cut.train, with label noise
-    selection: Table  # rows in the order of cut.selection
-    tokens: tuple[Tokens, ...] = ()  # of each classifier of a set; empty where all read the same
-
-    def of(self, place: int) -> Data:
-        """What the classifier at ``place`` reads."""
-        return self._replace(**self.tokens[place]._asdict()) if self.tokens else self
 
 
 class Trainee(NamedTuple):
@@ -67,73 +43,6 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, float]  # loss and the task's metrics
     logits: np.ndarray  # [R, C]
-
-
-def prepare(
-    options: TrainingOptions,
-    task: Task,
-    tokenizer: Any,
-    source: str,
-    device: torch.device,
-    members: Sequence[tuple[Any, str]] = (),
-) -> Data:
-    """Cut, tokenise and, in train, make labels wrong.
-
-    Args:
-        options: of the fine-tuning.
-        task: gives the rows.
-        tokenizer: of the encoder, or of the first one of a set.
-        source: that encoder, for messages.
-        device: of the tables.
-        members: tokenizers and encoders of a set, the first one included; those of one vocabulary share their tables.
-
-    Raises:
-        ValueError: data or tokenizer (of the encoder ``source``) that do not fit the options.
-    """
-    for each, origin in members or ((tokenizer, source),):
-        if each.pad_token_id is None:
-            raise ValueError(f"The tokenizer of {origin!r} has no padding token; batches need one.")
-    rows = load_train(task, options.data_dir)
-    cut = splits.cut(
-        rows,
-        seed=options.split_seed,
-        feedback_rows=options.feedback_rows,
-        selection_rows=options.selection_rows,
-        max_train_rows=options.max_train_rows,
-        regression=task.regression,
-    )
-    labels = rows.labels
-    if options.label_noise:
-        words = options.noisy_words
-        part = cut.train if words is None else splits.rows_with_words(rows, cut.train, words)
-        labels = splits.add_label_noise(labels, part, options.label_noise, task.num_labels, options.split_seed)
-
-    def read(own: Any) -> Tokens:
-        return Tokens(
-            *(
-                tokenize(_subset(rows, labels, part), own, options.max_length, device, torch.float32)
-                for part in (cut.train, cut.selection)
-            )
-        )
-
-    first = read(tokenizer)
-    sample = [rows.first[row] for row in cut.train[:64].tolist()]
-    tokens = tuple(first if same_tokens(tokenizer, own, sample) else read(own) for own, _ in members)
-    alike = all(each is first for each in tokens)
-    return Data(task, cut, first.train, first.selection, () if alike else tokens)
-
-
-def check_fits(source: str, tokenizer: Any, model: Any, data: Data) -> None:
-    """Refuse an encoder ``source`` without embeddings for every token, or without positions for the longest row."""
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"The tokenizer of {source!r} has {len(tokenizer)} tokens, its model has "
-            f"{model.config.vocab_size}; give a folder whose tokenizer and model belong together."
-        )
-    longest = int(max(data.train.lengths.max(), data.selection.lengths.max()))
-    positions = encoder.usable_positions(model)
-    if positions is not None and longest > positions:
-        raise ValueError(f"A row has {longest} tokens, {source!r} only {positions} positions; set max_length to them.")
 
 
 def train(
@@ -158,8 +67,8 @@ def train(
     per_epoch = math.ceil(len(data.train) / options.batch_size)
     total = per_epoch * options.epochs
     pauses = {
-        math.ceil(part * per_epoch / options.evaluations_per_epoch)
-        for part in range(1, options.evaluations_per_epoch + 1)
+        math.ceil(count * per_epoch / options.evaluations_per_epoch)
+        for count in range(1, options.evaluations_per_epoch + 1)
     }
     optimizer = _optimizer(options, model)
     state = store.latest() or {"step": 0, "best_step": None, "best": None, "history": []}
@@ -239,7 +148,7 @@ def evaluate(options: TrainingOptions, data: Data, trainee: Trainee) -> list[Eva
     task, labels = data.task, data.selection.labels
     width = _width(task) if task.regression else None
     trainee.module.eval()
-    found = []
+    evaluations = []
     for place, model in enumerate(trainee.classifiers):
         table = data.of(place).selection
         logits = np.empty((len(table), task.num_labels))
@@ -247,17 +156,18 @@ def evaluate(options: TrainingOptions, data: Data, trainee: Trainee) -> list[Eva
             for rows in table.chunks(_EVALUATION_BATCH):
                 logits[rows] = _logits(options, model, table.gather(rows)).double().cpu().numpy()
         metrics = compute(task.metrics, losses.predictions(logits, task.regression), labels)
-        found.append(Evaluation({"loss": float(losses.gold_loss(logits, labels, width)), **metrics}, logits))
-    return found
+        evaluations.append(Evaluation({"loss": float(losses.gold_loss(logits, labels, width)), **metrics}, logits))
+    return evaluations
 
 
-def summary(trainee: Trainee, found: list[Evaluation]) -> dict[str, Any]:
+def summary(trainee: Trainee, evaluations: list[Evaluation]) -> dict[str, Any]:
     """The metrics of one teacher; of a set the summed loss, the mean metrics and ``members`` with each one's."""
     if not trainee.names:
-        return found[0].metrics
-    total = {name: float(np.mean([one.metrics[name] for one in found])) for name in found[0].metrics}
-    total["loss"] = float(sum(one.metrics["loss"] for one in found))
-    return {**total, "members": {name: one.metrics for name, one in zip(trainee.names, found, strict=True)}}
+        return evaluations[0].metrics
+    members = {name: evaluation.metrics for name, evaluation in zip(trainee.names, evaluations, strict=True)}
+    total = {name: float(np.mean([metrics[name] for metrics in members.values()])) for name in evaluations[0].metrics}
+    total["loss"] = float(sum(metrics["loss"] for metrics in members.values()))
+    return {**total, "members": members}
 
 
 def making(
@@ -294,15 +204,15 @@ def making(
     }
 
 
-def verdict(data: Data, found: Evaluation) -> dict[str, Any]:
+def verdict(data: Data, evaluation: Evaluation) -> dict[str, Any]:
     """What the record says of one classifier: its metrics on the selection split, and the temperature fitted there.
 
     No temperature where none can be fitted: the task is one of scores, or the split has one class.
     """
     labels = data.selection.labels
-    fits = not data.task.regression and len(np.unique(labels)) > 1 and bool(np.isfinite(found.logits).all())
-    temperature = fit_temperature(found.logits, labels, "selection") if fits else None
-    return {"selection": found.metrics, "temperature": temperature}
+    fits = not data.task.regression and len(np.unique(labels)) > 1 and bool(np.isfinite(evaluation.logits).all())
+    temperature = fit_temperature(evaluation.logits, labels, "selection") if fits else None
+    return {"selection": evaluation.metrics, "temperature": temperature}
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -312,20 +222,15 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator
     meet different neighbours in each epoch.
     """
     order = rng.permutation(len(lengths))
-    bucket = batch_size * _BUCKET_BATCHES
+    bucket_rows = batch_size * _BUCKET_BATCHES
     order = np.concatenate(
         [
-            part[np.argsort(lengths[part], kind="stable")]
-            for part in (order[start : start + bucket] for start in range(0, len(order), bucket))
+            bucket[np.argsort(lengths[bucket], kind="stable")]
+            for bucket in (order[start : start + bucket_rows] for start in range(0, len(order), bucket_rows))
         ]
     )
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [batches[index] for index in rng.permutation(len(batches))]
-
-
-def _subset(rows: Rows, labels: np.ndarray, part: np.ndarray) -> Rows:
-    second = None if rows.second is None else [rows.second[row] for row in part.tolist()]
-    return Rows([rows.first[row] for row in part.tolist()], second, labels[part])
 
 
 def _schedule(options: TrainingOptions, data: Data, done: int) -> Iterator[tuple[int, np.ndarray]]:

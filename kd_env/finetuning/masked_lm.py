@@ -16,13 +16,14 @@ from torch import Tensor
 
 from kd_env.core.locks import alone
 from kd_env.core.types import Batch
+from kd_env.data.corpora import load_texts
 from kd_env.data.masking import bernoulli_slots, corrupt, draw_slots, ordinary_tokens
 from kd_env.data.tables import Table
-from kd_env.data.text import TextSplits, TokenFacts, cut_texts, load_texts, token_facts, tokenize_texts
+from kd_env.data.text import TextSplits, TokenFacts, cut_texts, token_facts, tokenize_texts
 from kd_env.finetuning.loop import epoch_batches
 from kd_env.finetuning.masked_lm_config import MlmConfig, sources
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
-from kd_env.models import encoder
+from kd_env.models import pretrained
 from kd_env.models.loading import quiet_transformers
 from kd_env.models.masked_lm import MaskedLM, check_fits, head_parameters, start_masked_lm
 from kd_env.numerics.optim import learning_rate_factor
@@ -81,8 +82,8 @@ def train_mlm(config: MlmConfig, *, on_evaluation: Callable[[dict[str, Any]], No
     from kd_env.models.devices import resolve_device
 
     device = resolve_device(config.device)
-    encoder.check_source(config.name_or_path)
-    tokenizer = encoder.load_tokenizer(config.name_or_path)
+    pretrained.check_source(config.name_or_path)
+    tokenizer = pretrained.load_tokenizer(config.name_or_path)
     data = prepare(config, tokenizer, device)
     started = start_masked_lm(config.name_or_path, num_hidden_layers=config.num_hidden_layers, seed=config.seed)
     model = started.model
@@ -120,7 +121,7 @@ def prepare(config: MlmConfig, tokenizer: Any, device: torch.device) -> MlmData:
     texts = load_texts(config.text, data_dir=config.data_dir, column=config.column)
     cut = cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
     train, selection = (
-        tokenize_texts(part, tokenizer, facts, config.max_length) for part in (cut.train, cut.selection)
+        tokenize_texts(split_texts, tokenizer, facts, config.max_length) for split_texts in (cut.train, cut.selection)
     )
     chunks = []
     for index, rows in enumerate(selection.table.chunks(_EVALUATION_BATCH)):
@@ -151,7 +152,7 @@ def mask(batch: Batch, facts: TokenFacts, rate: float, rng: np.random.Generator,
     rows, slots = np.nonzero(valid)
     places = positions[rows, slots]
     moved = Batch(*(field.to(device) for field in batch._replace(input_ids=torch.from_numpy(corrupted))))
-    return Masked(moved, *(torch.from_numpy(found).to(device) for found in (rows, places, ids[rows, places])))
+    return Masked(moved, *(torch.from_numpy(values).to(device) for values in (rows, places, ids[rows, places])))
 
 
 def masked_logits(model: MaskedLM, masked: Masked, precision: str = "fp32") -> Tensor:
@@ -188,8 +189,8 @@ def _train(
 
     per_epoch = math.ceil(len(data.train) / config.batch_size)
     total = per_epoch * config.epochs
-    parts = range(1, config.evaluations_per_epoch + 1)
-    pauses = {math.ceil(part * per_epoch / config.evaluations_per_epoch) for part in parts}
+    counts = range(1, config.evaluations_per_epoch + 1)
+    pauses = {math.ceil(count * per_epoch / config.evaluations_per_epoch) for count in counts}
     optimizer = _optimizer(config, model)
     state = store.latest() or {"step": 0, "best_step": None, "best": None, "history": []}
     if state["step"]:

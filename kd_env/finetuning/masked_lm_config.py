@@ -20,7 +20,7 @@ class MlmConfig:
     """Options of :func:`kd_env.finetuning.masked_lm.train_mlm`, whose output is a folder in Hugging Face layout."""
 
     text: str | tuple[str, ...]
-    """Source of the text, or several, as in :func:`kd_env.data.text.load_texts`."""
+    """Source of the text, or several, as in :func:`kd_env.data.corpora.load_texts`."""
     name_or_path: str
     """Folder or hub name of the encoder; a head that it has is kept, else one is drawn."""
     output: str

@@ -7,8 +7,8 @@ from typing import Any
 from kd_env.data.tasks import Task
 from kd_env.finetuning.config import EncoderOptions
 from kd_env.models import encoder
+from kd_env.models.architecture import classifier_kind, encoder_sizes, fresh_encoder
 from kd_env.models.loading import Classifier, load_classifier, load_config, name_labels, quiet_transformers
-from kd_env.models.students import classifier_kind, encoder_sizes, fresh_encoder
 
 
 def start_classifier(options: EncoderOptions, task: Task, seed: int, prefix: str = "") -> Classifier:
@@ -33,10 +33,10 @@ def new_classifier(options: EncoderOptions, task: Task, seed: int, prefix: str =
     with quiet_transformers():
         config = load_config(options.name_or_path, None)
     name_labels(config, task)
-    own = encoder_sizes(config)
+    source_sizes = encoder_sizes(config)
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
     wanted = {name: getattr(options, name) for name in names}
-    sizes = {**own, **{name: value for name, value in wanted.items() if value is not None}}
+    sizes = {**source_sizes, **{name: value for name, value in wanted.items() if value is not None}}
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
         raise ValueError(
             f"{prefix}hidden_size={sizes['hidden_size']} is not divisible by "

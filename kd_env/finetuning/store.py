@@ -60,7 +60,7 @@ def write_record(folder: Path, record: Mapping[str, Any], name: str = RECORD) ->
 
 
 def source_record(name_or_path: str, had_head: bool) -> dict[str, Any] | None:
-    """What the rows were that the encoder had seen before; None for one that was only pre-trained.
+    """Which rows the encoder had seen before; None for one that was only pre-trained.
 
     Args:
         name_or_path: of the encoder.
@@ -112,9 +112,9 @@ class Checkpoints:
         if not (self.folder / _IDENTITY).is_file():
             _fresh(self.folder)
             _write_json(self.folder / _IDENTITY, identity)
-        found = json.loads((self.folder / _IDENTITY).read_text(encoding="utf-8"))
+        recorded = json.loads((self.folder / _IDENTITY).read_text(encoding="utf-8"))
         remedy = "continue with those options, choose another output, or set resume=false to start afresh"
-        _refuse_other(f"The interrupted run in {str(self.folder)!r}", found, identity, remedy)
+        _refuse_other(f"The interrupted run in {str(self.folder)!r}", recorded, identity, remedy)
 
     def latest(self) -> dict[str, Any] | None:
         """The state saved last, or None."""
@@ -189,9 +189,9 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     temporary.rename(path)
 
 
-def _refuse_other(what: str, there: Mapping[str, Any], here: Mapping[str, Any], remedy: str) -> None:
-    wanted = json.loads(json.dumps(here))  # tuples become lists, as they did in the file
-    other = [key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key)]
-    if other:
-        words = ", ".join(f"{key} ({there.get(key)!r} there, {wanted.get(key)!r} here)" for key in other)
+def _refuse_other(what: str, recorded: Mapping[str, Any], options: Mapping[str, Any], remedy: str) -> None:
+    wanted = json.loads(json.dumps(options))  # tuples become lists, as they did in the file
+    differing = [key for key in sorted({*recorded, *wanted}) if recorded.get(key) != wanted.get(key)]
+    if differing:
+        words = ", ".join(f"{key} ({recorded.get(key)!r} there, {wanted.get(key)!r} here)" for key in differing)
         raise ValueError(f"{what} was made with other options: {words}; {remedy}.")

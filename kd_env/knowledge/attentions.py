@@ -26,7 +26,7 @@ def attention_distance(
 
     Args:
         student: scores before mask and softmax ``[B, A, S, S]``.
-        teacher: the same; another number of heads only with ``average_heads``.
+        teacher: scores like the student's; another number of heads only with ``average_heads``.
         mask: ``[B, S]`` bool, True at real tokens; padded queries and keys enter neither softmax nor mean.
         on: ``scores`` or ``probabilities``.
         average_heads: compare the means over heads instead of head with head.
@@ -46,8 +46,8 @@ def resplit_heads(x: Tensor, heads: int | None) -> Tensor:
     """``[B, A, S, D]`` with its A * D features dealt out to another number of heads; None leaves them."""
     if heads is None:
         return x
-    batch, old, length, size = x.shape
-    return x.transpose(1, 2).reshape(batch, length, heads, old * size // heads).transpose(1, 2)
+    batch, old_heads, length, size = x.shape
+    return x.transpose(1, 2).reshape(batch, length, heads, old_heads * size // heads).transpose(1, 2)
 
 
 def relation_divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
@@ -97,16 +97,16 @@ def attention(spec: TermSpec, *, on: str = "scores", head_reduction: str = "none
         mask = inputs.batch.attention_mask
         return reduce(
             [
-                attention_distance(student[layer], teacher[other], mask, on, head_reduction == "mean")
-                for layer, other in pairs
+                attention_distance(student[student_layer], teacher[teacher_layer], mask, on, head_reduction == "mean")
+                for student_layer, teacher_layer in pairs
             ]
         )
 
     return Term(
         "attention",
         loss,
-        frozenset(Signal("attention_scores", layer) for layer, _ in pairs),
-        frozenset(Signal("attention_scores", other) for _, other in pairs),
+        frozenset(Signal("attention_scores", student_layer) for student_layer, _ in pairs),
+        frozenset(Signal("attention_scores", teacher_layer) for _, teacher_layer in pairs),
         {},
     )
 
@@ -137,23 +137,25 @@ def minilm(
         raise ValueError(f"minilm.relations={list(relations)} repeats a relation; name each once.")
     _check_relation_heads(spec, relation_heads)
     reduce = reduction_of("minilm", reduction)
-    layer, other = max(block_pairs("minilm", spec))
-    parts = tuple(RELATIONS[name] for name in relations)
-    kinds = {kind for part in parts for kind in part}
+    student_layer, teacher_layer = max(block_pairs("minilm", spec))
+    kind_pairs = tuple(RELATIONS[name] for name in relations)
+    kinds = {kind for pair in kind_pairs for kind in pair}
 
     def loss(inputs: TermInputs) -> Tensor:
         mask = inputs.batch.attention_mask
         student, teacher = (
             {kind: resplit_heads(_signal(output, kind)[at], relation_heads) for kind in kinds}
-            for output, at in ((inputs.student, layer), (inputs.taught, other))
+            for output, at in ((inputs.student, student_layer), (inputs.taught, teacher_layer))
         )
-        return reduce([relation_divergence((student[a], student[b]), (teacher[a], teacher[b]), mask) for a, b in parts])
+        return reduce(
+            [relation_divergence((student[a], student[b]), (teacher[a], teacher[b]), mask) for a, b in kind_pairs]
+        )
 
     return Term(
         "minilm",
         loss,
-        frozenset(Signal(kind, layer) for kind in kinds),
-        frozenset(Signal(kind, other) for kind in kinds),
+        frozenset(Signal(kind, student_layer) for kind in kinds),
+        frozenset(Signal(kind, teacher_layer) for kind in kinds),
         {},
     )
 

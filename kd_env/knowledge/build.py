@@ -60,8 +60,8 @@ def term_entries(names: Sequence[str | Mapping[str, Any]]) -> tuple[TermEntry, .
     if not names:
         raise ValueError(f"terms is empty; name at least one of {', '.join(TERMS)}.")
     entries: dict[str, TermEntry] = {}
-    for given in names:
-        entry = _entry(given)
+    for term in names:
+        entry = _entry(term)
         if entry.name in entries:
             raise ValueError(
                 f"The knowledge term {entry.name!r} is named twice; give the second one another name, such as "
@@ -78,10 +78,10 @@ def term_options(factory: TermFactory) -> tuple[tuple[str, ...], bool]:
     return named, len(named) < len(parameters)
 
 
-def _entry(given: str | Mapping[str, Any]) -> TermEntry:
-    options = {"name": given} if isinstance(given, str) else given
+def _entry(term: str | Mapping[str, Any]) -> TermEntry:
+    options = {"name": term} if isinstance(term, str) else term
     if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
-        raise ValueError(f"A term must be a name or a mapping with 'name' and the term's options, got {given!r}.")
+        raise ValueError(f"A term must be a name or a mapping with 'name' and the term's options, got {term!r}.")
     kind, name = options["name"], options.get("as", options["name"])
     if not isinstance(name, str) or not name:
         raise ValueError(f"as={name!r} of the knowledge term {kind!r} must be a name.")
@@ -89,8 +89,8 @@ def _entry(given: str | Mapping[str, Any]) -> TermEntry:
     general = {"name", "as"} | ({"weight"} - {*valid})  # a term from outside may have an option of that name
     weight = options.get("weight", 1.0) if "weight" in general else 1.0
     number(kind, "weight", weight, 0.0, open_low=True)
-    own = {key: value for key, value in options.items() if key not in general}
-    for key in own:
+    factory_options = {key: value for key, value in options.items() if key not in general}
+    for key in factory_options:
         if key not in valid and not open_ended:
             raise ValueError(unknown_name(f"option of the knowledge term {kind!r}:", key, valid))
-    return TermEntry(kind, name, own, float(weight))
+    return TermEntry(kind, name, factory_options, float(weight))

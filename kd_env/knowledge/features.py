@@ -88,8 +88,8 @@ def hidden_states(
         student, teacher, mask = inputs.student.hidden_states, inputs.taught.hidden_states, inputs.batch.attention_mask
         return reduce(
             [
-                hidden_state_distance(*maps.pair(inputs, layer, student[layer], teacher[other]), mask, distance)
-                for layer, other in pairs
+                hidden_state_distance(*maps.pair(inputs, layer, student[layer], teacher[teacher_layer]), mask, distance)
+                for layer, teacher_layer in pairs
             ]
         )
 
@@ -97,7 +97,7 @@ def hidden_states(
         "hidden_states",
         loss,
         frozenset(Signal("hidden_states", layer) for layer, _ in pairs),
-        frozenset(Signal("hidden_states", other) for _, other in pairs),
+        frozenset(Signal("hidden_states", teacher_layer) for _, teacher_layer in pairs),
         maps.shapes,
     )
 
@@ -121,8 +121,8 @@ def cls(spec: TermSpec, *, normalize: bool = True, reduction: str = "mean", proj
         student, teacher = inputs.student.cls, inputs.taught.cls
         return reduce(
             [
-                cls_distance(*maps.pair(inputs, layer, student[layer], teacher[other]), normalize)
-                for layer, other in pairs
+                cls_distance(*maps.pair(inputs, layer, student[layer], teacher[teacher_layer]), normalize)
+                for layer, teacher_layer in pairs
             ]
         )
 
@@ -130,6 +130,6 @@ def cls(spec: TermSpec, *, normalize: bool = True, reduction: str = "mean", proj
         "cls",
         loss,
         frozenset(Signal("cls", layer) for layer, _ in pairs),
-        frozenset(Signal("cls", other) for _, other in pairs),
+        frozenset(Signal("cls", teacher_layer) for _, teacher_layer in pairs),
         maps.shapes,
     )

@@ -71,7 +71,7 @@ def reduction_of(term: str, value: str) -> Callable[[list[Tensor]], Tensor]:
         ValueError: another name.
     """
     choose(term, "reduction", value, ("mean", "sum"))
-    return lambda found: torch.stack(found).mean(0) if value == "mean" else torch.stack(found).sum(0)
+    return lambda losses: torch.stack(losses).mean(0) if value == "mean" else torch.stack(losses).sum(0)
 
 
 class Projections(NamedTuple):

@@ -42,8 +42,8 @@ def token_labels(labels: Tensor, positions: Tensor, valid: Tensor, width: int) -
     """
     everywhere = labels.new_ones(*labels.shape[:-1], width)
     # A slot that is not valid writes what is there already: places of valid ones may be the same.
-    there = F.one_hot(positions, width).bool() & valid[..., None]
-    return torch.where(there.any(-2), (there * labels[..., None]).sum(-2), everywhere)
+    at_slot = F.one_hot(positions, width).bool() & valid[..., None]
+    return torch.where(at_slot.any(-2), (at_slot * labels[..., None]).sum(-2), everywhere)
 
 
 def plausibility_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -86,12 +86,12 @@ def hidden_distance(
         mask: ``[B, S]`` bool, True at real tokens.
         reduction: of the pairs: ``mean``, or ``sum`` (Tutor-KD's released code).
     """
-    found = []
-    for layer, other in pairs:
-        own = wide(student.hidden_states[layer])
-        mapped = own if projection is None else own @ projection.to(own).T
-        found.append(hidden_state_distance(mapped, teacher.hidden_states[other], mask).mean())
-    return _over_layers(found, reduction)
+    losses = []
+    for student_layer, teacher_layer in pairs:
+        states = wide(student.hidden_states[student_layer])
+        mapped = states if projection is None else states @ projection.to(states).T
+        losses.append(hidden_state_distance(mapped, teacher.hidden_states[teacher_layer], mask).mean())
+    return _over_layers(losses, reduction)
 
 
 def attention_loss(
@@ -110,11 +110,11 @@ def attention_loss(
         mask: ``[B, S]`` bool; pairs with padding do not count.
         reduction: of the pairs, as in :func:`hidden_distance`.
     """
-    found = [
-        attention_distance(student.attention_scores[layer], teacher.attention_scores[other], mask).mean()
-        for layer, other in pairs
-    ]
-    return _over_layers(found, reduction)
+    losses = []
+    for student_layer, teacher_layer in pairs:
+        scores = student.attention_scores[student_layer], teacher.attention_scores[teacher_layer]
+        losses.append(attention_distance(*scores, mask).mean())
+    return _over_layers(losses, reduction)
 
 
 def _over_layers(losses: Sequence[Tensor], reduction: str) -> Tensor:

@@ -107,7 +107,7 @@ def relation(spec: TermSpec, *, reduction: str = "mean", projection: str = "auto
         "relation",
         loss,
         frozenset(Signal("hidden_states", layer) for layer, _ in spec.pairs),
-        frozenset(Signal("hidden_states", other) for _, other in spec.pairs),
+        frozenset(Signal("hidden_states", teacher_layer) for _, teacher_layer in spec.pairs),
         maps.shapes,
     )
 
@@ -132,7 +132,7 @@ def rkd(spec: TermSpec, *, on: str = "cls", distance_weight: float = 1.0, angle_
         raise ValueError(
             "rkd on logits has no angles in regression (one score has no direction); set angle_weight=0, or on='cls'."
         )
-    layer, other = max(block_pairs("rkd", spec)) if on == "cls" else (-1, -1)
+    student_layer, teacher_layer = max(block_pairs("rkd", spec)) if on == "cls" else (-1, -1)
 
     kind: SignalKind = "cls" if on == "cls" else "logits"
 
@@ -140,7 +140,7 @@ def rkd(spec: TermSpec, *, on: str = "cls", distance_weight: float = 1.0, angle_
         return output.cls[at] if kind == "cls" else output.logits
 
     def loss(inputs: TermInputs) -> Tensor:
-        student, teacher = pick(inputs.student, layer), pick(inputs.taught, other)
+        student, teacher = pick(inputs.student, student_layer), pick(inputs.taught, teacher_layer)
         return relational_distance(student, teacher, distance_weight, angle_weight)
 
-    return Term("rkd", loss, frozenset({Signal(kind, layer)}), frozenset({Signal(kind, other)}), {})
+    return Term("rkd", loss, frozenset({Signal(kind, student_layer)}), frozenset({Signal(kind, teacher_layer)}), {})

@@ -65,8 +65,8 @@ def bounded(
     if bounds.cost:
         steps = np.ceil((before.budget - before.updates) / np.maximum(after.updates - before.updates, 1))
         left = steps * np.maximum(before.loss_reset, -before.returns / np.maximum(before.steps, 1))
-    lost = rewards.divergence_reward(before.returns, left)
-    value = np.where(after.diverged, lost, np.clip(value, -bounds.limit, bounds.limit))
+    divergence_rewards = rewards.divergence_reward(before.returns, left)
+    value = np.where(after.diverged, divergence_rewards, np.clip(value, -bounds.limit, bounds.limit))
     return value, clipped & ~after.diverged
 
 

@@ -20,7 +20,7 @@ logger = logging.getLogger("kd_env")
 
 
 class Evaluation(NamedTuple):
-    """Of N students on the evaluated feedback rows, each ``[N]`` float64."""
+    """What N students score on the evaluated feedback rows, each ``[N]`` float64."""
 
     loss: np.ndarray  # e of the problem
     raw_loss: np.ndarray  # against gold labels, without a temperature
@@ -45,9 +45,9 @@ def evaluate(problem: Problem, params: dict[str, Tensor], teacher: TeacherState 
         entropy, agreement = np.zeros(count), np.zeros(count)
     else:
         entropy = losses.entropy(safe).mean(-1)
-        chosen = safe.argmax(-1)
-        own = problem.config.teacher_source == "student"  # the control must not hear of the teacher
-        agreement = (chosen == (chosen if own else _taught_classes(problem, teacher))).mean(-1)
+        classes = safe.argmax(-1)
+        self_taught = problem.config.teacher_source == "student"  # the control must not hear of the teacher
+        agreement = (classes == (classes if self_taught else _teacher_classes(problem, teacher))).mean(-1)
     metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
     if problem.calibrates:
         temperature = fit_temperatures(safe, problem.feedback.labels)
@@ -55,14 +55,14 @@ def evaluate(problem: Problem, params: dict[str, Tensor], teacher: TeacherState 
     return Evaluation(np.where(finite, loss, np.nan), raw, temperature, metric, entropy, agreement)
 
 
-def _taught_classes(problem: Problem, teacher: TeacherState | None) -> np.ndarray:
+def _teacher_classes(problem: Problem, teacher: TeacherState | None) -> np.ndarray:
     """What the teachers choose on the feedback rows, ``[R]`` or ``[N, R]``; -1 where nobody asks."""
     if teacher is None:
         return np.asarray(problem.reference.feedback_logits.argmax(-1))
     if "agreement" not in problem.features:
         return np.full(len(problem.feedback), -1)
-    said = passes.predict(problem, teacher.params, problem.feedback, encoder=problem.reference.encoder)
-    return np.asarray(said.argmax(-1))
+    logits = passes.predict(problem, teacher.params, problem.feedback, encoder=problem.reference.encoder)
+    return np.asarray(logits.argmax(-1))
 
 
 def evaluated(problem: Problem, state: DistillState) -> DistillState:
@@ -75,10 +75,10 @@ def evaluated(problem: Problem, state: DistillState) -> DistillState:
     if not due.any():
         return state
     rows = np.flatnonzero(due)
-    chosen = (state.params, state.teacher)
+    models = (state.params, state.teacher)
     if not due.all():
-        chosen = trees.take(chosen, rows)
-    measured = evaluate(problem, *chosen)
+        models = trees.take(models, rows)
+    measured = evaluate(problem, *models)
     finite = np.isfinite(measured.loss)
     good = rows[finite]
     diverged = state.diverged.copy()
@@ -86,8 +86,8 @@ def evaluated(problem: Problem, state: DistillState) -> DistillState:
     for bad in rows[~finite]:
         logger.warning("Replica %d: the feedback loss is not finite after update %d.", bad, state.updates[bad])
     values = {}
-    for name, part in measured._asdict().items():
+    for name, measurements in measured._asdict().items():
         column = getattr(state, name).copy()
-        column[good] = part[finite]
+        column[good] = measurements[finite]
         values[name] = column
     return state._replace(diverged=diverged, **values)

@@ -49,10 +49,10 @@ SMALLEST_SCALE = 1e-8
 
 
 class Gradients(NamedTuple):
-    """Of one update of N students."""
+    """Losses and gradients of one update of N students."""
 
     raw: Tensor  # [N, T, K] mean raw losses
-    scaled: Tensor  # [N, T, K] the same over the running scale
+    scaled: Tensor  # [N, T, K] mean raw losses over the running scale
     term_scale: Tensor  # [N, T, K] running scale with this batch in it
     loss: Tensor  # [N] the weighted loss
     grads: dict[str, Tensor]  # name -> [N, ...]; empty where no update was asked for
@@ -63,7 +63,7 @@ def loss_table(
     problem: Problem,
     params: Params,
     student: ModelOutput,
-    taught: tuple[ModelOutput, ...],
+    teacher_outputs: tuple[ModelOutput, ...],
     batch: Batch,
     given: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
@@ -73,7 +73,7 @@ def loss_table(
         problem: the problem.
         params: name -> ``[N, ...]``; the projections are read.
         student: outputs ``[N, B, ...]``.
-        taught: outputs of the T teachers, alike.
+        teacher_outputs: of the T teachers, outputs ``[N, B, ...]``.
         batch: ``[N, B, ...]``.
         given: what the action says to terms, by name ``[N]``.
     """
@@ -81,8 +81,12 @@ def loss_table(
     values = dict(given or {})
     projections = {name: p for name, p in params.items() if name.startswith("projections.")}
 
-    def one(
-        own: Params, student: ModelOutput, taught: tuple[ModelOutput, ...], batch: Batch, given: Mapping[str, Tensor]
+    def replica_table(
+        projections: Params,
+        student: ModelOutput,
+        teacher_outputs: tuple[ModelOutput, ...],
+        batch: Batch,
+        given: Mapping[str, Tensor],
     ) -> Tensor:
         rows: list[Tensor] = []
         for row, teacher in enumerate(problem.teachers):
@@ -92,19 +96,27 @@ def loss_table(
                     columns.append(torch.zeros_like(rows[0][column]))
                     continue
                 prefix = f"projections.{entry_name(term.name, teacher.name, count)}."
-                mine = {name[len(prefix) :]: p for name, p in own.items() if name.startswith(prefix)}
-                output = taught[row] if term.uses_teacher else None
-                columns.append(term.loss(TermInputs(student, output, batch, mine, given)))
+                term_projections = {
+                    name[len(prefix) :]: p for name, p in projections.items() if name.startswith(prefix)
+                }
+                output = teacher_outputs[row] if term.uses_teacher else None
+                columns.append(term.loss(TermInputs(student, output, batch, term_projections, given)))
             rows.append(torch.stack(columns))
         return torch.stack(rows)
 
     if batch.labels.shape[0] == 1:  # squeeze, since the gradient of an index would be a copy of every parameter
-        first = {name: p.squeeze(0) for name, p in projections.items()}
-        single = trees.map_leaves(lambda t: t.squeeze(0), batch)
-        own_student = trees.map_leaves(lambda t: t.squeeze(0), student)
-        own_taught = tuple(trees.map_leaves(lambda t: t.squeeze(0), output) for output in taught)
-        return one(first, own_student, own_taught, single, {name: v.squeeze(0) for name, v in values.items()})[None]
-    return vmap(one)(projections, student, taught, batch, values)
+        single_projections = {name: p.squeeze(0) for name, p in projections.items()}
+        single_batch = trees.map_leaves(lambda t: t.squeeze(0), batch)
+        single_student = trees.map_leaves(lambda t: t.squeeze(0), student)
+        single_outputs = tuple(trees.map_leaves(lambda t: t.squeeze(0), output) for output in teacher_outputs)
+        return replica_table(
+            single_projections,
+            single_student,
+            single_outputs,
+            single_batch,
+            {name: v.squeeze(0) for name, v in values.items()},
+        )[None]
+    return vmap(replica_table)(projections, student, teacher_outputs, batch, values)
 
 
 def running_scale(term_scale: Tensor, term_seen: Tensor, raw: Tensor) -> Tensor:
@@ -126,7 +138,7 @@ def gradients(
     teacher: TeacherState | None,
     differentiate: bool,
     dropout_seed: int = 0,
-    known: StudentPass | None = None,
+    forward_pass: StudentPass | None = None,
     given: Mapping[str, Tensor] | None = None,
 ) -> Gradients:
     """Losses and gradients of N students on their batches.
@@ -141,7 +153,7 @@ def gradients(
         teacher: of a state.
         differentiate: False computes the losses only (nothing is going to be applied).
         dropout_seed: of the student's dropout; single students only.
-        known: of these parameters and rows, where it was made already; without dropout.
+        forward_pass: of these parameters and rows, where it was made already; without dropout.
         given: what the action says to terms, by name ``[N]``.
     """
     batch = problem.train.gather(rows)
@@ -150,9 +162,9 @@ def gradients(
         torch.set_grad_enabled(differentiate),
         dropout_on(problem.student, dropout, problem.device, dropout_seed),
     ):
-        leaves, student = known or student_pass(problem, params, batch, differentiate)
-        taught = teacher_signals(problem, teacher, rows, batch, student)
-        table = loss_table(problem, leaves, student, taught, batch, given)
+        leaves, student = forward_pass or student_pass(problem, params, batch, differentiate)
+        teacher_outputs = teacher_signals(problem, teacher, rows, batch, student)
+        table = loss_table(problem, leaves, student, teacher_outputs, batch, given)
         raw = table.detach().mean(-1)
         if problem.config.term_scale == "running":
             scale = running_scale(term_scale, term_seen, raw)
@@ -167,10 +179,10 @@ def gradients(
         cosines = _cosines(scaled, leaves) if problem.wants_cosines and differentiate else raw.new_zeros(len(raw), 0, 0)
         grads: dict[str, Tensor] = {}
         if differentiate:
-            found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+            leaf_grads = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
             # A tensor that no term reads has no gradient and is left alone, as in an ordinary PyTorch loop. The fused
             # optimiser walks memory in order: a transposed gradient would update the wrong entries.
-            grads = {name: grad.contiguous() for name, grad in zip(leaves, found, strict=True) if grad is not None}
+            grads = {name: grad.contiguous() for name, grad in zip(leaves, leaf_grads, strict=True) if grad is not None}
     return Gradients(raw, raw / divisor, scale, loss.detach(), grads, cosines)
 
 
@@ -178,14 +190,14 @@ def _cosines(scaled: Tensor, leaves: Params) -> Tensor:
     """Cosines between the gradients of the K terms (summed over teachers), ``[N, K, K]``: K more backward passes."""
     rows = []
     for term in range(scaled.shape[2]):
-        found = torch.autograd.grad(
+        leaf_grads = torch.autograd.grad(
             scaled[:, :, term].sum(1).mean(-1).sum(), list(leaves.values()), retain_graph=True, allow_unused=True
         )
-        parts = [
+        flat_grads = [
             (torch.zeros_like(leaf) if grad is None else grad).flatten(1)
-            for leaf, grad in zip(leaves.values(), found, strict=True)
+            for leaf, grad in zip(leaves.values(), leaf_grads, strict=True)
         ]
-        rows.append(torch.cat(parts, dim=1))
+        rows.append(torch.cat(flat_grads, dim=1))
     stacked = torch.stack(rows, dim=1)
     unit = stacked / stacked.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     cosines: Tensor = unit @ unit.transpose(1, 2)
@@ -215,8 +227,8 @@ def batch_losses(
     total = column.sum(1, keepdims=True)
     shares = np.divide(column, total, out=np.zeros_like(column), where=total > 0)
     if state.teacher is None:
-        said = [teacher.train_logits[rows] for teacher in problem.teachers]
+        teacher_logits = [teacher.train_logits[rows] for teacher in problem.teachers]
     else:
-        said = [changing_logits(problem, state.params, state.teacher, batch).cpu().numpy()]
-    taught = [losses.row_divergence(logits, each, width) for each in said]
-    return label_loss, np.asarray((shares * np.stack(taught, axis=1)).sum(1).mean(-1))
+        teacher_logits = [changing_logits(problem, state.params, state.teacher, batch).cpu().numpy()]
+    divergences = [losses.row_divergence(logits, teacher, width) for teacher in teacher_logits]
+    return label_loss, np.asarray((shares * np.stack(divergences, axis=1)).sum(1).mean(-1))

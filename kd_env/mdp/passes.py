@@ -34,19 +34,19 @@ class HasStudent(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Of the run."""
+        """Device of the run."""
 
     @property
     def student(self) -> Encoder:
-        """The template."""
+        """Template of the students."""
 
     @property
     def precision(self) -> str:
-        """Of the forward pass."""
+        """Precision of the forward pass."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what comes out."""
+        """Type of the outputs."""
 
 
 def student_forward(
@@ -61,8 +61,8 @@ def student_forward(
 ) -> ModelOutput:
     """Outputs of N students, ``params`` ``[N, ...]``, on their own batches ``[N, B, ...]`` or one shared batch.
 
-    With ``eager`` a single student's attention has forward-mode derivatives, too; that of several always has. With
-    ``encoder`` those of N copies of it, such as teachers that learn.
+    With ``eager`` a single student's attention has forward-mode derivatives, too; that of several always has. An
+    ``encoder`` in place of the student's gives outputs of N copies of it, such as teachers that learn.
     """
     chosen = problem.student if encoder is None else encoder
     count = next(iter(params.values())).shape[0]
@@ -74,10 +74,10 @@ def student_forward(
             output = trees.map_leaves(lambda t: t[None], output)
         else:
 
-            def one(own: Params, own_batch: Batch) -> ModelOutput:
-                return chosen.forward(own, own_batch, signals, eager=True)
+            def replica_output(student_params: Params, student_batch: Batch) -> ModelOutput:
+                return chosen.forward(student_params, student_batch, signals, eager=True)
 
-            output = vmap(one, in_dims=(0, None if shared_batch else 0))(dict(params), batch)
+            output = vmap(replica_output, in_dims=(0, None if shared_batch else 0))(dict(params), batch)
     return cast(output, problem.dtype)
 
 
@@ -94,7 +94,7 @@ def teacher_signals(
         student: what the students say about them.
     """
     if teacher is None:
-        return tuple(each.source.signals(rows, batch, student) for each in problem.teachers)
+        return tuple(frozen.source.signals(rows, batch, student) for frozen in problem.teachers)
     with torch.no_grad():
         encoder = problem.reference.encoder
         return (student_forward(problem, teacher.params, batch, problem.teacher_signals, encoder=encoder),)
@@ -103,8 +103,8 @@ def teacher_signals(
 def changing_logits(problem: Problem, params: Params, teacher: TeacherState | None, batch: Batch) -> Tensor:
     """Logits ``[N, B, C]`` of the teachers that learn, or of students that are their own teachers (None)."""
     with torch.no_grad():
-        own, encoder = (params, None) if teacher is None else (teacher.params, problem.reference.encoder)
-        return student_forward(problem, own, batch, frozenset(), encoder=encoder).logits
+        teacher_params, encoder = (params, None) if teacher is None else (teacher.params, problem.reference.encoder)
+        return student_forward(problem, teacher_params, batch, frozenset(), encoder=encoder).logits
 
 
 def student_pass(problem: Problem, params: Params, batch: Batch, differentiate: bool = True) -> StudentPass:
@@ -139,7 +139,7 @@ def predict(
 ) -> np.ndarray:
     """Logits of N students on every row of a table, ``[N, R, C]`` float32 (float64 with precision=fp64).
 
-    With ``encoder`` those of N copies of it.
+    An ``encoder`` in place of the student's gives logits of N copies of it.
     """
     count = next(iter(params.values())).shape[0]
     # Short chunks waste less on padding and stay in a CPU's cache; a GPU wants work.
@@ -170,16 +170,18 @@ def next_batch(problem: Problem, state: DistillState, rows: np.ndarray, *, with_
     last = Signal("cls", problem.student.facts.num_layers)
     with torch.no_grad():
         output = student_forward(problem, state.params, batch, frozenset({last}) if with_cls else frozenset())
-        taught: tuple[np.ndarray, ...] = ()
+        teacher_cls: tuple[np.ndarray, ...] = ()
         if with_cls:
-            found = teacher_signals(problem, state.teacher, rows, batch, output)
+            teacher_outputs = teacher_signals(problem, state.teacher, rows, batch, output)
             depths = [teacher.source.facts.num_layers for teacher in problem.teachers]
-            taught = tuple(said.cls[depth].cpu().numpy() for said, depth in zip(found, depths, strict=True))
+            teacher_cls = tuple(
+                signals.cls[depth].cpu().numpy() for signals, depth in zip(teacher_outputs, depths, strict=True)
+            )
     cls = output.cls[last.layer].cpu().numpy() if with_cls else None
-    return NextBatch(output.logits.cpu().numpy(), cls, taught)
+    return NextBatch(output.logits.cpu().numpy(), cls, teacher_cls)
 
 
-def taught_logits(problem: Problem, state: DistillState, rows: np.ndarray) -> np.ndarray:
+def teacher_logits(problem: Problem, state: DistillState, rows: np.ndarray) -> np.ndarray:
     """Logits of the T teachers on train rows ``[N, B]``, ``[T, N, B, C]``.
 
     A teacher that learns, and the student where it is its own teacher (``teacher_source=student``), run anew.
@@ -187,8 +189,8 @@ def taught_logits(problem: Problem, state: DistillState, rows: np.ndarray) -> np
     if not changes(problem):
         return np.stack([teacher.train_logits[rows] for teacher in problem.teachers])
     batch = problem.train.gather(rows)
-    said = changing_logits(problem, state.params, state.teacher, batch).cpu().numpy()
-    return np.broadcast_to(said, (len(problem.teachers), *said.shape))
+    logits = changing_logits(problem, state.params, state.teacher, batch).cpu().numpy()
+    return np.broadcast_to(logits, (len(problem.teachers), *logits.shape))
 
 
 def changes(problem: Problem) -> bool:

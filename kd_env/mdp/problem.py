@@ -60,10 +60,10 @@ class Decision(Protocol):
         """Names of the numbers that every effect gives to knowledge terms."""
 
     def row_weights(self, weights: np.ndarray) -> np.ndarray:
-        """Of these weights of the table ``[N, T, K, 1 or B]`` those of rows, ``[N, n, 1 or B]``."""
+        """The weights of rows, ``[N, n, 1 or B]``, among those of the table ``[N, T, K, 1 or B]``."""
 
     def teacher_weights(self, weights: np.ndarray) -> np.ndarray | None:
-        """Of the same those of teachers, ``[N, T, 1 or B]``; None where all count alike."""
+        """The weights of teachers, ``[N, T, 1 or B]``, in the table; None where all teachers count equally."""
 
 
 class Process(NamedTuple):
@@ -104,13 +104,13 @@ class Problem:
         self.fingerprint = assets.splits.fingerprint
         self.label_width = label_width(assets.task)
         terms = [term for teacher in assets.teachers for term in teacher.terms]
-        wanted = {signal for term in terms for signal in term.student_signals}
+        signals = {signal for term in terms for signal in term.student_signals}
         if config.teacher_source == "student":
-            wanted |= {signal for term in terms for signal in term.teacher_signals}
-        self.student_signals = frozenset(signal for signal in wanted if signal.kind != "logits")
+            signals |= {signal for term in terms for signal in term.teacher_signals}
+        self.student_signals = frozenset(signal for signal in signals if signal.kind != "logits")
         self.teacher_signals = frozenset(s for term in terms for s in term.teacher_signals if s.kind != "logits")
-        taught, count = [term.uses_teacher for term in self.reference.terms], len(assets.teachers)
-        self.present = present_entries(count, taught)
+        reads_teacher, count = [term.uses_teacher for term in self.reference.terms], len(assets.teachers)
+        self.present = present_entries(count, reads_teacher)
         self.entry_names = tuple(
             entry_name(term.name, teacher.name, count if term.uses_teacher else 1)
             for row, teacher in enumerate(assets.teachers)
@@ -223,11 +223,11 @@ class Problem:
         The selection split instead where their labels are shuffled, or where students train on them: neither tells
         how sure a student may be.
         """
-        own = self.config.feedback_labels == "gold" and self.config.train_on == "train"
-        return self.feedback if own else self.selection
+        use_feedback = self.config.feedback_labels == "gold" and self.config.train_on == "train"
+        return self.feedback if use_feedback else self.selection
 
     def _temperature(self) -> float:
-        """Of the reference teacher, in reports."""
+        """The reference teacher's temperature in reports."""
         if not self.calibrates or self.config.teacher_learns:
             return self.reference.temperature
         if self.calibration is self.selection:
@@ -238,8 +238,8 @@ class Problem:
         if not self.calibrates or self.config.teacher_learns:
             return self.reference_loss(self.reference.feedback_logits, self.feedback)
         # Alike for teacher and student: on the evaluated rows, with their labels as rewards see them.
-        own = fit_temperature(self.reference.feedback_logits, self.feedback.labels)
-        return float(losses.gold_loss(self.reference.feedback_logits / own, self.feedback.labels, None))
+        temperature = fit_temperature(self.reference.feedback_logits, self.feedback.labels)
+        return float(losses.gold_loss(self.reference.feedback_logits / temperature, self.feedback.labels, None))
 
 
 def label_width(task: Task) -> float | None:
@@ -260,6 +260,6 @@ def warn_floor(problem: Problem, loss_reset: float) -> None:
     )
 
 
-def present_entries(teachers: int, taught: Sequence[bool]) -> np.ndarray:
+def present_entries(teachers: int, reads_teacher: Sequence[bool]) -> np.ndarray:
     """Which entries of the loss table exist, ``[T, K]`` bool: a term without a teacher stands in row 0 only."""
-    return np.array([[row == 0 or reads for reads in taught] for row in range(teachers)])
+    return np.array([[row == 0 or reads for reads in reads_teacher] for row in range(teachers)])

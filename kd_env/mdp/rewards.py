@@ -12,7 +12,7 @@ from kd_env.core.registry import Registry
 REWARD_LIMIT = 2.0
 """Largest size of a reward that states none of its own."""
 COST_LIMIT = 100.0
-"""Of rewards that are losses, in nats: a mean loss of 100 gives the right labels a probability of 4e-44."""
+"""Largest size of a reward that is a loss in nats: a mean loss of 100 gives the right labels a probability of 4e-44."""
 GAP_FLOOR = 0.05
 
 
@@ -26,7 +26,7 @@ class RewardInputs(NamedTuple):
     metric_after: np.ndarray
     ended: np.ndarray  # bool, the episode ends with this step
     batch_loss: np.ndarray  # of the updated student, on the labels of the step's last batch; 0 unless in BATCH_REWARDS
-    batch_divergence: np.ndarray  # its KL from the chosen teachers there, alike
+    batch_divergence: np.ndarray  # its KL from the chosen teachers on that batch; 0 unless in BATCH_REWARDS
     raw_loss_before: np.ndarray  # of the evaluated feedback rows against gold labels, without a temperature
     raw_loss_after: np.ndarray
 
@@ -63,8 +63,8 @@ def bounded_by(limit: float, *, cost: bool = False) -> Callable[[RewardFn], Rewa
 
 def bounds_of(reward: RewardFn) -> Bounds:
     """What a reward states, or ``[-2, 2]``."""
-    found: Bounds = getattr(reward, "bounds", Bounds())
-    return found
+    bounds: Bounds = getattr(reward, "bounds", Bounds())
+    return bounds
 
 
 @REWARDS.register("gap_closed")

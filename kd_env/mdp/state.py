@@ -70,7 +70,7 @@ class DistillState(NamedTuple):
     returns: np.ndarray  # [N] float64, sum of the rewards of this episode
     diverged: np.ndarray  # [N] bool
     raw_losses: np.ndarray  # [N, T, K] float32, mean raw loss of each term over the last step's updates
-    scaled_losses: np.ndarray  # [N, T, K] float32, the same divided by the running scale
+    scaled_losses: np.ndarray  # [N, T, K] float32, mean loss of each term over its running scale
     cosines: np.ndarray  # [N, K, K] float32, between the terms' gradients; empty [N, 0, 0] where not asked for
     weights: np.ndarray  # [N, T, K] float32, the last action's weights (mean over rows)
     update_scale: np.ndarray  # [N] float32

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kd_env.data.tables import draw, start_stream
-from kd_env.mdp import rewards, teaching
+from kd_env.mdp import learning_teacher, rewards
 from kd_env.mdp.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.mdp.feedback import evaluate, evaluated
 from kd_env.mdp.problem import Problem
@@ -29,14 +29,16 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
     params = {name: torch.stack([student[name] for student in students]) for name in problem.student.trainable}
     generators = [torch.Generator().manual_seed(sub_seed(seed, 1)) for seed in seeds]
     for name, shape in problem.assets.projections.items():
-        drawn = torch.stack([draw_projection(shape, generator) for generator in generators])
-        params[name] = drawn.to(problem.device, problem.dtype)
+        projections = torch.stack([draw_projection(shape, generator) for generator in generators])
+        params[name] = projections.to(problem.device, problem.dtype)
     streams = np.empty(count, dtype=object)
     next_rows = np.empty((count, config.updates_per_step, config.batch_size), dtype=np.int64)
     for index, seed in enumerate(seeds):
         stream = start_stream(problem.buckets, sub_seed(seed, 2))
         next_rows[index], streams[index] = draw(problem.buckets, stream, config.updates_per_step)
-    teacher = teaching.begin(problem, [sub_seed(seed, TEACHER) for seed in seeds]) if config.teacher_learns else None
+    teacher = (
+        learning_teacher.begin(problem, [sub_seed(seed, TEACHER) for seed in seeds]) if config.teacher_learns else None
+    )
     measured = evaluate(problem, params, teacher)
     scale, _ = rewards.gap_scale(measured.loss, problem.teacher_loss)
     table = (count, *problem.present.shape)

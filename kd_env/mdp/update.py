@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_env.mdp import gradients, passes, rewards, teaching
+from kd_env.mdp import gradients, learning_teacher, passes, rewards
 from kd_env.mdp.episodes import sub_seed
 from kd_env.mdp.gradients import normalize_weights
 from kd_env.mdp.problem import Problem
@@ -68,7 +68,7 @@ def update(problem: Problem, state: DistillState, effect: Effect, scratch: dict[
     cosines = torch.as_tensor(state.cosines, device=problem.device, dtype=problem.dtype)
     broken_at: list[Tensor] = []
     for place in range(int(step.spend.max())):
-        state, result = _one(problem, state, step, place)
+        state, result = _update_on_batch(problem, state, step, place)
         raw, scaled = raw + result.raw, scaled + result.scaled
         if result.cosines is not None:
             keep = torch.as_tensor((place < step.spend) & step.moves, device=problem.device)
@@ -93,14 +93,14 @@ def update(problem: Problem, state: DistillState, effect: Effect, scratch: dict[
     return _with_last_batch(problem, state, effect, weights, step.spend)
 
 
-def _one(problem: Problem, state: DistillState, step: _Step, place: int) -> tuple[DistillState, _Update]:
+def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: int) -> tuple[DistillState, _Update]:
     """One update, of the batch at ``place`` of the step."""
     optimizer = problem.config.optimizer_config
     rows, active = state.next_rows[:, place], place < step.spend
     apply = active & step.moves
     factor, scale = optim.learning_rate_factor(state.updates, state.budget, optimizer.warmup), step.effect.update_scale
-    state, lost, student = _teach(problem, state, step, rows, active, factor * scale)
-    found = gradients.gradients(
+    state, teacher_broken, student = _teach(problem, state, step, rows, active, factor * scale)
+    student_gradients = gradients.gradients(
         problem,
         state.params,
         rows,
@@ -108,21 +108,21 @@ def _one(problem: Problem, state: DistillState, step: _Step, place: int) -> tupl
         state.term_scale,
         state.term_seen,
         teacher=state.teacher,
-        known=student,
+        forward_pass=student,
         given=step.given,
         differentiate=bool(apply.any()),
         dropout_seed=sub_seed(int(state.seeds[0]), DROPOUT + int(state.updates[0])),
     )
     mask = torch.as_tensor(active, device=problem.device)[:, None, None]
-    broken = ~torch.isfinite(found.loss) | lost
+    broken = ~torch.isfinite(student_gradients.loss) | teacher_broken
     if apply.any():
-        norm = optim.gradient_norm(found.grads)
+        norm = optim.gradient_norm(student_gradients.grads)
         keep = torch.as_tensor(apply, device=problem.device)
         broken = broken | (~torch.isfinite(norm) & keep)
-        optim.clip_(found.grads, norm, optimizer.max_grad_norm)
+        optim.clip_(student_gradients.grads, norm, optimizer.max_grad_norm)
         optim.adamw_(
             state.params,
-            found.grads,
+            student_gradients.grads,
             state.exp_avg,
             state.exp_avg_sq,
             steps=state.optimizer_steps,
@@ -134,11 +134,11 @@ def _one(problem: Problem, state: DistillState, step: _Step, place: int) -> tupl
         # An update that is not applied leaves the running scale as it was, too: a skip changes nothing.
         state = state._replace(
             optimizer_steps=state.optimizer_steps + apply,
-            term_scale=torch.where(keep[:, None, None], found.term_scale, state.term_scale),
+            term_scale=torch.where(keep[:, None, None], student_gradients.term_scale, state.term_scale),
             term_seen=state.term_seen + keep.to(state.term_seen.dtype),
         )
-    cosines = found.cosines if apply.any() else None
-    result = _Update(found.raw * mask, found.scaled * mask, cosines, broken & mask[:, 0, 0])
+    cosines = student_gradients.cosines if apply.any() else None
+    result = _Update(student_gradients.raw * mask, student_gradients.scaled * mask, cosines, broken & mask[:, 0, 0])
     return state._replace(updates=state.updates + active), result
 
 
@@ -154,7 +154,7 @@ def _teach(
     student = None
     if problem.config.student_config.dropout == 0:  # with dropout the real update has a pass of its own
         student = passes.student_pass(problem, state.params, problem.train.gather(rows))
-    teacher, lost = teaching.teach(
+    teacher, teacher_broken = learning_teacher.teach(
         problem,
         state,
         rows,
@@ -162,10 +162,10 @@ def _teach(
         student_weights=step.weights,
         active=active,
         factor=factor,
-        known=student,
+        forward_pass=student,
         dropout_seed=sub_seed(int(state.seeds[0]), TEACHER + 1 + int(state.updates[0])),
     )
-    return state._replace(teacher=teacher), lost, student
+    return state._replace(teacher=teacher), teacher_broken, student
 
 
 def _with_last_batch(

@@ -29,13 +29,13 @@ def probe_batch(table: Table, max_length: int, encoders: Iterable[Encoder]) -> B
     batch = table.gather(ends)
     limits = [usable_positions(encoder.module) for encoder in encoders]
     length = min([max_length, *(limit - 2 for limit in limits if limit is not None)])
-    have = batch.input_ids.shape[1]
-    if length <= have:
+    longest = batch.input_ids.shape[1]
+    if length <= longest:
         return batch
 
     def stretch(field: Tensor) -> Tensor:
         return torch.stack(
-            [field[0, torch.arange(length, device=field.device) % have], F.pad(field[1], (0, length - have))]
+            [field[0, torch.arange(length, device=field.device) % longest], F.pad(field[1], (0, length - longest))]
         )
 
     return batch._replace(
@@ -61,12 +61,12 @@ def check_encoder(encoder: Encoder, batch: Batch, signals: Iterable[Signal], wha
     with torch.no_grad():
         reference = _own_logits(encoder, batch)
         try:
-            found = encoder.forward({}, batch, ()).logits
+            logits = encoder.forward({}, batch, ()).logits
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever an unknown architecture makes of our mask; the cause is kept
             raise ValueError(f"{name} cannot be run: {type(error).__name__}: {error}. {_SUITED}.") from error
-        if _differ(found, reference):
+        if _differ(logits, reference):
             raise ValueError(
                 f"{name} gives other logits in kd-env's forward pass than on its own, because it builds its attention "
                 f"mask itself (causal, sliding window) or changes the attention scores; {_SUITED}."
@@ -84,8 +84,8 @@ def check_encoder(encoder: Encoder, batch: Batch, signals: Iterable[Signal], wha
         )
         limit = usable_positions(encoder.module)
         if limit is None or padded.input_ids.shape[1] <= limit:
-            other = encoder.forward({}, padded, ()).logits
-            if _differ(other, reference):
+            padded_logits = encoder.forward({}, padded, ()).logits
+            if _differ(padded_logits, reference):
                 raise ValueError(f"{name} lets padding change its logits; use an encoder that masks it.")
 
 
@@ -103,10 +103,10 @@ def _own_logits(encoder: Encoder, batch: Batch) -> Tensor:
     return logits
 
 
-def _differ(found: Tensor, reference: Tensor) -> bool:
+def _differ(logits: Tensor, reference: Tensor) -> bool:
     """Whether logits differ by more than rounding, relative to the largest; NaN differs."""
     limit = _TOLERANCE * float(reference.abs().max()) + 1e-6
-    return not float((found - reference).abs().max()) <= limit
+    return not float((logits - reference).abs().max()) <= limit
 
 
 def check_positions(encoder: models.Encoder, longest: int, what: str) -> None:

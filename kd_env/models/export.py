@@ -7,22 +7,19 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from kd_env.models.encoder import Encoder
 from kd_env.models.pooling import PooledClassifier, save_pooled
 
-if TYPE_CHECKING:
-    pass
-
 
 def write_student(student: Encoder, params: Mapping[str, Tensor], tokenizer: Any, folder: str | Path) -> Path:
     """Write a student that ``AutoModelForSequenceClassification.from_pretrained`` reads; projections are left out.
 
-    One with attention pooling is written as members of co-fine-tuned sets are: ``kd_env.models.encoder.load_encoder``
-    reads it.
+    One with attention pooling is written as members of co-fine-tuned sets are:
+    :func:`kd_env.models.pretrained.load_encoder` reads it.
 
     Raises:
         ValueError: the folder exists and is not empty.

@@ -120,19 +120,19 @@ def cut_layers(layers: str | Sequence[int], num_hidden_layers: int | None, sourc
         if layers == "last":
             return tuple(range(source_layers - count + 1, source_layers + 1))
         return tuple(round((index + 1) * source_layers / count) for index in range(count))
-    kept = tuple(layers)
-    if not kept:
+    numbers = tuple(layers)
+    if not numbers:
         raise ValueError("The list of layers to keep is empty; list at least one layer number from 1.")
-    for layer in kept:
+    for layer in numbers:
         if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= layer <= source_layers:
             raise ValueError(
-                f"Layer {layer!r} in {list(kept)} is out of range; the model that the student is cut from has the "
+                f"Layer {layer!r} in {list(numbers)} is out of range; the model that the student is cut from has the "
                 f"layers 1 to {source_layers}."
             )
-    if any(later <= earlier for earlier, later in pairwise(kept)):
-        raise ValueError(f"The layers {list(kept)} must be listed once each and in increasing order.")
-    if num_hidden_layers is not None and num_hidden_layers != len(kept):
+    if any(later <= earlier for earlier, later in pairwise(numbers)):
+        raise ValueError(f"The layers {list(numbers)} must be listed once each and in increasing order.")
+    if num_hidden_layers is not None and num_hidden_layers != len(numbers):
         raise ValueError(
-            f"num_hidden_layers={num_hidden_layers} contradicts the listed layers {list(kept)}; leave it out."
+            f"num_hidden_layers={num_hidden_layers} contradicts the listed layers {list(numbers)}; leave it out."
         )
-    return kept
+    return numbers

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kd_env.data.tasks import Task
-from kd_env.models import encoder
+from kd_env.models import pretrained
 
 
 class Classifier(NamedTuple):
@@ -36,7 +36,7 @@ def load_classifier(name_or_path: str, task: Task, num_hidden_layers: int | None
     Raises:
         ValueError: no model there, no network (with the local option), weights that do not fit, or too few blocks.
     """
-    encoder.check_source(name_or_path)
+    pretrained.check_source(name_or_path)
     with quiet_transformers():
         config = load_config(name_or_path, num_hidden_layers)
         keep_head = bool(task.labels) and [config.id2label.get(i) for i in range(len(config.id2label))] == list(

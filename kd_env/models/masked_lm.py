@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
-from kd_env.models.encoder import ATTENTION, Encoder, check_source, encoder_facts, register_attention, usable_positions
+from kd_env.models.encoder import ATTENTION, Encoder, encoder_facts, register_attention, usable_positions
 from kd_env.models.loading import check_weights, load_config, not_loaded, quiet_transformers
+from kd_env.models.pretrained import check_source
 
 
 def _roberta(model: Any, hidden: Tensor) -> Tensor:
@@ -253,8 +254,8 @@ def _draw_head(model: Any, seed: int) -> None:
     std = float(getattr(model.config, "initializer_range", 0.02))
     inner, embeddings = set(model.base_model.modules()), model.get_input_embeddings().weight
     for module in model.modules():
-        own = () if module in inner else module.named_parameters(recurse=False)
-        for name, parameter in own:
+        parameters = () if module in inner else module.named_parameters(recurse=False)
+        for name, parameter in parameters:
             with torch.no_grad():
                 if parameter.ndim < 2:
                     parameter.fill_(float(isinstance(module, nn.LayerNorm) and name == "weight"))

@@ -48,7 +48,7 @@ class PooledClassifier(nn.Module):
     Args:
         encoder: of the library, without prediction layers; its ``config`` names the labels.
         pooling: of the shared width; other classifiers may hold the same module.
-        prediction: from the shared width to C classes (1 score); likewise.
+        prediction: from the shared width to C classes (1 score); other classifiers may hold the same module.
     """
 
     base_model_prefix = "encoder"
@@ -58,9 +58,9 @@ class PooledClassifier(nn.Module):
         self.encoder = encoder
         self.pooling = pooling
         self.prediction = prediction
-        own = int(encoder.config.hidden_size)
+        width = int(encoder.config.hidden_size)
         shared = prediction.in_features
-        self.width_map: nn.Module = nn.Identity() if own == shared else nn.Linear(own, shared)
+        self.width_map: nn.Module = nn.Identity() if width == shared else nn.Linear(width, shared)
 
     @property
     def config(self) -> Any:
@@ -120,8 +120,8 @@ def save_pooled(model: PooledClassifier, folder: Path, state: Mapping[str, Tenso
     """
     from safetensors.torch import save_file
 
-    given = model.state_dict() if state is None else state
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in given.items()}
+    values = model.state_dict() if state is None else state
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in values.items()}
     inner = {name.removeprefix(_ENCODER): tensors[name] for name in tensors if name.startswith(_ENCODER)}
     model.encoder.save_pretrained(folder, state_dict=inner)
     save_file({name: tensors[name] for name in tensors if not name.startswith(_ENCODER)}, str(folder / POOLING))

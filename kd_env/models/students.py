@@ -1,8 +1,8 @@
-"""New encoders from a given one: with other sizes, or with some of its blocks."""
+"""Students as their options describe them: fresh, cut from another encoder's blocks, or pre-trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,60 +10,17 @@ from torch import nn
 
 from kd_env.config.student import StudentConfig
 from kd_env.data.tasks import Task
-from kd_env.models import encoder
-from kd_env.models.encoder import encoder_facts, new_encoder, set_dropout
+from kd_env.models.architecture import classifier_kind, fresh_encoder, new_encoder, resized, set_dropout
+from kd_env.models.encoder import Encoder
 from kd_env.models.layermap import cut_layers
 from kd_env.models.pooling import AttentionPooling, PooledClassifier
+from kd_env.models.pretrained import load_encoder, load_tokenizer
 
-_INTERMEDIATE = ("intermediate_size", "hidden_dim")
-"""Names of the width of the feed-forward layers; the second is DistilBERT's."""
 _AS_IN_BERT = (
     *("vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id", "layer_norm_eps"),
     *("hidden_act", "initializer_range", "hidden_dropout_prob", "attention_probs_dropout_prob"),
 )
 """What an ELECTRA takes over from a BERT, whose encoder and ids it shares; sizes are named by the options."""
-
-
-def classifier_kind(config: Any) -> type:
-    """The library's sequence classifier for a configuration.
-
-    Raises:
-        ValueError: the architecture has none.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-
-    kinds: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    if type(config) not in kinds:
-        raise ValueError(f"{type(config).__name__} has no sequence classifier; use an encoder such as BERT.")
-    kind: type = kinds[type(config)]
-    return kind
-
-
-def token_classifier_kind(config: Any) -> type:
-    """The library's token classifier for a configuration: scores for every token.
-
-    Raises:
-        ValueError: the architecture has none.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
-
-    kinds: Any = MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
-    if type(config) not in kinds:
-        raise ValueError(f"{type(config).__name__} has no token classifier; use an encoder such as BERT.")
-    kind: type = kinds[type(config)]
-    return kind
-
-
-def encoder_sizes(config: Any) -> dict[str, int]:
-    """Sizes of a configuration, by the names that :func:`fresh_encoder` takes; without those that it does not name."""
-    facts, known = encoder_facts(config), config.to_dict()
-    width = next((known[name] for name in _INTERMEDIATE if name in known), None)
-    sizes = {
-        "num_hidden_layers": facts.num_layers,
-        "hidden_size": facts.hidden_size,
-        "num_attention_heads": facts.num_heads,
-    }
-    return sizes if width is None else {**sizes, "intermediate_size": int(width)}
 
 
 def fresh_student(options: StudentConfig, source: Any, head: Callable[[Any], type], num_labels: int) -> Any:
@@ -120,56 +77,6 @@ def with_embedding_size(source: Any, embedding_size: int) -> Any:
     return type(source).from_dict({**source.to_dict(), "embedding_size": embedding_size})
 
 
-def fresh_encoder(
-    kind: type,
-    source: Any,
-    sizes: Mapping[str, int],
-    *,
-    num_labels: int,
-    dropout: float | None,
-    prefix: str = "student.",
-) -> Any:
-    """A classifier of the architecture and vocabulary of the configuration ``source``, with other sizes.
-
-    Args:
-        kind: class of the classifier.
-        source: configuration of the teacher.
-        sizes: ``num_hidden_layers``, ``hidden_size``, ``num_attention_heads`` and ``intermediate_size``; where it may
-            differ from ``source``'s, also ``embedding_size``.
-        num_labels: size of the head.
-        dropout: every dropout probability; None keeps the source's.
-        prefix: of the options' names in messages.
-
-    Raises:
-        ValueError: the architecture does not allow these sizes, or ignores one.
-    """
-    known = source.to_dict()
-    width = next((name for name in _INTERMEDIATE if name in known), None)
-    if width is None:
-        raise _ignored(kind, prefix, "intermediate_size", sizes.get("intermediate_size"))
-    named = {width if name == "intermediate_size" else name: value for name, value in sizes.items()}
-    config = _resized(kind, source, named, prefix)
-    config.num_labels = num_labels
-    if dropout is not None:
-        set_dropout(config, dropout)
-    module = new_encoder(kind, config)
-    facts = encoder_facts(module.config)
-    for name, found in (
-        ("num_hidden_layers", facts.num_layers),
-        ("hidden_size", facts.hidden_size),
-        ("num_attention_heads", facts.num_heads),
-    ):
-        if found != sizes[name]:
-            raise _ignored(kind, prefix, name, sizes[name])
-    shape = (sizes["hidden_size"], sizes["intermediate_size"])
-    if not any((m.in_features, m.out_features) == shape for m in module.modules() if isinstance(m, nn.Linear)):
-        raise _ignored(kind, prefix, "intermediate_size", sizes["intermediate_size"])
-    narrow = sizes.get("embedding_size")
-    if narrow is not None and module.get_input_embeddings().weight.shape[1] != narrow:
-        raise _ignored(kind, prefix, "embedding_size", narrow)
-    return module
-
-
 def cut_encoder(
     source: Any,
     layers: tuple[int, ...],
@@ -195,9 +102,10 @@ def cut_encoder(
     if isinstance(source, PooledClassifier):
         kind, origin = classifier_kind(source.config), source.encoder
     depth = int(source.config.num_hidden_layers)
-    whole = layers == tuple(range(1, depth + 1))  # ALBERT shares one block: nothing to choose from, nothing to rename
-    blocks = "" if whole else layer_list(origin, depth) + "."
-    config = _resized(kind, source.config, {} if whole else {"num_hidden_layers": len(layers)}, "student.")
+    # ALBERT shares one block: where all are kept there is nothing to choose from, nothing to rename.
+    all_layers = layers == tuple(range(1, depth + 1))
+    blocks = "" if all_layers else layer_list(origin, depth) + "."
+    config = resized(kind, source.config, {} if all_layers else {"num_hidden_layers": len(layers)}, "student.")
     config.num_labels = num_labels
     set_dropout(config, dropout)
     student = new_encoder(kind, config)
@@ -207,8 +115,8 @@ def cut_encoder(
     for name, tensor in origin.state_dict().items():
         new_name: str | None = name
         if blocks and name.startswith(blocks):
-            old = next((prefix for prefix in wanted if name.startswith(prefix)), None)
-            new_name = None if old is None else wanted[old] + name[len(old) :]
+            old_prefix = next((prefix for prefix in wanted if name.startswith(prefix)), None)
+            new_name = None if old_prefix is None else wanted[old_prefix] + name[len(old_prefix) :]
         if new_name in target and target[new_name].shape == tensor.shape:
             target[new_name] = tensor
     receiver.load_state_dict(target)
@@ -230,12 +138,12 @@ def layer_list(model: nn.Module, num_layers: int) -> str:
     Raises:
         ValueError: there is none, or more than one, of that length.
     """
-    found = [
+    block_lists = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == num_layers
     ]
-    outer = [name for name in found if not any(name != other and name.startswith(other + ".") for other in found)]
+    outer = [name for name in block_lists if not any(name.startswith(above + ".") for above in block_lists)]
     if len(outer) != 1:
         raise ValueError(
             f"{type(model).__name__} does not have one list of {num_layers} blocks (found {outer or 'none'}); cut "
@@ -244,35 +152,14 @@ def layer_list(model: nn.Module, num_layers: int) -> str:
     return str(outer[0])
 
 
-def _resized(kind: type, source: Any, sizes: Mapping[str, int], prefix: str) -> Any:
-    """A copy of a configuration with other sizes."""
-    try:
-        return type(source).from_dict({**source.to_dict(), **sizes})
-    except Exception as error:  # NotImplementedError, failed validation and more; the cause is kept
-        told = ", ".join(f"{name}={value}" for name, value in sizes.items())
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"A {kind.__name__} cannot be given other sizes ({told}): {type(error).__name__}: {reason} Use "
-            f"{prefix}init=pretrained with all layers of a ready encoder, or a teacher of another architecture."
-        ) from error
-
-
-def _ignored(kind: type, prefix: str, name: str, value: int | None) -> ValueError:
-    ways = f"{prefix}init=teacher or pretrained" if prefix == "student." else f"{prefix}init=pretrained"
-    return ValueError(
-        f"A fresh {kind.__name__} does not take {prefix}{name}={value}; use {ways}, or a teacher of another "
-        "architecture."
-    )
-
-
 def build_student(
     options: StudentConfig,
-    teacher: encoder.Encoder,
+    teacher: Encoder,
     tokenizer: Any,
     task: Task,
     device: torch.device,
     dtype: torch.dtype,
-) -> tuple[encoder.Encoder, Any]:
+) -> tuple[Encoder, Any]:
     """The student's template and its tokenizer: that of the first teacher, or a pre-trained student's own.
 
     Raises:
@@ -293,18 +180,18 @@ def build_student(
                 )
         else:
             assert options.name_or_path is not None
-            source_module = encoder.load_encoder(options.name_or_path, num_labels=task.num_labels)
-            tokenizer = encoder.load_tokenizer(options.name_or_path)
+            source_module = load_encoder(options.name_or_path, num_labels=task.num_labels)
+            tokenizer = load_tokenizer(options.name_or_path)
         depth = int(source_module.config.num_hidden_layers)
         count = options.num_hidden_layers
         if count is None and isinstance(options.layers, str):
             if options.init == "teacher":
                 raise ValueError("student.init='teacher' needs student.num_hidden_layers, or explicit student.layers.")
             count = depth
-        kept = cut_layers(options.layers, count, depth)
+        layers = cut_layers(options.layers, count, depth)
         module = cut_encoder(
             source_module,
-            kept,
+            layers,
             num_labels=task.num_labels,
             dropout=options.dropout,
             keep_pooling=options.pooling != "library",
@@ -314,6 +201,6 @@ def build_student(
     if task.labels:
         module.config.id2label = dict(enumerate(task.labels))
         module.config.label2id = {label: index for index, label in enumerate(task.labels)}
-    return encoder.Encoder.build(
+    return Encoder.build(
         module.to(device, dtype), train_embeddings=trains, fresh=fresh, zero_head=options.zero_head
     ), tokenizer

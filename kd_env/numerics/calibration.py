@@ -38,10 +38,10 @@ def check_calibration_rows(labels: NDArray[np.generic], split: str = "feedback")
     """
     classes = np.unique(labels)
     if len(classes) < 2:
-        what = f"all {len(labels)} rows have the label {classes[0]}" if len(labels) else "there is no row"
+        reason = f"all {len(labels)} rows have the label {classes[0]}" if len(labels) else "there is no row"
         raise ValueError(
-            f"A temperature cannot be fitted on the {split} split: {what}, and the loss of one class falls without end "
-            f"as a model gets surer. {_REMEDIES[split]}"
+            f"A temperature cannot be fitted on the {split} split: {reason}, and the loss of one class falls without "
+            f"end as a model gets surer. {_REMEDIES[split]}"
         )
 
 
@@ -68,8 +68,8 @@ def fit_temperatures(logits: NDArray[np.floating], labels: NDArray[np.generic], 
             f"A temperature cannot be fitted: {count} of {logits.size} logits are not finite; the model has diverged."
         )
     *models, rows, classes = logits.shape
-    found = 1.0 / _least(_slopes(logits.reshape(-1, rows, classes), labels), int(np.prod(models)))
-    return found.reshape(models)
+    temperatures = 1.0 / _least(_slopes(logits.reshape(-1, rows, classes), labels), int(np.prod(models)))
+    return temperatures.reshape(models)
 
 
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.generic], split: str = "feedback") -> float:
@@ -97,15 +97,17 @@ def _slopes(logits: NDArray[np.floating], labels: NDArray[np.generic]) -> _Slope
     rows, classes = excess.shape[1:]
     share = 1.0 / (rows + classes)  # of a class that is not the label
     if excess.shape[-1] == 2:  # the other class alone has an excess: a third of the work
-        other = excess.sum(axis=-1)  # [N, R]
+        pair_excess = excess.sum(axis=-1)  # [N, R]
 
         def of_two(b: Floats) -> tuple[Floats, Floats]:
-            t = np.tanh((0.5 * b)[:, None] * other)
-            weighted = t * other  # with p = (1 + t) / 2: p x = (x + t x) / 2 and p (1 - p) x^2 = (x^2 - (t x)^2) / 4
+            t = np.tanh((0.5 * b)[:, None] * pair_excess)
+            weighted = (
+                t * pair_excess
+            )  # with p = (1 + t) / 2: p x = (x + t x) / 2 and p (1 - p) x^2 = (x^2 - (t x)^2) / 4
             slope = (0.5 * (total + weighted.sum(axis=-1)) - share * total) / rows
             return slope, 0.25 * (squares - np.einsum("nr,nr->n", weighted, weighted)) / rows
 
-        total, squares = other.sum(axis=-1), np.einsum("nr,nr->n", other, other)
+        total, squares = pair_excess.sum(axis=-1), np.einsum("nr,nr->n", pair_excess, pair_excess)
         return of_two
 
     largest = excess.max(axis=-1, keepdims=True)

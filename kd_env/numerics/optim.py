@@ -77,12 +77,12 @@ def clip_pull_back_(
     dots = [(clipped[n].flatten(1)[:, None] @ u.flatten(1)[..., None]).flatten() for n, u in cotangents.items()]
     along = torch.stack(dots).sum(0) / (factor * norm * (norm + CLIP_EPS))
     along = torch.where(factor < 1, along, torch.zeros_like(along))
-    found = {}
+    pulled_back = {}
     for name, grad in clipped.items():
         share = _column(along, grad)
         u = cotangents.get(name)
-        found[name] = grad * -share if u is None else u.mul_(_column(factor, u)).addcmul_(grad, share, value=-1.0)
-    return found
+        pulled_back[name] = grad * -share if u is None else u.mul_(_column(factor, u)).addcmul_(grad, share, value=-1.0)
+    return pulled_back
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
@@ -108,9 +108,9 @@ def adamw_(
 
     Args:
         params: name -> ``[N, ...]``, contiguous.
-        grads: alike; names that are missing are left alone.
-        exp_avg: first moments, alike.
-        exp_avg_sq: second moments, alike.
+        grads: name -> ``[N, ...]``; parameters whose names are missing are left alone.
+        exp_avg: first moments, name -> ``[N, ...]``.
+        exp_avg_sq: second moments, name -> ``[N, ...]``.
         steps: ``[N]`` int64, updates applied so far (the kernel uses steps + 1).
         learning_rates: ``[N]``.
         apply: ``[N]`` bool.
@@ -121,22 +121,22 @@ def adamw_(
     decayed = [name for name in names if params[name].dim() > 2]
     plain = [name for name in names if params[name].dim() <= 2]
     trees = (params, grads, exp_avg, exp_avg_sq)
-    together = _alike(steps, learning_rates, apply, non_finite)
+    one_call = _same_step(steps, learning_rates, apply, non_finite)
     for group, decay in ((decayed, config.weight_decay), (plain, 0.0)):
         if not group:
             continue
-        if together:  # one walk over the stacked tensors; a call for each replica costs more than its arithmetic
+        if one_call:  # one walk over the stacked tensors; a call for each replica costs more than its arithmetic
             stacked = [[tree[name] for name in group] for tree in trees]
             _fused(stacked, int(steps[0]), float(learning_rates[0]), decay, non_finite[0], config)
             continue
-        split = [[tree[name].unbind(0) for name in group] for tree in trees]
+        views_by_tree = [[tree[name].unbind(0) for name in group] for tree in trees]
         for replica in np.flatnonzero(apply):
-            parts = [[views[replica] for views in part] for part in split]
+            tensors = [[view[replica] for view in views] for views in views_by_tree]
             rate = float(learning_rates[replica])
-            _fused(parts, int(steps[replica]), rate, decay, non_finite[replica], config)
+            _fused(tensors, int(steps[replica]), rate, decay, non_finite[replica], config)
 
 
-def _alike(steps: np.ndarray, learning_rates: np.ndarray, apply: np.ndarray, non_finite: Tensor) -> bool:
+def _same_step(steps: np.ndarray, learning_rates: np.ndarray, apply: np.ndarray, non_finite: Tensor) -> bool:
     """Whether all of several replicas make the same kind of step, so that one call of the kernel does for all."""
     if len(apply) == 1 or not apply.all() or len({*steps.tolist()}) > 1 or len({*learning_rates.tolist()}) > 1:
         return False
@@ -146,14 +146,14 @@ def _alike(steps: np.ndarray, learning_rates: np.ndarray, apply: np.ndarray, non
 
 
 def _fused(
-    parts: list[list[Tensor]],
+    tensors: list[list[Tensor]],
     done: int,
     learning_rate: float,
     decay: float,
     non_finite: Tensor,
     config: OptimizerConfig,
 ) -> None:
-    params, grads, exp_avg, exp_avg_sq = parts
+    params, grads, exp_avg, exp_avg_sq = tensors
     step = torch.full((), float(done + 1), dtype=torch.float32, device=params[0].device)
     torch._fused_adamw_(
         params,

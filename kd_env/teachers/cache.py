@@ -107,18 +107,18 @@ class MappedArray:
 
     def spans(self, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
         """Rows ``start`` to ``start + length``, padded with zeros: ``[...]`` spans give ``[..., width, F]``."""
-        found = np.zeros((starts.size, width, self._plain.shape[1]), dtype=self._plain.dtype)
+        padded = np.zeros((starts.size, width, self._plain.shape[1]), dtype=self._plain.dtype)
         for place, start, length in self._walk(starts, lengths):
-            found[place, :length] = self._plain[start : start + length]
-        return found.reshape(*starts.shape, *found.shape[1:])
+            padded[place, :length] = self._plain[start : start + length]
+        return padded.reshape(*starts.shape, *padded.shape[1:])
 
     def squares(self, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
         """``length * length`` rows from ``start`` each, padded with zeros to ``[..., width, width, F]``."""
-        found = np.zeros((starts.size, width, width, self._plain.shape[1]), dtype=self._plain.dtype)
+        padded = np.zeros((starts.size, width, width, self._plain.shape[1]), dtype=self._plain.dtype)
         for place, start, length in self._walk(starts, lengths):
             cells = self._plain[start : start + length * length]
-            found[place, :length, :length] = cells.reshape(length, length, -1)
-        return found.reshape(*starts.shape, *found.shape[1:])
+            padded[place, :length, :length] = cells.reshape(length, length, -1)
+        return padded.reshape(*starts.shape, *padded.shape[1:])
 
     def _walk(self, starts: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[int, int, int]]:
         pairs = zip(starts.reshape(-1).tolist(), lengths.reshape(-1).tolist(), strict=True)
@@ -155,15 +155,15 @@ def _build(folder: Path, partial: Path, meta: Mapping[str, Any], fill: Fill, row
 def _begin(partial: Path, meta: Mapping[str, Any], rows_at_once: int) -> tuple[dict[str, Array], int]:
     """The files to write into, and how many chunks of them are finished."""
     shapes, dtype = meta["signals"], np.dtype(meta["dtype"])
-    found = _recorded(partial)
-    if found is not None and found.get("rows_at_once") == rows_at_once:
+    progress = _recorded(partial)
+    if progress is not None and progress.get("rows_at_once") == rows_at_once:
         try:
             arrays = {file: np.load(partial / file, mmap_mode="r+", allow_pickle=False) for file in shapes}
         except (OSError, ValueError):  # a file is gone or was cut short by hand
             arrays = {}
         if arrays and all(list(arrays[file].shape) == shapes[file] and arrays[file].dtype == dtype for file in shapes):
-            logger.info("Going on with the teacher cache %s: %d chunks are done.", partial, found["chunks"])
-            return arrays, int(found["chunks"])
+            logger.info("Going on with the teacher cache %s: %d chunks are done.", partial, progress["chunks"])
+            return arrays, int(progress["chunks"])
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir()
@@ -205,10 +205,10 @@ def _record(partial: Path, arrays: Mapping[str, Array], chunks: int, rows_at_onc
 
 def _recorded(partial: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads((partial / _PROGRESS).read_text(encoding="utf-8"))
+        progress: dict[str, Any] = json.loads((partial / _PROGRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # nothing was begun, or the system went down before the file was on the disk
         return None
-    return found
+    return progress
 
 
 @contextmanager
@@ -235,18 +235,18 @@ def _alone(lock: Path, partial: Path, chunks: int, progress: bool) -> Iterator[N
 def _check(folder: Path, meta: Mapping[str, Any]) -> None:
     remedy = f"Delete {folder} or name another cache_dir."
     try:
-        found = json.loads((folder / _META).read_text(encoding="utf-8"))
+        stored = json.loads((folder / _META).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"The teacher cache {folder} has no readable {_META}. {remedy}") from error
     for name, value in meta.items():
-        if found.get(name) != value:
+        if stored.get(name) != value:
             raise ValueError(
-                f"The teacher cache {folder} is of other content: {name} is {found.get(name)!r} there and {value!r} "
+                f"The teacher cache {folder} is of other content: {name} is {stored.get(name)!r} there and {value!r} "
                 f"here. {remedy}"
             )
     for file in meta["signals"]:
         path = folder / file
-        if not path.is_file() or _digest(path) != found.get("sha256", {}).get(file):
+        if not path.is_file() or _digest(path) != stored.get("sha256", {}).get(file):
             raise ValueError(f"The teacher cache file {path} is missing, cut short or of other content. {remedy}")
 
 

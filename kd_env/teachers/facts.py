@@ -25,7 +25,7 @@ def teacher_facts(logits: np.ndarray, labels: np.ndarray, label_width: float | N
     if label_width is not None:
         return TeacherFacts(loss, None, None, None, None)
     chosen = logits.argmax(-1)
-    same = (chosen[:, None] == chosen[None]).sum(1) - 1
-    others = max(len(logits) - 1, 1)
-    agreement = same / others if len(logits) > 1 else np.ones(chosen.shape)
+    agreeing = (chosen[:, None] == chosen[None]).sum(1) - 1
+    other_teachers = max(len(logits) - 1, 1)
+    agreement = agreeing / other_teachers if len(logits) > 1 else np.ones(chosen.shape)
     return TeacherFacts(loss, entropy(logits), np.exp(-loss), chosen, agreement)

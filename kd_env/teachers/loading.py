@@ -16,6 +16,7 @@ from kd_env.data.tables import Table
 from kd_env.data.tasks import EMBEDDED, Task
 from kd_env.knowledge import Term, TermSpec, build_terms
 from kd_env.models import encoder as models
+from kd_env.models import pretrained
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.layermap import cut_layers, layer_pairs
 from kd_env.models.students import cut_encoder
@@ -71,28 +72,28 @@ def load_teachers(
     Raises:
         ValueError: no model, other labels than the task's, or a record that says that it saw feedback rows.
     """
-    found = []
+    teachers = []
     for name, folder in folders.items():
         saw_feedback = provenance(folder, task.name, fingerprint)
         if learning is None:
-            module = models.load_encoder(folder).to(device, dtype)
+            module = pretrained.load_encoder(folder).to(device, dtype)
             encoder = models.Encoder.build(module, train_embeddings=True, fresh="none")
         else:
             encoder = _learning_teacher(learning, folder, task, device, dtype)
         check_teacher(encoder, folder, task)
-        found.append(LoadedTeacher(name, folder, encoder, models.load_tokenizer(folder), saw_feedback))
-    return found
+        teachers.append(LoadedTeacher(name, folder, encoder, pretrained.load_tokenizer(folder), saw_feedback))
+    return teachers
 
 
 def _learning_teacher(
     options: LearningTeacherConfig, folder: str, task: Task, device: torch.device, dtype: torch.dtype
 ) -> models.Encoder:
     bare = options.init != "finetuned"
-    module = models.load_encoder(folder, num_labels=task.num_labels if bare else None)
+    module = pretrained.load_encoder(folder, num_labels=task.num_labels if bare else None)
     if options.num_hidden_layers is not None or options.dropout > 0:  # dropout is set where an encoder is made
         depth = int(module.config.num_hidden_layers)
-        kept = cut_layers("first", options.num_hidden_layers or depth, depth)
-        cut = cut_encoder(module, kept, num_labels=task.num_labels, dropout=options.dropout)
+        layers = cut_layers("first", options.num_hidden_layers or depth, depth)
+        cut = cut_encoder(module, layers, num_labels=task.num_labels, dropout=options.dropout)
         if not bare:  # the cut has a new head
             lacking = cut.load_state_dict(module.state_dict(), strict=False).missing_keys
             if lacking:
@@ -163,10 +164,10 @@ def make_teacher(
     identity = outputs.weights_hash(encoder)
     exact = "float64" if dtype == torch.float64 else None
 
-    def compute(part: Table, wanted: set[Signal]) -> Mapping[Signal, np.ndarray]:
+    def compute(table: Table, wanted: set[Signal]) -> Mapping[Signal, np.ndarray]:
         return outputs.teacher_outputs(
             encoder,
-            part,
+            table,
             wanted,
             dtype=exact or (config.cache_dtype if wanted else "float32"),
             precision=config.precision,
@@ -176,11 +177,11 @@ def make_teacher(
             name="" if config.teachers is None else loaded.name,
         )
 
-    def logits(part: Table) -> np.ndarray:
+    def logits(table: Table) -> np.ndarray:
         # What a teacher that learns says at first is never read: a pass over the rows would be for nothing.
         if config.teacher_learns:
-            return np.zeros((len(part), task.num_labels), np.float32)
-        return np.asarray(compute(part, set())[sources.LOGITS])
+            return np.zeros((len(table), task.num_labels), np.float32)
+        return np.asarray(compute(table, set())[sources.LOGITS])
 
     selection_logits, feedback_logits = logits(tables.selection), logits(tables.feedback)
     source: sources.TeacherSource
@@ -189,8 +190,8 @@ def make_teacher(
         train_logits = np.asarray(held[sources.LOGITS], dtype=np.float32)
         source = sources.CachedTeacher(facts, held, tables.train, dtype)
     else:
-        own = tables.train if foreign else None
-        online = sources.OnlineTeacher(encoder, signals, config.precision, table=own)
+        teacher_table = tables.train if foreign else None
+        online = sources.OnlineTeacher(encoder, signals, config.precision, table=teacher_table)
         source = sources.StudentAsTeacher(facts) if config.teacher_source == "student" else online
         train_logits = logits(tables.train)
     labels, fixed = tables.selection.labels, task.regression or config.teacher_learns
@@ -228,15 +229,15 @@ def check_teacher(encoder: models.Encoder, name: str, task: Task) -> None:
     """Refuse a teacher with other labels than the task's, or in another order."""
     remedy = f"Fine-tune one for this task: `kd-env teacher task={task.name} teacher.name_or_path=...`."
     names = encoder.module.config.id2label
-    found = [str(names.get(index, f"LABEL_{index}")) for index in range(encoder.facts.num_labels)]
+    labels = [str(names.get(index, f"LABEL_{index}")) for index in range(encoder.facts.num_labels)]
     if encoder.facts.num_labels != task.num_labels:
         raise ValueError(
-            f"The teacher {name!r} has {encoder.facts.num_labels} labels ({', '.join(found)}), the task {task.name!r} "
+            f"The teacher {name!r} has {encoder.facts.num_labels} labels ({', '.join(labels)}), the task {task.name!r} "
             f"has {task.num_labels} ({', '.join(task.labels) or 'a score'}). {remedy}"
         )
-    if task.labels and not all(label.startswith("LABEL_") for label in found):
-        plain = [label.lower().replace(" ", "_").replace("-", "_") for label in found]
+    if task.labels and not all(label.startswith("LABEL_") for label in labels):
+        plain = [label.lower().replace(" ", "_").replace("-", "_") for label in labels]
         if plain != [label.lower().replace(" ", "_").replace("-", "_") for label in task.labels]:
             raise ValueError(
-                f"The teacher {name!r} orders its labels {found}, the task {task.name!r} {list(task.labels)}. {remedy}"
+                f"The teacher {name!r} orders its labels {labels}, the task {task.name!r} {list(task.labels)}. {remedy}"
             )

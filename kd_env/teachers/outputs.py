@@ -57,7 +57,7 @@ def teacher_outputs(
         deque(fill(arrays, 0), maxlen=0)
         return arrays
     files = {_file(signal): signal for signal in shapes}
-    found = stored_arrays(
+    stored = stored_arrays(
         cache_dir,
         {"teacher": identity, "rows": table.content_hash(), "precision": precision},
         {_file(signal): shape for signal, shape in shapes.items()},
@@ -67,7 +67,7 @@ def teacher_outputs(
         rows_at_once=rows_at_once,
         progress=progress,
     )
-    return {files[file]: array for file, array in found.items()}
+    return {files[file]: array for file, array in stored.items()}
 
 
 def weights_hash(encoder: Encoder) -> str:

@@ -87,11 +87,11 @@ class OnlineTeacher:
             )
 
     def provides(self, signal: Signal) -> bool:
-        """See :class:`TeacherSource`."""
+        """Whether a signal is among those that the teacher was asked for; logits always are."""
         return signal == LOGITS or signal in self.wanted
 
     def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
-        """See :class:`TeacherSource`."""
+        """Signals of the teacher, run on the rows now unless they are those of the last call."""
         key = _batch_key(rows, batch)
         if self._last is None or self._last[0] != key:
             self._last = None  # else the memory of two batches is held
@@ -112,11 +112,11 @@ class StudentAsTeacher:
         self.facts = facts
 
     def provides(self, signal: Signal) -> bool:
-        """See :class:`TeacherSource`; what the terms ask for is computed by the student."""
+        """True: what the terms ask for is computed by the student."""
         return True
 
     def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
-        """See :class:`TeacherSource`."""
+        """The student's signals on the same batch, detached."""
         return trees.map_leaves(Tensor.detach, student)
 
 
@@ -146,11 +146,11 @@ class CachedTeacher:
         self._outputs = {signal: self._hold(signal, array) for signal, array in outputs.items()}
 
     def provides(self, signal: Signal) -> bool:
-        """See :class:`TeacherSource`."""
+        """Whether a signal was computed and kept."""
         return signal in self._outputs
 
     def signals(self, rows: np.ndarray, batch: Batch, student: ModelOutput) -> ModelOutput:
-        """See :class:`TeacherSource`."""
+        """Signals of the rows, read from what was computed once."""
         key = _batch_key(rows, batch)
         if self._last is None or self._last[0] != key:
             self._last = None  # else the memory of two batches is held
@@ -173,10 +173,10 @@ class CachedTeacher:
         """One signal of ``[...]`` rows as a field of :class:`ModelOutput`, zeros at padded places."""
         source = self._outputs[signal]
         if isinstance(source, MappedArray):
-            found = torch.from_numpy(self._read_mapped(signal, source, rows, mask.shape[-1]))
+            values = torch.from_numpy(self._read_mapped(signal, source, rows, mask.shape[-1]))
         else:
-            found = self._read_held(signal, source, index, mask)
-        value: Tensor = found.to(self.device).to(self.dtype)  # in one call the host would convert, and send more
+            values = self._read_held(signal, source, index, mask)
+        value: Tensor = values.to(self.device).to(self.dtype)  # in one call the host would convert, and send more
         if signal.kind == "attention_scores":
             return value.movedim(-1, -3)
         if signal.kind in ROW_KINDS or signal.kind == "hidden_states":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kd_env.core.records import SET_RECORD
+from kd_env.core.records import SET_RECORD, members
 from kd_env.data.tables import Table
 from kd_env.knowledge import LayerPairs, Term
 from kd_env.models import encoder as models
@@ -57,13 +57,13 @@ def entry_name(term: str, teacher: str, count: int) -> str:
     return term if count == 1 else f"{term}@{teacher}"
 
 
-def best_teacher(found: Sequence[Teacher], labels: np.ndarray, label_width: float | None) -> int:
+def best_teacher(teachers: Sequence[Teacher], labels: np.ndarray, label_width: float | None) -> int:
     """The teacher with the lowest calibrated loss on the selection split; the first of equals."""
-    values = [losses.gold_loss(t.selection_logits / t.temperature, labels, label_width) for t in found]
+    values = [losses.gold_loss(t.selection_logits / t.temperature, labels, label_width) for t in teachers]
     return int(np.argmin(values))
 
 
-def named_folders(given: Sequence[str | Mapping[str, str]]) -> dict[str, str]:
+def named_folders(teachers: Sequence[str | Mapping[str, str]]) -> dict[str, str]:
     """Folders by teacher name: as given, else the last part of the folder's path (with - for a dot).
 
     A folder of a co-fine-tuned set that has no name stands for its members.
@@ -71,8 +71,8 @@ def named_folders(given: Sequence[str | Mapping[str, str]]) -> dict[str, str]:
     Raises:
         ValueError: two teachers of one name, or a name that cannot stand in the names of table entries.
     """
-    found: dict[str, str] = {}
-    for entry in _members(given):
+    folders: dict[str, str] = {}
+    for entry in _members(teachers):
         folder = entry if isinstance(entry, str) else entry["path"]
         name = Path(folder).name.replace(".", "-") if isinstance(entry, str) else entry["name"]
         if not name or any(sign in name for sign in "@/.[]"):
@@ -80,20 +80,18 @@ def named_folders(given: Sequence[str | Mapping[str, str]]) -> dict[str, str]:
                 f"The teacher name {name!r} is empty or has one of the signs @ / . [ ]; give another one: "
                 f"{{name: ..., path: {folder}}}."
             )
-        if name in found:
+        if name in folders:
             raise ValueError(
-                f"Two teachers are named {name!r} ({found[name]} and {folder}); give each a name of its own, such as "
+                f"Two teachers are named {name!r} ({folders[name]} and {folder}); give each a name of its own, such as "
                 f"{{name: {name}_2, path: {folder}}}."
             )
-        found[name] = folder
-    return found
+        folders[name] = folder
+    return folders
 
 
-def _members(given: Sequence[str | Mapping[str, str]]) -> Iterator[str | Mapping[str, str]]:
-    for entry in given:
+def _members(teachers: Sequence[str | Mapping[str, str]]) -> Iterator[str | Mapping[str, str]]:
+    for entry in teachers:
         if isinstance(entry, str) and (Path(entry) / SET_RECORD).is_file():
-            from kd_env.core.records import members
-
             yield from (str(member) for member in members(entry))
         else:
             yield entry

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kd_env.data.label_noise import add_label_noise
 from kd_env.data.loading import get_task, load_train
-from kd_env.data.splits import Splits, add_label_noise, cut, default_rows, normalize, sentence_groups
+from kd_env.data.splits import Splits, cut, default_rows, normalize, sentence_groups
 from kd_env.data.tasks import Rows
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kd_env.data.corpora import Texts, load_texts
 from kd_env.data.splits import normalize
-from kd_env.data.text import Texts, cut_texts, load_texts, token_facts, tokenize_texts
+from kd_env.data.text import cut_texts, token_facts, tokenize_texts
 from kd_env.data.toy import teacher_folder, toy_rows
-from kd_env.models import encoder
+from kd_env.models import pretrained
 
 WORDS = [f"w{index}" for index in range(30)]
 
@@ -178,7 +179,7 @@ def test_too_few_texts() -> None:
 
 
 def test_texts_without_ordinary_tokens_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    tokenizer = encoder.load_tokenizer(str(teacher_folder("toy")))
+    tokenizer = pretrained.load_tokenizer(str(teacher_folder("toy")))
     facts = token_facts(tokenizer, "toy")
     assert facts.mask_id == tokenizer.mask_token_id and facts.mask_id in facts.special_ids
     assert tokenizer.unk_token_id in facts.special_ids

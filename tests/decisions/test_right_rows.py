@@ -14,13 +14,13 @@ import pytest
 import kd_env
 from agents import make_rule
 from kd_env import DistillVectorEnv, build_problem
+from kd_env.data.label_noise import add_label_noise, replaced_rows, shuffle_labels
 from kd_env.data.loading import load_train
-from kd_env.data.splits import add_label_noise, replaced_rows, shuffle_labels
 from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
 from kd_env.evaluation.comparing import report as compare_report
 from kd_env.evaluation.comparing.compare import compare
-from kd_env.evaluation.comparing.joint import Run
+from kd_env.evaluation.comparing.runs import Run
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.evaluation.judging.protocol import evaluate_policies
 from kd_env.evaluation.reports import report, report_files, words
@@ -125,7 +125,7 @@ def test_the_truth_reaches_no_policy(tiny: dict[str, Any]) -> None:
 def test_only_reports_ask_which_labels_were_replaced() -> None:
     root = Path(kd_env.__file__).parent
     readers = {str(path.relative_to(root)) for path in root.rglob("*.py") if "replaced_rows" in path.read_text("utf-8")}
-    assert readers == {"data/splits.py", "decisions/sample_weighting/measures.py"}
+    assert readers == {"data/label_noise.py", "decisions/sample_weighting/measures.py"}
 
 
 # -- reports

@@ -427,7 +427,7 @@ def test_bad_options_are_refused(change: dict[str, Any], message: str, tiny_set:
 
 def test_teachers_of_other_labels_are_named_with_both_lists(tiny_set: dict[str, Any], tmp_path: Any) -> None:
     """A teacher of three classes among teachers of two."""
-    from kd_env.models.encoder import load_tokenizer
+    from kd_env.models.pretrained import load_tokenizer
     from kd_env.testing import _random_bert
 
     _random_bert(45, 3, seed=0).save_pretrained(tmp_path / "three")

@@ -390,7 +390,7 @@ def test_rows_that_are_too_short_are_left_out_and_counted(tiny_text: dict[str, A
 
 def test_a_student_cut_from_the_teacher_and_its_folder(tiny_text: dict[str, Any], tmp_path: Any) -> None:
     """It starts as the teacher's layer, and classifiers are made from what is saved."""
-    from kd_env.models.encoder import load_encoder
+    from kd_env.models.pretrained import load_encoder
 
     options = {**tiny_text, "student": {"init": "teacher", "num_hidden_layers": 1}}
     env = TutorEnv(**options)

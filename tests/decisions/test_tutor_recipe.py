@@ -26,9 +26,9 @@ from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 from kd_env.knowledge import plausibility as terms
-from kd_env.models.encoder import load_encoder
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.loading import load_classifier
+from kd_env.models.pretrained import load_encoder
 
 WIDE = {"hidden_size": 16, "num_attention_heads": 2, "dropout": 0.0}
 """A student of the teacher's width."""

@@ -17,11 +17,15 @@ import pytest
 from cli.jobs.compare import agent_labels, compare_runs, find_runs
 from cli.runs import folder as run_files
 from kd_env.evaluation.comparing import report as r
-from kd_env.evaluation.comparing.compare import Comparison, compare
-from kd_env.evaluation.comparing.joint import Run
+from kd_env.evaluation.comparing.compare import compare
+from kd_env.evaluation.comparing.comparison import Comparison
 from kd_env.evaluation.comparing.plots import trainings_and_rules
+from kd_env.evaluation.comparing.runs import Run
+from kd_env.evaluation.comparing.sheets import sheets
+from kd_env.evaluation.comparing.words import plain_words
 from kd_env.evaluation.statistics import crossed
 from kd_env.evaluation.statistics import intervals as s
+from kd_env.evaluation.statistics.verdicts import show
 
 SEEDS = list(range(10000, 10030))
 TERMS = ["hard_label", "soft_label"]
@@ -155,11 +159,11 @@ def test_different_agents_are_compared_by_trainings_and_shared_seeds() -> None:
     assert not found.between_controls[0].difference.claim  # one training
     text = r.markdown(found)
     assert "Differences between agents" in text and "| ac - ks | +0.320 [" in text
-    assert found.headline == "" and "ac minus ks: +0.320 [" in r.plain_words(found)
+    assert found.headline == "" and "ac minus ks: +0.320 [" in plain_words(found)
 
 
 def test_words_say_what_is_shown_and_what_is_not(five: Comparison) -> None:
-    words = r.plain_words(five)
+    words = plain_words(five)
     for part in (
         "ac: gap closed above all, and below all (train+feedback).",
         "ac (shuffled_reward) was trained 4 times, fewer than 5: no claim",
@@ -172,24 +176,24 @@ def test_words_say_what_is_shown_and_what_is_not(five: Comparison) -> None:
         assert part in words
     assert "share seeds" not in words and "unknown" not in words
     once = compare([run(0, row("ac", AGENT[0], learned=True), ALL, facts={"task": "toy", "saw_feedback": "unknown"})])
-    words = r.plain_words(once)
+    words = plain_words(once)
     assert "ac was trained once" in words and "no claim of a difference" in words and "It is unknown" in words
     assert once.to_rules[0].difference.unit == "evaluation seed"
-    assert r.sheets(once)[0].rows[0][1:3] == ["1 training x 30 seeds", "0.800 [0.784, 0.815]"]  # over its seeds
-    assert "No run has an agent" in r.plain_words(compare([run(0, ALL)]))
+    assert sheets(once)[0].rows[0][1:3] == ["1 training x 30 seeds", "0.800 [0.784, 0.815]"]  # over its seeds
+    assert "No run has an agent" in plain_words(compare([run(0, ALL)]))
     close = compare([run(0, row("ac", AGENT[0], learned=True)), run(8, row("ac", AGENT[1], learned=True))])
     assert close.overlapping == (("runs/ac-none-0", "runs/ac-none-8"),)
-    assert "runs/ac-none-0 and runs/ac-none-8 share seeds" in r.plain_words(close)
+    assert "runs/ac-none-0 and runs/ac-none-8 share seeds" in plain_words(close)
 
 
 def test_losses_stand_where_the_floor_was_active() -> None:
     c = compare([run(0, row("ac", AGENT[0], learned=True), ALL, measure="loss")])
     assert c.to_rules[0].difference.interval.mean == pytest.approx(-0.3)
-    assert "below 0 is better" in r.plain_words(c) and "loss" in r.sheets(c)[0].header
+    assert "below 0 is better" in plain_words(c) and "loss" in sheets(c)[0].header
     assert c.headline.startswith(
         "Above the best rule that was judged with the agent's information, 'all' (lowest loss on"
     )
-    assert "gap closed" not in r.sheets(c)[0].header
+    assert "gap closed" not in sheets(c)[0].header
     worse = compare([run(0, row("ac", [0.1, 0.1, 0.2], learned=True), ALL, measure="loss")])
     assert worse.headline.startswith("Nothing learned is above the best rule") and "ac +0.167 [" in worse.headline
 
@@ -229,7 +233,7 @@ def test_a_searched_constant_is_a_rule_with_trainings() -> None:
     assert found.headline.startswith(
         "Nothing learned is above the best rule that was judged with the agent's information, 'searched' "
     )
-    assert f"ac {r.show(one.difference.interval, True)}, " in found.headline and "searched +" not in found.headline
+    assert f"ac {show(one.difference.interval, True)}, " in found.headline and "searched +" not in found.headline
     assert compare(searched).headline == ""
 
 
@@ -258,8 +262,8 @@ def test_few_seeds_are_shown_and_not_claimed() -> None:
     found = compare(runs)
     assert found.to_rules[0].difference.interval.low > 0 and not found.to_rules[0].difference.claim
     assert "5 trainings x 10 seeds: shown, no claim" in found.headline
-    assert "10 seeds: shown, no claim (a claim needs 30)." in r.plain_words(found)
-    assert r.sheets(found)[2].rows[0][-1] == "no"
+    assert "10 seeds: shown, no claim (a claim needs 30)." in plain_words(found)
+    assert sheets(found)[2].rows[0][-1] == "no"
 
 
 def test_official_metric_first_then_calibrated_then_raw() -> None:
@@ -275,21 +279,21 @@ def test_official_metric_first_then_calibrated_then_raw() -> None:
     runs = [run(100 * i, new("ac", gaps, learned=True), facts=facts) for i, gaps in enumerate(AGENT)]
     runs[0].results["policies"].append(new("all", [0.3, 0.2, 0.4]))
     found = compare(runs)
-    sheet = r.sheets(found)[0]
+    sheet = sheets(found)[0]
     assert sheet.header[2:] == [
         *("accuracy", "calibrated loss", "calibrated gap closed", "expected calibration error", "raw loss"),
         "raw gap closed",
     ]
     assert sheet.rows[1][5].startswith("0.020 [") and sheet.rows[1][6].startswith("0.800 [")
     assert "(largest calibrated gap closed on the selection split)" in found.headline
-    assert "one temperature per student" in r.plain_words(found)
+    assert "one temperature per student" in plain_words(found)
     kinds = {line["measure"] for line in csv.DictReader(io.StringIO(r.to_csv(found)))}
     assert {"accuracy", "loss", "gap_closed", "calibration_error", "raw_loss", "raw_gap_closed"} <= kinds
     same = compare([run(0, new("ac", AGENT[0], learned=True), facts={**facts, "gap": "labels"})])
-    assert r.sheets(same)[0].header[2:] == ["accuracy", "loss", "gap closed", "expected calibration error"]
+    assert sheets(same)[0].header[2:] == ["accuracy", "loss", "gap closed", "expected calibration error"]
     # Results of earlier versions say nothing of the gap and hold no raw values: these columns are left out.
     old = compare([run(0, row("ac", AGENT[0], learned=True))])
-    assert r.sheets(old)[0].header[2:] == ["accuracy", "loss", "gap closed"] and old.entries[0].raw_loss is None
+    assert sheets(old)[0].header[2:] == ["accuracy", "loss", "gap closed"] and old.entries[0].raw_loss is None
     with pytest.raises(ValueError, match=r"facts.gap is None in the first and 'calibrated'"):
         compare([run(0, row("ac", AGENT[0], learned=True)), runs[1]])
     with pytest.raises(ValueError, match=r"lack splits.validation.raw_loss .* Judge the run again"):
@@ -305,7 +309,7 @@ def test_metrics_stay_inside_their_range() -> None:
 
 
 def test_under_the_tables_stands_what_can_be_detected(five: Comparison) -> None:
-    first, _, rules, controls = r.sheets(five)
+    first, _, rules, controls = sheets(five)
     least = "Minimum detectable difference in gap closed (power 0.8, at the spreads observed, "
     assert first.note.startswith(least) and "ac - all (train+feedback) 0." in first.note
     assert rules.note.startswith(least) and controls.note.startswith(least) and "from 0." in rules.note
@@ -316,13 +320,13 @@ def test_under_the_tables_stands_what_can_be_detected(five: Comparison) -> None:
     for note in (first.note, rules.note, controls.note):
         assert note in r.markdown(five)
     single = compare([run(0, row("ac", AGENT[0], learned=True), ALL)])
-    assert "30 seeds" in r.sheets(single)[0].note
+    assert "30 seeds" in sheets(single)[0].note
 
 
 def test_soft_weights_are_not_called_chosen() -> None:
     soft = row("ac", AGENT[0], learned=True)
     soft["seeds"]["action_view"] = "box"
-    agent, rule = r.sheets(compare([run(0, soft, ALL)]))[1].rows
+    agent, rule = sheets(compare([run(0, soft, ALL)]))[1].rows
     assert agent[-2:] == ["-", "-"] and rule[-2:] == ["100%", "50%"]
 
 

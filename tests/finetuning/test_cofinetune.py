@@ -24,6 +24,7 @@ from kd_env.finetuning import loop
 from kd_env.finetuning.classifier import TeacherConfig, finetune, teacher_record
 from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune
 from kd_env.models import encoder as models
+from kd_env.models import pretrained
 from kd_env.models.export import write_student
 from kd_env.models.pooling import AttentionPooling, PooledClassifier
 from kd_env.models.students import cut_encoder
@@ -114,7 +115,7 @@ def write_encoder(folder: Path, kind: str, tiny: dict[str, Any], *, hidden_size:
 
 
 def encoder_of(folder: Path, dtype: torch.dtype = torch.float32) -> models.Encoder:
-    module = models.load_encoder(str(folder)).to(dtype)
+    module = pretrained.load_encoder(str(folder)).to(dtype)
     return models.Encoder.build(module, train_embeddings=True, fresh="none")
 
 
@@ -306,7 +307,7 @@ def test_a_loaded_member_says_what_the_trained_one_said(make: Make, monkeypatch:
         with torch.no_grad():
             logits = encoder.forward({}, data.selection.gather(np.arange(32)), ()).logits
         np.testing.assert_allclose(logits, expected.logits, rtol=1e-4, atol=1e-5)
-        assert models.load_tokenizer(str(path.with_name(f"moved-{path.name}"))).pad_token_id == 0
+        assert pretrained.load_tokenizer(str(path.with_name(f"moved-{path.name}"))).pad_token_id == 0
 
 
 def test_the_shared_width_is_an_option(make: Make) -> None:
@@ -466,8 +467,8 @@ def test_a_student_cut_from_a_member(
     else:
         assert problem.student.fresh == {"classifier.weight", "classifier.bias"}
     start = problem.student.initial(0)
-    tokens = models.load_tokenizer(str(ready / name))
-    written = models.load_encoder(str(write_student(problem.student, start, tokens, tmp_path / "s")))
+    tokens = pretrained.load_tokenizer(str(ready / name))
+    written = pretrained.load_encoder(str(write_student(problem.student, start, tokens, tmp_path / "s")))
     assert isinstance(written, PooledClassifier) == keeps
     batch = problem.selection.gather(np.arange(8))
     with torch.no_grad():
@@ -493,7 +494,7 @@ def test_students_with_attention_pooling_are_stacked(ready: Path, tiny: dict[str
 
 
 def test_the_second_block_alone_and_a_fresh_student(ready: Path, tiny: dict[str, Any]) -> None:
-    teacher = models.load_encoder(str(ready / "whole"))
+    teacher = pretrained.load_encoder(str(ready / "whole"))
     student = cut_encoder(teacher, (2,), num_labels=2, dropout=0.0)
     torch.testing.assert_close(
         student.bert.encoder.layer[0].attention.self.query.weight,
@@ -517,7 +518,7 @@ def test_a_member_as_a_pretrained_student(ready: Path, tiny: dict[str, Any]) -> 
 
 def test_a_whole_set_is_no_teacher(ready: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds a set of teachers.*/whole'.*/narrow'.*/shallow'"):
-        models.load_encoder(str(ready))
+        pretrained.load_encoder(str(ready))
     with pytest.raises(ValueError, match=r"holds no set of teachers.*kd_env_set\.json"):
         members(ready / "whole")
     broken = tmp_path / "broken"
@@ -544,7 +545,7 @@ def test_damaged_shared_layers(ready: Path, tmp_path: Path, damage: str) -> None
         path.unlink()
         message = "that has a classifier head"
     with pytest.raises(ValueError, match=message):
-        models.load_encoder(str(folder))
+        pretrained.load_encoder(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -574,7 +575,7 @@ def test_members_of_different_vocabularies_read_their_own_tokens(
 ) -> None:
     """In training the same words in two kinds of tokens; a loaded member says on its own what it said in the set."""
     given = [{"name": "bert", "name_or_path": start}, {"name": "roberta", "name_or_path": foreign}]
-    tokenizers = [models.load_tokenizer(folder) for folder in (start, foreign)]
+    tokenizers = [pretrained.load_tokenizer(folder) for folder in (start, foreign)]
     read: list[list[list[str]]] = []
     found: list[Any] = []
     forward, evaluate = loop._logits, loop.evaluate
@@ -600,7 +601,7 @@ def test_members_of_different_vocabularies_read_their_own_tokens(
     shared = [pooling(folder) for folder in folders]
     assert all(torch.equal(shared[0][name], shared[1][name]) for name in SHARED)
     for place, (path, expected) in enumerate(zip(folders, evaluations, strict=True)):
-        assert models.load_tokenizer(str(path)).get_vocab() == tokenizers[place].get_vocab()
+        assert pretrained.load_tokenizer(str(path)).get_vocab() == tokenizers[place].get_vocab()
         with torch.no_grad():
             batch = data.of(place).selection.gather(np.arange(32))
             logits = encoder_of(path).forward({}, batch, ()).logits

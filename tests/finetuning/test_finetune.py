@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kd_env.data import splits
+from kd_env.data.label_noise import rows_with_words
 from kd_env.data.loading import get_task, load_train
 from kd_env.data.tasks import Rows
 from kd_env.finetuning import classifier as module
@@ -212,14 +213,14 @@ def test_noisy_words_choose_the_rows_with_wrong_labels(
 
 def test_rows_with_words_in_either_text() -> None:
     rows = Rows(["Not here.", "knot", "never-mind", "c d"], ["a", "b", "c", "it was NOT"], np.zeros(4, np.int64))
-    assert splits.rows_with_words(rows, np.array([0, 1, 2, 3]), ["not"]).tolist() == [0, 3]
-    assert splits.rows_with_words(rows, np.array([1, 2, 3]), ["NOT", "never"]).tolist() == [2, 3]
-    assert splits.rows_with_words(rows, np.array([1, 2, 3]), ["!not"]).tolist() == [1, 2]
-    assert splits.rows_with_words(rows, np.arange(4), ["!not", "!KNOT"]).tolist() == [2]
+    assert rows_with_words(rows, np.array([0, 1, 2, 3]), ["not"]).tolist() == [0, 3]
+    assert rows_with_words(rows, np.array([1, 2, 3]), ["NOT", "never"]).tolist() == [2, 3]
+    assert rows_with_words(rows, np.array([1, 2, 3]), ["!not"]).tolist() == [1, 2]
+    assert rows_with_words(rows, np.arange(4), ["!not", "!KNOT"]).tolist() == [2]
     with pytest.raises(ValueError, match="either all words begin with '!'"):
-        splits.rows_with_words(rows, np.arange(4), ["not", "!knot"])
+        rows_with_words(rows, np.arange(4), ["not", "!knot"])
     with pytest.raises(ValueError, match=r"noisy_words=\['x\.'\]: none of the 4 train rows"):
-        splits.rows_with_words(rows, np.arange(4), ["x."])
+        rows_with_words(rows, np.arange(4), ["x."])
 
 
 def test_a_fresh_teacher_has_the_sizes_asked_for_and_no_past(make: Make, tmp_path: Path) -> None:

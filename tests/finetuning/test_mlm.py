@@ -19,10 +19,11 @@ from torch.utils._pytree import tree_leaves
 from cli.main import main
 from kd_env.core.records import read_record
 from kd_env.core.types import Batch, Signal
-from kd_env.data.text import cut_texts, load_texts, token_facts
+from kd_env.data.corpora import load_texts
+from kd_env.data.text import cut_texts, token_facts
 from kd_env.finetuning import masked_lm as module
 from kd_env.finetuning.masked_lm import MlmConfig, evaluate, mask, masked_logits, prepare, train_mlm
-from kd_env.models import encoder as models
+from kd_env.models import pretrained
 from kd_env.models.masked_lm import MaskedLM, head_parameters, load_masked_lm, start_masked_lm
 from kd_env.testing import WORDS, tiny_task
 
@@ -46,7 +47,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("encoder")
-    models.load_tokenizer(str(tiny_task(folder / "task")["teacher"])).save_pretrained(folder)
+    pretrained.load_tokenizer(str(tiny_task(folder / "task")["teacher"])).save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         BertModel(BertConfig(vocab_size=50, initializer_range=0.2, **SIZES)).half().save_pretrained(folder)
@@ -200,7 +201,7 @@ def test_encoders_that_cannot_be_masked_language_models(encoder: str, tmp_path: 
 
 def test_special_tokens_are_never_masked_and_masking_is_80_10_10(make: Make, encoder: str) -> None:
     config = make()
-    tokenizer = models.load_tokenizer(encoder)
+    tokenizer = pretrained.load_tokenizer(encoder)
     data = prepare(config, tokenizer, torch.device("cpu"))
     rng = np.random.default_rng(0)
     counts = dict.fromkeys(("slots", "masked", "kept", "ordinary"), 0)
@@ -226,7 +227,7 @@ def test_special_tokens_are_never_masked_and_masking_is_80_10_10(make: Make, enc
 
 
 def test_where_chance_masks_nothing_every_row_has_one_slot(make: Make, encoder: str) -> None:
-    data = prepare(make(), models.load_tokenizer(encoder), torch.device("cpu"))
+    data = prepare(make(), pretrained.load_tokenizer(encoder), torch.device("cpu"))
     batch = data.train.gather(np.arange(8))
     found = mask(batch, data.facts, 1e-9, np.random.default_rng(0), torch.device("cpu"))
     assert found.rows.tolist() == list(range(8)) and (found.targets >= SPECIALS).all()
@@ -238,7 +239,7 @@ def test_loss_and_gradients_are_those_of_the_full_computation(make: Make, encode
 
     config = make(mask_rate=0.3)
     device = torch.device("cpu")
-    data = prepare(config, models.load_tokenizer(encoder), device)
+    data = prepare(config, pretrained.load_tokenizer(encoder), device)
     model = new_masked_lm(encoder, seed=0)
     model.module.save_pretrained(config.output)
     reference = AutoModelForMaskedLM.from_pretrained(config.output).eval()
@@ -278,10 +279,10 @@ def test_no_tensor_of_rows_times_length_times_vocabulary(make: Make, encoder: st
 
     vocabulary, wide = 5000, tmp_path / "wide"
     BertModel(BertConfig(vocab_size=vocabulary, **SIZES)).save_pretrained(wide)
-    models.load_tokenizer(encoder).save_pretrained(wide)
+    pretrained.load_tokenizer(encoder).save_pretrained(wide)
     config = make(name_or_path=str(wide))
     device = torch.device("cpu")
-    data = prepare(config, models.load_tokenizer(str(wide)), device)
+    data = prepare(config, pretrained.load_tokenizer(str(wide)), device)
     model = new_masked_lm(str(wide), seed=0)
     masked = mask(data.train.gather(np.arange(64)), data.facts, 0.15, np.random.default_rng(0), device)
     everything = masked.batch.input_ids.numel() * vocabulary
@@ -325,7 +326,7 @@ def test_a_model_learns_and_says_how_it_was_made(make: Make, encoder: str, text:
     reference = AutoModelForMaskedLM.from_pretrained(folder).eval()
     assert type(reference).__name__ == "BertForMaskedLM" and reference.dtype == torch.float32
     assert reference.cls.predictions.decoder.weight is reference.bert.embeddings.word_embeddings.weight
-    data = prepare(config, models.load_tokenizer(str(folder)), torch.device("cpu"))
+    data = prepare(config, pretrained.load_tokenizer(str(folder)), torch.device("cpu"))
     losses, right = [], []
     for chunk in data.chunks:
         for row in range(len(chunk.batch.input_ids)):
@@ -341,7 +342,7 @@ def test_a_model_learns_and_says_how_it_was_made(make: Make, encoder: str, text:
     assert np.mean(right) == pytest.approx(record["selection"]["accuracy"])
 
     # It is an encoder like any other, and one whose past is known.
-    classifier = models.load_encoder(str(folder), num_labels=2)
+    classifier = pretrained.load_encoder(str(folder), num_labels=2)
     assert torch.equal(classifier.base_model.embeddings.word_embeddings.weight, reference.get_input_embeddings().weight)
     further = record_of(train_mlm(make(name_or_path=str(folder), output=str(tmp_path / "further"))))
     assert further["head"] == "kept" and further["history"][0]["loss"] < seen[0]["loss"]
@@ -532,7 +533,7 @@ def test_the_command_from_the_embedded_text_to_a_folder(
     assert record["source"] == {"task": "toy", "trained_on": "rows apart from every split"}
     lm = load_masked_lm(str(folder))
     assert lm.module.get_output_embeddings().weight is lm.module.get_input_embeddings().weight
-    assert token_facts(models.load_tokenizer(str(folder)), str(folder)).mask_id == 4
+    assert token_facts(pretrained.load_tokenizer(str(folder)), str(folder)).mask_id == 4
 
     own = [f"teacher.name_or_path={encoder}", f"text=[{text},toy]", "mask_rate=0.3", "train_encoder=false"]
     assert command(*small, *own, f"output={tmp_path / 'own'}") == 0

@@ -17,7 +17,7 @@ from kd_env import DistillEnv, build_problem
 from kd_env.core.records import members
 from kd_env.decisions.options import env_config
 from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune
-from kd_env.models import encoder
+from kd_env.models import pretrained
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.pooling import PooledClassifier
 from kd_env.teachers.teacher_set import entry_name
@@ -97,7 +97,7 @@ def _loss_of_row(
     total = F.cross_entropy(student.logits, label)
     for teacher in teachers:
         with torch.no_grad():
-            said = encoder.load_encoder(teacher["path"]).double()(**inputs)
+            said = pretrained.load_encoder(teacher["path"]).double()(**inputs)
         wrong = F.cross_entropy(said.logits, label)
         soft = -(torch.softmax(said.logits / tau, -1) * torch.log_softmax(student.logits / tau, -1)).sum()
         total = total + soft / (1.0 + wrong)

@@ -15,7 +15,8 @@ from torch import Tensor
 from kd_env import DistillEnv, build_problem
 from kd_env.core import trees
 from kd_env.decisions.options import env_config
-from kd_env.mdp import gradients, influence, passes
+from kd_env.mdp import gradients, passes
+from kd_env.mdp.influence import derivatives, look_ahead, samples, virtual_step
 from kd_env.numerics import optim
 
 ROWS, FEEDBACK = 8, np.arange(16)
@@ -124,7 +125,7 @@ def brute_force(case: Case, optimizer: str, *, weights: Tensor | None = None, la
 
 
 def exact(case: Case, optimizer: str = "adamw", **options: Any) -> Tensor:
-    return influence.sample_influence(
+    return samples.sample_influence(
         case.problem, case.students, case.rows, FEEDBACK, learning_rates=case.rates, optimizer=optimizer, **options
     )
 
@@ -205,7 +206,7 @@ def test_stacked_students_equal_single_ones(shared: bool, optimizer: str, proble
     )
     rows, rates = np.concatenate([case.rows for case in cases]), np.array([7e-3, 1e-3, 2e-3])
     feedback = [FEEDBACK] * 3 if shared else [FEEDBACK, FEEDBACK[::-1] + 8, FEEDBACK + 16]
-    together = influence.sample_influence(
+    together = samples.sample_influence(
         problem,
         students,
         rows,
@@ -214,7 +215,7 @@ def test_stacked_students_equal_single_ones(shared: bool, optimizer: str, proble
         optimizer=optimizer,
     )
     for index, case in enumerate(cases):
-        alone = influence.sample_influence(
+        alone = samples.sample_influence(
             problem,
             case.students,
             case.rows,
@@ -288,7 +289,7 @@ def test_the_gradient_is_that_of_the_real_update(trained: Case) -> None:
         teacher=None,
         differentiate=True,
     )
-    grads, losses, _ = influence.loss_gradient(trained.problem, state, trained.rows)
+    grads, losses, _ = look_ahead.loss_gradient(trained.problem, state, trained.rows)
     assert set(grads) == set(real.grads)
     for name, grad in grads.items():
         torch.testing.assert_close(grad, real.grads[name], rtol=1e-12, atol=1e-15)
@@ -297,8 +298,8 @@ def test_the_gradient_is_that_of_the_real_update(trained: Case) -> None:
 
 def test_the_virtual_step_is_the_real_optimisers(trained: Case) -> None:
     config = trained.problem.config.optimizer_config
-    grads, again = (influence.loss_gradient(trained.problem, trained.students, trained.rows)[0] for _ in range(2))
-    step = influence.virtual_step(trained.students, again, learning_rates=RATE, optimizer="adamw", config=config)
+    grads, again = (look_ahead.loss_gradient(trained.problem, trained.students, trained.rows)[0] for _ in range(2))
+    step = virtual_step.virtual_step(trained.students, again, learning_rates=RATE, optimizer="adamw", config=config)
     real = trees.copy(trained.students)
     grads = {name: grad.contiguous() for name, grad in grads.items()}
     norm = optim.gradient_norm(grads)
@@ -321,13 +322,13 @@ def test_the_virtual_step_is_the_real_optimisers(trained: Case) -> None:
 
 def test_finite_differences_agree_to_first_order(trained: Case) -> None:
     """The error of central differences falls with the square of the radius; 0.01 is what the released code takes."""
-    ahead = influence.look_ahead(
+    ahead = look_ahead.look_ahead(
         trained.problem, trained.students, trained.rows, FEEDBACK, learning_rates=RATE, optimizer="sgd", clip=False
     )
     params = trained.students.params
-    along = influence.directional_losses(ahead.losses, params, ahead.feedback_gradient)
+    along = derivatives.directional_losses(ahead.losses, params, ahead.feedback_gradient)
     far, near = (
-        influence.finite_difference_influence(ahead.losses, params, ahead.feedback_gradient, radius=radius)
+        derivatives.finite_difference_influence(ahead.losses, params, ahead.feedback_gradient, radius=radius)
         for radius in (0.04, 0.01)
     )
     print(f"\nfinite differences: relative errors {error(far, along):.1e} and {error(near, along):.1e}")
@@ -335,18 +336,18 @@ def test_finite_differences_agree_to_first_order(trained: Case) -> None:
     assert 10 < error(far, along) / error(near, along) < 22
     torch.testing.assert_close(along * RATE[0] / ROWS, exact(trained, "sgd", clip=False), rtol=1e-10, atol=0)
     nothing = {name: torch.zeros_like(v) for name, v in ahead.feedback_gradient.items()}
-    assert (influence.finite_difference_influence(ahead.losses, params, nothing) == 0).all()
+    assert (derivatives.finite_difference_influence(ahead.losses, params, nothing) == 0).all()
 
 
 def test_without_the_optimiser_the_direction_is_another(opinionated: list[Case]) -> None:
     """Why v is pulled back: the product with the plain feedback gradient is not the derivative for AdamW."""
     agreements = []
     for case in opinionated:
-        ahead = influence.look_ahead(case.problem, case.students, case.rows, FEEDBACK, learning_rates=RATE)
-        plain = influence.directional_losses(ahead.losses, case.students.params, ahead.feedback_gradient)
-        found = influence.influence_of(ahead, case.students.params)
+        ahead = look_ahead.look_ahead(case.problem, case.students, case.rows, FEEDBACK, learning_rates=RATE)
+        plain = derivatives.directional_losses(ahead.losses, case.students.params, ahead.feedback_gradient)
+        found = samples.influence_of(ahead, case.students.params)
         assert torch.equal(found, exact(case)) and error(found[0], brute_force(case, "adamw")) < 1e-8
-        agreements.append(float(influence.cosine(plain, found)[0]))
+        agreements.append(float(derivatives.cosine(plain, found)[0]))
     print(f"\ncosines without the pull-back {np.round(agreements, 3)}")
     assert min(agreements) < 0.95
 
@@ -354,7 +355,7 @@ def test_without_the_optimiser_the_direction_is_another(opinionated: list[Case])
 def test_cosine_ignores_scale() -> None:
     values = torch.tensor([[1.0, -2.0, 0.5], [3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])
     others = torch.tensor([[1.0, -2.0, 0.5], [4.0, -3.0, 1.0], [1.0, 0.0, 0.0]])
-    found = influence.cosine(1e-25 * values, others)
+    found = derivatives.cosine(1e-25 * values, others)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.tensor([1.0, 0.0, 0.0]))
 
@@ -364,12 +365,12 @@ def test_given_labels_and_given_signals(trained: Case) -> None:
     labels = 1 - torch.as_tensor(trained.problem.feedback.labels[FEEDBACK])
     found = exact(trained, feedback_labels=labels)
     assert error(found[0], brute_force(trained, "adamw", labels=labels)) < 1e-8
-    assert float(influence.cosine(found, exact(trained))[0]) < 0.5
+    assert float(derivatives.cosine(found, exact(trained))[0]) < 0.5
     batch = trained.problem.train.gather(trained.rows)
     taught = tuple(teacher.source.signals(trained.rows, batch, None) for teacher in trained.problem.teachers)
-    assert torch.equal(exact(trained, taught=taught), exact(trained))
+    assert torch.equal(exact(trained, teacher_outputs=taught), exact(trained))
     other = tuple(output._replace(logits=-output.logits) for output in taught)
-    assert error(exact(trained, taught=other), exact(trained)) > 0.1
+    assert error(exact(trained, teacher_outputs=other), exact(trained)) > 0.1
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -413,4 +414,4 @@ def test_single_precision(tiny: dict[str, Any], trained: Case) -> None:
 def test_bad_input_is_named(options: dict[str, Any], message: str, trained: Case) -> None:
     given = {"rows": trained.rows, "feedback_rows": FEEDBACK, "learning_rates": RATE, **options}
     with pytest.raises(ValueError, match=message):
-        influence.sample_influence(trained.problem, trained.students, **given)
+        samples.sample_influence(trained.problem, trained.students, **given)

@@ -17,8 +17,9 @@ from kd_env import DistillEnv, build_problem
 from kd_env.core import trees
 from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
-from kd_env.mdp import gradients, influence, passes, teaching, transition
-from kd_env.mdp.row_influence import feedback_choice, row_influence
+from kd_env.mdp import gradients, passes, teacher_gradient, transition
+from kd_env.mdp.influence import look_ahead
+from kd_env.mdp.influence.rows import feedback_choice, row_influence
 from kd_env.mdp.state import TeacherEffect
 from kd_env.numerics import optim
 
@@ -103,7 +104,7 @@ def test_row_influence_is_the_derivative_of_the_real_step(limit: str, noisy: Any
     problem = with_options(noisy, optimizer={"max_grad_norm": LIMITS[limit]})
     plain = with_options(problem, influence={"optimizer": "sgd"})
     for steps, state in visited(problem, UPDATES).items():
-        norm = float(optim.gradient_norm(influence.loss_gradient(problem, state, state.next_rows[:, 0])[0])[0])
+        norm = float(optim.gradient_norm(look_ahead.loss_gradient(problem, state, state.next_rows[:, 0])[0])[0])
         print(f"\n{limit}, after {steps} updates, norm {norm:.2f}")
         assert norm > 2.0, "clipping is active where there is any"
         agree(row_influence(problem, state)[0], differences(problem, state, real_step))
@@ -154,7 +155,7 @@ def test_the_teachers_gradient_is_the_derivative_of_the_real_step(limit: float |
         weights = torch.as_tensor(problem.present, dtype=problem.dtype)[None, :, :, None]
         effect = TeacherEffect(np.zeros((1, 8), np.float32), np.ones(1, np.float32))
         own = problem.config.optimizer_config.rate * rates
-        h = teaching.gradient(problem, state, state.next_rows[:, 0], effect, weights, own).grads
+        h = teacher_gradient.gradient(problem, state, state.next_rows[:, 0], effect, weights, own).grads
         drawn = torch.Generator().manual_seed(0)
         lines = {
             name: torch.randn(16, *p.shape[1:], generator=drawn, dtype=p.dtype)

@@ -12,8 +12,9 @@ from agents import make_rule
 from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
-from kd_env.mdp.influence import VIRTUAL_OPTIMIZERS, sample_influence
-from kd_env.mdp.row_influence import feedback_choice, row_influence, scaled_influence
+from kd_env.mdp.influence.rows import feedback_choice, row_influence, scaled_influence
+from kd_env.mdp.influence.samples import sample_influence
+from kd_env.mdp.influence.virtual_step import VIRTUAL_OPTIMIZERS
 from kd_env.numerics.optim import learning_rate_factor
 
 VIEWS = ("native", "subset", "discrete", "box")

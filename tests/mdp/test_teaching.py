@@ -21,8 +21,9 @@ from kd_env.evaluation.judging.protocol import evaluate_policies
 from kd_env.evaluation.reports.report import summarize
 from kd_env.evaluation.reports.report_files import to_json
 from kd_env.evaluation.reports.words import plain_words
-from kd_env.mdp import gradients, influence, passes, teaching
-from kd_env.mdp.row_influence import feedback_choice
+from kd_env.mdp import gradients, learning_teacher, passes, teacher_gradient
+from kd_env.mdp.influence import look_ahead
+from kd_env.mdp.influence.rows import feedback_choice
 from kd_env.mdp.state import TeacherEffect
 from kd_env.numerics import optim
 from kd_env.testing import check_environment
@@ -120,13 +121,13 @@ def brute_force(problem: Any, state: Any) -> dict[str, Tensor]:
     return {name: grad for name, grad in zip(teacher, found, strict=True) if grad is not None}
 
 
-def influence_alone(problem: Any, state: Any, target: str = "student_loss") -> teaching.Lesson:
+def influence_alone(problem: Any, state: Any, target: str = "student_loss") -> teacher_gradient.Lesson:
     """``h`` of one replica, without the auxiliary loss."""
     config = problem.config.optimizer_config
     effect = TeacherEffect(np.zeros((1, ROWS), np.float32), np.ones(1, np.float32), target=target)
     weights = torch.as_tensor(problem.present, dtype=problem.dtype)[None, :, :, None]
     rates = RATE * optim.learning_rate_factor(state.updates, state.budget, config.warmup)
-    return teaching.gradient(problem, state, state.next_rows[:, 0], effect, weights, rates)
+    return teacher_gradient.gradient(problem, state, state.next_rows[:, 0], effect, weights, rates)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_the_released_form_differentiates_the_teachers_own_loss(problem: Any) ->
     rows, teacher = state.next_rows[:, 0], state.teacher
     rates = RATE * optim.learning_rate_factor(state.updates, state.budget, problem.config.optimizer_config.warmup)
     weights = torch.as_tensor(problem.present, dtype=problem.dtype)[None, :, :, None]
-    ahead = influence.look_ahead(
+    ahead = look_ahead.look_ahead(
         problem, state, rows, feedback_choice(problem, state), learning_rates=rates, weights=weights
     )
     v = ahead.feedback_gradient
@@ -250,7 +251,7 @@ def test_the_student_learns_from_the_updated_teacher(problem: Any) -> None:
     state = after(problem, 2)
     weights = torch.as_tensor(problem.present, dtype=problem.dtype)[None, :, :, None]
     ready = trees.copy(state)
-    teacher, _ = teaching.teach(
+    teacher, _ = learning_teacher.teach(
         problem,
         ready,
         state.next_rows[:, 0],
@@ -311,7 +312,7 @@ def test_the_influence_lowers_the_loss_that_it_is_about(problem: Any) -> None:
     for size in (0.0, 1e-5, -1e-5):
         moved = {n: p - size / norm * h[n] if n in h else p for n, p in state.teacher.params.items()}
         other = state._replace(teacher=state.teacher._replace(params=moved))
-        ahead = influence.look_ahead(
+        ahead = look_ahead.look_ahead(
             problem,
             other,
             state.next_rows[:, 0],

@@ -14,7 +14,7 @@ import torch
 from kd_env import build_problem
 from kd_env.decisions.options import env_config
 from kd_env.mdp.problem import Problem
-from kd_env.models import encoder
+from kd_env.models import encoder, pretrained
 from kd_env.testing import WORDS
 
 VOCABULARY = 5 + len(WORDS)
@@ -154,7 +154,8 @@ def test_sizes_of_a_fresh_distilbert(tiny: dict[str, Any], tmp_path: Path) -> No
 def test_an_ignored_size_is_refused(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the configuration says is compared with what was built."""
     folder = write_encoder(tmp_path, "DistilBert", tiny)
-    monkeypatch.setattr("kd_env.models.students._INTERMEDIATE", ("dropout",))  # not where DistilBERT keeps its width
+    # Not where DistilBERT keeps its width.
+    monkeypatch.setattr("kd_env.models.architecture._INTERMEDIATE", ("dropout",))
     with pytest.raises(ValueError, match=r"does not take student\.intermediate_size=11"):
         build(tiny, folder, student={"hidden_size": 8, "intermediate_size": 11})
 
@@ -168,7 +169,7 @@ def test_usable_positions(tiny: dict[str, Any], tmp_path: Path) -> None:
         ("Roberta", {"pad_token_id": 1}, 38),
     ):
         folder = write_encoder(tmp_path / f"{kind}{expected}", kind, tiny, **changes)
-        module = encoder.load_encoder(folder)
+        module = pretrained.load_encoder(folder)
         assert encoder.usable_positions(module) == expected
         ids = torch.full((1, expected + 1), 7)
         with torch.no_grad():

@@ -17,8 +17,9 @@ from kd_env.decisions.options import env_config
 from kd_env.decisions.tutor_token.corpus import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.models.architecture import classifier_kind, token_classifier_kind
 from kd_env.models.encoder import Encoder
-from kd_env.models.students import classifier_kind, fresh_student, token_classifier_kind
+from kd_env.models.students import fresh_student
 
 STUDENT = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "embedding_size": 4}
 TERMS = ["hard_label", "soft_label", "hidden_states", "cls", "attention"]

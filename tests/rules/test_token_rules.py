@@ -11,7 +11,7 @@ import torch
 
 from agents import Agent, agent_kind, load_agent, make_agent, make_rule
 from agents.rules.tutor_token import TOKEN_RULES
-from kd_env.data.text import load_texts
+from kd_env.data.corpora import load_texts
 from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 from kd_env.evaluation.judging.tutor_dev import with_dev_rows

@@ -38,18 +38,18 @@ class KnowledgeSelection(Decision):
     actions: KnowledgeSelectionActions
 
     def make_actions(self, config: EnvConfig, parts: Parts) -> KnowledgeSelectionActions:
-        """See :class:`Decision`."""
+        """The action model of the configured view."""
         return KnowledgeSelectionActions(parts.term_names, config.action_view, config.gate, parts.present)
 
     @property
     def view_meaning(self) -> str | None:
-        """Its views have spaces of their own."""
+        """None, since each of its views has a space of its own."""
         return None
 
     def apply(self, problem: Problem, state: DistillState, actions: Any) -> Effect:
-        """See :class:`Decision`."""
+        """Effect of raw actions ``[N, ...]`` in any state; raises ``ValueError`` for values outside the space."""
         return self.actions.decode(actions)
 
     def encode(self, weights: Mapping[str, float], gate: float = 1.0) -> np.ndarray:
-        """See :meth:`KnowledgeSelectionActions.encode`."""
+        """Raw action of one replica that says these weights; see :meth:`KnowledgeSelectionActions.encode`."""
         return self.actions.encode(weights, gate)

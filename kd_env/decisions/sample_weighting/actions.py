@@ -12,7 +12,7 @@ from gymnasium import spaces
 from kd_env.core.registry import unknown_name
 from kd_env.decisions.gate import check_range
 from kd_env.mdp.state import Effect, TeacherEffect
-from kd_env.mdp.teaching import TARGETS
+from kd_env.mdp.teacher_gradient import TARGETS
 
 TILT = 2.0
 """Box view: weights of kept rows grow by e^2 for each standard deviation of the score, at temperature 1."""
@@ -68,8 +68,8 @@ class SampleWeightingActions:
         if self.view == "box":
             return (f"keep by {self.score}", f"temperature of {self.score}")
         if self.view == "discrete":
-            parts = [f"{end} {share} of {self.score}" for share, _ in SHARES for end in ("lowest", "highest")]
-            return ("none", "all", *parts)
+            choices = [f"{end} {share} of {self.score}" for share, _ in SHARES for end in ("lowest", "highest")]
+            return ("none", "all", *choices)
         return tuple(f"weight[{row}]" for row in range(self.rows))
 
     @property
@@ -101,8 +101,8 @@ class SampleWeightingActions:
         if self.view == "subset":
             return self.effect(mean_one(raw.astype(np.float64)))
         if scores is None or scores.shape != (len(raw), self.rows):
-            given = None if scores is None else scores.shape
-            raise ValueError(f"The {self.view} view ranks {self.rows} rows: it needs scores [N, B], got {given}.")
+            shape = None if scores is None else scores.shape
+            raise ValueError(f"The {self.view} view ranks {self.rows} rows: it needs scores [N, B], got {shape}.")
         if self.view == "discrete":
             return self.effect(np.stack([self._choice(int(c), s) for c, s in zip(raw, scores, strict=True)]))
         shares, temperatures = (raw[:, 0].astype(np.float64) + 1.0) / 2.0, raw[:, 1].astype(np.float64)
@@ -122,19 +122,20 @@ class SampleWeightingActions:
         Raises:
             ValueError: another shape, or a weight that is negative, NaN or infinite.
         """
-        given = np.asarray(weights, dtype=np.float64)
-        if given.ndim != 2 or given.shape[1] != self.rows:
-            raise ValueError(f"Weights of rows have shape {given.shape}, but batches need {('N', self.rows)}.")
-        self._check_weights(given)
+        row_weights = np.asarray(weights, dtype=np.float64)
+        if row_weights.ndim != 2 or row_weights.shape[1] != self.rows:
+            raise ValueError(f"Weights of rows have shape {row_weights.shape}, but batches need {('N', self.rows)}.")
+        self._check_weights(row_weights)
         if self.teacher_updates == "weighted":
-            return self.lesson(given, 0.0, TARGETS[0])
-        table = self.present[None, :, :, None] * given[:, None, None, :]
-        return Effect(table.astype(np.float32), np.ones(len(given), dtype=np.float32))
+            return self.lesson(row_weights, 0.0, TARGETS[0])
+        table = self.present[None, :, :, None] * row_weights[:, None, None, :]
+        return Effect(table.astype(np.float32), np.ones(len(row_weights), dtype=np.float32))
 
     def lesson(self, weights: Any, influence: float, target: str, matched: bool = False) -> Effect:
         """The effect of weights in a learning teacher's update, with the influence gradient beside them.
 
-        The student learns from every row alike. The teacher moves along ``d + c h``, see :mod:`kd_env.mdp.teaching`.
+        The student learns from every row alike. The teacher moves along ``d + c h``, see
+        :mod:`kd_env.mdp.teacher_gradient`.
 
         Args:
             weights: ``[N, B]`` of the rows' auxiliary losses, at least 0 and finite; all 0 leaves them out.
@@ -150,20 +151,20 @@ class SampleWeightingActions:
                 "The teacher of this env does not learn (teacher_updates='none'), so that nothing can be said of its "
                 "update; make the env with teacher_updates='prokt' or 'weighted' and teacher_source='online'."
             )
-        given = np.asarray(weights, dtype=np.float64)
-        if given.ndim != 2 or given.shape[1] != self.rows:
-            raise ValueError(f"Weights of rows have shape {given.shape}, but batches need {('N', self.rows)}.")
-        self._check_weights(given)
+        row_weights = np.asarray(weights, dtype=np.float64)
+        if row_weights.ndim != 2 or row_weights.shape[1] != self.rows:
+            raise ValueError(f"Weights of rows have shape {row_weights.shape}, but batches need {('N', self.rows)}.")
+        self._check_weights(row_weights)
         if not 0.0 <= influence <= np.finfo(np.float32).max:
             raise ValueError(f"influence={influence!r} must be finite and at least 0.")
         if target not in TARGETS:
             raise ValueError(unknown_name("influence target", target, TARGETS))
-        if matched and influence > 0 and not given.any(-1).all():
+        if matched and influence > 0 and not row_weights.any(-1).all():
             raise ValueError("matched=True scales the influence to the auxiliary loss, but all weights of it are 0.")
-        count = len(given)
+        count = len(row_weights)
         table = np.broadcast_to(self.present[None, :, :, None], (count, *self.present.shape, 1)).astype(np.float32)
         factors = np.full(count, influence, np.float32)
-        teacher = TeacherEffect(given.astype(np.float32), factors, matched, target)
+        teacher = TeacherEffect(row_weights.astype(np.float32), factors, matched, target)
         return Effect(table, np.ones(count, dtype=np.float32), teacher)
 
     def encode(self, weights: Any) -> np.ndarray:

@@ -45,13 +45,13 @@ class SampleWeighting(Decision):
 
     @classmethod
     def defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """See :class:`Decision`."""
+        """Defaults with hard and soft labels as terms, one update a step and the drop of the loss as the reward."""
         by_row = {"weighting": "sample", "updates_per_step": 1, "reward": "loss_drop"}
         return {"terms": ("hard_label", "soft_label"), **by_row, **super().defaults(options)}
 
     @classmethod
     def check(cls, config: EnvConfig) -> None:
-        """See :class:`Decision`."""
+        """Refuse another weighting than that of rows, several updates a step, and weights that are normalised."""
         if config.weighting != "sample":
             raise ValueError(
                 f"weighting={config.weighting!r} does not fit decision={cls.name!r}, which weighs single rows; set "
@@ -69,7 +69,7 @@ class SampleWeighting(Decision):
             )
 
     def make_actions(self, config: EnvConfig, parts: Parts) -> SampleWeightingActions:
-        """See :class:`Decision`."""
+        """The action model, with what its view lets no policy do."""
         actions = SampleWeightingActions(
             config.batch_size, parts.present, config.action_view, config.score, config.teacher_updates
         )
@@ -87,21 +87,21 @@ class SampleWeighting(Decision):
         return actions
 
     def apply(self, problem: Problem, state: DistillState, actions: Any) -> Effect:
-        """Controls of a score rank the rows of the state's next batch."""
+        """Effect of raw actions ``[N, ...]``; controls of a score rank the rows of the state's next batch."""
         return self.actions.decode(actions, row_scores(problem, state) if self.actions.ranks else None)
 
     def encode(self, weights: Any, gate: float = 1.0) -> np.ndarray:
-        """See :meth:`SampleWeightingActions.encode`; there is no gate."""
+        """Raw action of one replica for these weights, without a gate; see :meth:`SampleWeightingActions.encode`."""
         return self.actions.encode(weights)
 
     def effect(self, weights: Any) -> Effect:
-        """See :meth:`SampleWeightingActions.effect`."""
+        """The effect of exactly these weights of rows; see :meth:`SampleWeightingActions.effect`."""
         return self.actions.effect(weights)
 
     def lesson(
         self, weights: Any, influence: float = 0.0, target: str = "student_loss", matched: bool = False
     ) -> Effect:
-        """See :meth:`SampleWeightingActions.lesson`."""
+        """The effect of weights in a learning teacher's update; see :meth:`SampleWeightingActions.lesson`."""
         return self.actions.lesson(weights, influence, target, matched)
 
     def measures(self, problem: Problem, count: int) -> Sequence[Measure]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_env.core.types import Floats
-from kd_env.data import splits
+from kd_env.data.label_noise import replaced_rows
 from kd_env.decisions.base import Measure
 from kd_env.mdp.problem import Problem
 from kd_env.numerics import metrics
@@ -25,7 +25,7 @@ def wrong_rows(problem: Problem) -> NDArray[np.bool_] | None:
         return None
     cut = problem.splits
     rows = cut.train if config.train_on == "train" else np.concatenate([cut.train, cut.feedback])
-    return np.isin(rows, splits.replaced_rows(cut.train, config.label_noise, config.split_seed))
+    return np.isin(rows, replaced_rows(cut.train, config.label_noise, config.split_seed))
 
 
 class RightRows(Measure):
@@ -53,7 +53,7 @@ class RightRows(Measure):
             self._are_wrong[student].append(self._wrong[rows[student]])
 
     def values(self) -> Floats:
-        """Of every student ``[N]``: the probability that a right row had a larger weight than a wrong one.
+        """The probability that a right row had a larger weight than a wrong one, of every student ``[N]``.
 
         Over all pairs of the episode, ties one half; 0.5 for a student that was never updated, or met one kind alone.
         """

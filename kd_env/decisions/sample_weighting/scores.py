@@ -1,8 +1,8 @@
 """Scores of the rows of the next batch by name: what the discrete and box view of sample weighting rank rows by.
 
 Every score is one number a row, a function of the state before the action; all but ``teacher_loss`` cost one forward
-pass of the student on that batch, ``influence`` several passes (:func:`kd_env.mdp.influence.sample_influence`). Labels
-are those of the train split, wrong ones included.
+pass of the student on that batch, ``influence`` several passes
+(:func:`kd_env.mdp.influence.samples.sample_influence`). Labels are those of the train split, wrong ones included.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ class Score(NamedTuple):
     Attributes:
         compute: values ``[N, B]`` of the rows of the next batch.
         classification_only: whether it has no meaning in regression, where it is refused.
+        reads_influence: whether it is the influence of rows, which needs feedback rows enough.
     """
 
     compute: Callable[[View], np.ndarray]
     classification_only: bool = False
+    reads_influence: bool = False
 
 
 SCORES: Registry[Score] = Registry("score", "kd_env.scores")
@@ -40,14 +42,14 @@ def resolve(name: str, regression: bool) -> Score:
     Raises:
         ValueError: an unknown name (with near matches), or one without meaning for this kind of task.
     """
-    found = SCORES[name]
-    if regression and found.classification_only:
+    score = SCORES[name]
+    if regression and score.classification_only:
         allowed = [other for other in SCORES if not SCORES[other].classification_only]
         raise ValueError(
             f"The score {name!r} has no meaning in a regression task; valid there: {', '.join(allowed)}. Set score to "
             "one of them."
         )
-    return found
+    return score
 
 
 def row_scores(problem: Problem, state: DistillState) -> np.ndarray:
@@ -55,8 +57,8 @@ def row_scores(problem: Problem, state: DistillState) -> np.ndarray:
 
     A student whose outputs are not finite has scores of 0: the update that follows says that it diverged.
     """
-    found = SCORES[problem.config.score].compute(View(problem, state, reads_cls=False))
-    return np.nan_to_num(np.asarray(found, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    scores = SCORES[problem.config.score].compute(View(problem, state, reads_cls=False))
+    return np.nan_to_num(np.asarray(scores, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _student_loss(v: View) -> np.ndarray:
@@ -69,9 +71,9 @@ def _teacher_loss(v: View) -> np.ndarray:
 
 
 def _disagreement(v: View) -> np.ndarray:
-    own, width = v.next_batch.student_logits, v.problem.label_width
-    each = [losses.row_divergence(own, logits, width) for logits in v.teacher_logits]
-    return np.asarray(np.mean(each, axis=0))
+    student_logits, width = v.next_batch.student_logits, v.problem.label_width
+    divergences = [losses.row_divergence(student_logits, teacher_logits, width) for teacher_logits in v.teacher_logits]
+    return np.asarray(np.mean(divergences, axis=0))
 
 
 # The student's loss on the label, and the teachers' (mean): cross-entropy in nats, or the scaled squared error.
@@ -84,4 +86,4 @@ SCORES.register("student_entropy")(Score(lambda v: losses.entropy(v.next_batch.s
 SCORES.register("margin")(Score(lambda v: losses.margin(v.next_batch.student_logits), True))
 SCORES.register("confidence")(Score(lambda v: losses.confidence(v.next_batch.student_logits), True))
 # Drop of the feedback loss per unit of the row's weight: what LGTM's rule weighs rows by.
-SCORES.register("influence")(Score(lambda v: v.row_influence))
+SCORES.register("influence")(Score(lambda v: v.row_influence, reads_influence=True))

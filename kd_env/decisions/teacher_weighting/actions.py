@@ -116,14 +116,16 @@ class TeacherWeightingActions:
         Raises:
             ValueError: another shape, or a weight that is negative, NaN or infinite.
         """
-        given = np.asarray(weights, dtype=np.float64)
-        count, teachers = given.shape[0] if given.ndim else 0, len(self.teacher_names)
-        wanted = (count, teachers) if self.rows is None else (count, self.rows, teachers)
-        if given.shape != wanted:
-            raise ValueError(f"Teacher weights have shape {given.shape}, but weighting needs {('N', *wanted[1:])}.")
-        self._check_weights(given)
-        per_row = given[:, None, :] if self.rows is None else given
-        rows = per_row.transpose(0, 2, 1)[:, :, None, :]  # [N, T, 1, 1 or B]
+        teacher_weights = np.asarray(weights, dtype=np.float64)
+        count, teachers = teacher_weights.shape[0] if teacher_weights.ndim else 0, len(self.teacher_names)
+        shape = (count, teachers) if self.rows is None else (count, self.rows, teachers)
+        if teacher_weights.shape != shape:
+            raise ValueError(
+                f"Teacher weights have shape {teacher_weights.shape}, but weighting needs {('N', *shape[1:])}."
+            )
+        self._check_weights(teacher_weights)
+        row_weights = teacher_weights[:, None, :] if self.rows is None else teacher_weights
+        rows = row_weights.transpose(0, 2, 1)[:, :, None, :]  # [N, T, 1, 1 or B]
         fixed = self.present[None, :, :, None].astype(np.float64)
         table = np.where(self.weighed[None, :, :, None], rows, fixed)
         return Effect(table.astype(np.float32), np.ones(count, dtype=np.float32))

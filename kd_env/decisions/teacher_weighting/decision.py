@@ -54,18 +54,18 @@ class TeacherWeighting(Decision):
 
     @classmethod
     def features_for(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Other ones where single rows are weighed."""
+        """Default features; those of rows where single rows are weighed."""
         return ROW_FEATURES if options.get("weighting", "batch") == "sample" else cls.default_features
 
     @classmethod
     def defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """See :class:`Decision`."""
+        """Defaults with hard and soft labels as terms, and one update a step where single rows are weighed."""
         by_row = {"updates_per_step": 1} if options.get("weighting", "batch") == "sample" else {}
         return {"terms": ("hard_label", "soft_label"), **by_row, **super().defaults(options)}
 
     @classmethod
     def check(cls, config: EnvConfig) -> None:
-        """See :class:`Decision`."""
+        """Refuse a teacher that learns, and options that do not fit the weighting of single rows."""
         if config.teacher_learns:
             raise ValueError(
                 f"teacher_updates={config.teacher_updates!r} needs one teacher; decision={cls.name!r} has several. Set "
@@ -95,7 +95,7 @@ class TeacherWeighting(Decision):
         for name in config.weighs:
             if name not in names:
                 raise ValueError(unknown_name("knowledge term in weighs:", name, names))
-            if not parts.taught[names.index(name)]:
+            if not parts.reads_teacher[names.index(name)]:
                 raise ValueError(f"weighs names {name!r}, which has no teacher to be weighed; name other terms.")
             weighed[:, names.index(name)] = True
         self._column = names.index(config.weighs[0])
@@ -112,27 +112,27 @@ class TeacherWeighting(Decision):
 
     @property
     def view_meaning(self) -> str | None:
-        """The native view is the simplex one."""
+        """The action view, of which the native one is the simplex."""
         return "simplex" if self.view == "native" else self.view
 
     def apply(self, problem: Problem, state: DistillState, actions: Any) -> Effect:
-        """See :class:`Decision`."""
+        """Effect of raw actions ``[N, ...]`` in any state; raises ``ValueError`` for values outside the space."""
         return self.actions.decode(actions)
 
     def encode(self, weights: Any, gate: float = 1.0) -> np.ndarray:
-        """See :meth:`TeacherWeightingActions.encode`."""
+        """Raw action of one replica that says these weights; see :meth:`TeacherWeightingActions.encode`."""
         return self.actions.encode(weights, gate)
 
     def effect(self, weights: Any) -> Effect:
-        """See :meth:`TeacherWeightingActions.effect`."""
+        """The effect of exactly these teacher weights; see :meth:`TeacherWeightingActions.effect`."""
         return self.actions.effect(weights)
 
     def row_weights(self, weights: np.ndarray) -> np.ndarray:
-        """Of the first term that is weighed."""
+        """Weights of the T teachers for each row, those of the first term that is weighed."""
         return weights[:, :, self._column]
 
     def teacher_weights(self, weights: np.ndarray) -> np.ndarray | None:
-        """Of the first term that is weighed."""
+        """Weights of the teachers, those of the first term that is weighed."""
         return weights[:, :, self._column]
 
     def measures(self, problem: Problem, count: int) -> Sequence[Measure]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kd_env.core.types import Batch
+from kd_env.data.corpora import load_texts
 from kd_env.data.tables import Table, make_buckets, on_device
-from kd_env.data.text import TokenFacts, TokenizedTexts, cut_texts, load_texts, tokenize_texts
+from kd_env.data.text import TokenFacts, TokenizedTexts, cut_texts, tokenize_texts
 from kd_env.data.toy import masked_lm_folder
 from kd_env.decisions.tutor_token import reading
 from kd_env.decisions.tutor_token.options import TutorConfig

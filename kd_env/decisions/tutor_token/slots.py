@@ -10,7 +10,7 @@ from kd_env.data import masking
 from kd_env.data.tables import Table
 from kd_env.data.text import TokenFacts, token_facts
 from kd_env.decisions.tutor_token.options import TutorConfig
-from kd_env.models.encoder import load_tokenizer
+from kd_env.models.pretrained import load_tokenizer
 
 
 def ordinary_places(table: Table, tokens: TokenFacts) -> np.ndarray:

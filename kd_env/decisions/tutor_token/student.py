@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.models import encoder
+from kd_env.models.architecture import token_classifier_kind
 from kd_env.models.layermap import cut_layers
 from kd_env.models.masked_lm import MaskedLM
-from kd_env.models.students import cut_encoder, fresh_student, token_classifier_kind
+from kd_env.models.students import cut_encoder, fresh_student
 
 
 class MlmHead(nn.Module):

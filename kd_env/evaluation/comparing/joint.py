@@ -3,33 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Run:
-    """The results of one run, and the group that it belongs to."""
-
-    place: str
-    """Its folder, for messages."""
-    agent: str
-    """Name of the agent's configuration: runs of one name differ in seed and control alone."""
-    control: str
-    """``none``, or the negative control under which it was trained."""
-    train_seeds: range
-    """Seeds of the students that the agent was trained on; the first is the agent's own."""
-    results: Mapping[str, Any]
-    """Content of ``results.json``."""
-    searched: bool = False
-    """Whether the agent is ``rule/searched``, a constant action: trained, and yet a rule that agents have to beat."""
-    places: tuple[str, ...] = ()
-    """Folders of all trainings, where several are put together."""
-
-    @property
-    def joint(self) -> bool:
-        """Whether each training has one student, beside which it learned."""
-        return bool(self.results.get("joint", False))
+from kd_env.evaluation.comparing.runs import Run
 
 
 def together(runs: Sequence[Run]) -> list[Run]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kd_env.evaluation.comparing.compare import Comparison
+from kd_env.evaluation.comparing.comparison import Comparison
 from kd_env.evaluation.reports.plots import as_png, new_figure
 
 

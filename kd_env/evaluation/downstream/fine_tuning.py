@@ -19,9 +19,10 @@ from kd_env.data.loading import get_task, load_dev
 from kd_env.data.tables import Table, tokenize
 from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TeacherConfig
-from kd_env.finetuning.loop import Data, Trainee, check_fits, evaluate, prepare, train
+from kd_env.finetuning.loop import Trainee, evaluate, train
+from kd_env.finetuning.preparation import Data, check_fits, prepare
 from kd_env.finetuning.store import Checkpoints
-from kd_env.models import encoder
+from kd_env.models import pretrained
 from kd_env.models.loading import draw_head, load_classifier
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
@@ -55,7 +56,7 @@ def load_material(config: TeacherConfig) -> Material:
 
     source, device = config.name_or_path, resolve_device(config.device)
     _check_tokenizer_files(source)
-    tokenizer = encoder.load_tokenizer(source)
+    tokenizer = pretrained.load_tokenizer(source)
     task = get_task(config.task, config.columns, config.data_dir)
     data = prepare(config, task, tokenizer, source, device)
     unknown = _share_unknown(data.train, tokenizer)
@@ -79,7 +80,7 @@ def check_student(config: TeacherConfig, material: Material) -> None:
     """
     source = config.name_or_path
     _check_tokenizer_files(source)
-    model, tokenizer = start(config, material.task), encoder.load_tokenizer(source)
+    model, tokenizer = start(config, material.task), pretrained.load_tokenizer(source)
     for table in (material.data.selection, *material.dev.values()):
         check_fits(source, tokenizer, model, material.data._replace(selection=table))
 
@@ -153,30 +154,31 @@ def fine_tune(
         FloatingPointError: the training diverged.
     """
     check_rows(rows, material)
-    part = labelled_rows(len(material.data.train), rows, split_seed=config.split_seed, seed=config.seed)
+    row_indices = labelled_rows(len(material.data.train), rows, split_seed=config.split_seed, seed=config.seed)
     cut = material.data.cut
-    data = material.data._replace(cut=cut._replace(train=cut.train[part]), train=_take(material.data.train, part))
-    epochs, updates = training_length(config, len(part), min_updates)
+    train_table = _take(material.data.train, row_indices)
+    data = material.data._replace(cut=cut._replace(train=cut.train[row_indices]), train=train_table)
+    epochs, updates = training_length(config, len(row_indices), min_updates)
     pauses = max(1, updates // epochs // _UPDATES_A_REPORT)
     options = dataclasses.replace(config, epochs=epochs, evaluations_per_epoch=pauses, show_progress=False)
     model = start(config, material.task).to(data.train.input_ids.device)
     trainee = Trainee("", model, (model,), ())
-    told = 0
+    reported_updates = 0
 
     def tell(entry: Mapping[str, Any]) -> None:
-        nonlocal told
+        nonlocal reported_updates
         if on_updates is not None:
-            on_updates(entry["step"] - told)
-        told = entry["step"]
+            on_updates(entry["step"] - reported_updates)
+        reported_updates = entry["step"]
 
     train(options, data, trainee, _Nothing(), tell)
     dev = {}
     for split, table in material.dev.items():
-        [found] = evaluate(options, data._replace(selection=table), trainee)
-        if not np.isfinite(found.logits).all():
+        [evaluation] = evaluate(options, data._replace(selection=table), trainee)
+        if not np.isfinite(evaluation.logits).all():
             raise FloatingPointError(f"The student's logits on {split} are not finite; lower learning_rate.")
-        dev[split] = {"rows": len(table), **found.metrics}
-    return {"labels": len(part), "updates": updates, "dev": dev}
+        dev[split] = {"rows": len(table), **evaluation.metrics}
+    return {"labels": len(row_indices), "updates": updates, "dev": dev}
 
 
 class _Nothing(Checkpoints):
@@ -217,7 +219,7 @@ def _share_unknown(table: Table, tokenizer: Any) -> float:
 
 def _check_tokenizer_files(source: str) -> None:
     """The library makes an empty tokenizer for a folder without one, and everything would be an unknown word."""
-    encoder.check_source(source)
+    pretrained.check_source(source)
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ValueError(

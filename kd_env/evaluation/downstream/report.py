@@ -47,25 +47,25 @@ class Summary:
     column: Column
     intervals: dict[str, Interval]
     differences: dict[str, Difference]
-    """Of every name to the baseline, itself left out."""
+    """Difference of every name to the baseline, itself left out."""
     holm_p: dict[str, float]
     """Adjusted for all the differences of all columns (Holm 1979)."""
 
 
 def columns_of(results: Results) -> list[Column]:
     """Every metric of every split, in the order of the results."""
-    found = []
+    columns = []
     for (task, rows), by_name in results.items():
         first = next(iter(by_name.values()))[0][0]
         for split, scores in first["dev"].items():
             names = [name for name in scores if name not in ("rows", "loss")]
             for metric in names:
                 values = {
-                    name: np.array([[one["dev"][split][metric] for one in folder] for folder in folders])
+                    name: np.array([[outcome["dev"][split][metric] for outcome in folder] for folder in folders])
                     for name, folders in by_name.items()
                 }
-                found.append(Column(task, rows, first["labels"], split, metric, metric == names[0], values))
-    return found
+                columns.append(Column(task, rows, first["labels"], split, metric, metric == names[0], values))
+    return columns
 
 
 def summarize(columns: Sequence[Column], baseline: str) -> list[Summary]:
@@ -74,7 +74,7 @@ def summarize(columns: Sequence[Column], baseline: str) -> list[Summary]:
         {n: difference(v, column.values[baseline]) for n, v in column.values.items() if n != baseline}
         for column in columns
     ]
-    adjusted = iter(holm([found.p_value for by_name in differences for found in by_name.values()]))
+    adjusted = iter(holm([difference.p_value for by_name in differences for difference in by_name.values()]))
     return [
         Summary(
             column,
@@ -102,27 +102,30 @@ def markdown(summaries: Sequence[Summary], baseline: str) -> str:
     """
     text = []
     for task in dict.fromkeys(summary.column.task for summary in summaries):
-        own = [summary for summary in summaries if summary.column.task == task]
+        task_summaries = [summary for summary in summaries if summary.column.task == task]
         head = ["student", "folders"]
-        for summary in own:
+        for summary in task_summaries:
             head += [summary.column.title, *([f"minus {baseline}"] if summary.differences else [])]
         lines = [head, ["---"] * len(head)]
-        for name, values in own[0].column.values.items():
+        for name, values in task_summaries[0].column.values.items():
             cells = [name, str(len(values))]
-            for summary in own:
+            for summary in task_summaries:
                 cells.append(show(summary.intervals[name]))
                 cells += [_difference_cell(summary, name)] if summary.differences else []
             lines.append(cells)
         text += [f"{task}:", "", *("| " + " | ".join(cells) + " |" for cells in lines), ""]
-        notes = [detectable_words(list(one.differences.items()), f"{one.column.title} (to {baseline})") for one in own]
+        notes = [
+            detectable_words(list(summary.differences.items()), f"{summary.column.title} (to {baseline})")
+            for summary in task_summaries
+        ]
         text += [note.replace("training", "folder") + "\n" for note in notes if note]
     return "\n".join(text)
 
 
 def _difference_cell(summary: Summary, name: str) -> str:
-    found = summary.differences.get(name)
-    tie = ", tie" if found is not None and found.tie else ""
-    return "" if found is None else f"{show(found.interval, True)}, p {summary.holm_p[name]:.2g}{tie}"
+    difference = summary.differences.get(name)
+    tie = ", tie" if difference is not None and difference.tie else ""
+    return "" if difference is None else f"{show(difference.interval, True)}, p {summary.holm_p[name]:.2g}{tie}"
 
 
 def plain_words(summaries: Sequence[Summary], results: Results, baseline: str, seeds: Sequence[int]) -> str:
@@ -191,9 +194,14 @@ def to_json(summaries: Sequence[Summary], baseline: str) -> dict[str, Any]:
     return {"baseline": baseline, "columns": without_infinities(columns)}
 
 
-def _plain(found: Difference, adjusted: float) -> dict[str, Any]:
-    values = {"p_value": found.p_value, "holm_p": adjusted, "claim": found.claim, "detectable": found.detectable}
-    return {"interval": found.interval.__dict__, **values}
+def _plain(difference: Difference, adjusted: float) -> dict[str, Any]:
+    return {
+        "interval": difference.interval.__dict__,
+        "p_value": difference.p_value,
+        "holm_p": adjusted,
+        "claim": difference.claim,
+        "detectable": difference.detectable,
+    }
 
 
 def learning_curves(summaries: Sequence[Summary]) -> bytes | None:
@@ -203,29 +211,29 @@ def learning_curves(summaries: Sequence[Summary]) -> bytes | None:
     returned where none is left.
     """
     panels: dict[tuple[str, str], list[Summary]] = {}
-    for summary in sorted(summaries, key=lambda one: one.column.labels):
+    for summary in sorted(summaries, key=lambda summary: summary.column.labels):
         if summary.column.headline:
             panels.setdefault((summary.column.task, summary.column.split), []).append(summary)
-    panels = {key: found for key, found in panels.items() if len(found) > 1}
+    panels = {key: panel for key, panel in panels.items() if len(panel) > 1}
     if not panels:
         return None
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.0 * len(panels), 3.8), layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, ((task, split), found) in zip(grid, panels.items(), strict=True):
-        labels = [summary.column.labels for summary in found]
-        for index, name in enumerate(found[0].intervals):
-            shown = [summary.intervals[name] for summary in found]
-            axes.plot(labels, [one.mean for one in shown], marker=".", color=f"C{index % 10}", label=name)
-            if all(np.isfinite(one.half_width) for one in shown):
-                low, high = [one.low for one in shown], [one.high for one in shown]
+    for axes, ((task, split), panel) in zip(grid, panels.items(), strict=True):
+        labels = [summary.column.labels for summary in panel]
+        for index, name in enumerate(panel[0].intervals):
+            intervals = [summary.intervals[name] for summary in panel]
+            axes.plot(labels, [interval.mean for interval in intervals], marker=".", color=f"C{index % 10}", label=name)
+            if all(np.isfinite(interval.half_width) for interval in intervals):
+                low, high = [i.low for i in intervals], [i.high for i in intervals]
                 axes.fill_between(labels, low, high, alpha=0.15, color=f"C{index % 10}")
         axes.set_xscale("log")
         axes.set_xticks(labels, [f"{count:,}" for count in labels])
         axes.minorticks_off()
         axes.set_xlabel("labels")
-        axes.set_ylabel(f"{found[0].column.metric}, {split}")
+        axes.set_ylabel(f"{panel[0].column.metric}, {split}")
         axes.set_title(task)
         axes.grid(alpha=0.3)
     grid[-1].legend(fontsize=8)

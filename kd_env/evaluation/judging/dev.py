@@ -54,8 +54,10 @@ def check_dev_lengths(problem: Problem) -> None:
             check_positions(encoder, problem.config.max_length, name)
         except ValueError:
             dev = load_dev(problem.task, problem.config.data_dir).items()
-            own = name == "teacher"
-            check_lengths(name, encoder, {split: problem.tokenize(rows, for_teacher=own) for split, rows in dev})
+            for_teacher = name == "teacher"
+            check_lengths(
+                name, encoder, {split: problem.tokenize(rows, for_teacher=for_teacher) for split, rows in dev}
+            )
 
 
 def check_lengths(name: str, encoder: Encoder, tables: Mapping[str, Table]) -> None:
@@ -97,7 +99,7 @@ def end_scores(
     raw_loss = np.where(broken, split.raw_reset_loss + raw_scale, raw_loss)
     errors = None
     if not problem.task.regression:
-        errors = np.array([expected_calibration_error(own, labels) for own in safe])
+        errors = np.array([expected_calibration_error(student_logits, labels) for student_logits in safe])
     guesses = losses.predictions(safe, problem.task.regression)
     scores = [metrics.compute(problem.task.metrics, row, labels) for row in guesses]
     return SplitScores(

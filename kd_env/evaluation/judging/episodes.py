@@ -59,7 +59,7 @@ class _Episode(NamedTuple):
     """What one episode of N students gave."""
 
     logits: dict[str, Floats]  # by split [N, R, C]
-    calibration: Floats  # the same on the rows that temperatures are fitted on
+    calibration: Floats  # logits [N, R, C] on the rows that temperatures are fitted on
     returns: Floats  # [N]
     diverged: NDArray[np.bool_]  # [N]
     weights: Floats  # [steps, N, K]
@@ -82,42 +82,43 @@ def drive(
     """One episode of every seed."""
     base = contender.problem or problem
     view = contender.action_view or base.config.action_view
-    own = base if view == base.config.action_view else with_options(base, action_view=view)
-    groups = _groups(own, seeds)
-    env = DistillVectorEnv(len(groups[0]), problem=own, autoreset_mode="disabled")
+    view_problem = base if view == base.config.action_view else with_options(base, action_view=view)
+    groups = _groups(view_problem, seeds)
+    env = DistillVectorEnv(len(groups[0]), problem=view_problem, autoreset_mode="disabled")
     # One policy for all groups: made anew for each, a random one would do the same to every student.
     policy = contender.factory(env)
-    told = None if progress is None else partial(progress, name)
-    kept = None if keep is None else partial(keep, name, env)
-    parts = [_episode(env, policy, splits, group, deterministic, told, kept) for group in groups]
+    report_progress = None if progress is None else partial(progress, name)
+    keep_student = None if keep is None else partial(keep, name, env)
+    episodes = [_episode(env, policy, splits, group, deterministic, report_progress, keep_student) for group in groups]
     env.close()
-    diverged = np.concatenate([part.diverged for part in parts])
-    logits = {split: np.concatenate([part.logits[split] for part in parts]) for split in splits}
-    fitted = temperatures(own, np.concatenate([part.calibration for part in parts]))
+    diverged = np.concatenate([episode.diverged for episode in episodes])
+    logits = {split: np.concatenate([episode.logits[split] for episode in episodes]) for split in splits}
+    fitted = temperatures(view_problem, np.concatenate([episode.calibration for episode in episodes]))
     return PolicyResult(
         name=name,
         learned=contender.learned,
         extra_labels=contender.problem is not None,
         action_view=view,
-        splits={s: end_scores(logits[s], fitted, part, diverged, problem) for s, part in splits.items()},
+        splits={s: end_scores(logits[s], fitted, split, diverged, problem) for s, split in splits.items()},
         temperature=fitted,
-        returns=np.concatenate([part.returns for part in parts]),
+        returns=np.concatenate([episode.returns for episode in episodes]),
         diverged=diverged,
-        weights=_side_by_side([part.weights for part in parts]),
-        update_scale=_side_by_side([part.scales for part in parts]),
-        taught=_taught_beside(own, splits, parts) if own.config.teacher_learns else None,
-        measures=_joined([part.measures for part in parts]),
+        weights=_side_by_side([episode.weights for episode in episodes]),
+        update_scale=_side_by_side([episode.scales for episode in episodes]),
+        taught=_teachers_beside(view_problem, splits, episodes) if view_problem.config.teacher_learns else None,
+        measures=_joined([episode.measures for episode in episodes]),
     )
 
 
-def _taught_beside(problem: Problem, splits: Mapping[str, Split], parts: Sequence[_Episode]) -> TaughtBeside:
-    found: dict[str, dict[str, Floats]] = {}
-    for split, part in splits.items():
-        logits = np.nan_to_num(np.concatenate([each.teachers[split] for each in parts]))
-        scores = [split_metrics(problem, one, part.table) for one in logits]
-        found[split] = {name: np.array([score[name] for score in scores]) for name in problem.task.metrics}
-    names = parts[0].traces
-    return TaughtBeside(found, {name: _side_by_side([each.traces[name] for each in parts]) for name in names})
+def _teachers_beside(problem: Problem, splits: Mapping[str, Split], episodes: Sequence[_Episode]) -> TaughtBeside:
+    split_scores: dict[str, dict[str, Floats]] = {}
+    for split, judged_split in splits.items():
+        logits = np.nan_to_num(np.concatenate([episode.teachers[split] for episode in episodes]))
+        scores = [split_metrics(problem, student_logits, judged_split.table) for student_logits in logits]
+        split_scores[split] = {name: np.array([score[name] for score in scores]) for name in problem.task.metrics}
+    names = episodes[0].traces
+    over_time = {name: _side_by_side([episode.traces[name] for episode in episodes]) for name in names}
+    return TaughtBeside(split_scores, over_time)
 
 
 def _episode(
@@ -129,18 +130,18 @@ def _episode(
     progress: Callable[[int, int], None] | None,
     keep: Callable[[int, int, bool], None] | None,
 ) -> _Episode:
-    """One episode of every replica. One that ends early is read at once; what it does afterwards is ignored."""
+    """One episode of every replica. A replica that ends early is read at once; what it does afterwards is ignored."""
     count = len(seeds)
     observations, _ = env.reset(seed=list(seeds))
     memory: Any = None
     starts, running = np.ones(count, dtype=bool), np.ones(count, dtype=bool)
     returns, diverged = np.zeros(count), np.zeros(count, dtype=bool)
     labels = env.problem.task.num_labels
-    logits = {split: np.zeros((count, len(part.table), labels)) for split, part in splits.items()}
+    logits = {split: np.zeros((count, len(judged_split.table), labels)) for split, judged_split in splits.items()}
     calibration = np.zeros((count, len(env.problem.calibration), labels))
     weights, scales = [], []
     learns = env.problem.config.teacher_learns
-    teachers = {split: np.zeros_like(part) for split, part in logits.items()} if learns else {}
+    teachers = {split: np.zeros_like(student_logits) for split, student_logits in logits.items()} if learns else {}
     traces: dict[str, list[Floats]] = {name: [] for name in TEACHER_TRACES} if learns else {}
     measures = env.decision.measures(env.problem, count)
     while running.any():
@@ -158,12 +159,12 @@ def _episode(
         finished = ended & running
         if finished.any():
             diverged[finished] = info["diverged"][finished]
-            for split, part in splits.items():
-                logits[split][finished] = env.predict(part.table)[finished]
+            for split, judged_split in splits.items():
+                logits[split][finished] = env.predict(judged_split.table)[finished]
             if env.problem.calibrates:
                 calibration[finished] = env.predict(env.problem.calibration)[finished]
-            for split, said in teachers.items():
-                said[finished] = env.predict_teacher(splits[split].table)[finished]
+            for split, teacher_logits in teachers.items():
+                teacher_logits[finished] = env.predict_teacher(splits[split].table)[finished]
             if keep is not None:
                 for replica in np.flatnonzero(finished).tolist():
                     keep(replica, seeds[replica], bool(diverged[replica]))
@@ -173,26 +174,27 @@ def _episode(
             observations, _ = env.reset(options={"reset_mask": ended})
         if progress is not None:
             progress(len(weights), env.episode_steps)
-    told = {name: np.stack(trace) for name, trace in traces.items()}
+    teacher_traces = {name: np.stack(trace) for name, trace in traces.items()}
     measured = tuple(Measured(m.name, m.title, m.bounds, m.values()) for m in measures)
     chosen, scale = np.stack(weights), np.stack(scales)
-    return _Episode(logits, calibration, returns, diverged, chosen, scale, teachers, told, measured)
+    return _Episode(logits, calibration, returns, diverged, chosen, scale, teachers, teacher_traces, measured)
 
 
 def _joined(groups: Sequence[tuple[Measured, ...]]) -> tuple[Measured, ...]:
     """The measures of several groups of students as those of all."""
     return tuple(
-        replace(same[0], values=np.concatenate([one.values for one in same])) for same in zip(*groups, strict=True)
+        replace(measures[0], values=np.concatenate([measured.values for measured in measures]))
+        for measures in zip(*groups, strict=True)
     )
 
 
-def _side_by_side(parts: Sequence[Floats]) -> Floats:
+def _side_by_side(groups: Sequence[Floats]) -> Floats:
     """``[steps, n, ...]`` of several groups as ``[steps, N, ...]``; shorter ones are filled with NaN."""
-    steps = max(len(part) for part in parts)
+    steps = max(len(values) for values in groups)
     return np.concatenate(
         [
-            np.pad(part, ((0, steps - len(part)), *((0, 0),) * (part.ndim - 1)), constant_values=np.nan)
-            for part in parts
+            np.pad(values, ((0, steps - len(values)), *((0, 0),) * (values.ndim - 1)), constant_values=np.nan)
+            for values in groups
         ],
         axis=1,
     )

@@ -50,10 +50,10 @@ def evaluate_policies(
             raise ValueError(f"The policy {name!r} solves {contender.problem.task.name!r}, not {problem.task.name!r}.")
     dev = load_dev(problem.task, problem.config.data_dir)
     tables = {SELECTION: problem.selection, **{split: problem.tokenize(rows) for split, rows in dev.items()}}
-    taught = {split: problem.tokenize(rows, for_teacher=True) for split, rows in dev.items()}
+    teacher_tables = {split: problem.tokenize(rows, for_teacher=True) for split, rows in dev.items()}
     check_lengths("student", problem.student, tables)
-    check_lengths("teacher", problem.reference.encoder, taught)
-    teacher_logits = {split: problem.teacher_logits(table) for split, table in taught.items()}
+    check_lengths("teacher", problem.reference.encoder, teacher_tables)
+    teacher_logits = {split: problem.teacher_logits(table) for split, table in teacher_tables.items()}
     teacher_logits[SELECTION] = problem.reference.selection_logits
     splits = judged_splits(problem, tables, teacher_logits, seeds)
     results = {}
@@ -78,18 +78,18 @@ def evaluate_policies(
     )
 
 
-def merge_evaluations(parts: Sequence[Evaluation], order: Sequence[str]) -> Evaluation:
+def merge_evaluations(evaluations: Sequence[Evaluation], order: Sequence[str]) -> Evaluation:
     """Evaluations of other policies of one problem on the same seeds as one, with the policies in ``order``.
 
     Raises:
         ValueError: parts of different problems or seeds.
     """
-    first = parts[0]
-    for part in parts[1:]:
-        if (part.facts, part.seeds) != (first.facts, first.seeds):
+    first = evaluations[0]
+    for evaluation in evaluations[1:]:
+        if (evaluation.facts, evaluation.seeds) != (first.facts, first.seeds):
             raise ValueError("Only evaluations of one problem on the same seeds can be merged.")
-    found = {name: result for part in parts for name, result in part.policies.items()}
-    policies = {name: found[name] for name in order}
+    results = {name: result for evaluation in evaluations for name, result in evaluation.policies.items()}
+    policies = {name: results[name] for name in order}
     return replace(first, policies=policies, comparator=choose_comparator(policies.values()))
 
 

@@ -29,10 +29,10 @@ class SplitScores:
     floored: NDArray[np.bool_]
     """Where the floor of D is active: read the loss there, not the gap."""
     raw_loss: Floats | None
-    """Against gold labels and without the student's temperature, whatever ``gap`` is; diverged as above. None where it
-    is not measured."""
+    """Against gold labels and without the student's temperature, whatever ``gap`` is; a diverged student has its raw
+    ``e_reset + D``. None where it is not measured."""
     raw_gap_closed: Floats | None
-    """The same for the raw loss, down to the calibrated teacher's: the size of a student's logits counts, too."""
+    """Gap closed in the raw loss, down to the calibrated teacher's: the size of a student's logits counts, too."""
     calibration_error: Floats | None
     """Expected calibration error of the student as it is, without its temperature (Guo et al. 2017), in [0, 1]; None in
     regression."""
@@ -118,7 +118,9 @@ class Evaluation:
     @property
     def measures(self) -> dict[str, tuple[str, tuple[float, float]]]:
         """Title and bounds of everything that decisions measured, by name."""
-        return {one.name: (one.title, one.bounds) for p in self.policies.values() for one in p.measures}
+        return {
+            measured.name: (measured.title, measured.bounds) for p in self.policies.values() for measured in p.measures
+        }
 
     @property
     def floored(self) -> bool:

@@ -11,10 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from kd_env.data import splits
+from kd_env.data.corpora import load_texts
 from kd_env.data.loading import get_task, load_dev, load_train
 from kd_env.data.tables import on_device
 from kd_env.data.tasks import Rows, Task
-from kd_env.data.text import TextSplits, cut_texts, load_texts, tokenize_texts
+from kd_env.data.text import TextSplits, cut_texts, tokenize_texts
 from kd_env.decisions.tutor_token.corpus import evaluated_rows
 from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.decisions.tutor_token.process import make_tutor_problem

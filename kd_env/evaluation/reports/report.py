@@ -39,7 +39,7 @@ class Row:
     """With ``gap=calibrated`` after each student's temperature."""
     gap_closed: dict[str, Interval]
     calibration_error: dict[str, Interval] | None
-    """Of the students as they are; None in regression."""
+    """Expected calibration error of the students as they are; None in regression."""
     raw_loss: dict[str, Interval] | None
     """Against gold labels and without a temperature; None where it is not measured."""
     raw_gap_closed: dict[str, Interval] | None
@@ -90,13 +90,13 @@ class Report:
     def detectable(self) -> str:
         """The line under the table."""
         e = self.evaluation
-        found = [
+        differences = [
             (f"{row.policy}{'' if len(e.dev_splits) == 1 else f' ({split})'}", row.difference[split])
             for row in self.rows
             for split in e.dev_splits
         ]
         to = f"{self.title}, each to {e.comparator!r}"
-        return detectable_words([(name, one) for name, one in found if one is not None], to)
+        return detectable_words([(name, difference) for name, difference in differences if difference is not None], to)
 
     @property
     def shown(self) -> dict[str, str]:
@@ -143,8 +143,8 @@ def _cell(row: Row, field: str, split: str) -> str:
     if field == "difference":
         difference = row.difference[split]
         return "(comparator)" if row.comparator else "-" if difference is None else show(difference.interval, True)
-    found = getattr(row, field)
-    return "-" if found is None else show(found[split])
+    intervals = getattr(row, field)
+    return "-" if intervals is None else show(intervals[split])
 
 
 def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 300, seed: int = 0) -> Report:
@@ -164,7 +164,7 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
     differences: dict[str, dict[str, Difference | None]] = {
         split: {name: _difference(evaluation, name, split, measure, level) for name in policies} for split in splits
     }
-    adjusted = {split: _adjust(found) for split, found in differences.items()}
+    adjusted = {split: _adjust(by_policy) for split, by_policy in differences.items()}
     rows = [
         Row(
             policy=name,
@@ -189,7 +189,9 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             },
             mean_weights=dict(zip(evaluation.term_names, map(float, result.mean_weights), strict=True)),
             teacher_metric=_teacher_metric(evaluation, result, level),
-            measures={one.name: t_interval(one.values, level, one.bounds) for one in result.measures},
+            measures={
+                measured.name: t_interval(measured.values, level, measured.bounds) for measured in result.measures
+            },
             mean_update_scale=float(np.nanmean(result.update_scale)),
             skipped=float(np.mean(result.update_scale[~np.isnan(result.update_scale)] == 0.0)),
             diverged=int(result.diverged.sum()),
@@ -211,7 +213,7 @@ def _teacher_metric(evaluation: Evaluation, result: PolicyResult, level: float) 
         return None
     first = evaluation.metric_names[0]
     bounds = metrics.BOUNDS[first]
-    return {split: t_interval(found[first], level, bounds) for split, found in result.taught.metrics.items()}
+    return {split: t_interval(values[first], level, bounds) for split, values in result.taught.metrics.items()}
 
 
 def _difference(evaluation: Evaluation, name: str, split: str, measure: str, level: float) -> Difference | None:
@@ -221,20 +223,22 @@ def _difference(evaluation: Evaluation, name: str, split: str, measure: str, lev
 
 
 def _paired(evaluation: Evaluation, name: str, other: str, split: str, measure: str, level: float) -> Difference:
-    mine, theirs = (getattr(evaluation.policies[one].splits[split], measure) for one in (name, other))
-    return paired_difference(mine, theirs, level)
+    values, other_values = (getattr(evaluation.policies[policy].splits[split], measure) for policy in (name, other))
+    return paired_difference(values, other_values, level)
 
 
 def _where_measured(
     result: PolicyResult, splits: Sequence[str], field: str, level: float, bounds: Bounds | None = None
 ) -> dict[str, Interval] | None:
-    values = {split: getattr(result.splits[split], field) for split in splits}
-    return {split: t_interval(own, level, bounds) for split, own in values.items() if own is not None} or None
+    by_split = {split: getattr(result.splits[split], field) for split in splits}
+    return {
+        split: t_interval(values, level, bounds) for split, values in by_split.items() if values is not None
+    } or None
 
 
 def _adjust(differences: Mapping[str, Difference | None]) -> dict[str, float | None]:
-    shown = {name: found.p_value for name, found in differences.items() if found is not None}
-    adjusted = dict(zip(shown, holm(list(shown.values())), strict=True))
+    p_values = {name: difference.p_value for name, difference in differences.items() if difference is not None}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return {name: adjusted.get(name) for name in differences}
 
 

@@ -38,7 +38,7 @@ def print_report(report: Report) -> None:
         console.print(f"{report.headline}\n", highlight=False, markup=False)
     wide.print(table)
     console.print(
-        "\n".join(part for part in (report.detectable, plain_words(report)) if part), highlight=False, markup=False
+        "\n".join(text for text in (report.detectable, plain_words(report)) if text), highlight=False, markup=False
     )
 
 
@@ -46,7 +46,7 @@ def markdown_table(report: Report) -> str:
     """The headline, the table and what it can detect, for a document."""
     lines = [report.header, ["---"] * len(report.header), *(report.cells(row) for row in report.rows)]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return "\n\n".join(part for part in (report.headline, table.rstrip(), report.detectable) if part) + "\n"
+    return "\n\n".join(text for text in (report.headline, table.rstrip(), report.detectable) if text) + "\n"
 
 
 def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = (), appendix: str = "") -> None:
@@ -99,7 +99,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "return": result.returns.tolist(),
             "diverged": result.diverged.tolist(),
             **({} if result.taught is None else {"teacher_over_time": _over_time(result.taught.over_time)}),
-            **{one.name: one.values.tolist() for one in result.measures},
+            **{measured.name: measured.values.tolist() for measured in result.measures},
             **({"traces": _over_time(result.traces)} if result.traces else {}),
             "action_view": result.action_view,
             "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
@@ -158,11 +158,11 @@ def to_csv(report: Report) -> str:
     writer.writerow(["policy", "learned", "split", "measure", "mean", "low", "high", "units", "unit"])
     for row in report.rows:
         for split in (SELECTION, *report.evaluation.dev_splits):
-            found = {**row.metrics[split], "loss": row.loss[split], "gap_closed": row.gap_closed[split]}
+            intervals = {**row.metrics[split], "loss": row.loss[split], "gap_closed": row.gap_closed[split]}
             for name in ("calibration_error", "raw_loss", "raw_gap_closed"):
                 by_split = getattr(row, name)
-                found |= {} if by_split is None else {name: by_split[split]}
-            for name, interval in found.items():
+                intervals |= {} if by_split is None else {name: by_split[split]}
+            for name, interval in intervals.items():
                 writer.writerow([row.policy, row.learned, split, name, *_numbers(interval), "evaluation seed"])
             difference = row.difference[split]
             if difference is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -83,8 +84,8 @@ def crossed_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95,
     enough = min(counts) >= MIN_UNITS_FOR_CLAIM and a.shape[1] >= MIN_SEEDS_FOR_CLAIM
     detectable = detectable_shift(dof, POWER, level) * error
     claim = enough and not interval.contains_zero
-    both = tuple(counts) if len(counts) > 1 else ()
-    return Difference(interval, p_of(mean, error, dof), "training", claim, detectable, both)
+    group_counts = tuple(counts) if len(counts) > 1 else ()
+    return Difference(interval, p_of(mean, error, dof), "training", claim, detectable, group_counts)
 
 
 def policy_interval(values: ArrayLike, level: float = 0.95, bounds: Bounds | None = None) -> Interval:
@@ -120,18 +121,18 @@ def policy_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95, 
         units = len(a) if rule or paired else len(a) + len(b)
         return without_interval(float(a.mean() - b.mean()), "training", units, 1, level)
     if len(b) == 1:
-        found = crossed_difference(a, b[0], level)
-        return found if rule else _no_claim(found, (len(a), 1))
+        difference = crossed_difference(a, b[0], level)
+        return difference if rule else _no_claim(difference, (len(a), 1))
     if len(a) == 1:
         return _no_claim(turned(crossed_difference(b, a[0], level)), (1, len(b)))
     return crossed_difference(a, b, level, paired)
 
 
-def turned(found: Difference) -> Difference:
+def turned(difference: Difference) -> Difference:
     """The difference with its sign turned round."""
-    i = found.interval
+    i = difference.interval
     interval = Interval(0.0 - i.mean, 0.0 - i.high, 0.0 - i.low, i.units, i.level, i.seeds)
-    return Difference(interval, found.p_value, found.unit, found.claim, found.detectable, found.groups[::-1])
+    return replace(difference, interval=interval, groups=difference.groups[::-1])
 
 
 def standard_error(groups: Sequence[Floats]) -> tuple[Floats, Floats]:
@@ -154,31 +155,32 @@ def standard_error(groups: Sequence[Floats]) -> tuple[Floats, Floats]:
     seeds = groups[0].shape[-1]
     effects = [group.mean(axis=-2) for group in groups]
     d = (effects[0] - effects[1] if len(groups) > 1 else effects[0]).var(axis=-1, ddof=1) / seeds
-    t, e, parts = np.zeros_like(d), np.zeros_like(d), []
+    t, e, mean_squares = np.zeros_like(d), np.zeros_like(d), []
     for group in groups:
         rows = group.shape[-2]
         means = group.mean(axis=-1, keepdims=True)
         rest = group - means - group.mean(axis=-2, keepdims=True) + group.mean(axis=(-2, -1), keepdims=True)
         training = means[..., 0].var(axis=-1, ddof=1) / rows
         interaction = (rest**2).sum(axis=(-2, -1)) / ((rows - 1) * (seeds - 1)) / (rows * seeds)
-        parts.append((training, interaction, rows))
+        mean_squares.append((training, interaction, rows))
         t, e = t + training, e + interaction
-    fewest = min(seeds, *(rows for _, _, rows in parts))
+    fewest = min(seeds, *(rows for _, _, rows in mean_squares))
     variance = np.maximum(t + d - e, np.maximum(t, d))
     if fewest < MIN_UNITS_FOR_CLAIM:
         return np.sqrt(variance), np.full_like(d, fewest - 1)
-    of_t = _ratio(t**2, sum(x**2 / (rows - 1) for x, _, rows in parts), fewest - 1)
-    squares = sum(x**2 / (rows - 1) + y**2 / ((rows - 1) * (seeds - 1)) for x, y, rows in parts) + d**2 / (seeds - 1)
+    of_t = _ratio(t**2, sum(x**2 / (rows - 1) for x, _, rows in mean_squares), fewest - 1)
+    squares = sum(x**2 / (rows - 1) + y**2 / ((rows - 1) * (seeds - 1)) for x, y, rows in mean_squares)
+    squares = squares + d**2 / (seeds - 1)
     dof = np.maximum(_ratio(variance**2, squares, fewest - 1), fewest - 1)
     dof = np.where((t <= e) | (d <= e), np.where(t > d, of_t, seeds - 1), dof)
-    least = min(rows for _, _, rows in parts)
+    least = min(rows for _, _, rows in mean_squares)
     noise = (least - 1) * (seeds - 1)
     alone = d <= f_quantile(_POOLING_LEVEL, seeds - 1, noise) * e
     alone &= t <= f_quantile(_POOLING_LEVEL, least - 1, noise) * e
-    pooled = [((x + (seeds - 1) * y) / seeds, (rows - 1) * seeds) for x, y, rows in parts]
-    one = sum(x for x, _ in pooled)
-    of_one = _ratio(one**2, sum(x**2 / k for x, k in pooled), fewest - 1)
-    return np.sqrt(np.where(alone, one, variance)), np.where(alone, of_one, dof)
+    pooled = [((x + (seeds - 1) * y) / seeds, (rows - 1) * seeds) for x, y, rows in mean_squares]
+    pooled_variance = sum(x for x, _ in pooled)
+    pooled_dof = _ratio(pooled_variance**2, sum(x**2 / k for x, k in pooled), fewest - 1)
+    return np.sqrt(np.where(alone, pooled_variance, variance)), np.where(alone, pooled_dof, dof)
 
 
 def _ratio(above: Floats, below: Floats, otherwise: float) -> Floats:
@@ -186,8 +188,8 @@ def _ratio(above: Floats, below: Floats, otherwise: float) -> Floats:
     return np.where(below > 0, above / np.where(below > 0, below, 1.0), otherwise)
 
 
-def _no_claim(found: Difference, groups: tuple[int, int]) -> Difference:
-    return Difference(found.interval, found.p_value, found.unit, False, found.detectable, groups)
+def _no_claim(difference: Difference, groups: tuple[int, int]) -> Difference:
+    return replace(difference, claim=False, groups=groups)
 
 
 def _check_design(values: Floats) -> None:

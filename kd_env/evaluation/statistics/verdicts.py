@@ -51,38 +51,41 @@ def headline(rule: str | None, to_rule: Mapping[str, Mapping[str, Difference]], 
     if rule is None or not to_rule:
         return ""
     sign = -1 if measure == "loss" else 1
-    above = [name for name, by_split in to_rule.items() if all(_above(found, sign) for found in by_split.values())]
+    above = [
+        name for name, by_split in to_rule.items() if all(_above(difference, sign) for difference in by_split.values())
+    ]
     chosen = f"{rule!r} ({'lowest' if measure == 'loss' else 'largest'} {title} on the selection split)"
     shown = {name: to_rule[name] for name in above} if above else to_rule
     marks = len(next(iter(to_rule.values()))) > 1
-    parts = [
-        f"{name}{f' ({split})' if marks else ''} {show(found.interval, True)}, {found.reading}"
+    sentences = [
+        f"{name}{f' ({split})' if marks else ''} {show(difference.interval, True)}, {difference.reading}"
         for name, by_split in shown.items()
-        for split, found in by_split.items()
+        for split, difference in by_split.items()
     ]
     who = "Above" if above else "Nothing learned is above"
     # Only what was judged can be named: a search, or rules on feedback rows, may not have been.
-    return f"{who} the best rule that was judged with the agent's information, {chosen}: {'; '.join(parts)}."
+    return f"{who} the best rule that was judged with the agent's information, {chosen}: {'; '.join(sentences)}."
 
 
-def _above(found: Difference, sign: int) -> bool:
-    return math.isfinite(found.interval.low) and not found.interval.contains_zero and sign * found.interval.mean > 0
+def _above(difference: Difference, sign: int) -> bool:
+    interval = difference.interval
+    return math.isfinite(interval.low) and not interval.contains_zero and sign * interval.mean > 0
 
 
 def detectable_words(differences: Sequence[tuple[str, Difference]], title: str) -> str:
     """The minimum detectable difference that stands under a table, by what was compared; empty without comparisons."""
     if not differences:
         return ""
-    found = [(name, one) for name, one in differences if math.isfinite(one.detectable)]
-    if not found:
+    detectable = [(name, difference) for name, difference in differences if math.isfinite(difference.detectable)]
+    if not detectable:
         return f"Minimum detectable difference in {title}: none, since one unit has no spread and no interval is given."
-    designs = ", ".join(dict.fromkeys(one.design for _, one in found))
-    if len(found) <= 4:
-        parts = ", ".join(f"{name} {one.detectable:.3f}" for name, one in found)
+    designs = ", ".join(dict.fromkeys(difference.design for _, difference in detectable))
+    if len(detectable) <= 4:
+        words = ", ".join(f"{name} {difference.detectable:.3f}" for name, difference in detectable)
     else:
-        (low, least), *_, (high, most) = sorted(found, key=lambda pair: pair[1].detectable)
-        parts = f"from {least.detectable:.3f} ({low}) to {most.detectable:.3f} ({high})"
-    return f"Minimum detectable difference in {title} (power 0.8, at the spreads observed, {designs}): {parts}."
+        (low, least), *_, (high, most) = sorted(detectable, key=lambda pair: pair[1].detectable)
+        words = f"from {least.detectable:.3f} ({low}) to {most.detectable:.3f} ({high})"
+    return f"Minimum detectable difference in {title} (power 0.8, at the spreads observed, {designs}): {words}."
 
 
 def seeds_words(count: int) -> list[str]:

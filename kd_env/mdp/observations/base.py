@@ -10,9 +10,9 @@ import numpy as np
 
 from kd_env.core import trees
 from kd_env.core.registry import Registry
-from kd_env.mdp.passes import NextBatch, changes, next_batch, taught_logits
+from kd_env.mdp.influence.rows import row_influence
+from kd_env.mdp.passes import NextBatch, changes, next_batch, teacher_logits
 from kd_env.mdp.problem import Problem
-from kd_env.mdp.row_influence import row_influence
 from kd_env.mdp.state import DistillState
 from kd_env.teachers.facts import TeacherFacts, teacher_facts
 
@@ -38,14 +38,14 @@ class View:
 
     @cached_property
     def teacher_logits(self) -> np.ndarray:
-        """Of the teachers on these rows, ``[T, N, B, C]``."""
-        return taught_logits(self.problem, self.state, self.rows)
+        """Logits of the teachers on these rows, ``[T, N, B, C]``."""
+        return teacher_logits(self.problem, self.state, self.rows)
 
     @cached_property
     def teacher_facts(self) -> TeacherFacts:
         """What they say about these rows, each ``[T, N, B]``."""
         if not changes(self.problem):
-            return trees.map_leaves(lambda part: part[:, self.rows], self.problem.teacher_facts)
+            return trees.map_leaves(lambda values: values[:, self.rows], self.problem.teacher_facts)
         labels = self.problem.train.labels[self.rows]
         return teacher_facts(self.teacher_logits, labels, self.problem.label_width)
 
@@ -73,6 +73,7 @@ class Feature:
         needs_cls: whether it reads the last [CLS] on the batch that the next action will be applied to.
         per_row: whether it has one part ``[B, n]`` for each row of that batch.
         classification_only: whether it has no meaning in regression, where it is refused.
+        reads_influence: whether it reads the influence of rows, which needs feedback rows enough.
     """
 
     shape: Callable[[Problem], tuple[int, ...]]
@@ -82,6 +83,7 @@ class Feature:
     needs_cls: bool = False
     per_row: bool = False
     classification_only: bool = False
+    reads_influence: bool = False
 
 
 FEATURES: Registry[Feature] = Registry("feature", "kd_env.features")

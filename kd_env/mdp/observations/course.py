@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kd_env.mdp.observations.base import FEATURES, Feature, View
-from kd_env.mdp.passes import taught_logits
+from kd_env.mdp.passes import teacher_logits
 from kd_env.mdp.problem import Problem
 from kd_env.numerics.losses import entropy
 from kd_env.numerics.optim import learning_rate_factor
@@ -32,8 +32,8 @@ def _relative_gap(v: View) -> np.ndarray:
 
 def _teacher_entropy(v: View) -> np.ndarray:
     rows = v.state.next_rows
-    one = rows.shape[1] == 1  # then it is the batch that other features look at
-    logits = v.teacher_logits if one else taught_logits(v.problem, v.state, rows.reshape(len(rows), -1))
+    single_batch = rows.shape[1] == 1  # then it is the batch that other features look at
+    logits = v.teacher_logits if single_batch else teacher_logits(v.problem, v.state, rows.reshape(len(rows), -1))
     return _column(entropy(logits[v.problem.assets.reference]).mean(-1))
 
 

@@ -30,9 +30,9 @@ def resolve(names: Sequence[str], regression: bool, num_terms: int, *, by_row: b
     Raises:
         ValueError: an unknown name, a name twice, or a feature without meaning for this task or decision.
     """
-    found: dict[str, Feature] = {}
+    features: dict[str, Feature] = {}
     for name in names:
-        if name in found:
+        if name in features:
             raise ValueError(f"The feature {name!r} is named twice; remove one.")
         feature = FEATURES[name]
         if regression and feature.classification_only:
@@ -49,16 +49,16 @@ def resolve(names: Sequence[str], regression: bool, num_terms: int, *, by_row: b
             )
         if name == "gradient_cosines" and num_terms < 2:
             raise ValueError("The feature 'gradient_cosines' needs at least two terms; leave it out.")
-        found[name] = feature
-    return found
+        features[name] = feature
+    return features
 
 
 def observe(problem: Problem, state: DistillState) -> np.ndarray:
     """Observation of every replica, ``[N, O]`` float32, finite and inside the bounds."""
-    parts, view = [], View(problem, state)
+    blocks, view = [], View(problem, state)
     for name, feature in problem.features.items():
         values = np.asarray(feature.compute(view), dtype=np.float32).reshape(len(state.seeds), -1)
-        part = problem.layout[name]
-        finite = np.nan_to_num(values, nan=0.0, posinf=part.high, neginf=part.low)
-        parts.append(np.clip(finite, part.low, part.high))
-    return np.concatenate(parts, axis=1, dtype=np.float32)
+        place = problem.layout[name]
+        finite = np.nan_to_num(values, nan=0.0, posinf=place.high, neginf=place.low)
+        blocks.append(np.clip(finite, place.low, place.high))
+    return np.concatenate(blocks, axis=1, dtype=np.float32)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from kd_env.mdp.influence.rows import scaled_influence
 from kd_env.mdp.observations.base import View
 from kd_env.mdp.observations.teachers import add_rows
-from kd_env.mdp.row_influence import scaled_influence
 from kd_env.numerics import losses
 
 
@@ -40,12 +40,12 @@ def visits(v: View) -> np.ndarray:
     for those that are carried over. A visit counts whatever weight the row had, and whether the update was skipped.
     """
     total = len(v.problem.train)
-    found = np.empty(v.rows.shape, dtype=np.int64)
+    counts = np.empty(v.rows.shape, dtype=np.int64)
     for place, (stream, drawn) in enumerate(zip(v.state.streams, v.state.next_rows, strict=True)):
         # Drawn batches stand before the cursor, but are still to come.
         ahead = np.concatenate([*stream.carry, stream.order[stream.cursor :].ravel(), drawn.ravel()])
-        found[place] = stream.epoch + 1 - np.bincount(ahead, minlength=total)[v.rows[place]]
-    return found
+        counts[place] = stream.epoch + 1 - np.bincount(ahead, minlength=total)[v.rows[place]]
+    return counts
 
 
 def register() -> None:
@@ -55,4 +55,4 @@ def register() -> None:
     add_rows("confidence", "row_confidence", _of_student(losses.confidence), lambda _: 1, by_class)
     add_rows("length", "row_length", _length, lambda _: 1, {})
     add_rows("seen", "row_seen", _seen, lambda _: 1, {"high": 10.0})
-    add_rows("influence", "row_influence", _influence, lambda _: 1, {"low": -1.0})
+    add_rows("influence", "row_influence", _influence, lambda _: 1, {"low": -1.0, "reads_influence": True})

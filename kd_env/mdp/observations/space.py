@@ -22,8 +22,8 @@ def make_layout(features: Mapping[str, tuple[tuple[int, ...], float, float]]) ->
 
 def make_space(layout: dict[str, FeatureSlice]) -> spaces.Box:
     """The flat float32 box with every feature's bounds."""
-    size = max(part.stop for part in layout.values())
+    size = max(place.stop for place in layout.values())
     low, high = np.empty(size, np.float32), np.empty(size, np.float32)
-    for part in layout.values():
-        low[part.slice], high[part.slice] = part.low, part.high
+    for place in layout.values():
+        low[place.slice], high[place.slice] = place.low, place.high
     return spaces.Box(low, high, dtype=np.float32)

@@ -30,8 +30,8 @@ def _losses(v: View) -> np.ndarray:
 
 
 def _student_agreement(v: View) -> np.ndarray:
-    own = v.next_batch.student_logits.argmax(-1)
-    return np.asarray(_of_teachers("prediction")(v) == own[..., None], dtype=np.float64)
+    student_classes = v.next_batch.student_logits.argmax(-1)
+    return np.asarray(_of_teachers("prediction")(v) == student_classes[..., None], dtype=np.float64)
 
 
 def _student(v: View) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kd_env.config.environment import EnvConfig
 from kd_env.config.influence import check_rows
-from kd_env.mdp.influence import sample_influence
+from kd_env.mdp.influence.samples import sample_influence
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
 from kd_env.numerics.optim import learning_rate_factor
@@ -40,19 +40,22 @@ def row_influence(problem: Problem, state: DistillState) -> np.ndarray:
     config = problem.config.optimizer_config
     rates = config.rate * learning_rate_factor(state.updates, state.budget, config.warmup)
     rows, feedback = state.next_rows[:, 0], feedback_choice(problem, state)
-    found = sample_influence(problem, state, rows, feedback, **virtual_options(problem.config, rates))
-    values = found.double().cpu().numpy()
+    influences = sample_influence(problem, state, rows, feedback, **virtual_options(problem.config, rates))
+    values = influences.double().cpu().numpy()
     finite = np.isfinite(values).all(-1, keepdims=True)
     return np.where(finite, values, 0.0)
 
 
 def virtual_options(config: EnvConfig, rates: np.ndarray) -> VirtualOptions:
-    """Keywords of :func:`kd_env.mdp.influence.look_ahead`, of students whose next update has the learning rates
-    ``[N]``.
+    """Keywords of a look ahead (:func:`kd_env.mdp.influence.look_ahead.look_ahead`).
+
+    Args:
+        config: options of the environment.
+        rates: ``[N]`` learning rates that the students' next update will have.
     """
     options = config.influence_config
-    own = rates if options.learning_rate is None else np.full_like(rates, options.learning_rate)
-    return {"learning_rates": own, "optimizer": options.optimizer, "clip": options.clip}
+    learning_rates = rates if options.learning_rate is None else np.full_like(rates, options.learning_rate)
+    return {"learning_rates": learning_rates, "optimizer": options.optimizer, "clip": options.clip}
 
 
 def feedback_choice(problem: Problem, state: DistillState) -> np.ndarray:
@@ -69,24 +72,27 @@ def feedback_choice(problem: Problem, state: DistillState) -> np.ndarray:
     return np.stack(chosen)
 
 
-def feedback_rows(config: EnvConfig, there: int) -> int:
-    """M, feedback rows of a step of the influence, of ``there`` that are evaluated.
+def feedback_rows(config: EnvConfig, evaluated_rows: int) -> int:
+    """M, feedback rows of a step of the influence, of ``evaluated_rows`` that are evaluated.
 
     Raises:
         ValueError: more than are evaluated, with both numbers.
     """
     rows = config.influence_config.rows
     count = config.batch_size if rows is None else rows
-    check_rows(count, there, "the smaller of evaluation_rows and the feedback split")
+    check_rows(count, evaluated_rows, "the smaller of evaluation_rows and the feedback split")
     return count
 
 
-def check_influence(config: EnvConfig, there: int) -> None:
-    """Refuse too few evaluated feedback rows, ``there``, where an option, the score or a feature asks for influence."""
-    asked = "influence" in (config.score, *(name.removeprefix("row_") for name in config.features))
+def check_influence(config: EnvConfig, evaluated_rows: int, reads_influence: bool) -> None:
+    """Refuse too few ``evaluated_rows`` of feedback where an option asks for influence, or a score or feature reads it.
+
+    Raises:
+        ValueError: with both numbers.
+    """
     # Where the teacher learns, a policy may ask at any step.
-    if asked or config.teacher_learns or config.influence_config.rows is not None:
-        feedback_rows(config, there)
+    if reads_influence or config.teacher_learns or config.influence_config.rows is not None:
+        feedback_rows(config, evaluated_rows)
 
 
 def scaled_influence(values: np.ndarray) -> np.ndarray:

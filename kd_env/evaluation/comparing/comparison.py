@@ -1,0 +1,112 @@
+"""Everything that is printed or written about several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kd_env.evaluation.statistics.intervals import Difference, Interval
+from kd_env.evaluation.statistics.verdicts import headline, title_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One agent group, or one rule. Intervals are over trainings and seeds; of one training or a rule over seeds."""
+
+    policy: str
+    agent: str
+    control: str
+    learned: bool
+    searched: bool
+    """Whether it is the constant action of a search: a rule with trainings."""
+    extra_labels: bool
+    """Whether it trained on feedback rows too."""
+    action_view: str
+    runs: tuple[str, ...]
+    unit: str
+    """``training`` or ``evaluation seed``."""
+    units: int
+    values: dict[str, tuple[float, ...]]
+    """By dev split: the measure of every unit; of a training its mean over the seeds."""
+    metrics: dict[str, dict[str, Interval]]
+    """By dev split and metric."""
+    loss: dict[str, Interval]
+    gap_closed: dict[str, Interval]
+    calibration_error: dict[str, Interval] | None
+    """None in regression, and for results of earlier versions."""
+    raw_loss: dict[str, Interval] | None
+    """None for results of earlier versions, whose loss is the raw one."""
+    raw_gap_closed: dict[str, Interval] | None
+    mean_weights: dict[str, Interval]
+    """By term: applied weight, a mean over the steps."""
+    chosen: dict[str, Interval]
+    """By term: share of steps in which its applied weight was above 0."""
+    measures: dict[str, Interval]
+    """What the decision measures beside, by name."""
+    diverged: int
+    """How many of all its students."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """``first`` minus ``second`` in the measure, on one dev split."""
+
+    first: str
+    second: str
+    split: str
+    difference: Difference
+    holm_p: float
+    """Adjusted for all contrasts of the same list (Holm 1979)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is printed or written about several runs."""
+
+    facts: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    dev_splits: tuple[str, ...]
+    term_names: tuple[str, ...]
+    metric_names: tuple[str, ...]
+    measures: dict[str, str]
+    """Titles of what the decision measures beside, by name."""
+    measure: str
+    """``gap_closed``, or ``loss`` where the floor of the gap was active."""
+    entries: tuple[Entry, ...]
+    """Agent groups first, then rules, those with extra labels last."""
+    to_rules: tuple[Contrast, ...]
+    """Every agent group to every rule, paired by evaluation seed."""
+    between_controls: tuple[Contrast, ...]
+    """Groups of one agent under different controls: trainings are independent, seeds shared."""
+    between_agents: tuple[Contrast, ...]
+    """Groups of different agents, none under a control, likewise."""
+    best_rule: str | None
+    """The best on the selection split of all rules, those with feedback labels and searched ones included; None without
+    rules."""
+    overlapping: tuple[tuple[str, str], ...]
+    """Pairs of runs of one group that share seeds of students."""
+    joint: bool = False
+    """Whether each training has one student, beside which it learned, and students of one seed are pairs."""
+
+    @property
+    def title(self) -> str:
+        """The measure in words."""
+        return title_of(self.measure, self.facts)
+
+    @property
+    def headline(self) -> str:
+        """The first line: whether an agent (its controls only where there is no other) is above the best rule."""
+        agents = [entry for entry in self.entries if entry.learned and not entry.searched]
+        agent_names = {entry.policy for entry in agents if entry.control == "none"} or {
+            entry.policy for entry in agents
+        }
+        to_best: dict[str, dict[str, Difference]] = {}
+        for contrast in (*self.to_rules, *self.between_agents):  # in these a searched rule is second
+            if contrast.second == self.best_rule and contrast.first in agent_names:
+                to_best.setdefault(contrast.first, {})[contrast.split] = contrast.difference
+        return headline(self.best_rule, to_best, self.measure, self.title)
+
+    def entry(self, policy: str) -> Entry:
+        """The entry of a policy."""
+        return next(entry for entry in self.entries if entry.policy == policy)
