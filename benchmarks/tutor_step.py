@@ -33,7 +33,7 @@ from benchmarks.bare_tutor import LOOPS, agree, next_text, start
 from kd_env.core import checks
 from kd_env.core.files import atomic_write
 from kd_env.data.toy import masked_lm_folder
-from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.envs.tutor_env import TutorEnv

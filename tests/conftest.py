@@ -77,7 +77,7 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def tutor_problem(tiny_text: dict[str, Any]) -> Any:
     """The tiny text in float64, shared: environments of it cost nothing to make."""
-    from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+    from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
     from kd_env.decisions.tutor_token.options import TutorConfig
 
     return build_tutor_problem(TutorConfig.from_kwargs(**{**tiny_text, "precision": "fp64"}))

@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
+from statistics import median
 
 import pytest
 
@@ -49,6 +51,16 @@ def test_a_circle_is_found() -> None:
     with pytest.raises(ValueError, match="circle"):
         house.heights(graph)
     assert house.heights({"a": frozenset("b"), "b": frozenset("c"), "c": frozenset()}) == {"a": 2, "b": 1, "c": 0}
+
+
+def test_files_and_folders_stay_small() -> None:
+    """A file above 300 lines says why in its first line."""
+    lengths = house.lengths(house.sources(*house.PACKAGES))
+    assert median(lengths.values()) <= 120
+    long = {path for path, count in lengths.items() if count > 300}
+    assert not [path for path in long if "300 lines" not in (ROOT / path).read_text(encoding="utf-8").split("\n", 1)[0]]
+    folders = Counter(path.parent for path in house.sources(*house.PACKAGES))
+    assert not {str(folder.relative_to(ROOT)): count for folder, count in folders.items() if count > 12}
 
 
 def test_no_code_outside_its_room_asks_which_decision_it_is() -> None:

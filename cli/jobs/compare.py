@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.runs import folder as runs
-from cli.settings.kinds import reader_of
+from cli.settings.kinds.catalog import reader_of
 from cli.settings.options import flag, names_of, split_options
 from cli.settings.read import agent_label
 from kd_env.core.registry import unknown_name

@@ -17,8 +17,8 @@ from gymnasium.vector import VectorEnv
 
 from cli.jobs.students import keeper
 from cli.settings import probe
-from cli.settings.base import PolicySpec, Settings
-from cli.settings.labels import with_feedback
+from cli.settings.kinds.base import PolicySpec, Settings
+from cli.settings.kinds.labels import with_feedback
 from kd_env.config.environment import EnvConfig
 
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ def downstream(overrides: Sequence[str], command: str) -> Path:
         for student in {one.digest: one for folders in students.values() for one in folders}.values()
     ]
     todo = [job for job in jobs if not job.path(folder).is_file()]
-    from cli.jobs.prepare import set_threads
+    from cli.jobs.kinds.prepare import set_threads
 
     set_threads(options["threads"])
     materials = _materials(todo, configs)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cli.jobs.judge import write_results
-from cli.jobs.kinds import job_of
-from cli.jobs.prepare import set_threads
+from cli.jobs.kinds.catalog import job_of
+from cli.jobs.kinds.judge import write_results
+from cli.jobs.kinds.prepare import set_threads
 from cli.runs import folder as runs
 from cli.settings import probe
-from cli.settings.base import Settings
 from cli.settings.compose import compose
+from cli.settings.kinds.base import Settings
 from cli.settings.read import check, read_settings
 from kd_env.data.tasks import EMBEDDED
 

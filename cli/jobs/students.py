@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cli.settings.base import Settings
+from cli.settings.kinds.base import Settings
 from kd_env.config.environment import EnvConfig
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cli.jobs.compare import check_comparable, compare_folders
-from cli.jobs.kinds import job_of
+from cli.jobs.kinds.catalog import job_of
 from cli.runs import folder as runs
 from cli.runs.pool import Child, run_all
 from cli.settings import probe
-from cli.settings.base import Settings
 from cli.settings.compose import compose
+from cli.settings.kinds.base import Settings
 from cli.settings.options import names_of, split_options, whole
 from cli.settings.presets import groups, option_comments
 from cli.settings.read import check, read_begun, with_defaults

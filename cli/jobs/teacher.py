@@ -20,7 +20,7 @@ def make_teacher(overrides: Sequence[str], command: str) -> Path:
     Raises:
         ValueError: anything that does not fit, before any training.
     """
-    from cli.jobs.prepare import set_threads
+    from cli.jobs.kinds.prepare import set_threads
 
     resolved, default = compose("finetune", overrides), compose("finetune", [])
     _refuse_unread(resolved, default)

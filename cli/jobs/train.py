@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cli.jobs.base import Job
-from cli.jobs.judge import write_results
-from cli.jobs.kinds import job_of
-from cli.jobs.prepare import agent_device, set_threads
+from cli.jobs.kinds.base import Job
+from cli.jobs.kinds.catalog import job_of
+from cli.jobs.kinds.judge import write_results
+from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
 from cli.runs.watch import GapRecorder, Watch, read_history
 from cli.settings import probe

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cli.settings.base import Settings
 from cli.settings.controls import agent_options
+from cli.settings.kinds.base import Settings
 from kd_env.decisions.tutor_token.options import TutorConfig
 
 _WHOLE_EPISODES = ("reinforce", "sb3/ars", "searched", "teacher_selector")

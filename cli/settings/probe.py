@@ -12,8 +12,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from cli.settings.base import PolicySpec, Settings
 from cli.settings.controls import agent_options
+from cli.settings.kinds.base import PolicySpec, Settings
 from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.core.types import FeatureSlice

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cli.runs import folder as runs
-from cli.settings.base import PolicySpec, Settings
 from cli.settings.controls import check_control
-from cli.settings.kinds import reader_of
+from cli.settings.kinds.base import PolicySpec, Settings
+from cli.settings.kinds.catalog import reader_of
 
 
 def with_defaults(resolved: Mapping[str, Any]) -> dict[str, Any]:

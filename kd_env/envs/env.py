@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kd_env.envs.run import Run
-from kd_env.envs.single import SingleEnv
+from kd_env.envs.shells.single import SingleEnv
 from kd_env.envs.view import RunView
 from kd_env.mdp.problem import Problem
 

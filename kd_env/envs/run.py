@@ -17,7 +17,7 @@ from kd_env.decisions.base import Decision
 from kd_env.decisions.options import env_config
 from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
-from kd_env.envs.replicas import Replicas
+from kd_env.envs.shells.replicas import Replicas
 from kd_env.mdp import passes, transition
 from kd_env.mdp.observations.layout import observe
 from kd_env.mdp.problem import Problem, warn_floor

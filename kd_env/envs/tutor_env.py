@@ -12,9 +12,9 @@ from gymnasium.vector import AutoresetMode
 from kd_env.core.types import FeatureSlice
 from kd_env.decisions.tutor_token import features
 from kd_env.decisions.tutor_token.problem import TutorProblem
-from kd_env.envs.replicas import EnvState
-from kd_env.envs.single import SingleEnv
-from kd_env.envs.stacked import StackedEnv, checked
+from kd_env.envs.shells.replicas import EnvState
+from kd_env.envs.shells.single import SingleEnv
+from kd_env.envs.shells.stacked import StackedEnv, checked
 from kd_env.envs.tutor_run import TutorRun
 
 

@@ -13,12 +13,12 @@ import torch
 
 from kd_env.decisions.tutor_token import features, reading
 from kd_env.decisions.tutor_token import text as dynamics
-from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorProblem, warn_floor
 from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.decisions.tutor_token.state import TutorState
-from kd_env.envs.replicas import Replicas
+from kd_env.envs.shells.replicas import Replicas
 from kd_env.mdp.rewards import gap_scale
 from kd_env.models.export import write_student
 

@@ -7,7 +7,7 @@ from typing import Any
 from gymnasium.vector import AutoresetMode
 
 from kd_env.envs.run import Run
-from kd_env.envs.stacked import StackedEnv, checked
+from kd_env.envs.shells.stacked import StackedEnv, checked
 from kd_env.envs.view import RunView
 from kd_env.mdp.problem import Problem
 

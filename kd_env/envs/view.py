@@ -7,8 +7,8 @@ import numpy as np
 from kd_env.core.types import FeatureSlice
 from kd_env.data.tables import Table
 from kd_env.decisions.base import Decision
-from kd_env.envs.replicas import EnvState
 from kd_env.envs.run import Run
+from kd_env.envs.shells.replicas import EnvState
 from kd_env.mdp.influence.rows import row_influence
 from kd_env.mdp.problem import Problem
 

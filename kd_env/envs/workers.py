@@ -16,8 +16,8 @@ from kd_env.config.environment import EnvConfig
 from kd_env.core import trees
 from kd_env.core.registry import unknown_name
 from kd_env.envs.build import build_problem
-from kd_env.envs.replicas import EnvState
 from kd_env.envs.run import Run, check_replicas
+from kd_env.envs.shells.replicas import EnvState
 from kd_env.envs.vector import DistillVectorEnv
 from kd_env.envs.view import RunView
 from kd_env.mdp.problem import Problem

@@ -18,8 +18,8 @@ from cli.main import main, run
 from cli.runs import folder as runs
 from cli.runs.watch import read_history
 from cli.settings import probe
-from cli.settings.base import PolicySpec, Settings
 from cli.settings.compose import compose
+from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.options import split_options
 from cli.settings.presets import groups
 from cli.settings.read import read_settings
@@ -263,7 +263,7 @@ def test_a_run_that_failed_before_its_training_does_not_block_the_next(
 def test_an_existing_folder_is_refused_before_any_work(
     finished: Path, base: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.jobs.prepare.load_problem", lambda *_: pytest.fail("a teacher was made first"))
+    monkeypatch.setattr("cli.jobs.kinds.prepare.load_problem", lambda *_: pytest.fail("a teacher was made first"))
     fails(capsys, ["train", *base, f"runs_dir={finished.parent}"], "exists", "resume=true")
     other = finished.parent / "notes"
     other.mkdir()

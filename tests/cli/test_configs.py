@@ -13,8 +13,8 @@ from terms_mt_bert import LITERAL_TERMS
 from agents import RULES, make_agent
 from agents.sb3.algorithms import ALGORITHMS
 from cli.settings import probe
-from cli.settings.base import Settings
 from cli.settings.compose import compose
+from cli.settings.kinds.base import Settings
 from cli.settings.presets import description, groups
 from cli.settings.read import check, read_settings
 from cli.settings.teachers import set_config, teacher_config

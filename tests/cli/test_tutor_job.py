@@ -15,7 +15,7 @@ from cli.main import run
 from cli.settings.compose import compose
 from cli.settings.presets import groups
 from cli.settings.read import check, read_settings
-from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.envs.tutor_env import TutorVectorEnv
 

@@ -15,7 +15,8 @@ from cli.main import run
 from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.envs.tutor_env import TutorEnv
 from kd_env.evaluation.judging.tutor_dev import judged_problems
-from kd_env.evaluation.judging.tutoring import JointEnv, evaluate_tutors
+from kd_env.evaluation.judging.tutor_joint import JointEnv
+from kd_env.evaluation.judging.tutoring import evaluate_tutors
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

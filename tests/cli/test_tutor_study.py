@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agents import make_rule
-from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.envs.tutor_env import TutorVectorEnv
@@ -69,6 +69,6 @@ def test_texts_that_do_not_fit_are_told(text: Any, message: str) -> None:
 
 
 def test_one_embedded_source_in_a_list_has_its_teacher() -> None:
-    from kd_env.decisions.tutor_token.corpus import packaged_teacher
+    from kd_env.decisions.tutor_token.corpus.text import packaged_teacher
 
     assert packaged_teacher(("toy",)) == packaged_teacher("toy")

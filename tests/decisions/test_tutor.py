@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from kd_env.config.optimizer import OptimizerConfig
 from kd_env.config.student import StudentConfig
-from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.text import masked_ids
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv

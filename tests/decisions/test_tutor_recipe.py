@@ -22,7 +22,7 @@ from kd_env.config.student import StudentConfig
 from kd_env.core.types import ModelOutput
 from kd_env.data.loading import get_task
 from kd_env.data.masking import enough_slots
-from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 from kd_env.knowledge import plausibility as terms

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from agents import make_agent, make_rule
 from agents.rules.tutor_token import TOKEN_RULES
-from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 from kd_env.numerics.calibration import fit_temperature

@@ -14,7 +14,7 @@ from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.config.student import StudentConfig
 from kd_env.core.types import Signal
 from kd_env.decisions.options import env_config
-from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 from kd_env.models.architecture import classifier_kind, token_classifier_kind

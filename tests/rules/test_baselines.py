@@ -18,8 +18,8 @@ from agents.rules.base import Rule
 from agents.rules.knowledge_selection import All
 from cli.jobs.students import has_feedback
 from cli.main import main, run
-from cli.settings.base import Settings
 from cli.settings.compose import compose
+from cli.settings.kinds.base import Settings
 from cli.settings.read import read_settings
 from kd_env import DistillVectorEnv, build_problem
 from kd_env.core.types import ModelOutput, Signal

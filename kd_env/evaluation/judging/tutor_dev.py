@@ -16,10 +16,10 @@ from kd_env.data.loading import get_task, load_dev, load_train
 from kd_env.data.tables import on_device
 from kd_env.data.tasks import Rows, Task
 from kd_env.data.text import TextSplits, cut_texts, tokenize_texts
-from kd_env.decisions.tutor_token.corpus import evaluated_rows
+from kd_env.decisions.tutor_token.corpus.task import task_table, teacher_loss
+from kd_env.decisions.tutor_token.corpus.text import evaluated_rows
 from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.decisions.tutor_token.process import make_tutor_problem
-from kd_env.decisions.tutor_token.task_corpus import task_table, teacher_loss
 from kd_env.mdp import passes
 from kd_env.numerics import losses, metrics
 

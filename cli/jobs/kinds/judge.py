@@ -9,7 +9,7 @@ from typing import Any
 
 from cli.jobs import contenders
 from cli.jobs.progress import show_progress
-from cli.settings.base import Settings
+from cli.settings.kinds.base import Settings
 from kd_env.config.environment import EnvConfig
 from kd_env.evaluation.reports.report import Report
 from kd_env.mdp.problem import Problem

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cli.settings.base import Reader
-from cli.settings.labels import LabelReader
-from cli.settings.tokens import TokenReader
+from cli.settings.kinds.base import Reader
+from cli.settings.kinds.labels import LabelReader
+from cli.settings.kinds.tokens import TokenReader
 
 LABELS, TOKENS = LabelReader(), TokenReader()
 

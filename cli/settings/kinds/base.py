@@ -32,7 +32,7 @@ class Settings(Generic[Options]):
     """Everything that the main job needs, checked."""
 
     kind: str
-    """Of the environment, by name (:mod:`cli.settings.kinds`)."""
+    """Of the environment, by name (:mod:`cli.settings.kinds.catalog`)."""
     resolved: dict[str, Any]
     """The configuration as it is written to ``config.yaml``."""
     env: Options

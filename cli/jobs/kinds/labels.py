@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.jobs import contenders, judge, prepare
-from cli.jobs.base import AnyVectorEnv, Job
+from cli.jobs import contenders
+from cli.jobs.kinds import judge, prepare
+from cli.jobs.kinds.base import AnyVectorEnv, Job
 from cli.runs import folder as runs
 from cli.settings.controls import agent_options
 from kd_env.config.environment import EnvConfig

@@ -14,12 +14,12 @@ from kd_env.data.tables import Table, make_buckets, on_device
 from kd_env.data.text import TokenFacts, TokenizedTexts, cut_texts, tokenize_texts
 from kd_env.data.toy import masked_lm_folder
 from kd_env.decisions.tutor_token import reading
+from kd_env.decisions.tutor_token.corpus.slots import check_first, ordinary_places, slots_of, tokens_of
+from kd_env.decisions.tutor_token.corpus.student import build_tutor_student
+from kd_env.decisions.tutor_token.corpus.task import task_assets
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorAssets, TutorProblem, draw_slots
 from kd_env.decisions.tutor_token.process import make_tutor_problem
-from kd_env.decisions.tutor_token.slots import check_first, ordinary_places, slots_of, tokens_of
-from kd_env.decisions.tutor_token.student import build_tutor_student
-from kd_env.decisions.tutor_token.task_corpus import task_assets
 from kd_env.finetuning.masked_lm_config import sources
 from kd_env.knowledge import plausibility
 from kd_env.models.devices import resolve_device

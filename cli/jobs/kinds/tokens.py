@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.jobs import prepare
-from cli.jobs.base import AnyVectorEnv, Job
+from cli.jobs.kinds import prepare
+from cli.jobs.kinds.base import AnyVectorEnv, Job
+from cli.jobs.kinds.token_samples import edited_samples
+from cli.jobs.kinds.token_students import keep_students, read_joint, save_starts, write_joint
 from cli.jobs.progress import show_progress
-from cli.jobs.token_samples import edited_samples
-from cli.jobs.token_students import keep_students, read_joint, save_starts, write_joint
 from cli.runs import folder as runs
-from cli.settings.base import PolicySpec
+from cli.settings.kinds.base import PolicySpec
+from cli.settings.kinds.tokens import is_joint, with_ready
 from cli.settings.learning import check_learns, learning_options, total_steps
-from cli.settings.tokens import is_joint, with_ready
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.decisions.tutor_token.process import with_tutor_options
@@ -51,7 +51,7 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
 
     def load_problem(self) -> TutorProblem:
         """As in :class:`Job`."""
-        from kd_env.decisions.tutor_token.corpus import build_tutor_problem
+        from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
 
         config = with_ready(self.settings.env, tuple(prepare.made_teachers(self.settings.teachers)))
         problem = build_tutor_problem(config)
@@ -74,7 +74,7 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
     def training_env(self, problem: TutorProblem) -> AnyVectorEnv:
         """As in :class:`Job`; with ``protocol=joint`` it holds the one student of the run's seed."""
         from kd_env.envs.tutor_env import TutorVectorEnv
-        from kd_env.evaluation.judging.tutoring import JointEnv
+        from kd_env.evaluation.judging.tutor_joint import JointEnv
 
         c = self.settings.resolved
         if self.joint:

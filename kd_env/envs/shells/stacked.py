@@ -11,8 +11,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from kd_env.core import trees
-from kd_env.envs.replicas import Replicas
-from kd_env.envs.single import budget_of
+from kd_env.envs.shells.replicas import Replicas
+from kd_env.envs.shells.single import budget_of
 
 _MODES = {"same_step": AutoresetMode.SAME_STEP, "disabled": AutoresetMode.DISABLED}
 

@@ -15,9 +15,9 @@ from kd_env.data.loading import get_task, load_train
 from kd_env.data.tables import Table, make_buckets, on_device, same_tokens, tokenize
 from kd_env.data.tasks import EMBEDDED, Rows, Task
 from kd_env.data.toy import masked_lm_folder, teacher_folder
+from kd_env.decisions.tutor_token.corpus.slots import check_first, ordinary_places, slots_of, tokens_of
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorAssets
-from kd_env.decisions.tutor_token.slots import check_first, ordinary_places, slots_of, tokens_of
 from kd_env.models import encoder as models
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.masked_lm import check_fits, load_masked_lm

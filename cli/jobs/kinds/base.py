@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gymnasium.vector import VectorEnv
 
-from cli.settings.base import Options, Settings
+from cli.settings.kinds.base import Options, Settings
 
 if TYPE_CHECKING:
     from kd_env.evaluation.reports.report import Report

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from kd_env.core import trees
-from kd_env.envs.replicas import Replicas
+from kd_env.envs.shells.replicas import Replicas
 from kd_env.mdp.state import Effect
 
 

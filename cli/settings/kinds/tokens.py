@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from cli.settings.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
+from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
+from cli.settings.kinds.token_probe import TokenProbe
 from cli.settings.learning import check_learns
 from cli.settings.presets import option_comments
 from cli.settings.teachers import TASK_KEYS, single_teacher
-from cli.settings.token_probe import TokenProbe
 from kd_env.core.registry import unknown_name
 from kd_env.decisions.tutor_token.options import RECIPES, TutorConfig
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cli.settings.base import Settings, Teachers
-from cli.settings.labels import with_ready
+from cli.settings.kinds.base import Settings, Teachers
+from cli.settings.kinds.labels import with_ready
 from kd_env.config.environment import EnvConfig
 from kd_env.mdp.problem import Problem
 

@@ -1,0 +1,1 @@
+"""What a job does that is another thing for labels than for tokens."""

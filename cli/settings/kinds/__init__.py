@@ -1,0 +1,1 @@
+"""What settings say that is another thing for labels than for tokens."""
