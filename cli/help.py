@@ -10,7 +10,8 @@ from cli.settings.presets import JOB_GROUPS, description, groups, option_comment
 EXAMPLES = {
     "train": (
         "kd-env train",
-        "kd-env train agent=sb3/ppo env.budget=40 seed=1",
+        "kd-env train agent=sb3/ppo seed=1",
+        "kd-env train task=toy env.budget=40",
         "kd-env train experiment=mrpc task.data_dir=<glue folder> teacher.name_or_path=<encoder>",
         "kd-env train env=teacher_weighting cofinetuned=<folder of a set>",
         "kd-env train env=tutor_token agent=tutor env.protocol=frozen",
@@ -24,8 +25,8 @@ EXAMPLES = {
         "kd-env teacher task=mrpc teacher=bert_base 'members=[{name: twelve}, {name: six, num_hidden_layers: 6}]'",
     ),
     "evaluate": (
-        "kd-env evaluate run=runs/toy-actor_critic-seed0 evaluation.seeds=20",
-        "kd-env evaluate run=runs/toy-actor_critic-seed0 student.hidden_size=64",
+        "kd-env evaluate run=runs/wrong_labels-actor_critic-seed0 evaluation.seeds=20",
+        "kd-env evaluate run=runs/wrong_labels-actor_critic-seed0 student.hidden_size=64",
         "kd-env evaluate 'students={none: <folder>, tutor: [<folder>, <folder>]}' train_rows=[32,512] min_updates=200",
     ),
     "study": (
@@ -63,6 +64,8 @@ def command_help(name: str) -> str:
         lines.append("Presets (group=preset):")
         for group, presets in groups(command.config).items():
             lines += _wrap(f"  {group + '=':<12}", ", ".join(presets))
+        if command.config == "config":
+            lines.append("  Where none of task=, env= and experiment= is given: experiment=wrong_labels; experiment=none leaves it out.")
         lines.append("")
     lines.append("Options (key=value), with defaults:")
     for key, value, comment in option_comments(command.config):

@@ -14,6 +14,7 @@ from cli.runs import folder as runs
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.kinds.base import Settings
+from cli.settings.presets import NO_EXPERIMENT
 from cli.settings.read import check, read_settings
 from kd_env.data.tasks import EMBEDDED
 
@@ -31,7 +32,8 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     run, given = split_run(overrides)
     before, first_overrides = runs.read_run(run)
     _refuse_agent(run, before, any(_key(text).split(".")[0] == "agent" for text in given))
-    composed = runs.with_former_rate(run, compose("config", merge_overrides(first_overrides, given)))
+    overrides = merge_overrides(with_experiment(before, first_overrides), given)
+    composed = runs.with_former_rate(run, compose("config", overrides))
     composed = runs.with_former_gap(run, composed, given)
     _refuse_agent(run, before, composed["agent"]["name"] != before["agent"]["name"])  # an experiment may name one too
     task, other = composed["task"]["name"], before["task"]["name"]
@@ -104,6 +106,18 @@ def split_run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
             "Name one run folder: kd-env evaluate run=<folder> [key=value ...]; or students to fine-tune: students=..."
         )
     return Path(named[0].removeprefix("run=")).expanduser(), [text for text in words if text not in named]
+
+
+def with_experiment(before: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """The overrides of a run with the experiment that it had by default, which is another one on another task.
+
+    Args:
+        before: resolved configuration of the run; in earlier versions the default was none.
+        overrides: of the run.
+    """
+    if names_key(overrides, "experiment"):
+        return list(overrides)
+    return [f"experiment={before['presets'].get('experiment', NO_EXPERIMENT)}", *overrides]
 
 
 def merge_overrides(first: Sequence[str], second: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from cli.settings.presets import PACKAGE, groups
+from cli.settings.presets import NO_EXPERIMENT, PACKAGE, groups
 from cli.settings.recipes import check_recipe, paper_recipe, paper_recipes
 from kd_env.core.registry import unknown_name
 from kd_env.data.tasks import EMBEDDED
@@ -52,7 +52,7 @@ def resolve_overrides(job: str, overrides: Sequence[str], *, sweep: bool = False
     for override in parsed:
         _check_form(override, sweep)
     if job == "config":
-        parsed = _as_published(parsed)
+        parsed = _with_default_experiment(_as_published(parsed))
     parts: dict[str, list[Any]] = {"hydra": [], "preset": [], "value": []}
     available = groups(job)
     for override in parsed:
@@ -74,6 +74,18 @@ def resolve_overrides(job: str, overrides: Sequence[str], *, sweep: bool = False
     if sweep:  # each job resolves its own presets again
         return [*(o.input_line for o in parts["preset"]), *values, *(o.input_line for o in parts["hydra"])]
     return [*chosen, *values]
+
+
+def _with_default_experiment(parsed: list[Any]) -> list[Any]:
+    """The overrides with ``experiment=none`` where a task or an environment is named and no experiment.
+
+    The experiment that the primary configuration names is one problem: its wrong labels, terms and budget would be a
+    surprise on any other.
+    """
+    named = {override.key_or_group for override in parsed}
+    if "experiment" in named or not named & {"task", "env"}:
+        return parsed
+    return [*parsed, _parse(f"experiment={NO_EXPERIMENT}")]
 
 
 def _as_published(parsed: list[Any]) -> list[Any]:
@@ -123,6 +135,8 @@ def _compose(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
         raise ValueError(f"The overrides {list(overrides)} do not fit: {str(cause).splitlines()[0]}") from error
     choices = config.hydra.runtime.choices
     presets = {str(key): str(value) for key, value in choices.items() if key in groups() and value is not None}
+    if presets.get("experiment") == NO_EXPERIMENT:
+        del presets["experiment"]
     with open_dict(config):
         del config["hydra"]
     return config, presets
@@ -180,6 +194,7 @@ def _check_preset(override: Any, valid: Sequence[str]) -> None:
 
 def _value_hint(group: str) -> str:
     hints = {
+        "experiment": f" experiment={NO_EXPERIMENT} takes none of them.",
         "teacher": " A model's folder is given with teacher.path=... or teacher.name_or_path=...",
         "student": " A model's folder is given with student=pretrained student.name_or_path=...",
         "task": " Own files: task=custom task.data_dir=... task.columns.text=[...] task.columns.label=...",

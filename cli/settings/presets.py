@@ -8,6 +8,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 PACKAGE = "configs"
+NO_EXPERIMENT = "none"
+"""The experiment that sets nothing: Hydra cannot take away a default by ``experiment=null``."""
 JOB_GROUPS = {
     "config": ("task", "teacher", "student", "env", "agent", "experiment"),
     "finetune": ("task", "teacher"),

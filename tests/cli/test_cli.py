@@ -274,7 +274,7 @@ def test_an_existing_folder_is_refused_before_any_work(
 
 def test_greedy_needs_a_reward_at_every_step() -> None:
     def settings(*overrides: str) -> Settings:
-        return probe.check(read_settings(compose("config", list(overrides))))
+        return probe.check(read_settings(compose("config", ["task=toy", *overrides])))
 
     def names(given: Settings) -> list[str]:
         return [rule.name for rule in given.rules or ()]

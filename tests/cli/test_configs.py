@@ -15,7 +15,7 @@ from agents.sb3.algorithms import ALGORITHMS
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.kinds.base import Settings
-from cli.settings.presets import description, groups
+from cli.settings.presets import NO_EXPERIMENT, description, groups
 from cli.settings.read import check, read_settings
 from cli.settings.teachers import set_config, teacher_config
 from kd_env import DistillVectorEnv, EnvConfig, build_problem
@@ -47,10 +47,32 @@ def test_every_group_is_there_and_described() -> None:
 
 def test_the_defaults_are_those_of_the_environment() -> None:
     """One set of defaults: what the main job uses is what gym.make uses, but for what depends on the agent."""
-    env = settings_of("env.action_view=native").env
+    env = settings_of("experiment=none", "env.action_view=native").env
     expected = dataclasses.replace(env_config(), cache_dir=env.cache_dir, show_progress=True)
     student = dataclasses.replace(expected.student_config, num_hidden_layers=1)
     assert env == dataclasses.replace(expected, student=student)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "experiment"),
+    [
+        ([], "wrong_labels"),
+        (["agent=sb3/ppo", "student=toy_two", "env.budget=80"], "wrong_labels"),
+        (["task=toy"], None),
+        (["env=teacher_weighting"], None),
+        (["experiment=none"], None),
+        (["task=toy", "experiment=wrong_labels"], "wrong_labels"),
+        (["experiment=quick"], "quick"),
+    ],
+)
+def test_the_default_experiment_gives_way_to_a_task_or_an_environment(
+    overrides: list[str], experiment: str | None
+) -> None:
+    """Its wrong labels, terms and budget reach no other problem."""
+    found = settings_of(*overrides)
+    assert found.resolved["presets"].get("experiment") == experiment
+    assert found.env.label_noise == (0.8 if experiment == "wrong_labels" else 0.0)
+    assert found.run_folder.name.startswith(experiment or "toy")
 
 
 def test_teacher_defaults_are_those_of_the_fine_tuning() -> None:
@@ -185,7 +207,7 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
     )
     about_rows = agent == "row_reinforce" or getattr(rule, "decision", "") == "sample_weighting"
     env_preset = ["env=teacher_weighting"] if about_teachers else ["env=sample_weighting"] if about_rows else []
-    found = settings_of(f"agent={agent}", "num_envs=2", *env_preset)
+    found = settings_of("experiment=none", f"agent={agent}", "num_envs=2", *env_preset)
     probe.check(found)
     view = found.env.action_view
     assert view == found.resolved["agent"]["action_view"]
@@ -274,7 +296,7 @@ def test_experiments(experiment: str, tmp_path: Path) -> None:
     needs = {"lgtm_mrpc": ["teacher.path=encoder"], "lgtm_paper": []}.get(experiment, NEEDS_MODEL)
     found = settings_of(f"experiment={experiment}", *([] if embedded else needs))
     agent = EXPERIMENT_AGENTS.get(experiment, "actor_critic")
-    assert found.run_folder.name == f"{experiment}-{agent}-seed0"
+    assert found.run_folder.name == f"{'toy' if experiment == NO_EXPERIMENT else experiment}-{agent}-seed0"
     assert experiment in description("experiment", experiment), "the command is missing"
     if embedded:
         check(found)
