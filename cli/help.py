@@ -65,7 +65,9 @@ def command_help(name: str) -> str:
         for group, presets in groups(command.config).items():
             lines += _wrap(f"  {group + '=':<12}", ", ".join(presets))
         if command.config == "config":
-            lines.append("  Where none of task=, env= and experiment= is given: experiment=wrong_labels; experiment=none leaves it out.")
+            lines.append(
+                "  Without task=, env= and experiment= it is experiment=wrong_labels; experiment=none leaves that out."
+            )
         lines.append("")
     lines.append("Options (key=value), with defaults:")
     for key, value, comment in option_comments(command.config):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cli.jobs.evaluate import with_experiment
 from cli.jobs.study import plan
 from cli.main import main, run
 from cli.runs import folder as runs
@@ -194,6 +195,14 @@ def test_runs_of_earlier_versions_are_what_they_were(tmp_path: Path) -> None:
     assert runs.with_former_gap(tmp_path, now, ["env.gap=calibrated"])["env"]["gap"] == "calibrated"
     asked = {**before, "env": {**before["env"], "score": "influence"}}
     assert "clip" not in runs.with_former_defaults(asked)["env"]["influence"]  # it was another influence
+
+
+def test_a_run_is_judged_under_the_experiment_that_it_had() -> None:
+    """Runs of earlier versions had none by default; those of the default keep it where another task is named."""
+    assert with_experiment({"presets": {"task": "toy"}}, ["seed=1"]) == ["experiment=none", "seed=1"]
+    kept = with_experiment({"presets": {"experiment": "wrong_labels"}}, [])
+    assert compose("config", [*kept, "task=toy_pair"])["task"]["label_noise"] == 0.8
+    assert with_experiment({"presets": {"experiment": "ks_paper"}}, ["experiment=ks"]) == ["experiment=ks"]
 
 
 def test_evaluate_repeats_a_run_and_goes_elsewhere(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

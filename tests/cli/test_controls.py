@@ -63,7 +63,7 @@ def test_feedback_is_shuffled_for_agents_and_rules(agent: str) -> None:
 
 
 def test_a_student_that_teaches_itself_learns_nothing() -> None:
-    found = settings_of("control=teacher_is_student", "env.budget=12")
+    found = settings_of("task=toy", "control=teacher_is_student", "env.budget=12")
     assert found.env.reward == "loss_drop" and "hard_label" not in found.env.terms
     # In float64 and without running scales rounding errors lie below AdamW's eps; else it makes ordinary steps of them.
     env = DistillVectorEnv(2, **{**found.env.to_dict(), "cache_dir": None, "precision": "fp64", "term_scale": "none"})

@@ -117,6 +117,21 @@ def test_columns_lead_with_the_metric_and_end_with_raw_values() -> None:
     assert plain["headline"] == calibrated.headline and plain["detectable"] == calibrated.detectable
 
 
+def test_words_set_what_was_learned_beside_rules_that_choose_nothing() -> None:
+    """Also where neither is the comparator; rules that choose, or saw feedback labels, are not among them."""
+    agent = result("agent", [0.6, 0.5, 0.7], learned=True)
+    rules = result("all", [0.1, 0.1, 0.0]), result("random_hard", [0.0, 0.0, 0.0]), result("fixed", [0.6, 0.6, 0.6])
+    text = words.plain_words(
+        r.summarize(evaluation(agent, *rules, result("all (train+feedback)", [0.2] * 3, extra=True)))
+    )
+    to_all = s.t_interval([0.5, 0.4, 0.7])
+    expected = f"validation: +0.533 [{to_all.low:+.3f}, {to_all.high:+.3f}] to 'all', +0.600 ["
+    assert f"agent, difference in gap closed on {expected}" in text
+    assert "to 'random_hard'. A policy that is better" in text and "only where it is better than the best rule" in text
+    assert "choose nothing" not in words.plain_words(r.summarize(evaluation(agent, rules[2])))
+    assert "choose nothing" not in words.plain_words(r.summarize(evaluation(*rules)))
+
+
 def test_the_first_line_counts_rules_with_feedback_labels() -> None:
     agent = result("agent", [0.6, 0.5, 0.7], learned=True)
     rules = result("all", [0.3, 0.3, 0.2]), result("all (train+feedback)", [0.9, 0.8, 0.9], extra=True)

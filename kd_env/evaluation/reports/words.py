@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd_env.evaluation.reports.report import Report, Row
-from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM
+from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, paired_difference
 from kd_env.evaluation.statistics.verdicts import seeds_words, show
+
+_CHOOSE_NOTHING = ("all", "average", "uniform")
+"""Rules that treat all terms, teachers or rows alike; those by chance are called ``random_...``."""
 
 
 def plain_words(report: Report) -> str:
@@ -34,6 +37,7 @@ def plain_words(report: Report) -> str:
             f"to it are paired by seed ({better})."
         )
     words += [_verdict(report, row, split) for row in report.rows if row.learned for split in e.dev_splits]
+    words += _beside_no_choice(report)
     if any(row.learned for row in report.rows):
         needed = f"{MIN_UNITS_FOR_CLAIM} independent trainings on {MIN_SEEDS_FOR_CLAIM} seeds"
         needed = f"{MIN_SEEDS_FOR_CLAIM} independent trainings, a seed each," if e.joint else needed
@@ -106,3 +110,29 @@ def _verdict(report: Report, row: Row, split: str) -> str:
     return (
         f"{row.policy} minus the comparator, {report.title} on {split}: {show(difference.interval, True)}; {reading}."
     )
+
+
+def _beside_no_choice(report: Report) -> list[str]:
+    """Learned policies beside rules that choose nothing or by chance, and what that does and does not show."""
+    e = report.evaluation
+    rules = [
+        row.policy
+        for row in report.rows
+        if not row.learned
+        and not row.extra_labels
+        and (row.policy in _CHOOSE_NOTHING or row.policy.startswith("random_"))
+    ]
+    words = []
+    for row in report.rows:
+        for split in e.dev_splits if row.learned else ():
+            values = {name: getattr(e.policies[name].splits[split], report.measure) for name in (row.policy, *rules)}
+            differences = (paired_difference(values[row.policy], values[name]).interval for name in rules)
+            said = [f"{show(one, True)} to {name!r}" for name, one in zip(rules, differences, strict=True)]
+            if said:
+                words.append(f"{row.policy}, difference in {report.title} on {split}: {', '.join(said)}.")
+    if words:
+        words.append(
+            "A policy that is better than rules which choose nothing or by chance has learned something from its "
+            "reward; that learned choices help is shown only where it is better than the best rule."
+        )
+    return words
