@@ -83,7 +83,7 @@ def _with_default_experiment(parsed: list[Any]) -> list[Any]:
     surprise on any other.
     """
     named = {override.key_or_group for override in parsed}
-    if "experiment" in named or not named & {"task", "env"}:
+    if "experiment" in named or not named & {"task", "env", "env.id"}:
         return parsed
     return [*parsed, _parse(f"experiment={NO_EXPERIMENT}")]
 
