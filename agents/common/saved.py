@@ -24,6 +24,19 @@ class SavedAgent(ABC):
     spaces: Spaces
     reward_transform: RewardTransform | None
 
+    @property
+    def explores_by_chance(self) -> bool:
+        """Whether it explores by actions that have nothing to do with its policy, so that it is judged without them."""
+        return False
+
+    def seed_draws(self, seed: int) -> None:
+        """Seed the draws of an agent that acts at random; ours hold generators of their own, which go on."""
+        return None
+
+    def forget_experience(self) -> None:
+        """Give up what only further learning needs and may be larger than all the rest, before it is saved."""
+        return None
+
     @abstractmethod
     def _header(self) -> dict[str, Any]:
         """Plain values: the agent's name, options, seed and counters, and what it knows of its env."""

@@ -53,6 +53,8 @@ class Rule(ABC):
     decision: ClassVar[str] = "knowledge_selection"
     views: ClassVar[tuple[str, ...]] = ("native", "discrete", "box")
     needs_features: ClassVar[tuple[str, ...]] = ()
+    chooses: ClassVar[bool] = True
+    """False for rules that treat everything alike or go by chance."""
     reads_every_reward: ClassVar[bool] = False
     """Whether the rule reads the reward of every step, so that steps without an evaluation would mislead it."""
     needs_terms: ClassVar[tuple[str, ...]] = ()

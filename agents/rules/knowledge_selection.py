@@ -39,6 +39,7 @@ class All(Constant):
     """Every term with weight 1: ordinary distillation."""
 
     name = "all"
+    chooses = False
 
     def action(self) -> Array:
         """All terms."""
@@ -93,6 +94,7 @@ class RandomHard(Rule):
     """Each term on or off with probability one half, in each step."""
 
     name = "random_hard"
+    chooses = False
     looks_at_feedback = False
     views = ("native", "box")
 
@@ -109,6 +111,7 @@ class RandomSoft(Rule):
     """Weights drawn uniformly from [0, 1], in each step."""
 
     name = "random_soft"
+    chooses = False
     looks_at_feedback = False
     views = ("box",)
 
@@ -125,6 +128,7 @@ class RandomGate(Rule):
     """Every term with weight 1, but a random step size: what an agent gains by the gate alone has to beat this."""
 
     name = "random_gate"
+    chooses = False
     looks_at_feedback = False
     views = ("box",)
 

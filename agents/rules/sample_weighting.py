@@ -72,6 +72,7 @@ class Uniform(SampleRule):
     """Weight 1 for every row, the plain run: what every other weighting has to beat."""
 
     name = "uniform"
+    chooses = False
     looks_at_feedback = False
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
@@ -87,6 +88,7 @@ class RandomWeights(SampleRule):
     """Weights drawn uniformly from [0, 2], anew for every row and step: random actions of the native view."""
 
     name = "random_weights"
+    chooses = False
     looks_at_feedback = False
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:

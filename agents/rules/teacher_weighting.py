@@ -87,6 +87,7 @@ class Average(TeacherRule):
     """The plain average of the teachers, 1/T each: what every other weighting has to beat."""
 
     name = "average"
+    chooses = False
     looks_at_feedback = False
     exact_views = VIEWS
 
@@ -243,6 +244,7 @@ class RandomSimplex(RandomTeachers):
     """Weights drawn uniformly from those that sum to 1 (a Dirichlet distribution with all parameters 1)."""
 
     name = "random_simplex"
+    chooses = False
 
     def draw(self, rng: np.random.Generator, rows: int) -> Floats:
         """Points of the simplex."""
@@ -253,6 +255,7 @@ class RandomSubset(RandomTeachers):
     """A coin a teacher; the chosen ones share the weight 1, and without any the labels train alone."""
 
     name = "random_subset"
+    chooses = False
     views = ("subset", "native", "simplex", "discrete", "box")
     exact_views = ("subset",)
 

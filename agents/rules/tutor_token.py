@@ -80,6 +80,7 @@ class RandomTokens(TokenRule):
     """Ordinary tokens of the vocabulary, all alike."""
 
     name = "random_tokens"
+    chooses = False
 
     def tokens(self, masked: Tensor) -> Tensor:
         """Uniform draws."""

@@ -173,6 +173,19 @@ class SB3Agent(SavedAgent):
             bridge.close()
         return self
 
+    @property
+    def explores_by_chance(self) -> bool:
+        """DQN and its like: random actions beside the best one."""
+        return hasattr(self.model, "exploration_rate")
+
+    def seed_draws(self, seed: int) -> None:
+        """SB3 draws from the global generators, which this seeds."""
+        self.model.set_random_seed(seed)
+
+    def forget_experience(self) -> None:
+        """Drop the replay buffer."""
+        self.model.replay_buffer = None
+
     def predict(
         self,
         observation: Array,

@@ -78,12 +78,13 @@ def load_policy(folder: Path, env: VectorEnv[Any, Any, Any]) -> Any:
 
 def _rule(settings: Settings[EnvConfig], spec: PolicySpec, view: str, problem: Problem | None = None) -> Contender:
     from agents import make_rule
+    from agents.rules.catalog import rule_class
     from kd_env.evaluation.judging.contenders import Contender
 
     def factory(env: DistillVectorEnv) -> Policy:
         return make_rule(spec.name, env, seed=settings.evaluation_seeds[0], **spec.options)
 
-    return Contender(factory, view, problem=problem)
+    return Contender(factory, view, problem=problem, chooses=rule_class(spec.name).chooses)
 
 
 def number_of_jobs(settings: Settings[EnvConfig], problem: Problem, count: int) -> int:

@@ -53,9 +53,7 @@ class ProblemRows(NamedTuple):
         """Train, feedback and selection rows in the tokens of a model."""
 
         def table(index: np.ndarray, labels: np.ndarray) -> Table:
-            first, second = [self.texts.first[i] for i in index], self.texts.second
-            chosen = Rows(first, None if second is None else [second[i] for i in index], labels[index])
-            return tokenize(chosen, tokenizer, max_length, device, dtype)
+            return tokenize(self.texts.select(index, labels), tokenizer, max_length, device, dtype)
 
         return (
             table(self.train, self.train_labels),

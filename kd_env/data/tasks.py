@@ -44,6 +44,11 @@ class Rows(NamedTuple):
     second: list[str] | None  # None for single sentences
     labels: np.ndarray  # [rows] int64 class index, or float32 score for regression
 
+    def select(self, index: np.ndarray, labels: np.ndarray) -> Rows:
+        """The rows ``index``, with their labels among ``labels`` of all rows."""
+        second = None if self.second is None else [self.second[i] for i in index]
+        return Rows([self.first[i] for i in index], second, labels[index])
+
 
 _PAIR = ("sentence1", "sentence2")
 

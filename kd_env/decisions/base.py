@@ -72,8 +72,7 @@ class Decision(ABC):
 
     Attributes:
         name: of ``decision=...``.
-        views: action views by kind of action space, the native one first; ``action_view=auto`` takes the first that an
-            algorithm accepts.
+        views: action views by kind of action space. The first of a kind is named to an algorithm that needs that kind.
         options: names of the options of :class:`kd_env.config.environment.EnvConfig` that are for this decision only.
         default_features: observation features unless others are named.
         many_teachers: whether the embedded task gives its packaged set of teachers in place of one.

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from kd_env.data import splits
 from kd_env.data.label_noise import add_label_noise, rows_with_words
 from kd_env.data.loading import load_train
 from kd_env.data.tables import Table, same_tokens, tokenize
-from kd_env.data.tasks import Rows, Task
+from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TrainingOptions
 from kd_env.models import encoder
 
@@ -80,7 +79,7 @@ def prepare(
     def read(reader: Any) -> Tokens:
         return Tokens(
             *(
-                tokenize(_subset(rows, labels, row_indices), reader, options.max_length, device, torch.float32)
+                tokenize(rows.select(row_indices, labels), reader, options.max_length, device, torch.float32)
                 for row_indices in (cut.train, cut.selection)
             )
         )
@@ -103,8 +102,3 @@ def check_fits(source: str, tokenizer: Any, model: Any, data: Data) -> None:
     positions = encoder.usable_positions(model)
     if positions is not None and longest > positions:
         raise ValueError(f"A row has {longest} tokens, {source!r} only {positions} positions; set max_length to them.")
-
-
-def _subset(rows: Rows, labels: np.ndarray, row_indices: np.ndarray) -> Rows:
-    second = None if rows.second is None else [rows.second[row] for row in row_indices.tolist()]
-    return Rows([rows.first[row] for row in row_indices.tolist()], second, labels[row_indices])

@@ -380,6 +380,8 @@ def test_controls_are_no_rows(problem: Any) -> None:
         make_agent("reinforce", envs, seed=0, row_shared=True)
     with pytest.raises(ValueError, match=r"sb3/dqn takes only Discrete.*action_view='discrete'\."):
         make_agent("sb3/dqn", envs, seed=0)
+    with pytest.raises(ValueError, match=r"sb3/sac takes only Box.*action_view='box'\."):
+        make_agent("sb3/sac", DistillVectorEnv(2, problem=problem, action_view="subset"), seed=0)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,11 @@ def test_columns_lead_with_the_metric_and_end_with_raw_values() -> None:
 def test_words_set_what_was_learned_beside_rules_that_choose_nothing() -> None:
     """Also where neither is the comparator; rules that choose, or saw feedback labels, are not among them."""
     agent = result("agent", [0.6, 0.5, 0.7], learned=True)
-    rules = result("all", [0.1, 0.1, 0.0]), result("random_hard", [0.0, 0.0, 0.0]), result("fixed", [0.6, 0.6, 0.6])
-    text = words.plain_words(
-        r.summarize(evaluation(agent, *rules, result("all (train+feedback)", [0.2] * 3, extra=True)))
-    )
+    everything = replace(result("all", [0.1, 0.1, 0.0]), chooses=False)
+    chance = replace(result("random_hard", [0.0, 0.0, 0.0]), chooses=False)
+    more = replace(result("all (train+feedback)", [0.2] * 3, extra=True), chooses=False)
+    rules = everything, chance, result("fixed", [0.6, 0.6, 0.6])
+    text = words.plain_words(r.summarize(evaluation(agent, *rules, more)))
     to_all = s.t_interval([0.5, 0.4, 0.7])
     expected = f"validation: +0.533 [{to_all.low:+.3f}, {to_all.high:+.3f}] to 'all', +0.600 ["
     assert f"agent, difference in gap closed on {expected}" in text

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.common.saved import SavedAgent
 from cli.jobs.kinds import prepare
 from cli.jobs.kinds.base import AnyVectorEnv, Job
 from cli.jobs.kinds.token_samples import edited_samples
@@ -101,8 +102,8 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
 
     def end_training(self, agent: Any, env: AnyVectorEnv) -> None:
         """With ``protocol=joint`` the student is judged already, and kept."""
-        if hasattr(agent, "model"):  # nobody goes on from here, and a buffer is larger than all the rest
-            agent.model.replay_buffer = None
+        if isinstance(agent, SavedAgent):  # nobody goes on from here
+            agent.forget_experience()
         if not self.joint:
             return
         base: Any = env.unwrapped
@@ -135,6 +136,7 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
 
     def evaluate(self, problem: TutorProblem, agent: Any, policy: Path) -> Report:
         """As in :class:`Job`; with ``protocol=joint`` the student of the training beside those of the rules."""
+        from agents.rules.catalog import rule_class
         from kd_env.evaluation.judging.tutor_evaluation import as_evaluation
         from kd_env.evaluation.judging.tutoring import evaluate_tutors
         from kd_env.evaluation.reports.report import summarize
@@ -155,7 +157,10 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
             results = {label: read_joint(settings.run_folder), **results}
         views = {name: "native" for name in results} | {label: problem.config.action_view}
         learned = [label] if self.learns else []
-        return summarize(as_evaluation(problem, judged, results, settings.evaluation_seeds, learned, views, self.joint))
+        rules = [settings.agent, *(settings.rules or ())] if not self.learns else settings.rules or ()
+        alike = [spec.label for spec in rules if not rule_class(spec.name).chooses]
+        seeds = settings.evaluation_seeds
+        return summarize(as_evaluation(problem, judged, results, seeds, learned, views, self.joint, alike))
 
     def appendix(self, problem: TutorProblem, policy: Path) -> str:
         """Texts as they were and as the agent edits them."""
@@ -200,8 +205,8 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
 
         def make(env: TutorVectorEnv) -> _Actor:
             agent: Any = load_agent(policy, device=prepare.agent_device(c))
-            if hasattr(agent, "model"):  # SB3 draws from the global generators
-                agent.model.set_random_seed(c["evaluation"]["first_seed"])
+            if isinstance(agent, SavedAgent):
+                agent.seed_draws(c["evaluation"]["first_seed"])
             return _Actor(agent, c["evaluation"]["deterministic"])
 
         return make
@@ -215,7 +220,7 @@ class _Actor:
     deterministic: bool
 
     def predict(self, observation: Any, state: Any = None, episode_start: Any = None) -> tuple[Any, Any]:
-        best = self.deterministic or hasattr(getattr(self.agent, "model", None), "exploration_rate")
+        best = self.deterministic or (isinstance(self.agent, SavedAgent) and self.agent.explores_by_chance)
         acted: tuple[Any, Any] = self.agent.predict(observation, state, episode_start, best)
         return acted
 

@@ -20,7 +20,7 @@ class SampleWeighting(Decision):
     """At every step the agent says how much each row of the next batch counts (LGTM and its neighbours)."""
 
     name = "sample_weighting"
-    views = ((BOX, "native"), (MULTI_BINARY, "subset"), (BOX, "box"), (DISCRETE, "discrete"))
+    views = ((MULTI_BINARY, "subset"), (BOX, "box"), (DISCRETE, "discrete"), (BOX, "native"))
     options = frozenset({"weighting", "score"})
     default_features = (
         "progress",

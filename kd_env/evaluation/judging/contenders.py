@@ -48,3 +48,5 @@ class Contender:
     problem: Problem | None = None
     """Another problem of the same task that trains on feedback rows too. Such a policy has seen more labels, so it is
     shown and never the comparator."""
+    chooses: bool = True
+    """False for a rule that treats everything alike or goes by chance."""

@@ -98,6 +98,7 @@ def drive(
         name=name,
         learned=contender.learned,
         extra_labels=contender.problem is not None,
+        chooses=contender.chooses,
         action_view=view,
         splits={s: end_scores(logits[s], fitted, split, diverged, problem) for s, split in splits.items()},
         temperature=fitted,

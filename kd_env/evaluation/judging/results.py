@@ -76,6 +76,8 @@ class PolicyResult:
     diverged: NDArray[np.bool_]  # [N]
     weights: Floats  # [steps, N, K] applied weight of each term, 0 in skipped steps, NaN after a replica's end
     update_scale: Floats  # [steps, N] factor on the update, 0 in skipped steps, NaN after the end
+    chooses: bool = True
+    """False for a rule that treats everything alike or goes by chance."""
     measures: tuple[Measured, ...] = ()
     """What the decision measures beside."""
     taught: TaughtBeside | None = None

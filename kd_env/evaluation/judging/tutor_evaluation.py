@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def as_evaluation(
     learned: Collection[str],
     views: Mapping[str, str],
     joint: bool,
+    without_choice: Collection[str] = (),
 ) -> Evaluation:
     """The evaluation of tutors on the same students.
 
@@ -50,12 +52,14 @@ def as_evaluation(
         learned: names of those that were trained; others are rules.
         views: action view of each.
         joint: whether the students of the trained ones are those beside which they learned.
+        without_choice: names of rules that treat everything alike or go by chance.
     """
     dev = dev_split(problem)
     policies = {
         name: _policy(name, result, {SELECTION: result.selection, dev: _dev(result)}, name in learned, views[name])
         for name, result in results.items()
     }
+    policies |= {name: replace(policies[name], chooses=False) for name in without_choice if name in policies}
     metric_names = tuple(next(iter(results.values())).metrics)
     labels = {SELECTION: judged.selection, dev: judged.dev}
     return Evaluation(

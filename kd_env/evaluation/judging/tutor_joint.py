@@ -11,7 +11,7 @@ from kd_env.envs.shells.stacked import StackedEnv
 from kd_env.envs.tutor_env import TutorVectorEnv
 from kd_env.envs.tutor_run import TutorRun
 from kd_env.evaluation.judging.tutor_dev import Judged
-from kd_env.evaluation.judging.tutoring import TutorResult, _Tally
+from kd_env.evaluation.judging.tutoring import Tally, TutorResult
 
 
 class JointEnv(TutorVectorEnv):
@@ -44,7 +44,7 @@ class _JointRun(TutorRun):
         super().__init__(problem, 1)
         self.result: TutorResult | None = None
         self._judged, self._seed = judged, seed
-        self._tally: _Tally | None = None
+        self._tally: Tally | None = None
 
     def seed(self, replica: int, seed: int | None) -> None:
         """The first student has the seed of the run."""
@@ -58,7 +58,7 @@ class _JointRun(TutorRun):
             kept = dict(self.finished)
             super().reset(replicas, budget)
             self.finished = kept
-        self._tally = _Tally(self._judged, self) if self.result is None else None
+        self._tally = Tally(self._judged, self) if self.result is None else None
 
     def step(self, actions: object) -> Transition:
         """One step; judged where it ends the episode."""

@@ -165,7 +165,7 @@ def _one(
     progress: Callable[[str, int, int], None] | None,
 ) -> TutorResult:
     observation, _ = env.reset(seed=list(seeds))
-    tally = _Tally(judged, env.run)
+    tally = Tally(judged, env.run)
     begins, memory = np.ones(len(seeds), dtype=bool), None
     for step in range(1, env.episode_steps + 1):
         valid = tally.valid()
@@ -185,7 +185,7 @@ TRACED = ("teacher_recognises", "student_error")
 _SUMMED = ("teacher_recognises", "student_error", "plausibility", "teacher_probability")
 
 
-class _Tally:
+class Tally:
     """What the updates of the N students of a run come to; begun after the reset of all."""
 
     def __init__(self, judged: Judged, run: TutorRun) -> None:

@@ -10,9 +10,6 @@ from kd_env.evaluation.reports.report import Report, Row
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, paired_difference
 from kd_env.evaluation.statistics.verdicts import seeds_words, show
 
-_CHOOSE_NOTHING = ("all", "average", "uniform")
-"""Rules that treat all terms, teachers or rows alike; those by chance are called ``random_...``."""
-
 
 def plain_words(report: Report) -> str:
     """What the table does and does not show."""
@@ -116,20 +113,16 @@ def _beside_no_choice(report: Report) -> list[str]:
     """Learned policies beside rules that choose nothing or by chance, and what that does and does not show."""
     e = report.evaluation
     rules = [
-        row.policy
-        for row in report.rows
-        if not row.learned
-        and not row.extra_labels
-        and (row.policy in _CHOOSE_NOTHING or row.policy.startswith("random_"))
+        row.policy for row in report.rows if not (row.learned or row.extra_labels or e.policies[row.policy].chooses)
     ]
     words = []
     for row in report.rows:
         for split in e.dev_splits if row.learned else ():
             values = {name: getattr(e.policies[name].splits[split], report.measure) for name in (row.policy, *rules)}
             differences = (paired_difference(values[row.policy], values[name]).interval for name in rules)
-            said = [f"{show(one, True)} to {name!r}" for name, one in zip(rules, differences, strict=True)]
-            if said:
-                words.append(f"{row.policy}, difference in {report.title} on {split}: {', '.join(said)}.")
+            parts = [f"{show(one, True)} to {name!r}" for name, one in zip(rules, differences, strict=True)]
+            if parts:
+                words.append(f"{row.policy}, difference in {report.title} on {split}: {', '.join(parts)}.")
     if words:
         words.append(
             "A policy that is better than rules which choose nothing or by chance has learned something from its "

@@ -102,9 +102,7 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
 
 def task_table(data: Rows, part: np.ndarray, tokenizer: Any, max_length: int) -> Table:
     """Some rows of a task as tokens, on the host."""
-    second = None if data.second is None else [data.second[row] for row in part]
-    chosen = Rows([data.first[row] for row in part], second, data.labels[part])
-    return tokenize(chosen, tokenizer, max_length, torch.device("cpu"), torch.float32)
+    return tokenize(data.select(part, data.labels), tokenizer, max_length, torch.device("cpu"), torch.float32)
 
 
 def teacher_loss(encoder: models.Encoder, table: Table, precision: str, temperature: float) -> float:
