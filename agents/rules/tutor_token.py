@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 class TokenRule(Rule):
     """Base of rules that write tokens; arguments as in :class:`agents.rules.base.Rule`."""
 
-    decision = "tutor_tokens"
+    decision = "tutor_token"
     views = ("native",)
     looks_at_feedback = False
 

@@ -33,7 +33,7 @@ def text_sizes(env: AnyEnv) -> TextSizes:
         ValueError: an environment without slots, or a view in which no token is chosen for each.
     """
     base = inner_env(env)
-    if getattr(base, "decision", None) != "tutor_tokens":
+    if getattr(base, "decision", None) != "tutor_token":
         raise ValueError(f"The tutor fills slots of text, and {env} has none; make a kd_env/TutorToken-v0.")
     space = getattr(env, "single_observation_space", env.observation_space)
     if not isinstance(space, spaces.Dict):

@@ -54,9 +54,35 @@ class EnvConfig:
     """Share of train labels replaced by a wrong one, after the cut; feedback, selection and dev stay clean."""
     train_on: str = "train"
     """``train``, or ``train+feedback`` for rules that are shown beside agents when the feedback labels are cleaner."""
+    # -- objective
+    objective: str = "labels"
+    """What students learn: ``labels`` of the task, or masked ``text`` (Tutor-KD's pre-training distillation): which
+    tokens are plausible, says a masked language model. Students are then judged by L_pp on feedback texts."""
+    text: str | Sequence[str] | None = None
+    """With ``objective=text``: ``toy``, ``toy_pair``, a GLUE task (its sentences), a folder of ``.txt`` files or the
+    name of a ``datasets`` data set; or several of them, whose texts are put together. None: the sentences of
+    ``task``."""
+    column: str | None = None
+    """For a ``datasets`` data set of texts: its column."""
+    masking: str = "fixed"
+    """Where text is masked. ``fixed``: every row has ``slots`` masked positions, drawn without replacement.
+    ``bernoulli``: each ordinary token is masked by itself with ``mask_rate`` (Tutor-KD); slots beyond ``slots`` are
+    dropped and counted, and slots that a row does not fill are not valid."""
+    mask_rate: float = 0.15
+    slots: int | str | None = None
+    """P; None: ``max(1, round(mask_rate * mean number of ordinary tokens))``. With ``masking=fixed`` rows with fewer
+    ordinary tokens are left out. ``all``, with ``masking=bernoulli``: so many that the longest train row has more
+    masked tokens at most once in 10^9 draws."""
+    language_model: str | None = None
+    """With ``decision=tutor_token`` and labels: folder or hub name of the masked language model that reads the masked
+    rows, whose candidates and hidden states the tutor sees; of the teacher's vocabulary. None: the packaged one."""
+    student_head: str = "linear"
+    """What turns the student's last hidden states into the scalar u of every token, with ``objective=text``:
+    ``linear``, or ``mlm`` (dense, GELU, LayerNorm, linear, without dropout: Tutor-KD's released code)."""
     # -- teacher
     teacher: str | None = None
-    """Folder or hub name of a fine-tuned encoder; None: the packaged teacher of the embedded task."""
+    """Folder or hub name of a fine-tuned encoder, with ``objective=text`` of a masked language model; None: the
+    packaged one of the embedded task."""
     teachers: Sequence[str | Plain] | None = None
     """Several teachers: folders or hub names, or mappings ``{"name": ..., "path": ...}``; a folder that holds a
     co-fine-tuned set stands for its members. None: ``teacher``, or where teachers are weighed the packaged set of the
@@ -113,6 +139,20 @@ class EnvConfig:
     score: str = "student_loss"
     """``sample_weighting`` only. What ranks rows in its discrete and box view, by name
     (:mod:`kd_env.decisions.sample_weighting.scores`)."""
+    recipe: str = "modified"
+    """``tutor_token`` only. ``paper`` gives what is left out the values published for Tutor-KD
+    (:mod:`kd_env.decisions.tutor_token.options`)."""
+    mode: str = "joint"
+    """``tutor_token`` only. ``joint``: one action fills every slot (the paper). ``sequential``: one slot of all rows a
+    step; later choices see earlier ones, and the student is updated when the last is filled."""
+    teacher_every: int = 1
+    """``tutor_token`` with ``mode=sequential``: slots that are filled between two passes of the teacher over the text
+    so far. 1 shows every choice to the next one; P costs one pass, as ``joint`` does."""
+    num_candidates: int = 10
+    """``tutor_token`` only. The teacher's most likely tokens of a slot that are listed."""
+    observation: str = "dict"
+    """``tutor_token`` only. ``dict``: everything, arrays by name. ``flat``: the numbers among it as one 1-D box, for
+    agents that know no other (the teacher's hidden states and probabilities, valid slots and progress; no ids)."""
     features: Sequence[str] = ()
     """Observation features by name; those of the decision unless others are named."""
     influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
@@ -216,6 +256,13 @@ class EnvConfig:
     def validate(self) -> None:
         """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
         checks.check_fields("", self, _ENVIRONMENT)
+        if self.slots != "all":
+            checks.optional(checks.whole(1))("slots", self.slots)
+        elif self.masking != "bernoulli":
+            raise ValueError(
+                f"slots='all' makes room for as many masked tokens as a row may have, and masking={self.masking!r} "
+                "masks the same number in every row; give it, or set masking='bernoulli'."
+            )
         check_optimizer(self.optimizer_config)
         check_influence(self.influence_config, self.evaluation_rows, self.optimizer_config.max_grad_norm)
         if self.epochs is None:
@@ -254,6 +301,16 @@ def _teacher_entries(name: str, value: Any) -> None:
             checks.refuse(f"{name} entry", entry, "a folder, a hub name, or a mapping with the texts name and path")
 
 
+def _texts(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        checks.names("toy")(name, value)
+
+
+def _features(name: str, value: Any) -> None:
+    if value != ():  # a decision may have an observation of its own
+        checks.names("progress")(name, value)
+
+
 _ROWS = checks.optional(checks.whole(1))
 _ENVIRONMENT: dict[str, checks.Check] = {
     "task": checks.text,
@@ -269,6 +326,18 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "max_length": checks.whole(3),
     "label_noise": checks.within(0.0, 1.0),
     "train_on": checks.one_of("train", "train+feedback"),
+    "objective": checks.one_of("labels", "text"),
+    "text": checks.optional(_texts),
+    "column": checks.optional(checks.text),
+    "masking": checks.one_of("fixed", "bernoulli"),
+    "mask_rate": checks.mask_rate,
+    "language_model": checks.optional(checks.text),
+    "student_head": checks.one_of("linear", "mlm"),
+    "recipe": checks.text,
+    "mode": checks.one_of("joint", "sequential"),
+    "teacher_every": checks.whole(1),
+    "num_candidates": checks.whole(2),
+    "observation": checks.one_of("dict", "flat"),
     "teacher": checks.optional(checks.text),
     "teachers": checks.optional(_teacher_entries),
     "decision": checks.text,
@@ -290,7 +359,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "learning_rate": checks.optional(checks.positive),
     "precision": checks.one_of("fp32", "bf16", "fp64"),
     "device": checks.text,
-    "features": checks.names("progress"),
+    "features": _features,
     "reward": checks.text,
     "gap": checks.one_of("calibrated", "labels", "divergence"),
     "action_view": checks.text,

@@ -80,6 +80,12 @@ def within(low: float, high: float = math.inf) -> Check:
     return run
 
 
+def mask_rate(name: str, value: Any) -> None:
+    """A share of masked tokens, strictly between 0 and 1."""
+    if not is_number(value) or not 0 < value < 1:
+        refuse(name, value, "strictly between 0 and 1 (0 masks nothing, 1 leaves nothing to predict from)")
+
+
 def boolean(name: str, value: Any) -> None:
     """True or False; texts and numbers are neither."""
     if not isinstance(value, bool):

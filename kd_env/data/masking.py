@@ -45,7 +45,7 @@ def enough_slots(longest: int, rate: float = MASK_RATE) -> int:
         rate: probability of each ordinary token, strictly between 0 and 1.
     """
     checks.whole(1)("longest", longest)
-    check_rate("rate", rate)
+    checks.mask_rate("rate", rate)
     tail, chosen = 0.0, longest
     while chosen > 1:
         tail += math.comb(longest, chosen) * rate**chosen * (1.0 - rate) ** (longest - chosen)
@@ -96,7 +96,7 @@ def bernoulli_slots(
     Raises:
         ValueError: a rate or count outside its range.
     """
-    check_rate("rate", rate)
+    checks.mask_rate("rate", rate)
     checks.whole(1)("count", count)
     rows, length = ordinary.shape
     chosen = ordinary & (rng.random(ordinary.shape) < rate)
@@ -146,13 +146,3 @@ def corrupt(
     corrupted = input_ids.copy()
     corrupted[rows, places] = np.where(fate < MASKED_SHARE, mask_id, unmasked)
     return corrupted
-
-
-def check_rate(name: str, rate: float) -> None:
-    """Refuse a share of masked tokens that masks nothing or everything.
-
-    Raises:
-        ValueError: not strictly between 0 and 1.
-    """
-    if not checks.is_number(rate) or not 0 < rate < 1:
-        checks.refuse(name, rate, "strictly between 0 and 1 (0 masks nothing, 1 leaves nothing to predict from)")

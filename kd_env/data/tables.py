@@ -25,7 +25,7 @@ class Table:
         token_type_ids: ``[R, S]`` int8.
         lengths: ``[R]`` real tokens, on the host, so that a batch's width needs no copy from the device.
         device_lengths: ``lengths`` on the device.
-        label_tensor: ``[R]`` int64, or floating for regression, on the device.
+        label_tensor: ``[R]`` int64, or floating for regression; ``[R, S]`` of tokens; on the device.
         labels: the labels on the host.
     """
 
@@ -44,11 +44,12 @@ class Table:
         width = int(self.lengths[rows].max())
         index = torch.as_tensor(rows, device=self.input_ids.device)
         positions = torch.arange(width, device=index.device)
+        labels = self.label_tensor if self.label_tensor.dim() == 1 else self.label_tensor[:, :width]
         return Batch(
             input_ids=self.input_ids[:, :width][index].long(),
             attention_mask=positions < self.device_lengths[index][..., None],
             token_type_ids=self.token_type_ids[:, :width][index].long(),
-            labels=self.label_tensor[index],
+            labels=labels[index],
         )
 
     def chunks(self, rows_at_once: int) -> Iterator[np.ndarray]:

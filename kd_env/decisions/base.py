@@ -12,7 +12,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from kd_env.config.environment import EnvConfig
-from kd_env.core.types import Floats
+from kd_env.core.types import FeatureSlice, Floats
+from kd_env.mdp.objectives.batches import Edit, StudentUpdate
+from kd_env.mdp.observations.layout import observe
+from kd_env.mdp.observations.space import make_space
 from kd_env.mdp.problem import Problem, present_entries
 from kd_env.mdp.state import DistillState, Effect
 
@@ -26,6 +29,7 @@ class Parts(NamedTuple):
     term_names: tuple[str, ...]  # the K knowledge terms
     teacher_names: tuple[str, ...]  # the T teachers
     reads_teacher: tuple[bool, ...]  # which of the terms read a teacher
+    slots: tuple[int, int] | None = None  # slots of a row and tokens of the vocabulary, where text is masked
 
     @property
     def present(self) -> np.ndarray:
@@ -92,6 +96,12 @@ class Decision(ABC):
     many_teachers: ClassVar[bool] = False
     weighs_teacher_rows: ClassVar[bool] = False
     """Whether an action can weigh the rows of a learning teacher's update (``teacher_updates=weighted``)."""
+    writes_tokens: ClassVar[bool] = False
+    """Whether batches are edited: then rows are masked and read by a language model, and no output is kept."""
+    score_names: ClassVar[tuple[str, ...]] = ()
+    """Numbers of a step that rewards may read (:meth:`scores`)."""
+    keeps_finished: ClassVar[bool] = False
+    """Whether students of episodes that have ended are kept until the next one ends (``save_student(finished=True)``)."""
 
     actions: ActionModel
     given_names: tuple[str, ...] = ()
@@ -99,6 +109,11 @@ class Decision(ABC):
     view_hints: Mapping[str, str] = MappingProxyType({})
     constant_refusal: str = ""
     shared_refusal: str = ""
+
+    @classmethod
+    def options_for(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options with what this decision has short forms of written out; raises ``ValueError`` for bad ones."""
+        return dict(options)
 
     @classmethod
     def view_names(cls) -> tuple[str, ...]:
@@ -179,6 +194,46 @@ class Decision(ABC):
     def teacher_weights(self, weights: np.ndarray) -> np.ndarray | None:
         """Weights of the teachers ``[N, T, 1 or B]`` among those of the table; None where all teachers count alike."""
         return None
+
+    def prepare(self, problem: Problem, state: DistillState) -> DistillState:
+        """The state with what the decision keeps of the batches that were drawn for the next step."""
+        return state
+
+    def proceed(self, problem: Problem, state: DistillState) -> DistillState:
+        """The state of replicas whose batch stays, since their students were not ready to be updated."""
+        return state
+
+    def edit(self, problem: Problem, state: DistillState) -> Edit | None:
+        """What is written into the batch of the present update; None where rows stay as they are."""
+        return None
+
+    def updated(self, problem: Problem, state: DistillState, update: StudentUpdate) -> DistillState:
+        """The state with what the decision keeps of an update."""
+        return state
+
+    def scores(self, before: DistillState, after: DistillState) -> Mapping[str, np.ndarray]:
+        """Numbers ``[N]`` of a step that rewards may read, those of :attr:`score_names`."""
+        return {}
+
+    def observation_space(self, problem: Problem) -> spaces.Space[Any]:
+        """Space of one replica's observation."""
+        return make_space(problem.layout)
+
+    def observation_layout(self, problem: Problem) -> dict[str, FeatureSlice]:
+        """Where each named part stands in the last axis of an observation; empty where parts have names instead."""
+        return dict(problem.layout)
+
+    def observe(self, problem: Problem, state: DistillState) -> Any:
+        """Observations of N replicas."""
+        return observe(problem, state)
+
+    def episode_steps(self, problem: Problem) -> int:
+        """Steps of an episode with the configured budget."""
+        return -(-problem.config.budget // problem.config.updates_per_step)
+
+    def line(self, state: DistillState, replica: int) -> str:
+        """Words on the last step of a replica for its readable line; empty where there is nothing to add."""
+        return ""
 
     def info(self, state: DistillState) -> dict[str, np.ndarray]:
         """Fresh arrays ``[N, ...]`` about the last step that the environment's ``info`` shows."""

@@ -9,9 +9,10 @@ from kd_env.decisions.base import Decision, Parts
 from kd_env.decisions.knowledge_selection.decision import KnowledgeSelection
 from kd_env.decisions.sample_weighting.decision import SampleWeighting
 from kd_env.decisions.teacher_weighting.decision import TeacherWeighting
+from kd_env.decisions.tutor_token.decision import TutorToken
 
 DECISIONS: Registry[type[Decision]] = Registry("decision", "kd_env.decisions")
-for _kind in (KnowledgeSelection, TeacherWeighting, SampleWeighting):
+for _kind in (KnowledgeSelection, TeacherWeighting, SampleWeighting, TutorToken):
     DECISIONS.register(_kind.name)(_kind)
 
 
@@ -42,4 +43,6 @@ def check_decision(config: EnvConfig) -> None:
             f"teacher_updates='weighted' lets the action weigh rows, which decision={config.decision!r} does not; use "
             f"decision={' or '.join(map(repr, able))}, or teacher_updates='prokt'."
         )
+    if not config.features and kind.default_features:
+        checks.names("progress")("features", config.features)
     kind.check(config)

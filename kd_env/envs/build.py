@@ -14,7 +14,9 @@ from kd_env.data.rows import ProblemRows, read_rows
 from kd_env.data.tables import make_buckets, same_tokens
 from kd_env.data.tasks import Task
 from kd_env.decisions.catalog import DECISIONS
-from kd_env.envs.process import check_names, make_problem, reads_influence
+from kd_env.envs.process import check_names, make_problem, projection_shapes, reads_influence
+from kd_env.envs.reader import label_reader
+from kd_env.envs.text import text_assets
 from kd_env.mdp.influence.rows import check_influence
 from kd_env.mdp.problem import Assets, Problem, label_width
 from kd_env.models import encoder, pretrained
@@ -23,7 +25,8 @@ from kd_env.models.devices import resolve_device
 from kd_env.models.layermap import layer_table
 from kd_env.models.students import build_student
 from kd_env.teachers.loading import LoadedTeacher, load_teachers, make_teacher, teacher_folders
-from kd_env.teachers.teacher_set import Teacher, TeacherTables, best_teacher, entry_name
+from kd_env.models.token_student import train_padding
+from kd_env.teachers.teacher_set import Teacher, TeacherTables, best_teacher
 
 logger = logging.getLogger("kd_env")
 
@@ -37,9 +40,18 @@ def build_problem(config: EnvConfig) -> Problem:
         ValueError: anything that does not fit, before training starts, with the remedy.
     """
     device, dtype = resolve_device(config.device), _DTYPES[config.precision]
+    if config.objective == "text":
+        check_names(config, regression=False)
+        return make_problem(text_assets(config, device, dtype), config)
+    return make_problem(*_label_assets(config, device, dtype))
+
+
+def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> tuple[Assets, EnvConfig]:
+    """The parts of a problem of labels, and the options with the budget that goes with its rows."""
     task = get_task(config.task, config.columns, config.data_dir)
     features = check_names(config, task.regression)
-    folders = teacher_folders(config, task, DECISIONS[config.decision].many_teachers)
+    kind = DECISIONS[config.decision]
+    folders = teacher_folders(config, task, kind.many_teachers)
     for folder in folders.values():
         pretrained.check_source(folder)
     rows = read_rows(config, task)
@@ -51,6 +63,10 @@ def build_problem(config: EnvConfig) -> Problem:
     student, tokenizer = build_student(
         config.student_config, loaded[0].encoder, loaded[0].tokenizer, task, device, dtype
     )
+    reader = None
+    if kind.writes_tokens:
+        train_padding(student.module)
+        reader, rows = label_reader(config, task, rows, tokenizer, device, dtype)
     tables = TeacherTables(*rows.tables(tokenizer, config.max_length, device, dtype))
     make_buckets(tables.train.lengths, config.batch_size)  # refuses a table smaller than a batch before a teacher runs
     check_positions(student, max(int(table.lengths.max()) for table in tables), "student")
@@ -70,11 +86,12 @@ def build_problem(config: EnvConfig) -> Problem:
         teachers=teachers,
         reference=best_teacher(teachers, tables.selection.labels, label_width(task)),
         student=student,
-        projections=_projections(teachers),
+        projections=projection_shapes(teachers),
         device=device,
         dtype=dtype,
+        reader=reader,
     )
-    return make_problem(assets, config)
+    return assets, config
 
 
 def _teachers(
@@ -107,17 +124,8 @@ def _teachers(
             dtype=dtype,
             label_width=label_width(task),
             needs_cls=needs_cls,
+            edited=DECISIONS[config.decision].writes_tokens,
         )
         logger.info("Layer map to %s:\n%s", raw.name, layer_table(teacher.pairs))
         teachers.append(teacher)
     return tuple(teachers)
-
-
-def _projections(teachers: Sequence[Teacher]) -> dict[str, tuple[int, int]]:
-    """Shapes of the trainable maps of all terms, by the names of their parameters."""
-    return {
-        f"projections.{entry_name(term.name, teacher.name, len(teachers))}.{name}": shape
-        for teacher in teachers
-        for term in teacher.terms
-        for name, shape in term.projections.items()
-    }

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.core.types import Signal
 from kd_env.decisions.base import Parts
-from kd_env.decisions.catalog import check_decision, make_decision
+from kd_env.decisions.catalog import DECISIONS, check_decision, make_decision
 from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting import scores
-from kd_env.knowledge import term_entries
+from kd_env.knowledge import TermSpec, build_terms, term_entries
 from kd_env.mdp import rewards
 from kd_env.mdp.influence.rows import check_influence
+from kd_env.mdp.objectives.catalog import OBJECTIVES
 from kd_env.mdp.observations import layout
 from kd_env.mdp.observations.base import Feature
 from kd_env.mdp.problem import Assets, Problem, Process
 from kd_env.models import encoder
+from kd_env.models.layermap import layer_pairs
+from kd_env.teachers.teacher_set import Teacher, entry_name
 
 PROCESS_OPTIONS = frozenset(
     {
@@ -46,6 +49,13 @@ PROCESS_OPTIONS = frozenset(
     }
 )
 """Options that do not touch data, teacher outputs or student, and that :func:`with_options` may change."""
+EDIT_OPTIONS = frozenset(
+    {
+        *("terms", "losses", "layer_map", "layer_reduction", "projection"),
+        *("mode", "teacher_every", "observation", "num_candidates"),
+    }
+)
+"""Options that may change, too, where batches are edited, so that no output of the teacher is kept."""
 
 
 def make_problem(assets: Assets, config: EnvConfig) -> Problem:
@@ -55,19 +65,46 @@ def make_problem(assets: Assets, config: EnvConfig) -> Problem:
         ValueError: names that do not exist, and options that do not fit each other or the parts.
     """
     features = check_names(config, assets.task.regression)
+    if assets.reader is not None:
+        assets = with_terms(assets, config)
     terms, teachers = assets.reference_teacher.terms, assets.teachers
     if any(feature.needs_cls for feature in features.values()):
         _require_cls(assets, [name for name, feature in features.items() if feature.needs_cls])
-    check_influence(config, len(assets.feedback), reads_influence(config, features))
+    if config.objective == "labels":
+        check_influence(config, len(assets.feedback), reads_influence(config, features))
     if config.teacher_learns:
         _refuse_shared(assets.student, assets.reference_teacher.encoder)
     parts = Parts(
         tuple(term.name for term in terms),
         tuple(teacher.name for teacher in teachers),
         tuple(term.uses_teacher for term in terms),
+        None if assets.reader is None else (assets.reader.slots, assets.reader.model.facts.vocab_size),
     )
     decision = make_decision(config, parts)
-    return Problem(assets, config, Process(rewards.REWARDS[config.reward], decision, features))
+    objective = OBJECTIVES[config.objective]
+    return Problem(assets, config, Process(rewards.REWARDS[config.reward], decision, objective, features))
+
+
+def with_terms(assets: Assets, config: EnvConfig) -> Assets:
+    """The parts with the knowledge terms of these options, which read no output that was kept."""
+    teachers = []
+    for teacher in assets.teachers:
+        pairs = layer_pairs(config.layer_map, assets.student.facts.num_layers, teacher.encoder.facts.num_layers)
+        spec = TermSpec(
+            assets.student.facts, teacher.encoder.facts, pairs, regression=False, text=config.objective == "text"
+        )
+        teachers.append(dataclasses.replace(teacher, pairs=pairs, terms=build_terms(config.terms, spec)))
+    return assets._replace(teachers=tuple(teachers), projections=projection_shapes(teachers))
+
+
+def projection_shapes(teachers: Sequence[Teacher]) -> dict[str, tuple[int, int]]:
+    """Shapes of the trainable maps of all terms, by the names of their parameters."""
+    return {
+        f"projections.{entry_name(term.name, teacher.name, len(teachers))}.{name}": shape
+        for teacher in teachers
+        for term in teacher.terms
+        for name, shape in term.projections.items()
+    }
 
 
 def check_names(config: EnvConfig, regression: bool) -> dict[str, Feature]:
@@ -81,9 +118,15 @@ def check_names(config: EnvConfig, regression: bool) -> dict[str, Feature]:
         ValueError: a name that does not exist (with near matches), or one without meaning here.
     """
     check_decision(config)
+    if regression and DECISIONS[config.decision].writes_tokens:
+        raise ValueError(
+            f"task={config.task!r} has scores, and the tutor is rewarded for the teacher's confidence in a label; use "
+            "a task of classes, or objective='text' for pre-training distillation."
+        )
     check_term_weights(config)
     if config.reward not in rewards.REWARDS:
         raise ValueError(unknown_name("reward", config.reward, rewards.REWARDS))
+    _check_scores(config)
     scores.resolve(config.score, regression)
     return layout.resolve(config.features, regression, len(config.terms), by_row=config.weighting == "sample")
 
@@ -99,17 +142,29 @@ def with_options(problem: Problem, **options: Any) -> Problem:
     Raises:
         ValueError: an option that needs a new problem (``PROCESS_OPTIONS`` lists those that do not), or a bad value.
     """
+    changeable = PROCESS_OPTIONS | (frozenset() if problem.assets.reader is None else EDIT_OPTIONS)
     for name in options:
-        if name not in PROCESS_OPTIONS:
+        if name not in changeable:
             raise ValueError(
                 f"The option {name!r} needs another problem: build one with build_problem. Changeable here: "
-                f"{', '.join(sorted(PROCESS_OPTIONS))}."
+                f"{', '.join(sorted(changeable))}."
             )
     config = problem.config
     for name, present in (("optimizer", config.optimizer_config), ("influence", config.influence_config)):
         if isinstance(options.get(name), Mapping):  # the options that are not named stay as they are
             options[name] = {**dataclasses.asdict(present), **options[name]}
     return make_problem(problem.assets, env_config(**{**_shallow(config), **options}))
+
+
+def _check_scores(config: EnvConfig) -> None:
+    """Refuse a reward of what another decision measures."""
+    names, kind = rewards.scores_of(rewards.REWARDS[config.reward]), DECISIONS[config.decision]
+    if set(names) - set(kind.score_names):
+        able = [other for other in DECISIONS if set(names) <= set(DECISIONS[other].score_names)]
+        raise ValueError(
+            f"reward={config.reward!r} is of decision={' or '.join(map(repr, able))}; with decision="
+            f"{config.decision!r} use gap_closed, loss_drop or another one."
+        )
 
 
 def _require_cls(assets: Assets, features: list[str]) -> None:

@@ -19,7 +19,6 @@ from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
 from kd_env.envs.shells.replicas import Replicas
 from kd_env.mdp import passes, transition
-from kd_env.mdp.observations.layout import observe
 from kd_env.mdp.problem import Problem, warn_floor
 from kd_env.mdp.rewards import gap_scale
 from kd_env.mdp.state import DistillState, Effect, TeacherState
@@ -40,6 +39,8 @@ class Run(Replicas[DistillState]):
                 f"{dropout.split('=')[0]}=0 or use vectorization=processes."
             )
         self.problem = problem
+        self.finished: dict[int, dict[str, Tensor]] = {}
+        """Students of the replicas' last episodes that ended and were reset, where the decision has them kept."""
         self._scratch: dict[str, Tensor] = {}
 
     @classmethod
@@ -63,9 +64,9 @@ class Run(Replicas[DistillState]):
         """Hash of the problem: states travel between environments of the same one."""
         problem = self.problem
         plain = {**problem.config.to_dict(), "render_mode": None, "show_progress": False, "cache_dir": None}
-        text = json.dumps(
-            [plain, problem.fingerprint, [t.identity for t in problem.teachers]], sort_keys=True, default=str
-        )
+        reader = problem.assets.reader
+        models = [*(t.identity for t in problem.teachers), *([reader.identity] if reader is not None else [])]
+        text = json.dumps([plain, problem.fingerprint, models], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -76,7 +77,7 @@ class Run(Replicas[DistillState]):
     @property
     def spaces(self) -> tuple[Space[Any], Space[Any]]:
         """Spaces of one replica's observation and action."""
-        return self.problem.observation_space, self.decision.action_space
+        return self.decision.observation_space(self.problem), self.decision.action_space
 
     def initial(self, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
         """The start of one episode per seed."""
@@ -90,13 +91,21 @@ class Run(Replicas[DistillState]):
         after = transition.transition(self.problem, before, effect, self._scratch)
         return after, *transition.reward(self.problem, before, after)
 
+    def reset(self, replicas: np.ndarray, budget: int | None) -> None:
+        """As in :class:`Replicas`; students of episodes that have ended are kept where the decision wants it."""
+        if self.state is not None and self.decision.keeps_finished:
+            for replica in (int(index) for index in replicas if self.ended[index]):
+                params = self.started().params.items()
+                self.finished[replica] = {name: p[replica].detach().cpu().clone() for name, p in params}
+        super().reset(replicas, budget)
+
     def warn_floor(self, loss_reset: float) -> None:
         """Say that the gap is counted down to a floor."""
         warn_floor(self.problem, loss_reset)
 
-    def observation(self) -> np.ndarray:
-        """Observations of every replica, ``[N, O]`` float32."""
-        return observe(self.problem, self.started())
+    def observation(self) -> Any:
+        """Observations of every replica: ``[N, O]`` float32, unless the decision has others."""
+        return self.decision.observe(self.problem, self.started())
 
     def info(self) -> dict[str, np.ndarray]:
         """Fresh host arrays ``[N, ...]`` about the last step; ``gap_closed`` is counted from reset."""
@@ -131,10 +140,24 @@ class Run(Replicas[DistillState]):
             raise ValueError("The teacher is frozen (teacher_updates='none'): its logits are problem.teacher_logits.")
         return passes.predict(self.problem, teacher.params, table, encoder=self.problem.reference.encoder)
 
-    def save_student(self, folder: str | Path, replica: int) -> Path:
-        """Write one student in Hugging Face layout."""
+    def save_student(self, folder: str | Path, replica: int, finished: bool = False) -> Path:
+        """Write one student in Hugging Face layout; maps to a teacher's width are left out.
+
+        Args:
+            folder: new or empty.
+            replica: which.
+            finished: that of the replica's last episode that ended and was reset, which an autoreset does at once; else
+                the present one.
+
+        Raises:
+            ValueError: no such replica, a folder that is not empty, or no episode that ended.
+        """
         self.check_replica(replica)
-        params = {name: p[replica] for name, p in self.started().params.items()}
+        if finished and replica not in self.finished:
+            raise ValueError(
+                f"No episode of replica {replica} has ended and been reset; leave finished out for its present student."
+            )
+        params = self.finished[replica] if finished else {n: p[replica] for n, p in self.started().params.items()}
         return write_student(self.problem.student, params, self.problem.assets.tokenizer, folder)
 
     def line(self, replica: int) -> str:
@@ -146,10 +169,11 @@ class Run(Replicas[DistillState]):
             f"{n}={v:.3g}" for n, v in zip(terms, s.raw_losses[replica][self.problem.present], strict=True)
         )
         gap = float((s.loss_reset[replica] - s.loss[replica]) / s.gap_scale[replica])
+        words = self.decision.line(s, replica)
         flag = " DIVERGED" if s.diverged[replica] else " skipped" if s.skipped[replica] and s.steps[replica] else ""
         return (
             f"step {s.steps[replica]:>4} update {s.updates[replica]}/{s.budget[replica]} | weights {weights} "
-            f"x{s.update_scale[replica]:.2f} | losses {losses} | feedback loss {s.loss[replica]:.4f} gap closed "
+            f"x{s.update_scale[replica]:.2f} | losses {losses} | {f'{words} | ' if words else ''}feedback loss {s.loss[replica]:.4f} gap closed "
             f"{gap:.3f} "
             f"return {s.returns[replica]:.3f}{flag}"
         )

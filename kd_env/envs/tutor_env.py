@@ -9,29 +9,18 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from kd_env.core.types import FeatureSlice
-from kd_env.decisions.tutor_token import features
-from kd_env.decisions.tutor_token.problem import TutorProblem
-from kd_env.envs.shells.replicas import EnvState
-from kd_env.envs.shells.single import SingleEnv
-from kd_env.envs.shells.stacked import StackedEnv, checked
-from kd_env.envs.tutor_run import TutorRun
+from kd_env.decisions.tutor_token import text
+from kd_env.decisions.tutor_token.decision import TutorToken
+from kd_env.envs.env import DistillEnv
+from kd_env.envs.run import Run
+from kd_env.envs.vector import DistillVectorEnv
+from kd_env.mdp.problem import Problem
 
 
-class TutorView:
-    """Public attributes of both shells that only read the run."""
+class TokenView:
+    """What both shells show of the text that is filled, for agents and rules that write tokens."""
 
-    run: TutorRun
-
-    @property
-    def problem(self) -> TutorProblem:
-        """The problem; share it with ``TutorVectorEnv(problem=...)``."""
-        return self.run.problem
-
-    @property
-    def decision(self) -> str:
-        """What the agent decides: ``tutor_tokens``."""
-        return "tutor_tokens"
+    run: Run
 
     @property
     def mode(self) -> str:
@@ -39,90 +28,54 @@ class TutorView:
         return self.run.problem.config.mode
 
     @property
-    def action_view(self) -> str:
-        """``native``, ``candidates``, ``discrete`` or ``box``."""
-        return self.run.problem.config.action_view
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """Names of the action's components, or of the choices in the discrete view."""
-        return self.run.problem.actions.action_names
-
-    @property
-    def observation_layout(self) -> dict[str, FeatureSlice]:
-        """With ``observation=flat``: where each part stands; empty where parts have names."""
-        return features.layout(self.problem) if self.problem.config.observation == "flat" else {}
-
-    @property
-    def batch_size(self) -> int:
-        """B, rows of a batch."""
-        return self.run.problem.config.batch_size
-
-    @property
     def slots(self) -> int:
         """P, slots of a row."""
-        return self.run.problem.slots
+        return self.run.problem.reader.slots
 
     @property
     def vocab_size(self) -> int:
         """V, tokens of the vocabulary."""
-        return self.run.problem.vocab_size
+        return self.run.problem.reader.model.facts.vocab_size
 
     @property
     def ordinary_tokens(self) -> np.ndarray:
         """Ids of the vocabulary's ordinary tokens, without the special ones."""
-        return self.run.problem.assets.tokens.candidates.copy()
+        return self.run.problem.reader.tokens.candidates.copy()
 
     @property
     def num_candidates(self) -> int:
         """k, listed tokens of a slot."""
-        return self.run.problem.num_candidates
+        return self.run.problem.config.num_candidates
 
     @property
     def hidden_size(self) -> int:
         """H, width of the teacher's hidden states."""
-        return self.run.problem.teacher.facts.hidden_size
-
-    @property
-    def loss_names(self) -> tuple[str, ...]:
-        """The student's L losses."""
-        return self.run.problem.loss_names
-
-    @property
-    def episode_steps(self) -> int:
-        """Steps of an episode with the configured budget."""
-        config = self.run.problem.config
-        steps = config.budget * (1 if config.mode == "joint" else self.run.problem.slots)
-        return steps if config.max_episode_steps is None else min(steps, config.max_episode_steps)
+        return self.run.problem.reader.model.facts.hidden_size
 
     def log_probabilities(self) -> torch.Tensor:
         """The teacher's log-probabilities of every token at every slot, ``[N, B, P, V]`` on the device of the run.
 
         For agents that stay near the teacher; made anew at every call and in no observation.
         """
-        return self.run.log_probabilities()
+        decision = self.run.decision
+        assert isinstance(decision, TutorToken)
+        return decision.log_probabilities(self.run.problem, self.run.started())
 
     def original_tokens(self) -> torch.Tensor:
         """The tokens of the text at every slot, ``[N, B, P]``; in no observation. For rules that change nothing."""
-        return self.run.original_tokens()
+        state = self.run.started()
+        tokens = text.originals(self.run.problem, state.next_rows[:, 0], state.decision_state.positions)
+        return torch.as_tensor(tokens, device=self.run.problem.device)
 
     def student_errors(self, tokens: torch.Tensor) -> torch.Tensor:
         """``student_error`` that ``tokens [N, B, P]`` would have, ``[N, B, P]``: one forward pass, no update.
 
         For baselines that look for difficult tokens; no state changes.
         """
-        return self.run.student_errors(tokens)
-
-    def get_state(self) -> EnvState:
-        """A deep copy of everything that decides how this environment goes on."""
-        return self.run.get_state()
-
-    def set_state(self, state: EnvState) -> None:
-        """Restore a state, exactly; it may come from another environment with the same options."""
-        self.run.set_state(state)
+        return text.student_errors(self.run.problem, self.run.started(), tokens)
 
 
-class TutorEnv(TutorView, SingleEnv):
+class TutorTokenEnv(TokenView, DistillEnv):
     """Pre-training distillation in which an agent writes tokens into masked text (Tutor-KD, Kim et al., EMNLP 2022).
 
     ## Description
@@ -159,17 +112,15 @@ class TutorEnv(TutorView, SingleEnv):
     ``max_episode_steps`` only.
 
     ## Arguments
-    The fields of :class:`kd_env.decisions.tutor_token.options.TutorConfig`, or ``problem`` (shared) with options of the
-    decision process.
+    As in :class:`kd_env.envs.env.DistillEnv`, with the short forms of
+    :func:`kd_env.decisions.tutor_token.options.written_out`.
 
     ## Version History
     v0: initial version.
     """
 
-    run: TutorRun
-
-    def __init__(self, problem: TutorProblem | None = None, **options: Any) -> None:
-        super().__init__(TutorRun.make(problem, options, 1))
+    def __init__(self, problem: Problem | None = None, **options: Any) -> None:
+        super().__init__(problem, **{"decision": "tutor_token", **options})
 
     def save_student(self, folder: str | Path, finished: bool = False) -> Path:
         """Write the present student in Hugging Face layout, or with ``finished`` that of the last episode that ended.
@@ -179,35 +130,25 @@ class TutorEnv(TutorView, SingleEnv):
         ``env.unwrapped.save_student(folder, finished=True)``.
 
         Raises:
-            ValueError: as :meth:`kd_env.envs.tutor_run.TutorRun.save_student`.
+            ValueError: as :meth:`kd_env.envs.run.Run.save_student`.
         """
         return self.run.save_student(folder, 0, finished)
 
 
-class TutorVectorEnv(TutorView, StackedEnv):
-    """The decision process of :class:`TutorEnv` for N replicas at once.
-
-    Args:
-        num_envs: N.
-        problem: a shared problem; options then may only change the decision process.
-        autoreset_mode: ``same_step`` or ``disabled``, as in :class:`kd_env.envs.DistillVectorEnv`.
-        max_episode_steps: truncates inside.
-        options: the fields of :class:`kd_env.decisions.tutor_token.options.TutorConfig`.
-    """
-
-    run: TutorRun
+class TutorTokenVectorEnv(TokenView, DistillVectorEnv):
+    """The decision process of :class:`TutorTokenEnv` for N replicas at once; arguments as of its base."""
 
     def __init__(
         self,
         num_envs: int = 1,
-        problem: TutorProblem | None = None,
+        problem: Problem | None = None,
         autoreset_mode: str | AutoresetMode = "same_step",
         max_episode_steps: int | None = None,
         **options: Any,
     ) -> None:
-        mode = checked(num_envs, autoreset_mode, max_episode_steps, options)
-        super().__init__(TutorRun.make(problem, options, num_envs), mode)
+        options = {"decision": "tutor_token", **options}
+        super().__init__(num_envs, problem, autoreset_mode, max_episode_steps, **options)
 
     def save_student(self, folder: str | Path, replica: int = 0, finished: bool = False) -> Path:
-        """Write the student of one replica, as :meth:`TutorEnv.save_student`."""
+        """Write the student of one replica, as :meth:`TutorTokenEnv.save_student`."""
         return self.run.save_student(folder, replica, finished)

@@ -26,7 +26,7 @@ class RunView:
     @property
     def observation_layout(self) -> dict[str, FeatureSlice]:
         """Where each named feature stands in the last axis of an observation."""
-        return dict(self.run.problem.layout)
+        return self.decision.observation_layout(self.run.problem)
 
     @property
     def term_names(self) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ class RunView:
     def episode_steps(self) -> int:
         """Steps of an episode with the configured budget."""
         config = self.run.problem.config
-        steps = -(-config.budget // config.updates_per_step)
+        steps = self.decision.episode_steps(self.run.problem)
         return steps if config.max_episode_steps is None else min(steps, config.max_episode_steps)
 
     def row_influence(self) -> np.ndarray:

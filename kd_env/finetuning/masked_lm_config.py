@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_env.core import checks
-from kd_env.data.masking import MASK_RATE, check_rate
+from kd_env.data.masking import MASK_RATE
 from kd_env.finetuning.config import from_options
 
 _NOT_IDENTITY = ("output", "show_progress", "resume", "device")
@@ -88,7 +88,7 @@ class MlmConfig:
         checks.check_fields("", self, dict.fromkeys(some, checks.optional(checks.whole(1))))
         checks.check_fields("", self, dict.fromkeys(("learning_rate", "max_grad_norm"), checks.positive))
         checks.check_fields("", self, {"weight_decay": checks.within(0), "warmup": checks.within(0, 1.0)})
-        checks.check_fields("", self, {"mask_rate": check_rate, "precision": checks.one_of("fp32", "bf16")})
+        checks.check_fields("", self, {"mask_rate": checks.mask_rate, "precision": checks.one_of("fp32", "bf16")})
         checks.check_fields("", self, dict.fromkeys(("train_encoder", "show_progress", "resume"), checks.boolean))
 
     def identity(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Importing the package registers the terms that come with it in :data:`TERMS`; ot
 ``@TERMS.register("name")`` or the entry-point group ``kd_env.terms``.
 """
 
-from kd_env.knowledge import attentions, features, labels, relations
+from kd_env.knowledge import attentions, features, labels, plausibility, relations
 from kd_env.knowledge.base import (
     TERMS,
     LayerPairs,
@@ -29,6 +29,7 @@ __all__ = [
     "build_terms",
     "features",
     "labels",
+    "plausibility",
     "reads_teacher",
     "relations",
     "term_entries",

@@ -50,6 +50,8 @@ class TermSpec:
     pairs: LayerPairs
     regression: bool
     label_width: float = 1.0
+    text: bool = False
+    """Whether students learn masked text: their logits are one scalar a token, and there are no labels."""
 
 
 @dataclass(frozen=True)

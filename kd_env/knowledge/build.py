@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from kd_env.core.registry import unknown_name
+from kd_env.core.types import Signal
 from kd_env.knowledge.base import TERMS, Term, TermFactory, TermInputs, TermSpec
 from kd_env.knowledge.options import number
 
@@ -29,6 +30,12 @@ def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tup
     terms = []
     for entry in term_entries(names):
         term = dataclasses.replace(TERMS[entry.kind](spec, **entry.options), name=entry.name)
+        if spec.text and entry.kind != "plausibility" and Signal("logits") in term.student_signals:
+            raise ValueError(
+                f"The knowledge term {entry.name!r} reads logits of whole rows, which students of masked text "
+                "(objective='text') have not: leave it out, or use plausibility and terms on hidden states or "
+                "attention."
+            )
         terms.append(term if entry.weight == 1 else dataclasses.replace(term, loss=_times(entry.weight, term.loss)))
     return tuple(terms)
 

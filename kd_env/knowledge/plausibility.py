@@ -6,15 +6,12 @@ Network", EMNLP 2022. Shape letters as in :mod:`kd_env.core.types`; P slots of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_env.core.types import ModelOutput
-from kd_env.knowledge.attentions import attention_distance
-from kd_env.knowledge.features import hidden_state_distance
+from kd_env.core.types import Signal
+from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
 from kd_env.knowledge.tensors import wide
 
 
@@ -57,69 +54,57 @@ def plausibility_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     Returns:
         A scalar.
     """
+    return _token_losses(scores, labels, mask).sum() / mask.sum().clamp(min=1)
+
+
+def row_plausibility_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """The rows' parts in ``L_pp``, ``[B]``: their mean is the mean over all real tokens, so that long rows count more.
+
+    Args:
+        scores: ``[B, S]``.
+        labels: ``[B, S]``.
+        mask: ``[B, S]``.
+    """
+    return _token_losses(scores, labels, mask).sum(-1) * (len(mask) / mask.sum().clamp(min=1))
+
+
+def _token_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     losses = F.binary_cross_entropy_with_logits(wide(scores), wide(labels), reduction="none")
-    return losses.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+    return losses.masked_fill(~mask, 0.0)
+
+
+@TERMS.register("plausibility")
+def plausibility_term(spec: TermSpec) -> Term:
+    """Plausibility of every token, ``L_pp`` of Tutor-KD (Kim et al., EMNLP 2022); for masked text (``objective=text``).
+
+    ``BCE(m, sigmoid(u))`` over real tokens: u is the student's scalar of a token, and m what the teacher thinks of it,
+    ``min(1, p_T(a | X^M) / p_T(x | X^M))`` where a was written in place of x, and 1 elsewhere. A row counts by its
+    tokens: the mean over rows is the mean over the tokens of the batch.
+
+    Config: ``objective=text terms=[plausibility]``
+    """
+    if not spec.text:
+        raise ValueError(
+            "The knowledge term 'plausibility' is about tokens written into masked text; set objective='text', or "
+            "leave it out."
+        )
+
+    def loss(inputs: TermInputs) -> Tensor:
+        scores = inputs.student.logits.squeeze(-1)
+        return row_plausibility_losses(scores, inputs.taught.logits, inputs.batch.attention_mask)
+
+    logits = frozenset({Signal("logits")})
+    return Term("plausibility", loss, logits, logits, {})
 
 
 def plausibility_floor(labels: Tensor, mask: Tensor) -> Tensor:
     """The least ``L_pp`` that any student can have: the mean entropy of the labels over real tokens, a scalar."""
-    p = wide(labels)
-    entropy = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
-    return entropy.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+    return entropy(wide(labels)).masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def hidden_distance(
-    student: ModelOutput,
-    teacher: ModelOutput,
-    projection: Tensor | None,
-    pairs: Sequence[tuple[int, int]],
-    mask: Tensor,
-    reduction: str = "mean",
-) -> Tensor:
-    """Mean squared error between mapped hidden states, through one map of all layers; mean over rows.
-
-    Args:
-        student: with hidden states ``[B, S, H_S]``.
-        teacher: with ``[B, S, H_T]``.
-        projection: ``[H_T, H_S]``; None compares them as they are.
-        pairs: (student layer, teacher layer); layer 0 is the embedding output.
-        mask: ``[B, S]`` bool, True at real tokens.
-        reduction: of the pairs: ``mean``, or ``sum`` (Tutor-KD's released code).
-    """
-    losses = []
-    for student_layer, teacher_layer in pairs:
-        states = wide(student.hidden_states[student_layer])
-        mapped = states if projection is None else states @ projection.to(states).T
-        losses.append(hidden_state_distance(mapped, teacher.hidden_states[teacher_layer], mask).mean())
-    return _over_layers(losses, reduction)
-
-
-def attention_loss(
-    student: ModelOutput,
-    teacher: ModelOutput,
-    pairs: Sequence[tuple[int, int]],
-    mask: Tensor,
-    reduction: str = "mean",
-) -> Tensor:
-    """Mean squared error between raw attention scores of mapped blocks (TinyBERT, eq. 7); mean over heads and rows.
-
-    Args:
-        student: with scores before mask and softmax ``[B, A, S, S]``.
-        teacher: the same number of heads.
-        pairs: (student layer, teacher layer), from 1.
-        mask: ``[B, S]`` bool; pairs with padding do not count.
-        reduction: of the pairs, as in :func:`hidden_distance`.
-    """
-    losses = []
-    for student_layer, teacher_layer in pairs:
-        scores = student.attention_scores[student_layer], teacher.attention_scores[teacher_layer]
-        losses.append(attention_distance(*scores, mask).mean())
-    return _over_layers(losses, reduction)
-
-
-def _over_layers(losses: Sequence[Tensor], reduction: str) -> Tensor:
-    stacked = torch.stack(list(losses))
-    return stacked.sum() if reduction == "sum" else stacked.mean()
+def entropy(probability: Tensor) -> Tensor:
+    """Entropy of a truth value in nats, elementwise; 0 at 0 and 1."""
+    return -(torch.xlogy(probability, probability) + torch.xlogy(1 - probability, 1 - probability))
 
 
 def teacher_recognises(log_original: Tensor, log_chosen: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from kd_env.mdp.passes import (
     dropout_on,
     student_forward,
     student_pass,
-    teacher_signals,
 )
+from kd_env.mdp.objectives.batches import StudentBatch, TeacherPass
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, TeacherState
 from kd_env.numerics import losses
@@ -57,6 +57,8 @@ class Gradients(NamedTuple):
     loss: Tensor  # [N] the weighted loss
     grads: dict[str, Tensor]  # name -> [N, ...]; empty where no update was asked for
     cosines: Tensor  # [N, K, K] or [N, 0, 0]
+    student: ModelOutput  # [N, B, ...], what the students said, with its graph
+    teachers: TeacherPass  # what the teachers said
 
 
 def loss_table(
@@ -130,7 +132,7 @@ def running_scale(term_scale: Tensor, term_seen: Tensor, raw: Tensor) -> Tensor:
 def gradients(
     problem: Problem,
     params: Params,
-    rows: np.ndarray,
+    update_batch: StudentBatch,
     weights: Tensor,
     term_scale: Tensor,
     term_seen: Tensor,
@@ -146,7 +148,7 @@ def gradients(
     Args:
         problem: the problem.
         params: name -> ``[N, ...]``.
-        rows: ``[N, B]`` rows of the train table.
+        update_batch: what the students learn from.
         weights: ``[N, T, K, 1 or B]``.
         term_scale: ``[N, T, K]`` running mean so far.
         term_seen: ``[N]`` updates in that mean.
@@ -156,15 +158,14 @@ def gradients(
         forward_pass: of these parameters and rows, where it was made already; without dropout.
         given: what the action says to terms, by name ``[N]``.
     """
-    batch = problem.train.gather(rows)
-    dropout = problem.config.student_config.dropout
+    batch, dropout = update_batch.batch, problem.config.student_config.dropout
     with (
         torch.set_grad_enabled(differentiate),
         dropout_on(problem.student, dropout, problem.device, dropout_seed),
     ):
         leaves, student = forward_pass or student_pass(problem, params, batch, differentiate)
-        teacher_outputs = teacher_signals(problem, teacher, rows, batch, student)
-        table = loss_table(problem, leaves, student, teacher_outputs, batch, given)
+        teachers = problem.objective.teach(problem, teacher, update_batch, student)
+        table = loss_table(problem, leaves, student, teachers.outputs, batch, given)
         raw = table.detach().mean(-1)
         if problem.config.term_scale == "running":
             scale = running_scale(term_scale, term_seen, raw)
@@ -183,7 +184,7 @@ def gradients(
             # A tensor that no term reads has no gradient and is left alone, as in an ordinary PyTorch loop. The fused
             # optimiser walks memory in order: a transposed gradient would update the wrong entries.
             grads = {name: grad.contiguous() for name, grad in zip(leaves, leaf_grads, strict=True) if grad is not None}
-    return Gradients(raw, raw / divisor, scale, loss.detach(), grads, cosines)
+    return Gradients(raw, raw / divisor, scale, loss.detach(), grads, cosines, student, teachers)
 
 
 def _cosines(scaled: Tensor, leaves: Params) -> Tensor:

@@ -10,20 +10,40 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from torch import Tensor
+
 from kd_env.config.environment import EnvConfig
-from kd_env.core.types import Signal
+from kd_env.core.types import ModelOutput, Signal
 from kd_env.data import splits
 from kd_env.data.tables import Table, make_buckets, tokenize
 from kd_env.data.tasks import Rows, Task
+from kd_env.data.text import TokenFacts
+from kd_env.knowledge.plausibility import plausibility_floor
 from kd_env.mdp import rewards
-from kd_env.mdp.observations.space import make_layout, make_space
+from kd_env.mdp.objectives.batches import Edit, StudentBatch, StudentUpdate, TeacherPass
+from kd_env.mdp.observations.space import make_layout
 from kd_env.models import encoder
+from kd_env.mdp.state import DistillState, Evaluation, TeacherState
 from kd_env.models.layermap import layer_table
+from kd_env.models.masked_lm import MaskedLM
 from kd_env.numerics import losses, metrics
 from kd_env.numerics.calibration import check_calibration_rows, fit_temperature
 from kd_env.teachers import outputs, sources
 from kd_env.teachers.facts import TeacherFacts, teacher_facts
 from kd_env.teachers.teacher_set import Teacher, entry_name
+
+
+class Reader(NamedTuple):
+    """Who reads masked text, and how the train rows are masked."""
+
+    folder: str
+    identity: str  # hash of the weights
+    model: MaskedLM
+    tokens: TokenFacts
+    ids: np.ndarray  # [R, S] int32, tokens of the train rows on the host
+    ordinary: np.ndarray  # [R, S] bool, positions of train rows that may be masked
+    slots: int  # P
+    left_out: int  # train rows with fewer ordinary tokens than slots
 
 
 class Assets(NamedTuple):
@@ -41,6 +61,7 @@ class Assets(NamedTuple):
     projections: dict[str, tuple[int, int]]  # parameter name -> (out, in)
     device: torch.device
     dtype: torch.dtype
+    reader: Reader | None = None  # where tokens are masked
 
     @property
     def reference_teacher(self) -> Teacher:
@@ -65,12 +86,51 @@ class Decision(Protocol):
     def teacher_weights(self, weights: np.ndarray) -> np.ndarray | None:
         """The weights of teachers, ``[N, T, 1 or B]``, in the table; None where all teachers count equally."""
 
+    def prepare(self, problem: Problem, state: DistillState) -> DistillState:
+        """The state with what the decision keeps of the batches that were drawn for the next step."""
+
+    def proceed(self, problem: Problem, state: DistillState) -> DistillState:
+        """The state of replicas whose batch stays, since their students were not ready to be updated."""
+
+    def edit(self, problem: Problem, state: DistillState) -> Edit | None:
+        """What is written into the batch of the present update; None where rows stay as they are."""
+
+    def updated(self, problem: Problem, state: DistillState, update: StudentUpdate) -> DistillState:
+        """The state with what the decision keeps of an update."""
+
+    def scores(self, before: DistillState, after: DistillState) -> Mapping[str, np.ndarray]:
+        """Numbers ``[N]`` of a step that rewards may read, by name."""
+
+
+class Objective(Protocol):
+    """What students learn and by what they are judged (:mod:`kd_env.mdp.objectives`)."""
+
+    def batch(self, problem: Problem, state: DistillState, rows: np.ndarray) -> StudentBatch:
+        """What N students learn from in an update on train rows ``[N, B]``."""
+
+    def teach(
+        self, problem: Problem, teacher: TeacherState | None, batch: StudentBatch, student: ModelOutput
+    ) -> TeacherPass:
+        """What the T teachers say about it."""
+
+    def recognises(self, problem: Problem, batch: StudentBatch, teachers: TeacherPass) -> Tensor:
+        """How easy the edited batch is for the teacher, ``[N, B, P]``."""
+
+    def student_error(
+        self, problem: Problem, batch: StudentBatch, student: ModelOutput, teachers: TeacherPass | None
+    ) -> Tensor:
+        """How difficult it is for the students, ``[N, B, P]``; None: the teachers are asked where they are needed."""
+
+    def evaluate(self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None) -> Evaluation:
+        """What students score on the evaluated feedback rows."""
+
 
 class Process(NamedTuple):
     """The parts of the decision process that have names, resolved."""
 
     reward: rewards.RewardFn
     decision: Decision
+    objective: Objective
     features: Mapping[str, Any]
 
 
@@ -88,6 +148,7 @@ class Problem:
         entry_names: names of the existing entries of the table, teacher by teacher.
         features: observation features by name; ``layout`` says where each stands.
         decision: what the agent decides.
+        objective: what students learn.
     """
 
     def __init__(self, assets: Assets, config: EnvConfig, process: Process) -> None:
@@ -118,17 +179,23 @@ class Problem:
             if self.present[row, column]
         )
         self.buckets = make_buckets(assets.train.lengths, config.batch_size)
-        self.calibrates = config.gap == "calibrated" and not assets.task.regression
+        self.calibrates = config.gap == "calibrated" and config.objective == "labels" and not assets.task.regression
         if self.calibrates:
             check_calibration_rows(self.feedback.labels)
         self.temperature = self._temperature()
         self.teacher_loss = self._teacher_loss()
         self.reward, self.decision, self.features = process.reward, process.decision, process.features
+        self.objective = process.objective
         if any(feature.needs_cls for feature in self.features.values()):
             self.teacher_signals |= {Signal("cls", self.reference.source.facts.num_layers)}
         self.wants_cosines = "gradient_cosines" in self.features
         self.layout = make_layout({name: (f.shape(self), f.low, f.high) for name, f in self.features.items()})
-        self.observation_space = make_space(self.layout)
+
+    @property
+    def reader(self) -> Reader:
+        """Who reads masked text; only where tokens are masked."""
+        assert self.assets.reader is not None
+        return self.assets.reader
 
     @property
     def arithmetic(self) -> float:
@@ -235,6 +302,10 @@ class Problem:
         return fit_temperature(self.reference.feedback_logits, self.feedback.labels)
 
     def _teacher_loss(self) -> float:
+        if self.config.objective == "text":  # the least that any student can have
+            table = self.feedback
+            mask = torch.arange(table.labels.shape[1]) < torch.as_tensor(table.lengths)[:, None]
+            return float(plausibility_floor(torch.as_tensor(table.labels), mask))
         if not self.calibrates or self.config.teacher_learns:
             return self.reference_loss(self.reference.feedback_logits, self.feedback)
         # Alike for teacher and student: on the evaluated rows, with their labels as rewards see them.
@@ -252,6 +323,14 @@ def label_width(task: Task) -> float | None:
 
 def warn_floor(problem: Problem, loss_reset: float) -> None:
     """The warning at construction where the floor of D is active."""
+    if problem.config.objective == "text":
+        warnings.warn(
+            f"The student's loss at reset ({loss_reset:.4f}) is hardly above the least that counts "
+            f"({problem.teacher_loss:.4f}); the gap is counted as 5% of the loss at reset.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return
     warnings.warn(
         f"The teacher's loss {problem.teacher_loss:.4f} is less than 5% below a fresh student's {loss_reset:.4f}: "
         "the floor of the gap is active, and reports show the loss instead of the gap closed.",

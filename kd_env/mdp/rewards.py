@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ class RewardInputs(NamedTuple):
     batch_divergence: np.ndarray  # its KL from the chosen teachers on that batch; 0 unless in BATCH_REWARDS
     raw_loss_before: np.ndarray  # of the evaluated feedback rows against gold labels, without a temperature
     raw_loss_after: np.ndarray
+    scores: Mapping[str, np.ndarray] = MappingProxyType({})
+    """What the decision measured in the step, by name."""
 
 
 RewardFn = Callable[[RewardInputs], np.ndarray]
@@ -59,6 +62,22 @@ def bounded_by(limit: float, *, cost: bool = False) -> Callable[[RewardFn], Rewa
         return reward
 
     return state
+
+
+def of_scores(*names: str) -> Callable[[RewardFn], RewardFn]:
+    """Decorator that states which scores of a decision a reward reads (``Decision.score_names``)."""
+
+    def state(reward: RewardFn) -> RewardFn:
+        reward.scores = names  # type: ignore[attr-defined]
+        return reward
+
+    return state
+
+
+def scores_of(reward: RewardFn) -> tuple[str, ...]:
+    """The scores that a reward reads."""
+    names: tuple[str, ...] = getattr(reward, "scores", ())
+    return names
 
 
 def bounds_of(reward: RewardFn) -> Bounds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -26,6 +26,8 @@ class Effect(NamedTuple):
     update_scale: np.ndarray  # [N] float32 in [0, 1], multiplies the learning rate; 0 skips the update
     teacher: TeacherEffect | None = None  # where the teacher learns; None: every row alike, without influence
     given: dict[str, np.ndarray] | None = None  # numbers by name, each [N], that knowledge terms read
+    decision_state: Any = None  # the decision's part of the state as the action leaves it; None: as it was
+    ready: np.ndarray | None = None  # [N] bool, whose students are updated; None: all. The others' batch stays
 
 
 class TeacherState(NamedTuple):
@@ -38,6 +40,17 @@ class TeacherState(NamedTuple):
     loss: np.ndarray  # [N] float64, mean auxiliary loss of the last batch before the update
     influence_ratio: np.ndarray  # [N] float32, ||h|| / ||d|| when it was last measured; 0 without one of them
     influence_cosine: np.ndarray  # [N] float32, between the two forms of h, where it is asked for, else 0
+
+
+class Evaluation(NamedTuple):
+    """What N students score on the evaluated feedback rows, each ``[N]`` float64."""
+
+    loss: np.ndarray  # e of the problem
+    raw_loss: np.ndarray  # against gold labels, without a temperature
+    temperature: np.ndarray  # 1 where the gap is not calibrated
+    metric: np.ndarray
+    entropy: np.ndarray
+    agreement: np.ndarray
 
 
 class DistillState(NamedTuple):
@@ -86,3 +99,4 @@ class DistillState(NamedTuple):
     batch_divergence: np.ndarray  # [N] float64, its KL from the chosen teachers there, where asked for
     given: dict[str, np.ndarray] = {}  # noqa: RUF012 - numbers [N] of the last action that terms read, by name
     teacher: TeacherState | None = None  # None where the teacher is frozen
+    decision_state: Any = None  # what the decision itself keeps, leading axis N; None where it keeps nothing

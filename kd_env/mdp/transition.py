@@ -6,16 +6,17 @@ Named as in Gymnasium's ``FuncEnv``. All of them work on N replicas at once; a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kd_env.core import trees
 from kd_env.data.tables import draw, start_stream
 from kd_env.mdp import learning_teacher, rewards
 from kd_env.mdp.episodes import bounded, sub_seed, terminal, truncated
-from kd_env.mdp.feedback import evaluate, evaluated
+from kd_env.mdp.feedback import evaluated
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
 from kd_env.mdp.update import TEACHER, update
@@ -39,13 +40,13 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
     teacher = (
         learning_teacher.begin(problem, [sub_seed(seed, TEACHER) for seed in seeds]) if config.teacher_learns else None
     )
-    measured = evaluate(problem, params, teacher)
+    measured = problem.objective.evaluate(problem, params, teacher)
     scale, _ = rewards.gap_scale(measured.loss, problem.teacher_loss)
     table = (count, *problem.present.shape)
     pairs = len(problem.term_names) if problem.wants_cosines else 0
     per_row = problem.decision.weights_per_row
     addressed = config.batch_size if per_row else 0
-    return DistillState(
+    state = DistillState(
         params=params,
         exp_avg={name: torch.zeros_like(p) for name, p in params.items()},
         exp_avg_sq={name: torch.zeros_like(p) for name, p in params.items()},
@@ -82,6 +83,7 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         given={name: np.zeros(count) for name in problem.decision.given_names},
         teacher=teacher,
     )
+    return problem.decision.prepare(problem, state)
 
 
 def transition(
@@ -90,7 +92,8 @@ def transition(
     """One step: student updates on the drawn batches, next batches, evaluation. Takes ``state`` over (tensors in
     place).
 
-    Rewards are not part of it: :func:`reward` compares the two states, and :func:`credit` adds them to the return.
+    Replicas that are not ready (``effect.ready``: a text that is filled slot by slot) keep batch and student. Rewards
+    are not part of it: :func:`reward` compares the two states, and :func:`credit` adds them to the return.
 
     Args:
         problem: the problem.
@@ -99,8 +102,39 @@ def transition(
         scratch: buffers that calls may share, filled here; without them every step asks the system for memory of the
             size of the students again.
     """
-    state = update(problem, state, effect, {} if scratch is None else scratch)
-    return evaluated(problem, _next_batches(problem, state._replace(steps=state.steps + 1)))
+    state = state._replace(steps=state.steps + 1)
+    if effect.decision_state is not None:
+        state = state._replace(decision_state=effect.decision_state)
+        effect = effect._replace(decision_state=None)
+    buffers = {} if scratch is None else scratch
+    if effect.ready is None or effect.ready.all():
+        return _whole(problem, state, effect, buffers)
+    ready = effect.ready
+    waiting = ~ready
+    # Replicas are out of step where one was cut off in the middle of a text. Buffers are of all students.
+    state = _in_rows(state, ready, lambda part: _whole(problem, part, trees.take(effect, np.flatnonzero(ready)), {}))
+    # An episode that is cut off there is evaluated at its end, too.
+    cut_off = waiting & truncated(problem.config.max_episode_steps, state)
+    state = _in_rows(state, cut_off, lambda part: evaluated(problem, part))
+    return _in_rows(state, waiting, lambda part: problem.decision.proceed(problem, part))
+
+
+def _whole(problem: Problem, state: DistillState, effect: Effect, scratch: dict[str, Tensor]) -> DistillState:
+    """Update, next batches, evaluation."""
+    state = _next_batches(problem, update(problem, state, effect, scratch))
+    return evaluated(problem, problem.decision.prepare(problem, state))
+
+
+def _in_rows(
+    state: DistillState, chosen: np.ndarray, change: Callable[[DistillState], DistillState]
+) -> DistillState:
+    """``change`` the chosen replicas ``[N]``; all at once where they are all."""
+    if not chosen.any():
+        return state
+    if chosen.all():
+        return change(state)
+    rows = np.flatnonzero(chosen)
+    return trees.set_rows(trees.copy_arrays(state), rows, change(trees.take(state, rows)))
 
 
 def _next_batches(problem: Problem, state: DistillState) -> DistillState:
@@ -128,6 +162,7 @@ def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple
             batch_divergence=after.batch_divergence,
             raw_loss_before=before.raw_loss,
             raw_loss_after=after.raw_loss,
+            scores=problem.decision.scores(before, after),
         )
     )
     return bounded(value, before, after, rewards.bounds_of(problem.reward))

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_env.core import trees
 from kd_env.mdp import gradients, learning_teacher, passes, rewards
 from kd_env.mdp.episodes import sub_seed
 from kd_env.mdp.gradients import normalize_weights
+from kd_env.mdp.objectives.batches import StudentUpdate
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
 from kd_env.numerics import optim
@@ -100,10 +102,11 @@ def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: 
     apply = active & step.moves
     factor, scale = optim.learning_rate_factor(state.updates, state.budget, optimizer.warmup), step.effect.update_scale
     state, teacher_broken, student = _teach(problem, state, step, rows, active, factor * scale)
+    update_batch = problem.objective.batch(problem, state, rows)
     student_gradients = gradients.gradients(
         problem,
         state.params,
-        rows,
+        update_batch,
         step.weights,
         state.term_scale,
         state.term_seen,
@@ -139,7 +142,10 @@ def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: 
         )
     cosines = student_gradients.cosines if apply.any() else None
     result = _Update(student_gradients.raw * mask, student_gradients.scaled * mask, cosines, broken & mask[:, 0, 0])
-    return state._replace(updates=state.updates + active), result
+    state = state._replace(updates=state.updates + active)
+    student = trees.map_leaves(Tensor.detach, student_gradients.student)
+    heard = StudentUpdate(update_batch, student_gradients.teachers, student, result.broken)
+    return problem.decision.updated(problem, state, heard), result
 
 
 def _teach(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -62,6 +63,11 @@ class MaskedLM:
     module: Any
     facts: EncoderFacts
 
+    @cached_property
+    def body(self) -> Encoder:
+        """The encoder alone; its ``logits`` are the last hidden states."""
+        return Encoder(_Body(self.module.base_model), self.facts, (), frozenset())
+
     def encode(self, batch: Batch, signals: Iterable[Signal] = frozenset(), *, eager: bool = False) -> Encoded:
         """Last hidden states ``[B, S, H]`` and the signals that are asked for; gradients reach the module.
 
@@ -76,9 +82,8 @@ class MaskedLM:
         wanted = frozenset(signals)
         if any(signal.kind == "logits" for signal in wanted):
             raise ValueError("A masked language model gives no logits of whole rows; ask logits() at chosen positions.")
-        encoder = Encoder(_Body(self.module.base_model), self.facts, (), frozenset())
         try:
-            output = encoder.forward({}, batch, wanted, eager=eager)
+            output = self.body.forward({}, batch, wanted, eager=eager)
         except KeyError as error:  # the architecture has attention of its own, which records nothing
             raise ValueError(f"{type(self.module).__name__} does not give the signal {error}.") from error
         return Encoded(output.logits, output._replace(logits=output.logits.new_empty(0)))

@@ -123,6 +123,7 @@ def make_teacher(
     dtype: torch.dtype,
     label_width: float | None,
     needs_cls: bool,
+    edited: bool = False,
 ) -> Teacher:
     """Terms, source and outputs of one teacher.
 
@@ -137,6 +138,7 @@ def make_teacher(
         dtype: floating type of the run.
         label_width: of a regression task.
         needs_cls: whether a feature reads its last [CLS].
+        edited: whether train rows are edited, so that nothing is asked about them as they are.
 
     Raises:
         ValueError: rows longer than its positions, terms that need what it cannot give, or an encoder that our forward
@@ -193,7 +195,7 @@ def make_teacher(
         teacher_table = tables.train if foreign else None
         online = sources.OnlineTeacher(encoder, signals, config.precision, table=teacher_table)
         source = sources.StudentAsTeacher(facts) if config.teacher_source == "student" else online
-        train_logits = logits(tables.train)
+        train_logits = np.zeros((len(tables.train), task.num_labels), np.float32) if edited else logits(tables.train)
     labels, fixed = tables.selection.labels, task.regression or config.teacher_learns
     return Teacher(
         name=loaded.name,

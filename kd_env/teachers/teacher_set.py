@@ -13,6 +13,7 @@ from kd_env.core.records import SET_RECORD, members
 from kd_env.data.tables import Table
 from kd_env.knowledge import LayerPairs, Term
 from kd_env.models import encoder as models
+from kd_env.models.masked_lm import MaskedLM
 from kd_env.numerics import losses
 from kd_env.teachers import sources
 
@@ -50,6 +51,8 @@ class Teacher:
     selection_logits: np.ndarray
     temperature: float
     """Fitted on the selection split (1 in regression); used for the reference loss only."""
+    language_model: MaskedLM | None = None
+    """With its head over the vocabulary, where students learn masked text."""
 
 
 def entry_name(term: str, teacher: str, count: int) -> str:

@@ -31,7 +31,6 @@ import kd_env  # noqa: F401 - registers the environments
 from agents import make_rule
 from kd_env.envs.process import with_options
 from kd_env.evaluation.judging.protocol import Contender, evaluate_policies
-from kd_env.evaluation.judging.tutoring import evaluate_tutors
 from kd_env.evaluation.reports.report import summarize
 from kd_env.evaluation.reports.report_files import to_json
 from kd_env.testing import tiny_task

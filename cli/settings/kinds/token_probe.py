@@ -21,7 +21,7 @@ class TokenProbe(VectorEnv[Any, Any, Any]):
     """What agents and rules ask for when they are made; never stepped."""
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own attribute
-    decision = "tutor_tokens"
+    decision = "tutor_token"
 
     def __init__(self, config: TutorConfig, num_envs: int) -> None:
         self.num_envs = num_envs

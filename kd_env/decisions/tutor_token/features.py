@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 
 from kd_env.core.types import FeatureSlice
 from kd_env.decisions.tutor_token import text
-from kd_env.decisions.tutor_token.problem import TutorProblem
-from kd_env.decisions.tutor_token.state import TutorState
+from kd_env.mdp.problem import Problem
+from kd_env.mdp.state import DistillState
 from kd_env.numerics import optim
 
 HIDDEN_LIMIT = 100.0
@@ -21,11 +21,39 @@ FLAT = ("hidden_states", "probabilities", "valid", "progress")
 """Parts of the flat observation, one behind the other."""
 
 
-def space(problem: TutorProblem) -> spaces.Dict | spaces.Box:
+class Sizes(NamedTuple):
+    """What the space depends on."""
+
+    observation: str  # dict or flat
+    rows: int  # B
+    slots: int  # P
+    length: int  # S, tokens of the longest row of all
+    vocabulary: int  # V
+    candidates: int  # k
+    hidden: int  # H
+
+
+def sizes(problem: Problem) -> Sizes:
+    """Those of a problem."""
+    config, reader = problem.config, problem.reader
+    facts = reader.model.facts
+    width = reader.ids.shape[1]
+    return Sizes(
+        config.observation,
+        config.batch_size,
+        reader.slots,
+        width,
+        facts.vocab_size,
+        config.num_candidates,
+        facts.hidden_size,
+    )
+
+
+def space(of: Sizes) -> spaces.Dict | spaces.Box:
     """The space of one replica's observation: :func:`parts`, or with ``observation=flat`` the numbers among them."""
-    if problem.config.observation == "dict":
-        return parts(problem)
-    found = layout(problem).values()
+    if of.observation == "dict":
+        return parts(of)
+    found = layout(of).values()
     low, high = (
         np.concatenate([np.full(part.stop - part.start, getattr(part, side), np.float32) for part in found])
         for side in ("low", "high")
@@ -33,10 +61,10 @@ def space(problem: TutorProblem) -> spaces.Dict | spaces.Box:
     return spaces.Box(low, high, dtype=np.float32)
 
 
-def layout(problem: TutorProblem) -> dict[str, FeatureSlice]:
+def layout(of: Sizes) -> dict[str, FeatureSlice]:
     """Where each part stands in the flat observation."""
     bounds = {"hidden_states": HIDDEN_LIMIT, "probabilities": 1.0, "valid": 1.0, "progress": 1.0}
-    everything, start, found = parts(problem), 0, {}
+    everything, start, found = parts(of), 0, {}
     for name in FLAT:
         size = int(np.prod(everything[name].shape or ()))
         low = 0.0 if name in ("probabilities", "valid") else -bounds[name]
@@ -45,7 +73,7 @@ def layout(problem: TutorProblem) -> dict[str, FeatureSlice]:
     return found
 
 
-def parts(problem: TutorProblem) -> spaces.Dict:
+def parts(of: Sizes) -> spaces.Dict:
     """The space of all parts by name; B rows, S tokens of the longest row of all, P slots, k candidates.
 
     - ``input_ids [B * S]``: the text with its masks and what was chosen so far; padding at the end of rows.
@@ -56,9 +84,7 @@ def parts(problem: TutorProblem) -> spaces.Dict:
     - ``candidates [B * P * k]``: its most likely tokens; ``probabilities [B * P * k]``: of these.
     - ``progress``: :data:`PROGRESS`.
     """
-    rows, slots = problem.config.batch_size, problem.slots
-    width, vocab, listed = problem.host_ids.shape[1], problem.vocab_size, problem.num_candidates
-    hidden = problem.teacher.facts.hidden_size
+    rows, slots, width, vocab, listed, hidden = of[1:]
 
     def ids(count: int, high: int) -> spaces.Box:
         return spaces.Box(0, high, (count,), np.int64)
@@ -78,9 +104,9 @@ def parts(problem: TutorProblem) -> spaces.Dict:
     )
 
 
-def observe(problem: TutorProblem, state: TutorState) -> dict[str, np.ndarray] | np.ndarray:
+def observe(problem: Problem, state: DistillState) -> dict[str, np.ndarray] | np.ndarray:
     """Fresh host arrays ``[N, ...]`` of the space."""
-    count = len(state.seeds)
+    count, kept = len(state.seeds), state.decision_state
     closed = np.clip((state.loss_reset - state.loss) / state.gap_scale, -1.0, 1.0)
     warmup = problem.config.optimizer_config.warmup
     progress = np.stack(
@@ -89,20 +115,20 @@ def observe(problem: TutorProblem, state: TutorState) -> dict[str, np.ndarray] |
             1.0 - state.updates / state.budget,
             optim.learning_rate_factor(state.updates, state.budget, warmup),
             closed,
-            state.filled / problem.slots,
+            kept.filled / problem.reader.slots,
         ],
         axis=-1,
     )
-    hidden = state.view.hidden.float().clamp(-HIDDEN_LIMIT, HIDDEN_LIMIT).cpu().numpy()
+    hidden = kept.view.hidden.float().clamp(-HIDDEN_LIMIT, HIDDEN_LIMIT).cpu().numpy()
     values: dict[str, Any] = {
         "input_ids": text.masked_ids(problem, state),
-        "lengths": problem.train.lengths[state.rows],
-        "positions": state.positions,
-        "valid": state.valid.astype(np.int8),
-        "chosen": np.where(state.chosen < 0, problem.vocab_size, state.chosen),
+        "lengths": problem.train.lengths[state.next_rows[:, 0]],
+        "positions": kept.positions,
+        "valid": kept.valid.astype(np.int8),
+        "chosen": np.where(kept.chosen < 0, problem.reader.model.facts.vocab_size, kept.chosen),
         "hidden_states": np.nan_to_num(hidden),
-        "candidates": state.view.candidates.cpu().numpy(),
-        "probabilities": state.view.log_candidates.float().exp().clamp(max=1.0).cpu().numpy(),
+        "candidates": kept.view.candidates.cpu().numpy(),
+        "probabilities": kept.view.log_candidates.float().exp().clamp(max=1.0).cpu().numpy(),
         "progress": progress.astype(np.float32),
     }
     if problem.config.observation == "flat":

@@ -56,9 +56,9 @@ class Replicas(ABC, Generic[S]):
         """Hash of the problem: states travel between environments of the same one."""
 
     @property
+    @abstractmethod
     def spaces(self) -> tuple[Space[Any], Space[Any]]:
         """Spaces of one replica's observation and action."""
-        return self.problem.observation_space, self.problem.actions.space
 
     @property
     def render_mode(self) -> str | None:

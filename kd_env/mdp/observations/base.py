@@ -11,6 +11,7 @@ import numpy as np
 from kd_env.core import trees
 from kd_env.core.registry import Registry
 from kd_env.mdp.influence.rows import row_influence
+from kd_env.mdp.objectives.text import row_edit
 from kd_env.mdp.passes import NextBatch, changes, next_batch, teacher_logits
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
@@ -54,6 +55,14 @@ class View:
         """How much each of these rows lowers the feedback loss, ``[N, B]``."""
         return row_influence(self.problem, self.state)
 
+    @cached_property
+    def row_edit(self) -> np.ndarray:
+        """Of the tokens that will be written into each of these rows, ``[N, B, 2]`` in [0, 1].
+
+        Their mean plausibility, and the mean distance of the student's probability from it.
+        """
+        return row_edit(self.problem, self.state, self.rows)
+
     @property
     def student_cls(self) -> np.ndarray:
         """Last [CLS] of the student, ``[N, B, H_S]``."""
@@ -74,6 +83,8 @@ class Feature:
         per_row: whether it has one part ``[B, n]`` for each row of that batch.
         classification_only: whether it has no meaning in regression, where it is refused.
         reads_influence: whether it reads the influence of rows, which needs feedback rows enough.
+        labels_only: whether it reads labels or logits of whole rows, which there are none of with ``objective=text``.
+        text_only: whether it reads masked text.
     """
 
     shape: Callable[[Problem], tuple[int, ...]]
@@ -84,6 +95,8 @@ class Feature:
     per_row: bool = False
     classification_only: bool = False
     reads_influence: bool = False
+    labels_only: bool = False
+    text_only: bool = False
 
 
 FEATURES: Registry[Feature] = Registry("feature", "kd_env.features")

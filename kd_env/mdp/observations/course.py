@@ -74,11 +74,11 @@ def register() -> None:
     add("term_losses_normalized", lambda v: v.state.scaled_losses[:, v.problem.present], _entries, low=-10.0, high=10.0)
     add("gap", _relative_gap, low=-10.0, high=10.0)
     add("student_entropy", lambda v: _column(v.state.entropy), classification_only=True)
-    add("teacher_entropy", _teacher_entropy, classification_only=True)
+    add("teacher_entropy", _teacher_entropy, classification_only=True, labels_only=True)
     add("agreement", lambda v: _column(v.state.agreement), classification_only=True)
     add("feedback_metric", lambda v: _column(v.state.metric), low=-1.0)
     add("previous_action", _previous_action, lambda p: (int(p.present.sum()) + 1,))
-    cls: dict[str, Any] = {"low": -10.0, "high": 10.0, "needs_cls": True}
+    cls: dict[str, Any] = {"low": -10.0, "high": 10.0, "needs_cls": True, "labels_only": True}
     add("teacher_cls", _teacher_cls, lambda p: (p.reference.source.facts.hidden_size,), **cls)
     add("student_cls", lambda v: v.student_cls.mean(1), lambda p: (p.student.facts.hidden_size,), **cls)
     add("gradient_cosines", _cosine_pairs, lambda p: (len(p.term_names) * (len(p.term_names) - 1) // 2,), low=-1.0)

@@ -50,9 +50,10 @@ def visits(v: View) -> np.ndarray:
 
 def register() -> None:
     """Add every feature twice: as the mean over the batch, and row by row with the prefix ``row_``."""
-    by_class: dict[str, Any] = {"classification_only": True}
+    by_class: dict[str, Any] = {"classification_only": True, "labels_only": True}
     add_rows("margin", "row_margin", _of_student(losses.margin), lambda _: 1, by_class)
     add_rows("confidence", "row_confidence", _of_student(losses.confidence), lambda _: 1, by_class)
     add_rows("length", "row_length", _length, lambda _: 1, {})
     add_rows("seen", "row_seen", _seen, lambda _: 1, {"high": 10.0})
-    add_rows("influence", "row_influence", _influence, lambda _: 1, {"low": -1.0, "reads_influence": True})
+    add_rows("influence", "row_influence", _influence, lambda _: 1, {"low": -1.0, "reads_influence": True, "labels_only": True})
+    add_rows("edit", "row_edit", lambda v: v.row_edit, lambda _: 2, {"text_only": True})

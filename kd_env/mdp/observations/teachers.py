@@ -56,15 +56,15 @@ def _widths(problem: Problem) -> int:
 
 def register() -> None:
     """Add every feature twice: as the mean over the batch, and row by row with the prefix ``row_``."""
-    by_class: dict[str, Any] = {"classification_only": True}
-    wide: dict[str, Any] = {"low": -10.0, "high": 10.0, "needs_cls": True}
+    by_class: dict[str, Any] = {"classification_only": True, "labels_only": True}
+    wide: dict[str, Any] = {"low": -10.0, "high": 10.0, "needs_cls": True, "labels_only": True}
     for name, by_row, rows, width, options in (
-        ("teacher_losses", "row_teacher_losses", _losses, _teachers, {"high": 10.0}),
+        ("teacher_losses", "row_teacher_losses", _losses, _teachers, {"high": 10.0, "labels_only": True}),
         ("teacher_entropies", "row_teacher_entropies", _of_teachers("entropy"), _teachers, by_class),
         ("teacher_confidences", "row_teacher_confidences", _of_teachers("confidence"), _teachers, by_class),
         ("teacher_student_agreement", "row_teacher_student_agreement", _student_agreement, _teachers, by_class),
         ("teacher_agreement", "row_teacher_agreement", _of_teachers("agreement"), _teachers, by_class),
-        ("student_on_batch", "row_student", _student, _student_width, {"high": 10.0}),
+        ("student_on_batch", "row_student", _student, _student_width, {"high": 10.0, "labels_only": True}),
         ("teacher_representations", "row_teacher_representations", _representations, _widths, wide),
     ):
         add_rows(name, by_row, rows, width, options)

@@ -1,4 +1,4 @@
-"""The student of the tutor's environment: an encoder with one scalar a token."""
+"""Students of masked text: an encoder with one scalar a token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.config.student import StudentConfig
 from kd_env.models import encoder
 from kd_env.models.architecture import token_classifier_kind
 from kd_env.models.layermap import cut_layers
@@ -37,15 +37,22 @@ class MlmHead(nn.Module):
         return scores
 
 
-def build_tutor_student(
-    config: TutorConfig, teacher: MaskedLM, device: torch.device, dtype: torch.dtype
+def build_token_student(
+    options: StudentConfig, head: str, teacher: MaskedLM, device: torch.device, dtype: torch.dtype
 ) -> encoder.Encoder:
     """The student's template: an encoder with one scalar a token.
+
+    Args:
+        options: of the student.
+        head: ``linear`` or ``mlm``, see :class:`MlmHead`.
+        teacher: gives architecture and vocabulary, and the layers of a cut student.
+        device: of the run.
+        dtype: floating type of the run.
 
     Raises:
         ValueError: sizes that the architecture does not take, or layers that do not exist.
     """
-    options, source = config.student_config, teacher.module
+    source = teacher.module
     if options.init == "fresh":
         module = fresh_student(options, source.config, token_classifier_kind, 1)
         trains, fresh = options.train_embeddings is not False, "all"
@@ -58,14 +65,21 @@ def build_tutor_student(
             source, kept, num_labels=1, dropout=options.dropout, kind=token_classifier_kind(source.config)
         )
         trains, fresh = bool(options.train_embeddings), "head"
-    if config.student_head == "mlm":
+    if head == "mlm":
         _give_mlm_head(module)
-    # A tutor may choose any token, the padding token too: with an index of its own its vector (RoBERTa: its position's)
-    # would get a gradient in stacked students and none in single ones.
+    train_padding(module)
+    return encoder.Encoder.build(module.to(device, dtype), train_embeddings=trains, fresh=fresh)
+
+
+def train_padding(module: nn.Module) -> None:
+    """Let the vector of the padding token learn like all others, where any token may be written into a text.
+
+    With an index of its own its vector (RoBERTa: its position's) would get a gradient in stacked students and none in
+    single ones.
+    """
     for table in module.modules():
         if isinstance(table, nn.Embedding):
             table.padding_idx = None
-    return encoder.Encoder.build(module.to(device, dtype), train_embeddings=trains, fresh=fresh)
 
 
 def _give_mlm_head(module: Any) -> None:

@@ -1,0 +1,190 @@
+"""From options to masked text: texts and language models are read, students made, feedback texts edited for good."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from kd_env.config.environment import EnvConfig
+from kd_env.core.types import Batch
+from kd_env.data.corpora import load_texts
+from kd_env.data.splits import Splits
+from kd_env.data.tables import Table, make_buckets, on_device, same_tokens
+from kd_env.data.tasks import Task
+from kd_env.data.text import TextSplits, TokenFacts, TokenizedTexts, cut_texts, tokenize_texts
+from kd_env.data.toy import masked_lm_folder
+from kd_env.envs.reader import language_model, make_reader, ordinary_places, slots_of, tokens_of
+from kd_env.knowledge import TermSpec, build_terms
+from kd_env.mdp.objectives import reading
+from kd_env.mdp.objectives.batches import at_slots, edited
+from kd_env.mdp.problem import Assets
+from kd_env.models.checks import check_positions
+from kd_env.models.layermap import layer_pairs
+from kd_env.models.masked_lm import MaskedLM, check_fits
+from kd_env.models.token_student import build_token_student
+from kd_env.teachers.outputs import weights_hash
+from kd_env.teachers.provenance import provenance
+from kd_env.teachers.sources import OnlineTeacher
+from kd_env.teachers.teacher_set import Teacher, named_folders
+
+METRIC = "token_accuracy"
+"""Share of tokens that the student puts on the side of 1/2 on which their plausibility lies."""
+
+
+def text_sources(config: EnvConfig) -> tuple[str, ...]:
+    """Where the texts come from."""
+    text = config.task if config.text is None else config.text
+    return (text,) if isinstance(text, str) else tuple(text)
+
+
+def cut(config: EnvConfig, *, dev: bool = False) -> TextSplits:
+    """The texts of the options, cut into splits; dev texts where they are asked for, which only reports may."""
+    texts = load_texts(text_sources(config), data_dir=config.data_dir, column=config.column, dev=dev)
+    return cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
+
+
+def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> Assets:
+    """The parts of a problem of masked text.
+
+    Raises:
+        ValueError: an option without meaning, text that is too short, or a teacher without a language-model head (with
+            the command that makes one).
+    """
+    folders = _folders(config)
+    models = {name: language_model(folder, device, dtype) for name, folder in folders.items()}
+    first = next(iter(folders))  # the first of several reads the masks
+    folder, model = folders[first], models[first]
+    tokenizer, tokens = tokens_of(folder)
+    texts = cut(config)
+    for name, other in folders.items():
+        if name != first and not same_tokens(tokenizer, tokens_of(other)[0], texts.train[:64]):
+            raise ValueError(
+                f"The teachers {folder!r} and {other!r} have different tokenizers, and every teacher reads the same "
+                "edited text; use masked language models of one vocabulary."
+            )
+    whole = tokenize_texts(texts.train, tokenizer, tokens, config.max_length)
+    slots, least = slots_of(config, ordinary_places(whole.table, tokens))
+    train = tokenize_texts(texts.train, tokenizer, tokens, config.max_length, at_least=least) if least > 1 else whole
+    for name, other in folders.items():
+        check_fits(other, tokenizer, models[name], int(whole.table.lengths.max()))
+    reader = make_reader(folder, model, tokens, train.table, slots, len(texts.train) - len(train.kept))
+    student = build_token_student(config.student_config, config.student_head, model, device, dtype)
+    check_positions(student, int(whole.table.lengths.max()), "student")
+    make_buckets(train.table.lengths, config.batch_size)  # refuses too few rows before the teacher runs
+
+    def judged(rows: Sequence[str]) -> Table:
+        held = tokenize_texts(rows, tokenizer, tokens, config.max_length, at_least=least)
+        return evaluated_texts(config, model, tokens, held, slots, device)
+
+    feedback = judged(texts.feedback[: config.evaluation_rows])
+    teachers = []
+    for name, path in folders.items():
+        facts = models[name].facts
+        pairs = layer_pairs(config.layer_map, student.facts.num_layers, facts.num_layers)
+        terms = build_terms(config.terms, TermSpec(student.facts, facts, pairs, regression=False, text=True))
+        empty = np.zeros((len(train.table), 0), np.float32)
+        # A record of one source says nothing about the others: no record names several as its task.
+        saw = provenance(path, "+".join(text_sources(config)), texts.fingerprint)
+        teachers.append(
+            Teacher(
+                name=name,
+                folder=path,
+                encoder=models[name].body,
+                tokenizer=tokenizer,
+                foreign=False,
+                identity=reader.identity if name == first else weights_hash(models[name].body),
+                saw_feedback=saw,
+                pairs=pairs,
+                terms=terms,
+                source=OnlineTeacher(models[name].body, (), config.precision),
+                train_logits=empty,
+                feedback_logits=empty,
+                selection_logits=empty,
+                temperature=1.0,
+                language_model=models[name],
+            )
+        )
+    names = (texts.train, texts.feedback, texts.selection)
+    counted = [np.arange(len(part), dtype=np.int64) for part in names]
+    return Assets(
+        task=Task("+".join(text_sources(config)), ("text",), "", (), (METRIC,), ("dev",)),
+        tokenizer=tokenizer,
+        splits=Splits(*counted, dropped=texts.dropped, fingerprint=texts.fingerprint),
+        train=on_device(train.table, device),
+        feedback=feedback,
+        selection=judged(texts.selection[: config.evaluation_rows]),
+        teachers=tuple(teachers),
+        reference=0,
+        student=student,
+        projections={},
+        device=device,
+        dtype=dtype,
+        reader=reader,
+    )
+
+
+def _folders(config: EnvConfig) -> dict[str, str]:
+    """Folders of the teachers by name."""
+    if config.teachers is not None:
+        return named_folders(config.teachers)
+    sources = text_sources(config)
+    folder = config.teacher if config.teacher is not None else packaged_teacher(sources)
+    return {"+".join(sources): folder}
+
+
+def packaged_teacher(sources: Sequence[str]) -> str:
+    """Folder of the packaged masked language model of an embedded task.
+
+    Raises:
+        ValueError: there is none for this text, or for several sources together.
+    """
+    folder = masked_lm_folder(sources[0]) if len(sources) == 1 else None
+    if folder is None:
+        text = sources[0] if len(sources) == 1 else tuple(sources)
+        word = sources[0] if len(sources) == 1 else f"[{','.join(sources)}]"
+        raise ValueError(
+            f"text={text!r} comes without a teacher; give teacher=<folder or hub name of a masked language model>, "
+            f"such as one that `kd-env teacher objective=mlm text={word}` writes."
+        )
+    return str(folder)
+
+
+def evaluated_texts(
+    config: EnvConfig, model: MaskedLM, tokens: TokenFacts, held: TokenizedTexts, slots: int, device: torch.device
+) -> Table:
+    """Texts with fixed slots in which samples of the teacher stand, labelled with the plausibility of every token."""
+    table = held.table
+    rng = np.random.default_rng([config.split_seed, 1])
+    ids, ordinary = table.input_ids.numpy(), ordinary_places(table, tokens)
+    drawn = reading.draw_slots(config, tokens, ids, ordinary, slots, rng)
+    labels = np.ones(ids.shape)
+    written = ids.copy()
+    moved = on_device(table, device)
+    for rows in table.chunks(32):
+        batch = moved.gather(rows)
+        places, there = (torch.as_tensor(array[rows], device=device) for array in (drawn.positions, drawn.valid))
+        one = Batch(*(part[None] for part in batch))
+        masked = edited(one, places[None], there[None], torch.as_tensor(drawn.masked[rows], device=device)[None])
+        with torch.no_grad():
+            hidden, _ = model.encode(Batch(*(part[0] for part in masked)), frozenset())
+            features = model.features(at_slots(hidden[None], places[None]))
+            logits = model.decode(features).double().cpu().numpy()[0]
+        chosen = (logits + rng.gumbel(size=logits.shape)).argmax(-1)
+        original = np.take_along_axis(ids[rows], drawn.positions[rows], axis=-1)
+        at = [np.take_along_axis(logits, token[..., None].astype(np.int64), -1)[..., 0] for token in (chosen, original)]
+        label = np.exp(np.minimum(at[0] - at[1], 0.0))
+        for array, value in ((written, chosen), (labels, label)):
+            here = array[rows]
+            old = np.take_along_axis(here, drawn.positions[rows], axis=-1)
+            np.put_along_axis(here, drawn.positions[rows], np.where(drawn.valid[rows], value, old), axis=-1)
+            array[rows] = here
+    on_text = dataclasses.replace(
+        table,
+        input_ids=torch.as_tensor(written),
+        label_tensor=torch.as_tensor(labels, dtype=model.module.dtype),
+        labels=labels,
+    )
+    return on_device(on_text, device)

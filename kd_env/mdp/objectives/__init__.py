@@ -1,0 +1,1 @@
+"""What students learn and by what they are judged: labels of a task, or masked text."""

@@ -1,0 +1,124 @@
+"""Labels of a task: students are classifiers (or give scores), and are judged by the labels of feedback rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_env.core import trees
+from kd_env.core.types import Batch, ModelOutput
+from kd_env.mdp import passes
+from kd_env.mdp.objectives.batches import StudentBatch, TeacherPass
+from kd_env.mdp.objectives.reading import with_edit
+from kd_env.mdp.problem import Problem
+from kd_env.mdp.state import DistillState, Evaluation, TeacherState
+from kd_env.numerics import losses
+from kd_env.numerics.calibration import fit_temperatures
+from kd_env.teachers.sources import autocast, cast
+
+
+class LabelsObjective:
+    """What students learn from the rows of a task."""
+
+    def batch(self, problem: Problem, state: DistillState, rows: np.ndarray) -> StudentBatch:
+        """Rows ``[N, B]``, with what the decision wrote into them."""
+        batch, edit = problem.train.gather(rows), problem.decision.edit(problem, state)
+        return StudentBatch(rows, batch if edit is None else with_edit(batch, edit), edit)
+
+    def teach(
+        self, problem: Problem, teacher: TeacherState | None, batch: StudentBatch, student: ModelOutput
+    ) -> TeacherPass:
+        """What the teachers say about the batch: of rows as they are what was kept, of edited ones anew."""
+        if batch.edit is None:
+            return TeacherPass(passes.teacher_signals(problem, teacher, batch.rows, batch.batch, student))
+        with torch.no_grad():
+            return TeacherPass((_outputs(problem, batch.batch),))
+
+    def recognises(self, problem: Problem, batch: StudentBatch, teachers: TeacherPass) -> Tensor:
+        """``p_T(y | X')`` ``[N, B, P]`` in [0, 1]: what is left of the teacher's confidence in the gold label.
+
+        The same for every slot of a row.
+        """
+        confidence = label_confidence(teachers.outputs[0].logits, batch.batch.labels)
+        return confidence[..., None].expand(_places(batch).shape)
+
+    def student_error(
+        self, problem: Problem, batch: StudentBatch, student: ModelOutput, teachers: TeacherPass | None
+    ) -> Tensor:
+        """Distance of the label distributions ``[N, B, P]`` in [0, 1]; the same for every slot of a row."""
+        teachers = teachers or self.teach(problem, None, batch, student)
+        distance = label_distance(student.logits, teachers.outputs[0].logits)
+        return distance[..., None].expand(_places(batch).shape)
+
+    def evaluate(self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None) -> Evaluation:
+        """Feedback loss, headline metric, entropy and agreement with the teacher. Reads feedback rows only.
+
+        The agreement with a teacher that learns is 0 where no feature asks for it: it costs a pass of the teacher.
+        """
+        logits = passes.predict(problem, params, problem.feedback)
+        finite = np.isfinite(logits).all(axis=(1, 2))
+        safe = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
+        count = len(logits)
+        raw = losses.gold_loss(safe, problem.feedback.labels, problem.label_width)
+        temperature = np.ones(count)
+        if problem.task.regression:
+            entropy, agreement = np.zeros(count), np.zeros(count)
+        else:
+            entropy = losses.entropy(safe).mean(-1)
+            classes = safe.argmax(-1)
+            self_taught = problem.config.teacher_source == "student"  # the control must not hear of the teacher
+            agreement = (classes == (classes if self_taught else _teacher_classes(problem, teacher))).mean(-1)
+        metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
+        if problem.calibrates:
+            temperature = fit_temperatures(safe, problem.feedback.labels)
+        loss = problem.loss(safe, problem.feedback, problem.reference.feedback_logits, temperature)
+        return Evaluation(np.where(finite, loss, np.nan), raw, temperature, metric, entropy, agreement)
+
+
+def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """``p_T(y | X')`` ``[..., B]`` in [0, 1]: what is left of the teacher's confidence in the gold label.
+
+    Args:
+        logits: ``[..., B, C]`` of the teacher on the edited text.
+        labels: ``[..., B]`` int64 gold labels of the text before the edit.
+    """
+    return torch.softmax(logits, -1).gather(-1, labels[..., None])[..., 0]
+
+
+def label_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Half the L1 distance of the label distributions (total variation), ``[..., B]`` in [0, 1].
+
+    The student's divergence from the teacher as a reward; unlike the KL it is bounded, so that no single text outweighs
+    all others.
+
+    Args:
+        student: ``[..., B, C]`` logits on the edited text, before the update that it causes.
+        teacher: ``[..., B, C]`` logits on the same text.
+    """
+    return 0.5 * (torch.softmax(student, -1) - torch.softmax(teacher, -1)).abs().sum(-1)
+
+
+def _places(batch: StudentBatch) -> Tensor:
+    assert batch.edit is not None
+    return batch.edit.places
+
+
+def _outputs(problem: Problem, batch: Batch) -> ModelOutput:
+    """What the one teacher says about edited rows ``[N, B, S]``, of which nothing can be kept."""
+    count, rows = batch.input_ids.shape[:2]
+    flat: Batch = trees.map_leaves(lambda t: t.flatten(0, 1), batch)
+    with autocast(problem.device, problem.precision):
+        output = problem.reference.encoder.forward({}, flat, problem.teacher_signals)
+    split: ModelOutput = trees.map_leaves(lambda t: t.unflatten(0, (count, rows)), cast(output, problem.dtype))
+    return split
+
+
+def _teacher_classes(problem: Problem, teacher: TeacherState | None) -> np.ndarray:
+    """What the teachers choose on the feedback rows, ``[R]`` or ``[N, R]``; -1 where nobody asks."""
+    if teacher is None:
+        return np.asarray(problem.reference.feedback_logits.argmax(-1))
+    if "agreement" not in problem.features:
+        return np.full(len(problem.feedback), -1)
+    logits = passes.predict(problem, teacher.params, problem.feedback, encoder=problem.reference.encoder)
+    return np.asarray(logits.argmax(-1))
