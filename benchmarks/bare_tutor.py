@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import common
-from kd_env.decisions.tutor_token.problem import TutorProblem
-from kd_env.decisions.tutor_token.reading import PROJECTION
-from kd_env.envs.tutor_env import TutorEnv
+from kd_env.envs.environments import TutorTokenEnv
+from kd_env.mdp.problem import Problem
 from kd_env.teachers.sources import autocast
+
+PROJECTION = "projections.hidden_states.shared"
+"""Name of the one map from the student's to the teacher's width."""
 
 LOOPS = ("bare", "env")
 ATTENTION = "bare_tutor"
@@ -57,15 +59,15 @@ class BareTutor:
         ValueError: a teacher of another family.
     """
 
-    def __init__(self, problem: TutorProblem, start: Mapping[str, Tensor]) -> None:
+    def __init__(self, problem: Problem, start: Mapping[str, Tensor]) -> None:
         from transformers import BertForMaskedLM, BertForTokenClassification
 
-        family = problem.teacher.module.config.model_type
+        family = problem.reader.model.module.config.model_type
         if family != "bert":
             raise ValueError(f"The hand-written loop is for BERT, not for a teacher of the family {family!r}.")
         _register_attention()
         self.problem = problem
-        self.teacher: Any = _copy(BertForMaskedLM, problem.teacher.module, {}).eval()
+        self.teacher: Any = _copy(BertForMaskedLM, problem.reader.model.module, {}).eval()
         own = {name: value for name, value in start.items() if name != PROJECTION}
         self.student: Any = _copy(BertForTokenClassification, problem.student.module, own)
         self.student.train()  # dropout is 0 in the student's configuration
@@ -87,7 +89,7 @@ class BareTutor:
 
     def step(self, text: Text, tokens: np.ndarray) -> Taught:
         """One update on a text with ``tokens [B, P]`` in its slots."""
-        device, dtype, pairs = self.problem.device, self.problem.dtype, self.problem.pairs
+        device, dtype, pairs = self.problem.device, self.problem.dtype, self.problem.reference.pairs
         batch = self.problem.train.gather(text.rows)
         places, masked, chosen = (torch.as_tensor(a, device=device) for a in (text.positions, text.masked, tokens))
         original = batch.input_ids.gather(1, places)
@@ -192,20 +194,21 @@ def _take_scores(bert: Any) -> dict[int, Tensor]:
 # -- beside the environment --------------------------------------------------------------------------------------------
 
 
-def start(problem: TutorProblem) -> tuple[TutorEnv, BareTutor]:
+def start(problem: Problem) -> tuple[TutorTokenEnv, BareTutor]:
     """The environment and the loop, with the same student."""
-    env = TutorEnv(problem=problem)
+    env = TutorTokenEnv(problem=problem)
     env.reset(seed=0)
     return env, BareTutor(problem, _student(env))
 
 
-def next_text(env: TutorEnv) -> Text:
+def next_text(env: TutorTokenEnv) -> Text:
     """The masked batch that the environment's next step fills."""
     state = env.run.started()
-    return Text(state.rows[0], state.positions[0], state.masked[0])
+    kept = state.decision_state
+    return Text(state.next_rows[0, 0], kept.positions[0], kept.masked[0])
 
 
-def agree(env: TutorEnv, bare: BareTutor, texts: Sequence[np.ndarray], precision: str) -> float:
+def agree(env: TutorTokenEnv, bare: BareTutor, texts: Sequence[np.ndarray], precision: str) -> float:
     """Let both do the same updates; the largest relative difference of losses.
 
     Args:
@@ -240,7 +243,7 @@ def agree(env: TutorEnv, bare: BareTutor, texts: Sequence[np.ndarray], precision
     return worst
 
 
-def _student(env: TutorEnv) -> dict[str, Tensor]:
+def _student(env: TutorTokenEnv) -> dict[str, Tensor]:
     return {name: value[0] for name, value in env.run.started().params.items()}
 
 

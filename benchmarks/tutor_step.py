@@ -33,10 +33,10 @@ from benchmarks.bare_tutor import LOOPS, agree, next_text, start
 from kd_env.core import checks
 from kd_env.core.files import atomic_write
 from kd_env.data.toy import masked_lm_folder
-from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
-from kd_env.decisions.tutor_token.options import TutorConfig
-from kd_env.decisions.tutor_token.problem import TutorProblem
-from kd_env.envs.tutor_env import TutorEnv
+from kd_env.decisions.options import env_config
+from kd_env.envs.build import build_problem
+from kd_env.envs.environments import TutorTokenEnv
+from kd_env.mdp.problem import Problem
 from kd_env.models.architecture import new_encoder
 
 AIM = 1.15
@@ -226,7 +226,7 @@ def _measure(options: Options, cell: Cell) -> list[dict[str, Any]]:
     """The row of the joint mode, and one for every way to go on slot by slot."""
     common.progress(f"tutor_step: {cell.setting}, hidden {cell.hidden}, batch {cell.batch}, length {cell.length}")
     problem = build(options, cell)
-    slots, texts = problem.slots, _actions(problem)
+    slots, texts = problem.reader.slots, _actions(problem)
     joint, bare = start(problem)
     worst = agree(joint, bare, [next(texts) for _ in range(CHECKED)], options.precision)
     calls: dict[str, Callable[[], object]] = {
@@ -235,7 +235,7 @@ def _measure(options: Options, cell: Cell) -> list[dict[str, Any]]:
     }
     every = sorted({min(count, slots) for count in options.teacher_every} | {slots})
     for count in every:
-        env = TutorEnv(problem=problem, mode="sequential", teacher_every=count)
+        env = TutorTokenEnv(problem=problem, mode="sequential", teacher_every=count)
         env.reset(seed=0)
         calls[f"sequential {count}"] = lambda env=env: _whole_text(env, next(texts))  # type: ignore[misc]
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -245,7 +245,7 @@ def _measure(options: Options, cell: Cell) -> list[dict[str, Any]]:
         **cell._asdict(),
         "cell": "-".join(map(str, cell)),
         "tokens": float(problem.train.lengths.mean()),
-        "vocab": problem.vocab_size,
+        "vocab": problem.reader.model.facts.vocab_size,
         "slots": slots,
         "spread": spread,
     }
@@ -277,7 +277,7 @@ def _remembered(call: Callable[[], float], times: list[float]) -> Callable[[], f
     return run
 
 
-def _whole_text(env: TutorEnv, tokens: np.ndarray) -> None:
+def _whole_text(env: TutorTokenEnv, tokens: np.ndarray) -> None:
     for slot in range(tokens.shape[1]):
         env.step(tokens[:, slot])
 
@@ -285,7 +285,7 @@ def _whole_text(env: TutorEnv, tokens: np.ndarray) -> None:
 # -- problems ----------------------------------------------------------------------------------------------------------
 
 
-def build(options: Options, cell: Cell) -> TutorProblem:
+def build(options: Options, cell: Cell) -> Problem:
     """The problem of a cell, without evaluations, in episodes that do not end while they are measured."""
     from transformers import AutoConfig
 
@@ -297,8 +297,9 @@ def build(options: Options, cell: Cell) -> TutorProblem:
             given = {"text": options.text, "data_dir": options.data_dir or None, "teacher": str(teacher)}
         heads = int(AutoConfig.from_pretrained(given["teacher"]).num_attention_heads)
         student = {"num_hidden_layers": options.layers, "hidden_size": cell.hidden, "num_attention_heads": heads}
-        return build_tutor_problem(
-            TutorConfig.from_kwargs(
+        return build_problem(
+            env_config(
+                decision="tutor_token",
                 **given,
                 student=student,
                 max_length=cell.length,
@@ -340,11 +341,11 @@ def write_text(folder: Path, options: Options, cell: Cell) -> dict[str, Any]:
     return {"text": str(folder / "text"), "teacher": str(folder / "teacher"), **held_out}
 
 
-def _actions(problem: TutorProblem) -> itertools.cycle[np.ndarray]:
+def _actions(problem: Problem) -> itertools.cycle[np.ndarray]:
     """Random ordinary tokens ``[B, P]``, drawn beforehand."""
     rng = np.random.default_rng(0)
-    shape = (16, problem.config.batch_size, problem.slots)
-    return itertools.cycle(rng.choice(problem.assets.tokens.candidates, size=shape))
+    shape = (16, problem.config.batch_size, problem.reader.slots)
+    return itertools.cycle(rng.choice(problem.reader.tokens.candidates, size=shape))
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -368,9 +369,9 @@ def measure_memory(options: Options, loop: str) -> dict[str, Any]:
     step()
     common.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else growth.peak_resident()
-    vectors = {"whole_mib": cell.batch * cell.length, "slots_mib": cell.batch * problem.slots}
-    sizes = {name: count * problem.vocab_size * 4 / 2**20 for name, count in vectors.items()}
-    return {"loop": loop, "slots": problem.slots, "step_mib": (peak - held) / 2**20, **sizes}
+    vectors = {"whole_mib": cell.batch * cell.length, "slots_mib": cell.batch * problem.reader.slots}
+    sizes = {name: count * problem.reader.model.facts.vocab_size * 4 / 2**20 for name, count in vectors.items()}
+    return {"loop": loop, "slots": problem.reader.slots, "step_mib": (peak - held) / 2**20, **sizes}
 
 
 def _in_child(options: Options, loop: str) -> dict[str, Any]:

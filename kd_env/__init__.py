@@ -31,16 +31,14 @@ __all__ = ["DistillEnv", "DistillVectorEnv", "EnvConfig", "Problem", "__version_
 
 _VIEWS = (("", "native"), ("Discrete", "discrete"), ("Continuous", "box"))
 _DECISIONS = ("knowledge_selection", "teacher_weighting", "sample_weighting", "tutor_token")
-_OWN_CLASS = {name: f"kd_env.envs.environments:{name.title().replace('_', '')}Env" for name in _DECISIONS[:3]}
-_OWN_CLASS["tutor_token"] = "kd_env.envs.tutor_env:TutorTokenEnv"
-_OWN_VECTOR_CLASS = {"tutor_token": "kd_env.envs.tutor_env:TutorTokenVectorEnv"}
+_OWN_CLASS = {name: f"kd_env.envs.environments:{name.title().replace('_', '')}Env" for name in _DECISIONS}
 # Those of other distributions have ids, too, and are imported where one is made.
 for _decision in dict.fromkeys([*_DECISIONS, *(point.name for point in entry_points(group="kd_env.decisions"))]):
     for _suffix, _view in _VIEWS if _decision in _DECISIONS else _VIEWS[:1]:
         register(
             id=f"kd_env/{_decision.title().replace('_', '')}{_suffix}-v0",
             entry_point=_OWN_CLASS.get(_decision, "kd_env.envs.env:DistillEnv"),
-            vector_entry_point=_OWN_VECTOR_CLASS.get(_decision, "kd_env.envs.vector:DistillVectorEnv"),
+            vector_entry_point="kd_env.envs.vector:DistillVectorEnv",
             kwargs={"decision": _decision, **({} if _view == "native" else {"action_view": _view})},
         )
 

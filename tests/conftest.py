@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kd_env.decisions.options import env_config
+from kd_env.envs.build import build_problem
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Processes that tests start inherit it: with two threads each beside another worker they run many times slower.
@@ -77,7 +78,5 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def tutor_problem(tiny_text: dict[str, Any]) -> Any:
     """The tiny text in float64, shared: environments of it cost nothing to make."""
-    from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
-    from kd_env.decisions.tutor_token.options import TutorConfig
 
-    return build_tutor_problem(TutorConfig.from_kwargs(**{**tiny_text, "precision": "fp64"}))
+    return build_problem(env_config(decision="tutor_token", **{**tiny_text, "precision": "fp64"}))

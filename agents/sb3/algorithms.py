@@ -15,8 +15,6 @@ ALL = (BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY)
 
 COMMON_VIEWS = ((BOX, "box"), (DISCRETE, "discrete"), (MULTI_DISCRETE, "native"), (MULTI_BINARY, "native"))
 """Of an env that does not say which it has."""
-TOKEN_VIEWS = {BOX: "box", DISCRETE: "discrete", MULTI_DISCRETE: "candidates"}
-"""Views of an env whose actions are tokens."""
 
 
 class Algorithm(NamedTuple):
@@ -83,17 +81,13 @@ def check_actions(name: str, space: ActionSpace, env: AnyEnv | Spaces | None = N
             f"sb3/{name} takes only {' or '.join(entry.actions)} actions, but the env has {space}; "
             f"make the env with {_any_of(entry, words)}."
         )
-    if getattr(base, "vocab_size", None) is not None and getattr(base, "action_view", None) == "native":
-        raise ValueError(
-            f"sb3/{name} would need an output for every token of the vocabulary in every slot ({space}); make the env "
-            f"with {_any_of(entry, words)}."
-        )
+    refusals = getattr(getattr(base, "decision", None), "output_refusal", {})
+    if (needs := refusals.get(getattr(base, "action_view", None))) is not None:
+        raise ValueError(f"sb3/{name} would need {needs} ({space}); make the env with {_any_of(entry, words)}.")
 
 
 def _views(base: Any) -> dict[str, str]:
     """The first action view for each kind of action space."""
-    if getattr(base, "vocab_size", None) is not None:
-        return TOKEN_VIEWS
     views: dict[str, str] = {}
     for kind, view in getattr(getattr(base, "decision", None), "views", COMMON_VIEWS):
         views.setdefault(kind, view)

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.common.base import AnyEnv, inner_env
+from agents.common.base import AnyEnv, decision_name, inner_env
 
 VIEWS = ("native", "candidates")
 
@@ -33,7 +33,7 @@ def text_sizes(env: AnyEnv) -> TextSizes:
         ValueError: an environment without slots, or a view in which no token is chosen for each.
     """
     base = inner_env(env)
-    if getattr(base, "decision", None) != "tutor_token":
+    if decision_name(env) != "tutor_token":
         raise ValueError(f"The tutor fills slots of text, and {env} has none; make a kd_env/TutorToken-v0.")
     space = getattr(env, "single_observation_space", env.observation_space)
     if not isinstance(space, spaces.Dict):

@@ -84,7 +84,9 @@ def _rule(settings: Settings[EnvConfig], spec: PolicySpec, view: str, problem: P
     def factory(env: DistillVectorEnv) -> Policy:
         return make_rule(spec.name, env, seed=settings.evaluation_seeds[0], **spec.options)
 
-    return Contender(factory, view, problem=problem, chooses=rule_class(spec.name).chooses)
+    return Contender(
+        factory, view, problem=problem, extra_labels=problem is not None, chooses=rule_class(spec.name).chooses
+    )
 
 
 def number_of_jobs(settings: Settings[EnvConfig], problem: Problem, count: int) -> int:

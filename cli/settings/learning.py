@@ -7,7 +7,7 @@ from typing import Any
 
 from cli.settings.controls import agent_options
 from cli.settings.kinds.base import Settings
-from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.config.environment import EnvConfig
 
 _WHOLE_EPISODES = ("reinforce", "sb3/ars", "searched", "teacher_selector")
 """Agents that learn from whole episodes only."""
@@ -34,7 +34,7 @@ def total_steps(c: Mapping[str, Any], env: Any) -> int:
     return steps
 
 
-def learning_options(settings: Settings[TutorConfig], env: Any) -> dict[str, Any]:
+def learning_options(settings: Settings[EnvConfig], env: Any) -> dict[str, Any]:
     """Hyper-parameters of the agent in an environment: the given ones, and what makes others learn in time.
 
     Raises:
@@ -75,7 +75,7 @@ def _while_acting(name: str, given: Mapping[str, Any], total: int, family: str) 
     return {}
 
 
-def check_learns(settings: Settings[TutorConfig], env: Any, *, steps_known: bool = True) -> None:
+def check_learns(settings: Settings[EnvConfig], env: Any, *, steps_known: bool = True) -> None:
     """Refuse an agent that does not fit, or would learn nothing (with ``protocol=joint`` before its student is
     finished).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -56,11 +56,13 @@ class Measure(ABC):
         name: key in ``results.json`` and ``results.csv``.
         title: of the column in tables.
         bounds: least and largest value, of the number and of its interval.
+        trace: title of the curve over an episode that reports draw of it; empty where they draw none.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    bounds: ClassVar[tuple[float, float]]
+    name: str
+    title: str
+    bounds: tuple[float, float]
+    trace: str = ""
 
     @abstractmethod
     def add(self, info: Mapping[str, NDArray[Any]], running: NDArray[np.bool_]) -> None:
@@ -69,6 +71,10 @@ class Measure(ABC):
     @abstractmethod
     def values(self) -> Floats:
         """The number of every student, ``[N]``."""
+
+    def over_time(self) -> Floats:
+        """The curve of every student, ``[updates, N]`` with NaN after its end, where :attr:`trace` names one."""
+        raise NotImplementedError(f"The measure {self.name!r} has no curve.")
 
 
 class Decision(ABC):
@@ -100,8 +106,14 @@ class Decision(ABC):
     """Whether batches are edited: then rows are masked and read by a language model, and no output is kept."""
     score_names: ClassVar[tuple[str, ...]] = ()
     """Numbers of a step that rewards may read (:meth:`scores`)."""
+    sets_weights: ClassVar[bool] = True
+    """Whether actions set the weights of the table, which reports then show."""
+    output_refusal: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """By view, why an algorithm with an output for every choice of the action cannot act in it."""
+    attributes: ClassVar[Mapping[str, Callable[[Problem, Callable[[], DistillState]], Any]]] = MappingProxyType({})
+    """Attributes by name that environments show beside those that all have: functions of problem and state."""
     keeps_finished: ClassVar[bool] = False
-    """Whether students of episodes that have ended are kept until the next one ends (``save_student(finished=True)``)."""
+    """Whether students of ended episodes are kept until the next one ends (``save_student(finished=True)``)."""
 
     actions: ActionModel
     given_names: tuple[str, ...] = ()

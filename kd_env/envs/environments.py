@@ -99,3 +99,52 @@ class SampleWeightingEnv(DistillEnv):
 
     def __init__(self, problem: Problem | None = None, **options: Any) -> None:
         super().__init__(problem, **{"decision": "sample_weighting", **options})
+
+
+class TutorTokenEnv(DistillEnv):
+    """Pre-training distillation in which an agent writes tokens into masked text (Tutor-KD, Kim et al., EMNLP 2022).
+
+    ## Description
+    Tokens of a batch are masked and a frozen teacher reads the text. The agent chooses what stands in the masked slots;
+    the teacher reads the edited text, and the student learns on it: which tokens are plausible (L_pp), the teacher's
+    hidden states and its attention scores. Then the next batch is masked. The defaults are a modified form;
+    ``recipe="paper"`` sets those of the released code (:mod:`kd_env.decisions.tutor_token.options` says what differs).
+
+    With ``task`` the rows are those of a task with labels: a masked language model reads the masked row, the agent
+    rewrites it, a fine-tuned teacher labels what comes out, and the student learns these labels (``soft_label``). This
+    is not in the paper, but its natural extension.
+
+    ## Action Space
+    With ``mode=joint`` tokens for all B x P slots, with ``mode=sequential`` for one slot of every row. ``native``: any
+    token of the vocabulary; ``candidates``: ranks in the teacher's lists; ``discrete``: one rank for all; ``box``:
+    difficulty and share (:mod:`kd_env.decisions.tutor_token.actions`).
+
+    ## Observation Space
+    A flat ``Dict`` (:func:`kd_env.decisions.tutor_token.features.parts`): the masked text, its slots, the teacher's
+    hidden states and most likely tokens there, and the course of the episode.
+
+    ## Starting State
+    A student drawn from the seed (or cut from the teacher), the first batch masked.
+
+    ## Reward
+    ``tutor`` by default: the mean over slots of ``teacher_recognises`` (p_T(x|X') - p_T(a|X')) and ``student_error``
+    (|m - sigmoid(u)|, of the student before the update); per token in ``info``. With ``mode=sequential`` it comes when
+    the last slot is filled. With ``task`` they are of whole rows, the same for all slots of one: the teacher's
+    confidence in the gold label of the edited row, and the total variation between the label distributions of student
+    and teacher. ``gap_closed`` and ``loss_drop`` compare feedback losses before and after the update.
+
+    ## Episode End
+    ``terminated``: the budget of student updates is spent, or the student diverged. ``truncated``:
+    ``max_episode_steps`` only.
+
+    ## Arguments
+    As in :class:`kd_env.envs.env.DistillEnv`, with the short forms of
+    :func:`kd_env.decisions.tutor_token.options.written_out`. Agents find more about text and slots in
+    :data:`kd_env.decisions.tutor_token.attributes.ATTRIBUTES`.
+
+    ## Version History
+    v0: initial version.
+    """
+
+    def __init__(self, problem: Problem | None = None, **options: Any) -> None:
+        super().__init__(problem, **{"decision": "tutor_token", **options})

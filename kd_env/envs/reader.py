@@ -52,9 +52,7 @@ def tokens_of(name: str) -> tuple[Any, TokenFacts]:
     return tokenizer, token_facts(tokenizer, name)
 
 
-def make_reader(
-    folder: str, model: MaskedLM, tokens: TokenFacts, train: Table, slots: int, left_out: int
-) -> Reader:
+def make_reader(folder: str, model: MaskedLM, tokens: TokenFacts, train: Table, slots: int, left_out: int) -> Reader:
     """The reader of a train table.
 
     Raises:

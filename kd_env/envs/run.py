@@ -170,10 +170,11 @@ class Run(Replicas[DistillState]):
         )
         gap = float((s.loss_reset[replica] - s.loss[replica]) / s.gap_scale[replica])
         words = self.decision.line(s, replica)
+        words = f"{words} | " if words else ""
         flag = " DIVERGED" if s.diverged[replica] else " skipped" if s.skipped[replica] and s.steps[replica] else ""
         return (
             f"step {s.steps[replica]:>4} update {s.updates[replica]}/{s.budget[replica]} | weights {weights} "
-            f"x{s.update_scale[replica]:.2f} | losses {losses} | {f'{words} | ' if words else ''}feedback loss {s.loss[replica]:.4f} gap closed "
+            f"x{s.update_scale[replica]:.2f} | losses {losses} | {words}feedback loss {s.loss[replica]:.4f} gap closed "
             f"{gap:.3f} "
             f"return {s.returns[replica]:.3f}{flag}"
         )

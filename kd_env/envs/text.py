@@ -107,12 +107,16 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
                 language_model=models[name],
             )
         )
-    names = (texts.train, texts.feedback, texts.selection)
-    counted = [np.arange(len(part), dtype=np.int64) for part in names]
     return Assets(
         task=Task("+".join(text_sources(config)), ("text",), "", (), (METRIC,), ("dev",)),
         tokenizer=tokenizer,
-        splits=Splits(*counted, dropped=texts.dropped, fingerprint=texts.fingerprint),
+        splits=Splits(
+            np.arange(len(texts.train)),
+            np.arange(len(texts.feedback)),
+            np.arange(len(texts.selection)),
+            texts.dropped,
+            texts.fingerprint,
+        ),
         train=on_device(train.table, device),
         feedback=feedback,
         selection=judged(texts.selection[: config.evaluation_rows]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kd_env.core.types import FeatureSlice
@@ -17,6 +19,13 @@ class RunView:
     """Public attributes of both shells that only read the run."""
 
     run: Run
+
+    def __getattr__(self, name: str) -> Any:
+        """What the decision shows beside what every environment has (``Decision.attributes``)."""
+        run = self.__dict__.get("run")
+        if run is not None and name in run.decision.attributes:
+            return run.decision.attributes[name](run.problem, run.started)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def problem(self) -> Problem:

@@ -13,6 +13,7 @@ from torch.func import vmap
 from kd_env.core import trees
 from kd_env.core.types import Batch, ModelOutput
 from kd_env.knowledge import TermInputs
+from kd_env.mdp.objectives.batches import StudentBatch, TeacherPass
 from kd_env.mdp.passes import (
     Params,
     StudentPass,
@@ -21,7 +22,6 @@ from kd_env.mdp.passes import (
     student_forward,
     student_pass,
 )
-from kd_env.mdp.objectives.batches import StudentBatch, TeacherPass
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, TeacherState
 from kd_env.numerics import losses

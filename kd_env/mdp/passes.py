@@ -139,7 +139,8 @@ def predict(
 ) -> np.ndarray:
     """Logits of N students on every row of a table, ``[N, R, C]`` float32 (float64 with precision=fp64).
 
-    An ``encoder`` in place of the student's gives logits of N copies of it.
+    Of students of masked text scores of tokens ``[N, R, S]``, 0 at padding. An ``encoder`` in place of the student's
+    gives logits of N copies of it.
     """
     count = next(iter(params.values())).shape[0]
     # Short chunks waste less on padding and stay in a CPU's cache; a GPU wants work.
@@ -149,9 +150,11 @@ def predict(
         for rows in table.chunks(size):
             batch = table.gather(rows)
             logits = student_forward(problem, params, batch, frozenset(), shared_batch=True, encoder=encoder).logits
+            if logits.dim() == 4:  # the longest rows come first
+                logits = torch.where(batch.attention_mask, logits.squeeze(-1), 0.0)
             if result is None:
-                result = logits.new_empty(count, len(table), logits.shape[-1])
-            result[:, torch.as_tensor(rows, device=logits.device)] = logits
+                result = logits.new_zeros(count, len(table), logits.shape[-1])
+            result[:, torch.as_tensor(rows, device=logits.device), : logits.shape[-1]] = logits
     assert result is not None
     return result.cpu().numpy()
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-
 from torch import Tensor
 
 from kd_env.config.environment import EnvConfig
@@ -22,8 +21,8 @@ from kd_env.knowledge.plausibility import plausibility_floor
 from kd_env.mdp import rewards
 from kd_env.mdp.objectives.batches import Edit, StudentBatch, StudentUpdate, TeacherPass
 from kd_env.mdp.observations.space import make_layout
-from kd_env.models import encoder
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
+from kd_env.models import encoder
 from kd_env.models.layermap import layer_table
 from kd_env.models.masked_lm import MaskedLM
 from kd_env.numerics import losses, metrics
@@ -123,6 +122,20 @@ class Objective(Protocol):
 
     def evaluate(self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None) -> Evaluation:
         """What students score on the evaluated feedback rows."""
+
+    def loss(
+        self, problem: Problem, outputs: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray
+    ) -> np.ndarray:
+        """``e`` of what students ``[...]`` say about a table."""
+
+    def raw_loss(self, problem: Problem, outputs: np.ndarray, table: Table) -> np.ndarray | None:
+        """Their loss without a temperature, whatever ``gap`` is; None where there is no other."""
+
+    def scores(self, problem: Problem, outputs: np.ndarray, table: Table) -> dict[str, float]:
+        """The metrics of one student."""
+
+    def predictions(self, problem: Problem, outputs: np.ndarray) -> np.ndarray | None:
+        """Classes or scores ``[..., R]`` that students choose; None where rows have none."""
 
 
 class Process(NamedTuple):
@@ -235,25 +248,32 @@ class Problem:
     def loss(self, logits: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray) -> np.ndarray:
         """``e`` of logits ``[..., R, C]``: against gold labels, or KL from the teacher (``gap=divergence``).
 
+        With ``objective=text`` L_pp of scores ``[..., R, S]`` of tokens.
+
         Args:
             logits: of students.
             table: R rows.
             teacher_logits: ``[R, C]``, of the reference teacher there.
             temperature: ``[...]`` of the students; read with ``gap=calibrated`` alone.
         """
-        if self.config.gap == "divergence":
-            return losses.divergence_loss(logits, teacher_logits, self.label_width)
-        scaled = logits / temperature[..., None, None] if self.calibrates else logits
-        return losses.gold_loss(scaled, table.labels, self.label_width)
+        return self.objective.loss(self, logits, table, teacher_logits, temperature)
 
     def reference_loss(self, teacher_logits: np.ndarray, table: Table) -> float:
-        """``e_T`` on a table: the calibrated teacher's loss; 0 with ``gap=divergence`` or if the teacher learns."""
+        """``e_T`` on a table: the calibrated teacher's loss; 0 with ``gap=divergence`` or if the teacher learns.
+
+        With ``objective=text`` the least that any student can have.
+        """
+        if self.config.objective == "text":
+            mask = torch.arange(table.labels.shape[1]) < torch.as_tensor(table.lengths)[:, None]
+            return float(plausibility_floor(torch.as_tensor(table.labels), mask))
         return 0.0 if self.config.gap == "divergence" else self.reference_label_loss(teacher_logits, table)
 
     def reference_label_loss(self, teacher_logits: np.ndarray, table: Table) -> float:
         """The calibrated reference teacher's loss against the labels of a table; 0 if the teacher learns."""
         if self.config.teacher_learns:
             return 0.0
+        if self.config.objective == "text":
+            return self.reference_loss(teacher_logits, table)
         return float(losses.gold_loss(teacher_logits / self.temperature, table.labels, self.label_width))
 
     def metric(self, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -270,8 +290,11 @@ class Problem:
 
     def summary(self) -> dict[str, Any]:
         """Facts for results: rows of the splits, provenance of the teacher, reference losses."""
+        reader = self.assets.reader
+        masked = {} if reader is None else {"slots": reader.slots, "left_out": reader.left_out}
         return {
-            "task": self.task.name,
+            "task": f"{'text ' if self.config.objective == 'text' else ''}{self.task.name}",
+            **masked,
             "rows": {"train": len(self.train), "feedback": len(self.feedback), "selection": len(self.selection)},
             "dropped_rows": int(self.splits.dropped),
             "split_fingerprint": self.fingerprint,
@@ -302,10 +325,8 @@ class Problem:
         return fit_temperature(self.reference.feedback_logits, self.feedback.labels)
 
     def _teacher_loss(self) -> float:
-        if self.config.objective == "text":  # the least that any student can have
-            table = self.feedback
-            mask = torch.arange(table.labels.shape[1]) < torch.as_tensor(table.lengths)[:, None]
-            return float(plausibility_floor(torch.as_tensor(table.labels), mask))
+        if self.config.objective == "text":
+            return self.reference_loss(self.reference.feedback_logits, self.feedback)
         if not self.calibrates or self.config.teacher_learns:
             return self.reference_loss(self.reference.feedback_logits, self.feedback)
         # Alike for teacher and student: on the evaluated rows, with their labels as rewards see them.

@@ -125,9 +125,7 @@ def _whole(problem: Problem, state: DistillState, effect: Effect, scratch: dict[
     return evaluated(problem, problem.decision.prepare(problem, state))
 
 
-def _in_rows(
-    state: DistillState, chosen: np.ndarray, change: Callable[[DistillState], DistillState]
-) -> DistillState:
+def _in_rows(state: DistillState, chosen: np.ndarray, change: Callable[[DistillState], DistillState]) -> DistillState:
     """``change`` the chosen replicas ``[N]``; all at once where they are all."""
     if not chosen.any():
         return state

@@ -143,8 +143,8 @@ def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: 
     cosines = student_gradients.cosines if apply.any() else None
     result = _Update(student_gradients.raw * mask, student_gradients.scaled * mask, cosines, broken & mask[:, 0, 0])
     state = state._replace(updates=state.updates + active)
-    student = trees.map_leaves(Tensor.detach, student_gradients.student)
-    heard = StudentUpdate(update_batch, student_gradients.teachers, student, result.broken)
+    outputs = trees.map_leaves(Tensor.detach, student_gradients.student)
+    heard = StudentUpdate(update_batch, student_gradients.teachers, outputs, result.broken)
     return problem.decision.updated(problem, state, heard), result
 
 

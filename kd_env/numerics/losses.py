@@ -28,6 +28,20 @@ def row_gold_loss(logits: np.ndarray, labels: np.ndarray, label_width: float | N
     return np.asarray(-np.take_along_axis(log_p, index, axis=-1)[..., 0])
 
 
+def token_cross_entropy(scores: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Mean over real tokens of the binary cross-entropy of ``sigmoid(score)``, ``[..., R, S] -> [...]``, in nats.
+
+    Args:
+        scores: of every token.
+        labels: ``[R, S]`` in [0, 1].
+        lengths: ``[R]`` real tokens.
+    """
+    wide = scores.astype(np.float64)
+    losses = np.logaddexp(0.0, wide) - labels * wide
+    real = np.arange(labels.shape[1]) < lengths[:, None]
+    return np.asarray(np.where(real, losses, 0.0).sum((-1, -2)) / lengths.sum())
+
+
 def divergence_loss(logits: np.ndarray, teacher: np.ndarray, label_width: float | None) -> np.ndarray:
     """Mean KL(teacher || student) in nats, or the scaled squared difference; ``[..., R, C] -> [...]``."""
     return np.asarray(row_divergence(logits, teacher, label_width).mean(axis=-1))

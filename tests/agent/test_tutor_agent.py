@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from agents import load_agent, make_agent
 from agents.tutor.agent import Tutor
 from cli.settings.controls import RewardShuffle
-from kd_env.envs.tutor_env import TutorVectorEnv
+from kd_env.envs import DistillVectorEnv
 
 ROWS, SLOTS, HIDDEN, VOCAB, LISTED, KINDS = 4, 2, 8, 12, 3, 5
 
@@ -24,7 +24,7 @@ class Planted(gym.Env[Any, Any]):
     The teacher finds each kind's two tokens 2k and 2k + 1 likely; the student is wrong about the second one.
     """
 
-    decision, action_view, mode = "tutor_tokens", "native", "joint"
+    decision, action_view, mode = "tutor_token", "native", "joint"
     batch_size, slots, hidden_size, vocab_size, num_candidates = ROWS, SLOTS, HIDDEN, VOCAB, LISTED
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ def test_without_reward_it_becomes_the_teacher() -> None:
 @pytest.mark.parametrize("view", ["native", "candidates"])
 def test_its_gradient_is_that_of_the_paper(mode: str, view: str, tutor_problem: Any) -> None:
     """One text, token by token: L_pg with rewards as they come, L_kl to the teacher, invalid slots left out."""
-    env = TutorVectorEnv(2, problem=tutor_problem, mode=mode, action_view=view)
+    env = DistillVectorEnv(2, problem=tutor_problem, mode=mode, action_view=view)
     agent = Tutor(env, seed=3, baseline="none", kl_coef=0.7, max_grad_norm=1e9)
     steps: list[Any] = []
     step = env.step
@@ -164,7 +164,7 @@ def test_its_gradient_is_that_of_the_paper(mode: str, view: str, tutor_problem: 
 
 def test_it_moves_neither_teacher_nor_student(tutor_problem: Any) -> None:
     """The same actions without the tutor give the same student."""
-    env = TutorVectorEnv(2, problem=tutor_problem)
+    env = DistillVectorEnv(2, problem=tutor_problem)
     weights = {name: p.clone() for name, p in tutor_problem.teacher.module.state_dict().items()}
     taken: list[np.ndarray] = []
     step = env.step
@@ -181,12 +181,12 @@ def test_it_moves_neither_teacher_nor_student(tutor_problem: Any) -> None:
 
 @pytest.mark.parametrize("mode", ["joint", "sequential"])
 def test_saved_tutors_act_and_learn_alike(mode: str, tutor_problem: Any, tmp_path: Any) -> None:
-    env = TutorVectorEnv(2, problem=tutor_problem, mode=mode)
+    env = DistillVectorEnv(2, problem=tutor_problem, mode=mode)
     agent = Tutor(env, seed=1)
     agent.learn(16)
     agent.save(tmp_path / "tutor")
     observation, _ = env.reset(seed=7)
-    again = load_agent(tmp_path / "tutor", TutorVectorEnv(2, problem=tutor_problem, mode=mode))
+    again = load_agent(tmp_path / "tutor", DistillVectorEnv(2, problem=tutor_problem, mode=mode))
     for deterministic in (True, False):
         one, other = (a.predict(observation, deterministic=deterministic)[0] for a in (agent, again))
         assert np.array_equal(one, other)
@@ -202,7 +202,7 @@ def test_saved_tutors_act_and_learn_alike(mode: str, tutor_problem: Any, tmp_pat
 @pytest.mark.parametrize("mode", ["joint", "sequential"])
 def test_running_episodes_continue_bit_equal(mode: str, tutor_problem: Any, tmp_path: Any) -> None:
     """Stopped in the middle of an episode, of a sequential one in the middle of a text."""
-    env, other = (TutorVectorEnv(2, problem=tutor_problem, mode=mode) for _ in range(2))
+    env, other = (DistillVectorEnv(2, problem=tutor_problem, mode=mode) for _ in range(2))
     agent = Tutor(env, seed=1).learn(6)
     agent.save(tmp_path / "tutor")
     other.set_state(env.get_state())
@@ -213,7 +213,7 @@ def test_running_episodes_continue_bit_equal(mode: str, tutor_problem: Any, tmp_
     assert [{**metrics, "fps": 0} for metrics in history[0]] == [{**metrics, "fps": 0} for metrics in history[1]]
     assert all(torch.equal(p, again.head.state_dict()[name]) for name, p in agent.head.state_dict().items())  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="2 replicas, the env has 3"):
-        load_agent(tmp_path / "tutor", TutorVectorEnv(3, problem=tutor_problem, mode=mode), force_reset=False)
+        load_agent(tmp_path / "tutor", DistillVectorEnv(3, problem=tutor_problem, mode=mode), force_reset=False)
 
 
 def test_it_learns_from_the_rewards_that_a_control_leaves(tmp_path: Any) -> None:
@@ -258,17 +258,17 @@ def test_environments_that_do_not_fit_are_refused(tutor_problem: Any, tiny_probl
     with pytest.raises(ValueError, match="TutorToken-v0"):
         Tutor(DistillVectorEnv(1, problem=tiny_problem))
     with pytest.raises(ValueError, match="'box' cannot say"):
-        Tutor(TutorVectorEnv(1, problem=tutor_problem, action_view="box"))
+        Tutor(DistillVectorEnv(1, problem=tutor_problem, action_view="box"))
     with pytest.raises(ValueError, match="observation='dict'"):
-        Tutor(TutorVectorEnv(1, problem=tutor_problem, observation="flat"))
+        Tutor(DistillVectorEnv(1, problem=tutor_problem, observation="flat"))
     agent = Tutor(Planted())
     agent.save(tmp_path / "tutor")
     with pytest.raises(ValueError, match="vocab_size=12"):
-        Tutor.load(tmp_path / "tutor", TutorVectorEnv(1, problem=tutor_problem))
+        Tutor.load(tmp_path / "tutor", DistillVectorEnv(1, problem=tutor_problem))
 
 
 def test_a_student_that_diverges_does_not_take_the_tutor_with_it(tutor_problem: Any) -> None:
-    env = TutorVectorEnv(2, problem=tutor_problem)
+    env = DistillVectorEnv(2, problem=tutor_problem)
     agent = Tutor(env, seed=0).learn(2)
     state = env.get_state()
     state.run.params["classifier.weight"][1] = float("nan")

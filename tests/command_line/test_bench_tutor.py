@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cli.jobs import bench as job
-from kd_env.decisions.tutor_token.problem import TutorProblem
-from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.envs import DistillVectorEnv
+from kd_env.envs.environments import TutorTokenEnv
+from kd_env.mdp.problem import Problem
 
 tutor_step = job._load("tutor_step")
 loops = job._load("bare_tutor")
@@ -34,9 +35,9 @@ SMALL = tutor_step.Options(
 
 
 @pytest.fixture(scope="module")
-def problem() -> TutorProblem:
+def problem() -> Problem:
     """Rows of 16 tokens, 2 slots each, from 500 words."""
-    built: TutorProblem = tutor_step.build(SMALL, tutor_step.Cell("random", 8, 4, 16))
+    built: Problem = tutor_step.build(SMALL, tutor_step.Cell("random", 8, 4, 16))
     return built
 
 
@@ -75,9 +76,7 @@ def test_memory_is_of_a_process_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("part", ["losses", "rewards", "students"])
-def test_a_loop_that_does_other_work_is_not_timed(
-    part: str, problem: TutorProblem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loop_that_does_other_work_is_not_timed(part: str, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     env, bare = loops.start(problem)
     right = bare.step
     if part == "losses":
@@ -91,7 +90,7 @@ def test_a_loop_that_does_other_work_is_not_timed(
         loops.agree(env, bare, [*tokens], "fp32")
 
 
-def test_the_loop_is_for_bert_only(problem: TutorProblem) -> None:
+def test_the_loop_is_for_bert_only(problem: Problem) -> None:
     other: Any = SimpleNamespace(teacher=SimpleNamespace(module=SimpleNamespace(config=SimpleNamespace())))
     other.teacher.module.config.model_type = "electra"
     with pytest.raises(ValueError, match="'electra'"):
@@ -130,15 +129,15 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("mode", ["joint", "sequential"])
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_no_tensor_has_rows_times_length_times_vocabulary(mode: str, replicas: int, problem: TutorProblem) -> None:
+def test_no_tensor_has_rows_times_length_times_vocabulary(mode: str, replicas: int, problem: Problem) -> None:
     """Teacher's logits exist at the slots alone, from reset over updates and evaluations to the end of an episode."""
     options: dict[str, Any] = {"mode": mode, "evaluate_every": 1, "budget": 2}
     env: Any = (
-        TutorEnv(problem=problem, **options)
+        TutorTokenEnv(problem=problem, **options)
         if replicas == 1
-        else TutorVectorEnv(replicas, problem=problem, autoreset_mode="disabled", **options)
+        else DistillVectorEnv(replicas, problem=problem, autoreset_mode="disabled", **options)
     )
-    assert (problem.host_ids.shape[1], problem.slots, problem.vocab_size) == (16, 2, 500)
+    assert (problem.reader.ids.shape[1], problem.reader.slots, problem.reader.model.facts.vocab_size) == (16, 2, 500)
     with Largest() as seen:
         env.reset(seed=0)
         ended = False
@@ -148,7 +147,7 @@ def test_no_tensor_has_rows_times_length_times_vocabulary(mode: str, replicas: i
     assert at_slots <= seen.numel < everywhere
 
 
-def test_logits_of_every_token_would_be_seen(problem: TutorProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_of_every_token_would_be_seen(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above fails where the teacher's head is asked for whole rows."""
     right = type(problem.teacher).encode
 
@@ -158,7 +157,7 @@ def test_logits_of_every_token_would_be_seen(problem: TutorProblem, monkeypatch:
         return found
 
     monkeypatch.setattr(type(problem.teacher), "encode", wasteful)
-    env = TutorEnv(problem=problem)
+    env = TutorTokenEnv(problem=problem)
     with Largest() as seen:
         env.reset(seed=0)
     assert seen.numel == 4 * 16 * 500

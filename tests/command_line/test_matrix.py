@@ -19,7 +19,7 @@ from cli.settings.learning import check_learns
 from cli.settings.probe import ProbeEnv
 from kd_env.decisions.catalog import DECISIONS
 from kd_env.decisions.options import env_config
-from kd_env.decisions.tutor_token.options import VIEWS, TutorConfig
+from kd_env.decisions.tutor_token.decision import TutorToken
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "agents.md"
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
@@ -41,10 +41,10 @@ def probes(env: str) -> dict[str, Any]:
     """One probe for every view, and for tokens also those that read by name."""
     if env == "tutor_token":
         found: dict[str, Any] = {}
-        for view in VIEWS:
+        for view in TutorToken.view_names():
             for observation in ("flat", "dict"):
                 sizes = {"num_candidates": 4, "slots": 2}
-                tokens = TutorConfig.from_kwargs(action_view=view, observation=observation, **sizes)
+                tokens = env_config(decision="tutor_token", action_view=view, observation=observation, **sizes)
                 found[f"{view}/{observation}"] = TokenProbe(tokens, 2)
         return found
     options = ENVIRONMENTS[env]
@@ -74,7 +74,9 @@ def learns_jointly(name: str) -> bool:
     resolved = {"env": {"protocol": "joint", "budget": 80}, "control": "none", "seed": 0, "total_timesteps": None}
     [view, *_], _ = views_of(name, "tutor_token")
     probe = next(one for key, one in probes("tutor_token").items() if key.startswith(view) and _acts(name, one))
-    settings = Settings("tokens", resolved, TutorConfig(), (), PolicySpec(name, {}, name), None, Path(), (0,))
+    settings = Settings(
+        "tokens", resolved, env_config(decision="tutor_token"), (), PolicySpec(name, {}, name), None, Path(), (0,)
+    )
     try:
         check_learns(settings, probe)
     except ValueError as error:
@@ -117,7 +119,7 @@ def test_what_cannot_act_is_told_what_works(name: str) -> None:
 
 def test_rules_act_where_their_decision_is() -> None:
     """Each in one kind of environment, as docs/agents.md lists them; elsewhere it says which."""
-    decisions = {env: "tutor_tokens" if env == "tutor_token" else env.split(",")[0] for env in _columns()}
+    decisions = {env: "tutor_token" if env == "tutor_token" else env.split(",")[0] for env in _columns()}
     for name, rule in RULES.items():
         for env, decision in decisions.items():
             for message in views_of(name, env)[1] if rule.decision != decision else ():
@@ -127,7 +129,7 @@ def test_rules_act_where_their_decision_is() -> None:
     listed = dict(re.findall(r"^- `env=(\w+)`: (.*)$", section, flags=re.MULTILINE))
     assert {env: set(re.findall(r"`(\w+)`", text)) for env, text in listed.items()} == {
         env: {name for name, rule in RULES.items() if rule.decision == decision}
-        for env, decision in {**{d: d for d in DECISIONS}, "tutor_token": "tutor_tokens"}.items()
+        for env, decision in {**{d: d for d in DECISIONS}, "tutor_token": "tutor_token"}.items()
     }
 
 

@@ -15,9 +15,9 @@ from cli.main import run
 from cli.settings.compose import compose
 from cli.settings.presets import groups
 from cli.settings.read import check, read_settings
-from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
-from kd_env.decisions.tutor_token.options import TutorConfig
-from kd_env.envs.tutor_env import TutorVectorEnv
+from kd_env.decisions.options import env_config
+from kd_env.envs import DistillVectorEnv
+from kd_env.envs.build import build_problem
 
 RECORDED: dict[str, dict[str, tuple[list[float], list[float]]]] = {
     "frozen": {
@@ -171,7 +171,9 @@ def test_students_are_kept_and_read_by_transformers(
     folder = tmp_path / "run" / "students"
     assert {path.name for path in folder.iterdir()} == {"none", "tutor", "teacher_samples", "keep_masked"}
     plain = {key: value for key, value in tiny_text.items() if key != "optimizer"}
-    env = TutorVectorEnv(2, **plain, reward="gap_closed", action_view="box")  # a start does not depend on the decision
+    env = DistillVectorEnv(
+        2, **plain, reward="gap_closed", action_view="box"
+    )  # a start does not depend on the decision
     env.reset(seed=[10000, 10001])
     params = env.run.started().params
     for replica in range(2):
@@ -197,8 +199,8 @@ def test_a_joint_training_is_judged_by_its_own_student(
     assert {path.name for path in (folder / "students").iterdir()} == {"none", "tutor", "keep_original"}
     plain = {**tiny_text, "budget": 8}
     plain.pop("optimizer")
-    problem = build_tutor_problem(TutorConfig.from_kwargs(**plain))
-    env = TutorVectorEnv(1, problem=problem, autoreset_mode="disabled")
+    problem = build_problem(env_config(decision="tutor_token", **plain))
+    env = DistillVectorEnv(1, problem=problem, autoreset_mode="disabled")
     env.reset(seed=[100])
     for _ in range(8):
         env.step(env.original_tokens().numpy().reshape(1, -1))
@@ -312,12 +314,12 @@ def test_every_algorithm_gets_a_view_that_it_can_take() -> None:
 
 def test_the_defaults_are_those_of_the_environment() -> None:
     """And of the former job: what is left to recipe and data stays so."""
-    plain = TutorConfig.from_kwargs()
+    plain = env_config(decision="tutor_token")
     for words, config, budget in (
         (["env.protocol=frozen"], plain, 80),
         ([], plain, 800),
-        (["env.recipe=paper", "student.dropout=0.1"], TutorConfig.from_kwargs(recipe="paper"), 800),
-        (["env.objective=labels"], TutorConfig.from_kwargs(task="toy"), 800),
+        (["env.recipe=paper", "student.dropout=0.1"], env_config(decision="tutor_token", recipe="paper"), 800),
+        (["env.objective=labels"], env_config(decision="tutor_token", task="toy"), 800),
     ):
         found = read_settings(compose("config", ["env=tutor_token", "agent=tutor", *words]))
         one_layer = {**config.to_dict()["student"], "num_hidden_layers": 1}

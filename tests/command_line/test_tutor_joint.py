@@ -9,14 +9,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-
-from agents import make_agent
-from cli.main import run
-from kd_env.decisions.tutor_token.process import with_tutor_options
-from kd_env.envs.tutor_env import TutorEnv
 from kd_env.evaluation.judging.tutor_dev import judged_problems
 from kd_env.evaluation.judging.tutor_joint import JointEnv
 from kd_env.evaluation.judging.tutoring import evaluate_tutors
+
+from agents import make_agent
+from cli.main import run
+from kd_env.envs.environments import TutorTokenEnv
+from kd_env.envs.process import with_options
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -25,9 +25,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(str(folder / "model.safetensors"))
 
 
-def replayed(problem: Any, seed: int, actions: list[np.ndarray]) -> TutorEnv:
+def replayed(problem: Any, seed: int, actions: list[np.ndarray]) -> TutorTokenEnv:
     """A fresh student of ``seed`` under actions that were taken."""
-    env = TutorEnv(problem=problem)
+    env = TutorTokenEnv(problem=problem)
     env.reset(seed=seed)
     for action in actions:
         env.step(action)
@@ -37,7 +37,7 @@ def replayed(problem: Any, seed: int, actions: list[np.ndarray]) -> TutorEnv:
 @pytest.mark.parametrize("mode", ["joint", "sequential"])
 def test_the_student_of_the_training_is_the_result(mode: str, tutor_problem: Any, tmp_path: Path) -> None:
     """Its weights are those of the actions while the agent learned, its rewards their means, its gap its own on dev."""
-    problem = with_tutor_options(tutor_problem, mode=mode, budget=20)
+    problem = with_options(tutor_problem, mode=mode, budget=20)
     both = judged_problems(problem, 64)
     judged = both.dev
     env = JointEnv(problem, both, seed=300)

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 
 from kd_env.config.optimizer import OptimizerConfig
 from kd_env.config.student import StudentConfig
-from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
-from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.decisions.options import env_config
 from kd_env.decisions.tutor_token.text import masked_ids
-from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.envs import DistillVectorEnv
+from kd_env.envs.build import build_problem
+from kd_env.envs.environments import TutorTokenEnv
 from kd_env.testing import check_environment
 
 MODES = ("joint", "sequential")
@@ -36,7 +37,7 @@ def plain_scores(model: Any, hidden: list[torch.Tensor]) -> list[torch.Tensor]:
 class Loop:
     """Tutor-KD as one would write it: Hugging Face models as they are, logits of whole rows, torch's AdamW."""
 
-    def __init__(self, options: dict[str, Any], env: TutorEnv) -> None:
+    def __init__(self, options: dict[str, Any], env: TutorTokenEnv) -> None:
         from transformers import BertForMaskedLM, BertForTokenClassification
 
         problem, state = env.problem, env.run.started()
@@ -60,7 +61,7 @@ class Loop:
         )
         self.everything, self.config, self.updates = everything, problem.config, 0
 
-    def step(self, env: TutorEnv, tokens: np.ndarray) -> tuple[list[float], np.ndarray, np.ndarray]:
+    def step(self, env: TutorTokenEnv, tokens: np.ndarray) -> tuple[list[float], np.ndarray, np.ndarray]:
         """Losses, and the two rewards of each token, of one update."""
         problem, state = env.problem, env.run.started()
         batch = problem.train.gather(state.rows[0])
@@ -114,7 +115,7 @@ class Loop:
 
 
 def test_a_literal_loop_gives_the_same_students_and_rewards(tiny_text: dict[str, Any], tutor_problem: Any) -> None:
-    env = TutorEnv(problem=tutor_problem)
+    env = TutorTokenEnv(problem=tutor_problem)
     env.reset(seed=0)
     env.action_space.seed(0)
     loop = Loop(tiny_text, env)
@@ -135,7 +136,7 @@ def test_a_literal_loop_gives_the_same_students_and_rewards(tiny_text: dict[str,
 @pytest.mark.parametrize("view", VIEWS)
 def test_conformance(mode: str, view: str, tiny_text: dict[str, Any]) -> None:
     """Gymnasium's and SB3's checkers, finite observations, exact restore."""
-    check_environment(TutorEnv(**tiny_text, mode=mode, action_view=view))
+    check_environment(TutorTokenEnv(**tiny_text, mode=mode, action_view=view))
 
 
 @pytest.mark.parametrize(
@@ -148,10 +149,10 @@ def test_replicas_equal_singles_across_staggered_ends(
     """Unequal budgets, a time limit in the middle of a text and autoresets: everything as in separate environments."""
     options = {**tiny_text, "mode": mode, "masking": masking, "precision": "fp64", "slots": 3, "mask_rate": 0.3}
     options["teacher_every"] = every
-    problem = build_tutor_problem(TutorConfig.from_kwargs(**options))
+    problem = build_problem(env_config(decision="tutor_token", **options))
     limit = 5 if mode == "sequential" else 3
-    envs = TutorVectorEnv(3, problem=problem, max_episode_steps=limit)
-    singles = [TutorEnv(problem=problem, max_episode_steps=limit) for _ in range(3)]
+    envs = DistillVectorEnv(3, problem=problem, max_episode_steps=limit)
+    singles = [TutorTokenEnv(problem=problem, max_episode_steps=limit) for _ in range(3)]
     envs.reset(seed=[5, 6, 7])
     for index, env in enumerate(singles):
         env.reset(seed=5 + index)
@@ -187,7 +188,7 @@ def test_replicas_equal_singles_across_staggered_ends(
 @pytest.mark.parametrize("mode", MODES)
 def test_same_seed_same_bits(mode: str, tiny_text: dict[str, Any]) -> None:
     def episode() -> list[Any]:
-        env = TutorEnv(**tiny_text, mode=mode)
+        env = TutorTokenEnv(**tiny_text, mode=mode)
         found = [env.reset(seed=3)[0]]
         env.action_space.seed(0)
         for _ in range(4):
@@ -202,10 +203,10 @@ def test_same_seed_same_bits(mode: str, tiny_text: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("view", ["native", "candidates"])
 def test_every_component_of_an_action_changes_the_student(mode: str, view: str, tutor_problem: Any) -> None:
-    env = TutorEnv(problem=tutor_problem, mode=mode, action_view=view)
+    env = TutorTokenEnv(problem=tutor_problem, mode=mode, action_view=view)
     env.reset(seed=0)
     start = env.get_state()
-    steps = 1 if mode == "joint" else tutor_problem.slots
+    steps = 1 if mode == "joint" else tutor_problem.reader.slots
 
     def outcome(place: int | None) -> tuple[float, np.ndarray]:
         env.set_state(start)
@@ -226,7 +227,7 @@ def test_every_component_of_an_action_changes_the_student(mode: str, view: str, 
 
 @pytest.mark.parametrize("view", ["discrete", "box"])
 def test_every_choice_of_the_small_views_writes_other_tokens(view: str, tutor_problem: Any) -> None:
-    env = TutorEnv(problem=tutor_problem, action_view=view)
+    env = TutorTokenEnv(problem=tutor_problem, action_view=view)
     env.reset(seed=0)
     start = env.get_state()
     actions: list[Any] = list(range(tutor_problem.num_candidates)) if view == "discrete" else [(-1, 1), (1, 1), (1, 0)]
@@ -239,7 +240,7 @@ def test_every_choice_of_the_small_views_writes_other_tokens(view: str, tutor_pr
 
 def test_box_controls_mean_what_they_say(tutor_problem: Any) -> None:
     """Share -1 keeps the text as it is; difficulty orders the teacher's probability of what is sampled."""
-    envs = TutorVectorEnv(16, problem=tutor_problem, action_view="box")
+    envs = DistillVectorEnv(16, problem=tutor_problem, action_view="box")
     envs.reset(seed=0)
     start = envs.get_state()
     probabilities = []
@@ -254,7 +255,7 @@ def test_box_controls_mean_what_they_say(tutor_problem: Any) -> None:
 
 
 def test_candidates_are_the_teachers_and_rank_zero_its_best(tutor_problem: Any) -> None:
-    env = TutorEnv(problem=tutor_problem, action_view="candidates")
+    env = TutorTokenEnv(problem=tutor_problem, action_view="candidates")
     observation, _ = env.reset(seed=0)
     log_probabilities = env.log_probabilities()[0]
     assert torch.allclose(log_probabilities.exp().sum(-1), torch.ones((), dtype=torch.float64))
@@ -270,7 +271,7 @@ def test_later_choices_see_earlier_ones(tutor_problem: Any) -> None:
     """After a choice the teacher's opinion about the next slot depends on it, where it reads the text again."""
     seen: dict[int, list[Any]] = {1: [], 2: []}
     for every, found in seen.items():
-        env = TutorEnv(problem=tutor_problem, mode="sequential", teacher_every=every)
+        env = TutorTokenEnv(problem=tutor_problem, mode="sequential", teacher_every=every)
         env.reset(seed=0)
         start = env.get_state()
         for token in (7, 8):
@@ -284,7 +285,7 @@ def test_later_choices_see_earlier_ones(tutor_problem: Any) -> None:
 
 
 def test_sequential_and_joint_choices_of_the_same_tokens_teach_the_same(tutor_problem: Any) -> None:
-    joint, sequential = (TutorEnv(problem=tutor_problem, mode=mode) for mode in MODES)
+    joint, sequential = (TutorTokenEnv(problem=tutor_problem, mode=mode) for mode in MODES)
     for env in (joint, sequential):
         env.reset(seed=4)
     tokens = np.random.default_rng(0).integers(5, 45, (4, 2))
@@ -299,7 +300,7 @@ def test_sequential_and_joint_choices_of_the_same_tokens_teach_the_same(tutor_pr
 def test_an_episode_that_is_cut_off_is_evaluated_at_its_end(tutor_problem: Any) -> None:
     """With evaluations at the end only, a time limit in the middle of a text is an end, too."""
     options = {"mode": "sequential", "evaluate_every": 0, "max_episode_steps": 3, "reward": "loss_drop"}
-    env = TutorEnv(problem=tutor_problem, **options)
+    env = TutorTokenEnv(problem=tutor_problem, **options)
     before = env.reset(seed=0)[1]["loss"]
     rewards = []
     for _ in range(3):
@@ -312,17 +313,19 @@ def test_an_episode_that_is_cut_off_is_evaluated_at_its_end(tutor_problem: Any) 
 def test_a_teacher_of_another_cut_is_marked() -> None:
     """The packaged teacher was trained on the train texts of split seed 0."""
     for split_seed, expected in ((0, "no"), (7, "unknown")):
-        problem = build_tutor_problem(TutorConfig.from_kwargs(split_seed=split_seed))
+        problem = build_problem(env_config(decision="tutor_token", split_seed=split_seed))
         assert problem.assets.saw_feedback == expected
 
 
 def test_a_few_options_of_a_student_keep_the_other_defaults() -> None:
-    config = TutorConfig.from_kwargs(student={"num_hidden_layers": 2})
+    config = env_config(decision="tutor_token", student={"num_hidden_layers": 2})
     assert (config.student_config.num_attention_heads, config.student_config.num_hidden_layers) == (4, 2)
 
 
 def test_a_student_that_knows_something_has_a_small_step_by_default() -> None:
-    cut = TutorConfig.from_kwargs(student={"init": "teacher", "num_hidden_layers": 1}, optimizer={"warmup": 0.2})
+    cut = env_config(
+        decision="tutor_token", student={"init": "teacher", "num_hidden_layers": 1}, optimizer={"warmup": 0.2}
+    )
     assert cut.optimizer_config.learning_rate == 3e-4 and cut.optimizer_config.warmup == 0.2
     ready = {"init": "pretrained", "name_or_path": "folder"}
     for student, options, rate in (
@@ -332,23 +335,27 @@ def test_a_student_that_knows_something_has_a_small_step_by_default() -> None:
         ({"init": "teacher"}, {"learning_rate": 0.01}, 0.01),
     ):
         task = "toy" if student is ready else None
-        config = TutorConfig.from_kwargs(student=student, optimizer=options, task=task)
+        config = env_config(decision="tutor_token", student=student, optimizer=options, task=task)
         assert config.to_dict()["optimizer"]["learning_rate"] == config.optimizer_config.rate == rate
-    assert TutorConfig().optimizer_config == TutorConfig.from_kwargs().optimizer_config == OptimizerConfig(7e-3)
-    assert TutorConfig.from_kwargs(**cut.to_dict()) == cut
+    assert (
+        env_config(decision="tutor_token").optimizer_config
+        == env_config(decision="tutor_token").optimizer_config
+        == OptimizerConfig(7e-3)
+    )
+    assert env_config(**cut.to_dict()) == cut
 
 
 def test_texts_that_are_longer_than_the_teacher_reads_are_refused(tiny_text: dict[str, Any], tmp_path: Any) -> None:
     (tmp_path / "lines.txt").write_text("\n".join(f"w{i} " + "w1 " * (40 + i) for i in range(30)))
     options = {**tiny_text, "text": str(tmp_path), "feedback_rows": 4, "selection_rows": 4}
     with pytest.raises(ValueError, match="only 32 positions; set max_length"):
-        TutorEnv(**options)
-    assert TutorEnv(**{**options, "max_length": 32}).problem.host_ids.shape[1] == 32
+        TutorTokenEnv(**options)
+    assert TutorTokenEnv(**{**options, "max_length": 32}).problem.reader.ids.shape[1] == 32
 
 
 def test_the_padding_token_is_a_token_like_any_other(tutor_problem: Any) -> None:
     """Chosen for a slot, it teaches stacked students what it teaches single ones."""
-    envs, single = TutorVectorEnv(2, problem=tutor_problem), TutorEnv(problem=tutor_problem)
+    envs, single = DistillVectorEnv(2, problem=tutor_problem), TutorTokenEnv(problem=tutor_problem)
     envs.reset(seed=[3, 4])
     single.reset(seed=4)
     for _ in range(2):
@@ -361,30 +368,30 @@ def test_the_padding_token_is_a_token_like_any_other(tutor_problem: Any) -> None
 def test_rewards_by_name(tutor_problem: Any) -> None:
     found: dict[str, float] = {}
     for name in ("tutor", "teacher_recognises", "student_error", "gap_closed", "loss_drop"):
-        env = TutorEnv(problem=tutor_problem, reward=name)
+        env = TutorTokenEnv(problem=tutor_problem, reward=name)
         before = env.reset(seed=0)[1]
         _, found[name], _, _, info = env.step(np.full(env.action_space.shape, 9))
         if name in info:
             assert found[name] == pytest.approx(info[name].mean() if name != "gap_closed" else info[name])
     assert found["tutor"] == pytest.approx(found["teacher_recognises"] + found["student_error"])
     assert found["loss_drop"] == pytest.approx(before["loss"] - info["loss"])
-    scale = before["loss"] - tutor_problem.loss_floor
+    scale = before["loss"] - tutor_problem.teacher_loss
     assert found["gap_closed"] == pytest.approx(found["loss_drop"] / scale)
 
 
 def test_special_tokens_are_never_masked_and_evaluated_rows_are_apart(tutor_problem: Any) -> None:
-    env = TutorVectorEnv(8, problem=tutor_problem)
+    env = DistillVectorEnv(8, problem=tutor_problem)
     env.reset(seed=0)
     state = env.run.started()
-    places = np.take_along_axis(tutor_problem.host_ids[state.rows], state.positions, -1)
-    assert not np.isin(places, tutor_problem.assets.tokens.special_ids).any()
+    places = np.take_along_axis(tutor_problem.reader.ids[state.rows], state.positions, -1)
+    assert not np.isin(places, tutor_problem.reader.tokens.special_ids).any()
     assert tutor_problem.feedback.content_hash() != tutor_problem.train.content_hash()
     assert len(tutor_problem.feedback) == 24
 
 
 def test_rows_that_are_too_short_are_left_out_and_counted(tiny_text: dict[str, Any]) -> None:
-    problem = build_tutor_problem(TutorConfig.from_kwargs(**{**tiny_text, "slots": 6}))
-    assert problem.assets.left_out > 0 and problem.slots == 6
+    problem = build_problem(env_config(decision="tutor_token", **{**tiny_text, "slots": 6}))
+    assert problem.assets.left_out > 0 and problem.reader.slots == 6
     assert (problem.assets.ordinary.sum(1) >= 6).all()
 
 
@@ -393,7 +400,7 @@ def test_a_student_cut_from_the_teacher_and_its_folder(tiny_text: dict[str, Any]
     from kd_env.models.pretrained import load_encoder
 
     options = {**tiny_text, "student": {"init": "teacher", "num_hidden_layers": 1}}
-    env = TutorEnv(**options)
+    env = TutorTokenEnv(**options)
     env.reset(seed=0)
     own = env.run.started().params["bert.encoder.layer.0.output.dense.weight"][0].clone()
     assert torch.equal(own, env.problem.teacher.module.get_parameter("bert.encoder.layer.0.output.dense.weight"))
@@ -407,7 +414,7 @@ def test_a_student_cut_from_the_teacher_and_its_folder(tiny_text: dict[str, Any]
 
 
 def test_divergence_ends_the_episode_of_that_replica(tutor_problem: Any) -> None:
-    envs = TutorVectorEnv(2, problem=tutor_problem, autoreset_mode="disabled")
+    envs = DistillVectorEnv(2, problem=tutor_problem, autoreset_mode="disabled")
     envs.reset(seed=0)
     state = envs.get_state()
     state.run.params["classifier.weight"][1] = float("nan")
@@ -448,12 +455,12 @@ def test_divergence_ends_the_episode_of_that_replica(tutor_problem: Any) -> None
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str, tiny_text: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=message):
-        TutorEnv(**{**tiny_text, **options})
+        TutorTokenEnv(**{**tiny_text, **options})
 
 
 def test_a_teacher_without_head_is_refused_with_the_command(tiny_text: dict[str, Any], tiny: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="kd-env teacher objective=mlm"):
-        TutorEnv(**{**tiny_text, "teacher": tiny["teacher"]})
+        TutorTokenEnv(**{**tiny_text, "teacher": tiny["teacher"]})
 
 
 @pytest.mark.parametrize(
@@ -471,7 +478,7 @@ def test_a_teacher_without_head_is_refused_with_the_command(tiny_text: dict[str,
     ],
 )
 def test_bad_actions_are_refused(view: str, action: Any, message: str, tutor_problem: Any) -> None:
-    env = TutorEnv(problem=tutor_problem, action_view=view)
+    env = TutorTokenEnv(problem=tutor_problem, action_view=view)
     env.reset(seed=0)
     with pytest.raises(ValueError, match=message):
         env.step(np.asarray(action))
@@ -479,7 +486,7 @@ def test_bad_actions_are_refused(view: str, action: Any, message: str, tutor_pro
 
 
 def test_options_of_reset_are_checked(tutor_problem: Any) -> None:
-    env = TutorEnv(problem=tutor_problem)
+    env = TutorTokenEnv(problem=tutor_problem)
     for options in ({"reset_mask": np.array([True])}, {"budgets": 2}):
         with pytest.raises(ValueError, match="Unknown reset option"):
             env.reset(options=options)
@@ -494,7 +501,7 @@ def test_options_of_reset_are_checked(tutor_problem: Any) -> None:
 def test_every_kind_of_agent_learns_from_flat_observations(agent: str, view: str, tutor_problem: Any) -> None:
     from agents import make_agent
 
-    env = TutorVectorEnv(2, problem=tutor_problem, action_view=view, observation="flat")
+    env = DistillVectorEnv(2, problem=tutor_problem, action_view=view, observation="flat")
     options: dict[str, Any] = {"batch_size": 4} if agent == "sb3/ppo" else {}
     options |= {"learning_starts": 4} if agent in ("sb3/dqn", "sb3/sac") else {}
     learner = make_agent(agent, env, seed=0, **options).learn(16)
@@ -504,7 +511,7 @@ def test_every_kind_of_agent_learns_from_flat_observations(agent: str, view: str
 
 
 def test_flat_observations_are_the_parts_of_the_others(tutor_problem: Any) -> None:
-    envs = [TutorEnv(problem=tutor_problem, observation=kind) for kind in ("flat", "dict")]
+    envs = [TutorTokenEnv(problem=tutor_problem, observation=kind) for kind in ("flat", "dict")]
     flat, parts = (env.reset(seed=0)[0] for env in envs)
     assert envs[0].observation_space.contains(flat) and not envs[1].observation_layout
     stop = 0
@@ -512,7 +519,7 @@ def test_flat_observations_are_the_parts_of_the_others(tutor_problem: Any) -> No
         assert part.start == stop and np.array_equal(flat[part.slice], parts[name].astype(np.float32))
         stop = part.stop
     assert stop == len(flat)
-    check_environment(TutorEnv(problem=tutor_problem, observation="flat", action_view="candidates"))
+    check_environment(TutorTokenEnv(problem=tutor_problem, observation="flat", action_view="candidates"))
 
 
 @pytest.mark.parametrize(("agent", "view"), [("ppo", "candidates"), ("dqn", "discrete"), ("sac", "box")])
@@ -522,9 +529,9 @@ def test_sb3_is_refused_on_whole_vocabularies_with_the_view_that_works(
     from agents import make_agent
 
     with pytest.raises(ValueError, match=f"action_view='{view}'"):
-        make_agent(f"sb3/{agent}", TutorVectorEnv(1, problem=tutor_problem, observation="flat"), seed=0)
+        make_agent(f"sb3/{agent}", DistillVectorEnv(1, problem=tutor_problem, observation="flat"), seed=0)
     with pytest.raises(ValueError, match="observation='flat'"):
-        make_agent(f"sb3/{agent}", TutorVectorEnv(1, problem=tutor_problem, action_view=view), seed=0)
+        make_agent(f"sb3/{agent}", DistillVectorEnv(1, problem=tutor_problem, action_view=view), seed=0)
 
 
 def test_every_name_in_the_options_is_there() -> None:

@@ -22,9 +22,10 @@ from kd_env.config.student import StudentConfig
 from kd_env.core.types import ModelOutput
 from kd_env.data.loading import get_task
 from kd_env.data.masking import enough_slots
-from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
-from kd_env.decisions.tutor_token.options import TutorConfig
-from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.decisions.options import env_config
+from kd_env.envs import DistillVectorEnv
+from kd_env.envs.build import build_problem
+from kd_env.envs.environments import TutorTokenEnv
 from kd_env.knowledge import plausibility as terms
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.loading import load_classifier
@@ -42,7 +43,7 @@ def own(tiny_text: dict[str, Any], **options: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def paper(tiny_text: dict[str, Any]) -> Any:
     """The published recipe on the tiny text, without the dropout that no other program repeats."""
-    return build_tutor_problem(TutorConfig.from_kwargs(**own(tiny_text, recipe="paper", student=WIDE, budget=40)))
+    return build_problem(env_config(decision="tutor_token", **own(tiny_text, recipe="paper", student=WIDE, budget=40)))
 
 
 def test_layers_are_summed_six_of_them() -> None:
@@ -70,10 +71,10 @@ def test_layers_are_summed_six_of_them() -> None:
 def test_the_environment_sums_where_it_is_told(tiny_text: dict[str, Any]) -> None:
     options = {**tiny_text, "student": {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 6}}
     pairs = ((0, 0), (1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2))
-    problem = build_tutor_problem(TutorConfig.from_kwargs(**options, layer_map=pairs))
+    problem = build_problem(env_config(decision="tutor_token", **options, layer_map=pairs))
     losses = {}
     for how in ("mean", "sum"):
-        envs = TutorVectorEnv(2, problem=problem, layer_reduction=how)
+        envs = DistillVectorEnv(2, problem=problem, layer_reduction=how)
         envs.reset(seed=0)
         losses[how] = envs.step(np.full((2, 8), 9))[4]["losses"]
     np.testing.assert_allclose(losses["sum"], losses["mean"] * np.array([1, 7, 6]), rtol=1e-5)
@@ -82,7 +83,7 @@ def test_the_environment_sums_where_it_is_told(tiny_text: dict[str, Any]) -> Non
 class Loop:
     """The published recipe as one would write it with Hugging Face and torch.optim."""
 
-    def __init__(self, env: TutorEnv) -> None:
+    def __init__(self, env: TutorTokenEnv) -> None:
         from transformers import BertForTokenClassification
 
         problem, state = env.problem, env.run.started()
@@ -106,7 +107,7 @@ class Loop:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=5e-4, betas=(0.9, 0.999), eps=1e-6)
 
-    def step(self, env: TutorEnv, tokens: np.ndarray) -> list[float]:
+    def step(self, env: TutorTokenEnv, tokens: np.ndarray) -> list[float]:
         """Losses of one update."""
         problem, state = self.problem, env.run.started()
         batch, valid = problem.train.gather(state.rows[0]), torch.as_tensor(state.valid[0])
@@ -163,7 +164,7 @@ def scores_of(model: Any, hidden: Any) -> list[torch.Tensor]:
 
 def test_the_recipe_is_a_plain_loop_with_the_published_values(paper: Any) -> None:
     """Sums, head, eps, no clipping where it would be active, schedule, and a projection at equal widths."""
-    env = TutorEnv(problem=paper)
+    env = TutorTokenEnv(problem=paper)
     env.reset(seed=0)
     loop = Loop(env)
     rng = np.random.default_rng(0)
@@ -183,7 +184,7 @@ def test_the_recipe_is_a_plain_loop_with_the_published_values(paper: Any) -> Non
 )
 def test_every_value_of_the_optimiser_reaches_the_student(change: dict[str, Any], paper: Any) -> None:
     def after(**options: Any) -> dict[str, torch.Tensor]:
-        env = TutorEnv(problem=paper, optimizer=options)
+        env = TutorTokenEnv(problem=paper, optimizer=options)
         env.reset(seed=0)
         for _ in range(3):
             env.step(np.full(env.action_space.shape, 9))
@@ -196,7 +197,7 @@ def test_every_value_of_the_optimiser_reaches_the_student(change: dict[str, Any]
 def test_a_projection_at_equal_widths_changes_the_loss(paper: Any) -> None:
     found = {}
     for kind in ("auto", "always"):
-        env = TutorEnv(problem=paper, projection=kind)
+        env = TutorTokenEnv(problem=paper, projection=kind)
         env.reset(seed=0)
         assert ("projections.hidden_states" in env.run.started().params) == (kind == "always")
         found[kind] = env.step(np.full(env.action_space.shape, 9))[4]["losses"]
@@ -204,7 +205,7 @@ def test_a_projection_at_equal_widths_changes_the_loss(paper: Any) -> None:
 
 
 def test_without_dropout_published_students_are_stacked_like_others(paper: Any) -> None:
-    envs, single = TutorVectorEnv(2, problem=paper), TutorEnv(problem=paper)
+    envs, single = DistillVectorEnv(2, problem=paper), TutorTokenEnv(problem=paper)
     envs.reset(seed=[3, 4])
     single.reset(seed=4)
     for _ in range(2):
@@ -215,32 +216,38 @@ def test_without_dropout_published_students_are_stacked_like_others(paper: Any) 
 
 
 def test_explicit_options_win_and_configurations_come_back(tiny_text: dict[str, Any]) -> None:
-    config = TutorConfig.from_kwargs(recipe="paper")
+    config = env_config(decision="tutor_token", recipe="paper")
     o = config.optimizer_config
     assert (o.learning_rate, o.betas, o.eps, o.weight_decay) == (5e-4, (0.9, 0.999), 1e-6, 0.01)
     assert o.max_grad_norm is None and config.student_config.dropout == 0.1
     assert (config.masking, config.mask_rate, config.slots) == ("bernoulli", 0.15, "all")
     assert config.losses == {"plausibility": 25.0, "hidden_states": 0.5, "attention": 0.5}
-    assert TutorConfig.from_kwargs(**config.to_dict()) == config
-    changed = TutorConfig.from_kwargs(
-        recipe="paper", masking="fixed", slots=3, student={"dropout": 0.0}, optimizer={"eps": 1e-7}, projection="auto"
+    assert env_config(**config.to_dict()) == config
+    changed = env_config(
+        decision="tutor_token",
+        recipe="paper",
+        masking="fixed",
+        slots=3,
+        student={"dropout": 0.0},
+        optimizer={"eps": 1e-7},
+        projection="auto",
     )
     assert (changed.masking, changed.slots, changed.projection, changed.layer_reduction) == ("fixed", 3, "auto", "sum")
     assert changed.student_config == StudentConfig(num_attention_heads=4)
     assert changed.optimizer_config == dataclasses.replace(o, eps=1e-7)
-    whole = TutorConfig.from_kwargs(recipe="paper", optimizer=OptimizerConfig(0.1), student=StudentConfig())
+    whole = env_config(decision="tutor_token", recipe="paper", optimizer=OptimizerConfig(0.1), student=StudentConfig())
     assert whole.optimizer_config == OptimizerConfig(0.1) and whole.student_config == StudentConfig()
     made = gym.make("kd_env/TutorToken-v0", **own(tiny_text, recipe="paper", student=WIDE)).unwrapped
-    assert isinstance(made, TutorEnv) and made.problem.config.layer_reduction == "sum"
+    assert isinstance(made, TutorTokenEnv) and made.problem.config.layer_reduction == "sum"
     for name, value in (("recipe", "paper"), ("student_head", "mlm")):
         with pytest.raises(ValueError, match=f"{name}='{value}' is of Tutor-KD as published"):
-            TutorConfig.from_kwargs(task="toy", **{name: value})
+            env_config(decision="tutor_token", task="toy", **{name: value})
 
 
 def test_every_masked_position_is_overwritten(paper: Any) -> None:
     """None is dropped, also of rows that have many more than 15%."""
     assert paper.slots == enough_slots(int(paper.assets.ordinary.sum(1).max()))
-    env = TutorEnv(problem=paper)
+    env = TutorTokenEnv(problem=paper)
     env.reset(seed=0)
     counts = []
     for _ in range(12):
@@ -262,12 +269,12 @@ def test_enough_slots_are_the_least_that_are(longest: int, rate: float) -> None:
 def test_dropout_is_a_function_of_the_seed_and_of_single_students(tiny_text: dict[str, Any]) -> None:
     options = own(tiny_text, recipe="paper", student={**WIDE, "dropout": 0.1})
     with_dropout, without = (
-        build_tutor_problem(TutorConfig.from_kwargs(**{**options, "student": student}))
+        build_problem(env_config(decision="tutor_token", **{**options, "student": student}))
         for student in (options["student"], WIDE)
     )
 
     def episode(problem: Any) -> tuple[list[float], np.ndarray]:
-        env = TutorEnv(problem=problem)
+        env = TutorTokenEnv(problem=problem)
         losses = [env.reset(seed=3)[1]["loss"]]
         for _ in range(3):
             info = env.step(np.full(env.action_space.shape, 9))[4]
@@ -282,7 +289,7 @@ def test_dropout_is_a_function_of_the_seed_and_of_single_students(tiny_text: dic
     assert first[0][0] == plain[0][0], "evaluation is without dropout"
     assert first[0][1:] != plain[0][1:]
     with pytest.raises(ValueError, match=r"student.dropout=0.1 needs single environments"):
-        TutorVectorEnv(2, problem=with_dropout)
+        DistillVectorEnv(2, problem=with_dropout)
 
 
 @pytest.mark.parametrize("embedding_size", [None, 4], ids=["bert", "electra"])
@@ -290,7 +297,7 @@ def test_the_head_is_dense_gelu_norm_linear_and_stays_out_of_classifiers(
     embedding_size: int | None, tiny_text: dict[str, Any], tmp_path: Path
 ) -> None:
     student = {**WIDE, "dropout": 0.1, "embedding_size": embedding_size}
-    env = TutorEnv(**own(tiny_text, recipe="paper", student=student))
+    env = TutorTokenEnv(**own(tiny_text, recipe="paper", student=student))
     env.reset(seed=0)
     head, hidden = env.problem.student.module.classifier, torch.randn(2, 3, 16, dtype=torch.float64)
     plain = head.score(F.layer_norm(F.gelu(head.transform(hidden)), (16,), head.norm.weight, head.norm.bias, 1e-12))
@@ -321,7 +328,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 @pytest.mark.parametrize("mode", ["joint", "sequential"])
 def test_the_tutor_has_the_students_schedule(mode: str, tutor_problem: Any, rates: list[float]) -> None:
-    env = TutorVectorEnv(2, problem=tutor_problem, mode=mode)
+    env = DistillVectorEnv(2, problem=tutor_problem, mode=mode)
     steps = 2 * 10 * (1 if mode == "joint" else env.slots)
     make_agent("tutor", env, seed=0).learn(steps)
     assert rates == [5e-4] * 10
@@ -331,17 +338,17 @@ def test_the_tutor_has_the_students_schedule(mode: str, tutor_problem: Any, rate
 
 
 def test_the_tutor_as_published(tutor_problem: Any, tmp_path: Path) -> None:
-    agent = Tutor(TutorVectorEnv(1, problem=tutor_problem), recipe="paper", kl_coef=0.5)
+    agent = Tutor(DistillVectorEnv(1, problem=tutor_problem), recipe="paper", kl_coef=0.5)
     c = agent.config
     assert (c.baseline, c.max_grad_norm, c.schedule, c.warmup, c.kl_coef) == ("none", None, "linear", 0.01, 0.5)
-    assert Tutor(TutorVectorEnv(1, problem=tutor_problem)).config.kl_coef == 1.0
+    assert Tutor(DistillVectorEnv(1, problem=tutor_problem)).config.kl_coef == 1.0
     group = agent.optimizer.param_groups[0]
     assert (group["eps"], group["betas"], group["weight_decay"]) == (1e-6, (0.9, 0.999), 0.01)
     agent.learn(4).save(tmp_path / "tutor")
     assert Tutor.load(tmp_path / "tutor").config == c
     norms = {}
     for limit in (None, 1e-3):
-        clipped = Tutor(TutorVectorEnv(1, problem=tutor_problem), max_grad_norm=limit).learn(1)
+        clipped = Tutor(DistillVectorEnv(1, problem=tutor_problem), max_grad_norm=limit).learn(1)
         norms[limit] = float(nn.utils.get_total_norm([p.grad for p in clipped.head.parameters() if p.grad is not None]))
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-2) and norms[None] > 2e-3
     for options, message in (
@@ -352,4 +359,4 @@ def test_the_tutor_as_published(tutor_problem: Any, tmp_path: Path) -> None:
         ({"betas": (1.0, 0.9)}, "betas"),
     ):
         with pytest.raises(ValueError, match=message):
-            Tutor(TutorVectorEnv(1, problem=tutor_problem), **options)  # type: ignore[arg-type]
+            Tutor(DistillVectorEnv(1, problem=tutor_problem), **options)  # type: ignore[arg-type]

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 
 from agents import make_agent, make_rule
 from agents.rules.tutor_token import TOKEN_RULES
-from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
-from kd_env.decisions.tutor_token.options import TutorConfig
-from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.decisions.options import env_config
+from kd_env.envs import DistillVectorEnv
+from kd_env.envs.build import build_problem
+from kd_env.envs.environments import TutorTokenEnv
 from kd_env.numerics.calibration import fit_temperature
 from kd_env.testing import check_environment
 
@@ -36,7 +37,7 @@ def options(tiny: dict[str, Any], tiny_text: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def problem(options: dict[str, Any]) -> Any:
-    return build_tutor_problem(TutorConfig.from_kwargs(**options, precision="fp64"))
+    return build_problem(env_config(decision="tutor_token", **options, precision="fp64"))
 
 
 EVERY_LOSS = {"soft_label": 1.0, "hard_label": 0.5, "hidden_states": 0.5, "attention": 0.25}
@@ -46,7 +47,7 @@ EVERY_LOSS = {"soft_label": 1.0, "hard_label": 0.5, "hidden_states": 0.5, "atten
 def test_conformance(view: str, options: dict[str, Any]) -> None:
     """Gymnasium's and SB3's checkers, finite observations, exact restore."""
     mode = "sequential" if view == "candidates" else "joint"
-    check_environment(TutorEnv(**options, mode=mode, action_view=view))
+    check_environment(TutorTokenEnv(**options, mode=mode, action_view=view))
 
 
 @pytest.mark.parametrize("mode", ["joint", "sequential"])
@@ -55,7 +56,7 @@ def test_losses_and_rewards_against_the_librarys_models(mode: str, options: dict
 
     teacher = AutoModelForSequenceClassification.from_pretrained(options["teacher"]).double().eval()
     reader = AutoModelForMaskedLM.from_pretrained(options["language_model"]).double().eval()
-    env = TutorEnv(problem=problem, mode=mode, losses=EVERY_LOSS)
+    env = TutorTokenEnv(problem=problem, mode=mode, losses=EVERY_LOSS)
     observation, _ = env.reset(seed=0)
     env.action_space.seed(0)
     for _ in range(2):
@@ -110,8 +111,8 @@ def test_losses_and_rewards_against_the_librarys_models(mode: str, options: dict
 
 
 def test_replicas_equal_singles(problem: Any) -> None:
-    vector = TutorVectorEnv(3, problem=problem, losses=EVERY_LOSS)
-    singles = [TutorEnv(problem=problem, losses=EVERY_LOSS) for _ in range(3)]
+    vector = DistillVectorEnv(3, problem=problem, losses=EVERY_LOSS)
+    singles = [TutorTokenEnv(problem=problem, losses=EVERY_LOSS) for _ in range(3)]
     vector.reset(seed=[0, 1, 2])
     for seed, env in enumerate(singles):
         env.reset(seed=seed)
@@ -127,7 +128,7 @@ def test_replicas_equal_singles(problem: Any) -> None:
 
 
 def test_a_fork_goes_on_alike(problem: Any) -> None:
-    env, other = TutorEnv(problem=problem, mode="sequential"), TutorEnv(problem=problem, mode="sequential")
+    env, other = TutorTokenEnv(problem=problem, mode="sequential"), TutorTokenEnv(problem=problem, mode="sequential")
     env.reset(seed=3)
     env.action_space.seed(0)
     env.step(env.action_space.sample())
@@ -141,7 +142,7 @@ def test_a_fork_goes_on_alike(problem: Any) -> None:
 
 
 def test_every_slot_of_the_action_changes_the_student(problem: Any) -> None:
-    env = TutorEnv(problem=problem)
+    env = TutorTokenEnv(problem=problem)
     env.reset(seed=0)
     start, action = env.get_state(), np.full(8, 20)
 
@@ -158,7 +159,7 @@ def test_every_slot_of_the_action_changes_the_student(problem: Any) -> None:
 
 
 def test_nothing_is_edited_by_the_rule_that_keeps_the_text(problem: Any) -> None:
-    env = TutorEnv(problem=problem)
+    env = TutorTokenEnv(problem=problem)
     observation, _ = env.reset(seed=0)
     _, _, _, _, info = env.step(make_rule("keep_original", env).predict(observation)[0])
     assert np.array_equal(info["tokens"], info["originals"]) and (info["plausibility"] == 1).all()
@@ -166,7 +167,7 @@ def test_nothing_is_edited_by_the_rule_that_keeps_the_text(problem: Any) -> None
 
 @pytest.mark.parametrize("name", [rule.name for rule in TOKEN_RULES])
 def test_rules_act_on_rows_of_tasks(name: str, problem: Any) -> None:
-    env = TutorVectorEnv(2, problem=problem)
+    env = DistillVectorEnv(2, problem=problem)
     observation, _ = env.reset(seed=[0, 1])
     rule = make_rule(name, env)
     for _ in range(4):
@@ -175,7 +176,7 @@ def test_rules_act_on_rows_of_tasks(name: str, problem: Any) -> None:
 
 
 def test_the_tutor_learns_on_rows_of_tasks(problem: Any) -> None:
-    env = TutorVectorEnv(2, problem=problem)
+    env = DistillVectorEnv(2, problem=problem)
     history: list[dict[str, float]] = []
     weights = [p.clone() for p in problem.lesson.classifier.module.parameters()]
     make_agent("tutor", env, seed=0).learn(8, history.append)
@@ -187,7 +188,7 @@ def test_the_tutor_learns_on_rows_of_tasks(problem: Any) -> None:
 
 def test_the_gap_is_that_of_gold_labels(problem: Any) -> None:
     """Loss on feedback rows as they are, after one temperature each, counted down to that of the teacher."""
-    env = TutorEnv(problem=problem, reward="gap_closed")
+    env = TutorTokenEnv(problem=problem, reward="gap_closed")
     env.reset(seed=0)
     rows = problem.feedback
     before = env.run.started()
@@ -203,7 +204,7 @@ def test_the_gap_is_that_of_gold_labels(problem: Any) -> None:
         params = {name: p[0] for name, p in before.params.items()}
         logits = torch.func.functional_call(problem.student.module, params, (), inputs).logits
         start = float(F.cross_entropy(logits / fit_temperature(logits.numpy(), rows.labels), batch.labels))
-    assert problem.loss_floor == pytest.approx(floor, rel=1e-6)
+    assert problem.teacher_loss == pytest.approx(floor, rel=1e-6)
     assert before.loss[0] == pytest.approx(start, rel=1e-6)
     assert start < float(F.cross_entropy(logits, batch.labels))
     _, reward, _, _, info = env.step(np.full(8, 20))
@@ -227,18 +228,18 @@ def test_the_gap_is_that_of_gold_labels(problem: Any) -> None:
 )
 def test_bad_options_are_refused(changed: dict[str, Any], message: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=message):
-        build_tutor_problem(TutorConfig.from_kwargs(**{**options, **changed}))
+        build_problem(env_config(decision="tutor_token", **{**options, **changed}))
 
 
 def test_a_language_model_of_other_tokens_is_refused(options: dict[str, Any]) -> None:
     from kd_env.data.toy import masked_lm_folder
 
     with pytest.raises(ValueError, match="different tokenizers"):
-        build_tutor_problem(TutorConfig.from_kwargs(**{**options, "language_model": str(masked_lm_folder("toy"))}))
+        build_problem(env_config(decision="tutor_token", **{**options, "language_model": str(masked_lm_folder("toy"))}))
 
 
 def test_the_packaged_models_are_the_default() -> None:
-    env = TutorEnv(task="toy", max_train_rows=64, evaluation_rows=16, budget=2)
+    env = TutorTokenEnv(task="toy", max_train_rows=64, evaluation_rows=16, budget=2)
     env.reset(seed=0)
     _, reward, _, _, _ = env.step(env.action_space.sample())
-    assert 0 < reward < 2 and TutorConfig.from_kwargs(**env.problem.config.to_dict()) == env.problem.config
+    assert 0 < reward < 2 and env_config(decision="tutor_token", **env.problem.config.to_dict()) == env.problem.config

@@ -14,7 +14,7 @@ import torch
 
 from cli.jobs.downstream import read_rows
 from cli.main import main, run
-from kd_env.envs.tutor_env import TutorEnv
+from kd_env.envs.environments import TutorTokenEnv
 from kd_env.evaluation.downstream import fine_tuning
 from kd_env.evaluation.downstream.fine_tuning import (
     Material,
@@ -37,7 +37,7 @@ def toy_students(tmp_path_factory: pytest.TempPathFactory) -> Students:
     """Students of the embedded text: a fresh one, and one after a few updates."""
     folder = tmp_path_factory.mktemp("toy_students")
     few = {"max_train_rows": 64, "feedback_rows": 16, "selection_rows": 16, "evaluation_rows": 16}
-    env = TutorEnv(student={"hidden_size": 8, "num_attention_heads": 4}, budget=4, batch_size=4, **few)
+    env = TutorTokenEnv(student={"hidden_size": 8, "num_attention_heads": 4}, budget=4, batch_size=4, **few)
     env.reset(seed=0)
     env.save_student(folder / "none")
     env.action_space.seed(0)
@@ -50,7 +50,7 @@ def toy_students(tmp_path_factory: pytest.TempPathFactory) -> Students:
 @pytest.fixture(scope="module")
 def student(tiny_text: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student of the tiny text, whose words are those of the tiny tasks."""
-    env = TutorEnv(**tiny_text)
+    env = TutorTokenEnv(**tiny_text)
     env.reset(seed=0)
     env.save_student(tmp_path_factory.mktemp("student") / "one")
     return next(tmp_path_factory.getbasetemp().glob("student*/one"))

@@ -16,7 +16,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ import kd_env  # noqa: F401 - registers the environments
 from agents import make_rule
 from kd_env.envs.process import with_options
 from kd_env.evaluation.judging.protocol import Contender, evaluate_policies
+from kd_env.evaluation.judging.tables import judged_tables
 from kd_env.evaluation.reports.report import summarize
 from kd_env.evaluation.reports.report_files import to_json
 from kd_env.testing import tiny_task
@@ -165,11 +165,15 @@ def token_results(build: Mapping[str, Any], rules: Iterable[str]) -> Trace:
     problem, trace = problem_of("TutorToken-v0", build), Trace()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        tutors = {name: functools.partial(make_rule, name, seed=1) for name in rules}
-        found = evaluate_tutors(problem, tutors, (11, 12), dev_rows=24)
-    later = ("dev_floored", "selection", "over_time")  # not yet there when the trajectories were recorded
-    for name, result in found.items():
-        _leaves(trace, name, {key: value for key, value in asdict(result).items() if key not in later})
+        rules_by_name = {name: Contender(functools.partial(make_rule, name, seed=1)) for name in rules}
+        found = evaluate_policies(problem, rules_by_name, (11, 12), judged=judged_tables(problem, 24))
+    [dev] = found.dev_splits
+    for name, result in found.policies.items():
+        measures = {measured.name: measured.values for measured in result.measures}
+        scores = result.splits[dev]
+        metrics = {} if build.get("task") is None else scores.metrics
+        scored = {"dev_loss": scores.loss, "dev_gap_closed": scores.gap_closed, "metrics": metrics}
+        _leaves(trace, name, {**measures, **scored, "diverged": result.diverged})
     return trace
 
 

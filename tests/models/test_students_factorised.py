@@ -14,9 +14,7 @@ from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.config.student import StudentConfig
 from kd_env.core.types import Signal
 from kd_env.decisions.options import env_config
-from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
-from kd_env.decisions.tutor_token.options import TutorConfig
-from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
+from kd_env.envs.environments import TutorTokenEnv
 from kd_env.models.architecture import classifier_kind, token_classifier_kind
 from kd_env.models.encoder import Encoder
 from kd_env.models.students import fresh_student
@@ -174,10 +172,10 @@ def test_a_tutored_student(tiny_text: dict[str, Any], tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, ElectraForTokenClassification
 
     options = {**tiny_text, "student": STUDENT, "precision": "fp64"}
-    problem = build_tutor_problem(TutorConfig.from_kwargs(**options))
+    problem = build_problem(env_config(decision="tutor_token", **options))
     assert type(problem.student.module) is ElectraForTokenClassification
     assert problem.loss_names == ("plausibility", "hidden_states", "attention") and problem.pairs[0] == (0, 0)
-    envs, single = TutorVectorEnv(2, problem=problem), TutorEnv(problem=problem)
+    envs, single = DistillVectorEnv(2, problem=problem), TutorTokenEnv(problem=problem)
     envs.reset(seed=[4, 5])
     single.reset(seed=5)
     envs.action_space.seed(0)
@@ -200,7 +198,7 @@ def test_a_tutored_student_starts_a_fine_tuning(
     from kd_env.finetuning.config import TeacherConfig
     from kd_env.finetuning.model import start_classifier
 
-    env = TutorEnv(**{**tiny_text, "student": STUDENT})
+    env = TutorTokenEnv(**{**tiny_text, "student": STUDENT})
     env.reset(seed=0)
     folder = str(env.save_student(tmp_path / "student"))
     data = {name: tiny[name] for name in ("task", "columns", "data_dir")}

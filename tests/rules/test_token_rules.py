@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kd_env.evaluation.judging.tutor_dev import with_dev_rows
+from kd_env.evaluation.judging.tutoring import evaluate_tutors
 
 from agents import Agent, agent_kind, load_agent, make_agent, make_rule
 from agents.rules.tutor_token import TOKEN_RULES
 from kd_env.data.corpora import load_texts
-from kd_env.decisions.tutor_token.process import with_tutor_options
-from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
-from kd_env.evaluation.judging.tutor_dev import with_dev_rows
-from kd_env.evaluation.judging.tutoring import evaluate_tutors
+from kd_env.envs import DistillVectorEnv
+from kd_env.envs.environments import TutorTokenEnv
+from kd_env.envs.process import with_options
 
 NAMES = [rule.name for rule in TOKEN_RULES]
 MODES = ("joint", "sequential")
 
 
-def written(env: TutorVectorEnv, rule: Any) -> tuple[np.ndarray, dict[str, Any]]:
+def written(env: DistillVectorEnv, rule: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """Tokens ``[N, B, P]`` that a rule writes into one text, and the infos of the update."""
     observation = env.run.observation()
     while True:
@@ -33,7 +34,7 @@ def written(env: TutorVectorEnv, rule: Any) -> tuple[np.ndarray, dict[str, Any]]
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_rule_plays_an_episode(name: str, mode: str, tutor_problem: Any) -> None:
-    env = TutorEnv(problem=tutor_problem, mode=mode)
+    env = TutorTokenEnv(problem=tutor_problem, mode=mode)
     rule = make_agent(name, env, seed=0)
     assert agent_kind(name) == "rule" and isinstance(rule, Agent) and rule.learn(100) is rule
     observation, _ = env.reset(seed=0)
@@ -44,7 +45,7 @@ def test_every_rule_plays_an_episode(name: str, mode: str, tutor_problem: Any) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loaded_rule_goes_on_where_it_stood(name: str, tutor_problem: Any, tmp_path: Path) -> None:
-    env = TutorVectorEnv(2, problem=tutor_problem)
+    env = DistillVectorEnv(2, problem=tutor_problem)
     observation, _ = env.reset(seed=0)
     options = {"samples": 2} if name == "difficult_of_n" else {}
     rule = make_rule(name, env, seed=3, **options)
@@ -60,7 +61,7 @@ def test_a_loaded_rule_goes_on_where_it_stood(name: str, tutor_problem: Any, tmp
 
 
 def test_rules_do_what_their_names_say(tutor_problem: Any) -> None:
-    env = TutorVectorEnv(64, problem=tutor_problem)
+    env = DistillVectorEnv(64, problem=tutor_problem)
     env.reset(seed=0)
     start = env.get_state()
     log_probabilities = env.log_probabilities()
@@ -68,7 +69,7 @@ def test_rules_do_what_their_names_say(tutor_problem: Any) -> None:
     for name in NAMES:
         env.set_state(start)
         found[name] = written(env, make_rule(name, env, seed=0))
-    specials = tutor_problem.assets.tokens.special_ids
+    specials = tutor_problem.reader.tokens.special_ids
     assert not np.isin(found["random_tokens"][0], specials).any()
     assert len(np.unique(found["random_tokens"][0])) == 40
     assert np.array_equal(found["teacher_argmax"][0], log_probabilities.argmax(-1).numpy())
@@ -86,7 +87,7 @@ def test_rules_do_what_their_names_say(tutor_problem: Any) -> None:
 
 
 def test_the_error_that_a_choice_would_have_is_the_one_it_has(tutor_problem: Any) -> None:
-    env = TutorVectorEnv(2, problem=tutor_problem)
+    env = DistillVectorEnv(2, problem=tutor_problem)
     env.reset(seed=0)
     tokens = torch.full((2, 4, 2), 9)
     before = env.get_state()
@@ -102,7 +103,7 @@ def test_evaluations_give_every_tutor_the_same_students_and_texts(tutor_problem:
     def rule(name: str) -> Any:
         return lambda env: make_rule(name, env, seed=0)
 
-    agent = make_agent("tutor", TutorVectorEnv(2, problem=tutor_problem), seed=0).learn(8)
+    agent = make_agent("tutor", DistillVectorEnv(2, problem=tutor_problem), seed=0).learn(8)
     tutors = {"samples": rule("teacher_samples"), "tutor": lambda env: agent, "again": rule("teacher_samples")}
     found = evaluate_tutors(tutor_problem, tutors, [100, 101, 102])
     assert list(found) == list(tutors)
@@ -115,9 +116,9 @@ def test_evaluations_give_every_tutor_the_same_students_and_texts(tutor_problem:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_means_are_those_of_the_steps(mode: str, tutor_problem: Any) -> None:
-    problem = with_tutor_options(tutor_problem, mode=mode)
+    problem = with_options(tutor_problem, mode=mode)
     [found] = evaluate_tutors(problem, {"a": lambda env: make_rule("teacher_argmax", env)}, [7]).values()
-    env = TutorEnv(problem=problem)
+    env = TutorTokenEnv(problem=problem)
     rule = make_rule("teacher_argmax", env)
     observation, _ = env.reset(seed=7)
     rewards = []
@@ -132,7 +133,7 @@ def test_students_are_judged_on_dev_texts_alone(tutor_problem: Any, tiny_text: d
     judged = with_dev_rows(tutor_problem, 50)
     tokenizer = tutor_problem.assets.tokenizer
     dev = {tuple(tokenizer(text)["input_ids"]) for text in load_texts(tiny_text["text"], dev=True).dev}
-    train = tutor_problem.host_ids
+    train = tutor_problem.reader.ids
     assert 0 < len(judged.feedback) <= len(dev)
     lengths = tutor_problem.train.lengths
     own = {tuple(row[:length].tolist()) for row, length in zip(train, lengths, strict=True)}
@@ -140,7 +141,7 @@ def test_students_are_judged_on_dev_texts_alone(tutor_problem: Any, tiny_text: d
 
 
 def test_mistakes_are_refused(tutor_problem: Any) -> None:
-    env = TutorVectorEnv(1, problem=tutor_problem)
+    env = DistillVectorEnv(1, problem=tutor_problem)
     with pytest.raises(ValueError, match="Did you mean 'teacher_samples'"):
         make_rule("teacher_sample", env)
     with pytest.raises(ValueError, match="samples=0"):
@@ -148,8 +149,8 @@ def test_mistakes_are_refused(tutor_problem: Any) -> None:
     with pytest.raises(
         ValueError, match=r"cannot be expressed in the action view 'box'; make the env with action_view='native'"
     ):
-        make_rule("random_tokens", TutorVectorEnv(1, problem=tutor_problem, action_view="box"))
+        make_rule("random_tokens", DistillVectorEnv(1, problem=tutor_problem, action_view="box"))
     with pytest.raises(ValueError, match="make the env with observation='dict'"):
-        make_rule("teacher_samples", TutorVectorEnv(1, problem=tutor_problem, observation="flat"))
-    with pytest.raises(ValueError, match="leaves 'tutor_tokens' to decide"):
+        make_rule("teacher_samples", DistillVectorEnv(1, problem=tutor_problem, observation="flat"))
+    with pytest.raises(ValueError, match="leaves 'tutor_token' to decide"):
         make_rule("all", env)

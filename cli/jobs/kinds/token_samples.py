@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from kd_env.envs.tutor_env import TutorVectorEnv
+    from kd_env.envs import DistillVectorEnv
 
 
-def edited_samples(env: TutorVectorEnv, agent: Any, seed: int, count: int) -> str:
+def edited_samples(env: DistillVectorEnv, agent: Any, seed: int, count: int) -> str:
     """Texts of the first batch of an episode, original and edited, as Markdown; slots stand in brackets.
 
     Args:
@@ -21,7 +21,8 @@ def edited_samples(env: TutorVectorEnv, agent: Any, seed: int, count: int) -> st
     """
     observation, _ = env.reset(seed=seed)
     problem, start = env.problem, env.run.started()
-    rows, positions, valid = start.rows[0], start.positions[0], start.valid[0]
+    kept = start.decision_state
+    rows, positions, valid = start.next_rows[0, 0], kept.positions[0], kept.valid[0]
     info: dict[str, Any] = {"updated": np.zeros(1, dtype=bool)}
     state, begins = None, np.ones(1, dtype=bool)
     while not info["updated"][0]:
@@ -30,7 +31,7 @@ def edited_samples(env: TutorVectorEnv, agent: Any, seed: int, count: int) -> st
         begins = np.zeros(1, dtype=bool)
     words, lines = problem.assets.tokenizer.convert_ids_to_tokens, []
     for row in range(min(count, len(rows))):
-        before = words(problem.host_ids[rows[row]][: problem.train.lengths[rows[row]]].tolist())
+        before = words(problem.reader.ids[rows[row]][: problem.train.lengths[rows[row]]].tolist())
         after = list(before)
         for slot in np.flatnonzero(valid[row]).tolist():
             place = int(positions[row, slot])

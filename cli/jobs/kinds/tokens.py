@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,27 +11,23 @@ from agents.common.saved import SavedAgent
 from cli.jobs.kinds import prepare
 from cli.jobs.kinds.base import AnyVectorEnv, Job
 from cli.jobs.kinds.token_samples import edited_samples
-from cli.jobs.kinds.token_students import keep_students, read_joint, save_starts, write_joint
+from cli.jobs.kinds.token_students import keep_student, read_joint, save_starts, write_joint
 from cli.jobs.progress import show_progress
 from cli.runs import folder as runs
 from cli.settings.kinds.base import PolicySpec
 from cli.settings.kinds.tokens import is_joint, with_ready
 from cli.settings.learning import check_learns, learning_options, total_steps
-from kd_env.decisions.tutor_token.options import TutorConfig
-from kd_env.decisions.tutor_token.problem import TutorProblem
-from kd_env.decisions.tutor_token.process import with_tutor_options
+from kd_env.config.environment import EnvConfig
+from kd_env.mdp.problem import Problem
 
 if TYPE_CHECKING:
-    from kd_env.envs.tutor_env import TutorVectorEnv
-    from kd_env.evaluation.judging.tutor_dev import Judged
-    from kd_env.evaluation.judging.tutoring import Contender, TutorResult
+    from kd_env.envs import DistillVectorEnv
+    from kd_env.evaluation.judging.contenders import Contender
+    from kd_env.evaluation.judging.results import PolicyResult
     from kd_env.evaluation.reports.report import Report
 
-DEV_ROWS = 512
-"""Dev and selection texts that students are judged on, where there is no task."""
 
-
-class TokenJob(Job[TutorConfig, TutorProblem]):
+class TokenJob(Job[EnvConfig, Problem]):
     """As in :class:`Job`."""
 
     @property
@@ -50,43 +46,45 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
         """As in :class:`Job`."""
         prepare.made_teachers(self.settings.teachers)
 
-    def load_problem(self) -> TutorProblem:
+    def load_problem(self) -> Problem:
         """As in :class:`Job`."""
-        from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
+        from kd_env.envs.build import build_problem
 
         config = with_ready(self.settings.env, tuple(prepare.made_teachers(self.settings.teachers)))
-        problem = build_tutor_problem(config)
-        assets, what = problem.assets, config.task or config.text
+        problem = build_problem(config)
+        facts, reader = problem.summary(), problem.reader
+        words = "Labels of " if config.objective == "labels" else ""
         print(
-            f"{'Text' if config.task is None else 'Labels of'} {what}: {len(problem.train)} train rows "
-            f"({assets.left_out} left out, with too few tokens), {problem.slots} slots a row, {len(problem.feedback)} "
-            f"feedback rows. Teacher saw feedback rows: {assets.saw_feedback}.",
+            f"{words}{facts['task']}: {len(problem.train)} train rows ({reader.left_out} left out, with too few "
+            f"tokens), {reader.slots} slots a row, {len(problem.feedback)} feedback rows. Teacher saw feedback rows: "
+            f"{facts['saw_feedback']}.",
             flush=True,
         )
         return problem
 
-    def check_training(self, problem: TutorProblem) -> None:
+    def check_training(self, problem: Problem) -> None:
         """As in :class:`Job`: the steps of an episode may follow from the text."""
-        from kd_env.envs.tutor_env import TutorVectorEnv
+        from kd_env.envs import DistillVectorEnv
 
         if self.learns:
-            check_learns(self.settings, TutorVectorEnv(self.settings.resolved["num_envs"], problem=problem))
+            check_learns(self.settings, DistillVectorEnv(self.settings.resolved["num_envs"], problem=problem))
 
-    def training_env(self, problem: TutorProblem) -> AnyVectorEnv:
+    def training_env(self, problem: Problem) -> AnyVectorEnv:
         """As in :class:`Job`; with ``protocol=joint`` it holds the one student of the run's seed."""
-        from kd_env.envs.tutor_env import TutorVectorEnv
-        from kd_env.evaluation.judging.tutor_joint import JointEnv
+        from kd_env.envs import DistillVectorEnv
+        from kd_env.evaluation.judging.joint import JointEnv
+        from kd_env.evaluation.judging.tables import judged_tables
 
         c = self.settings.resolved
         if self.joint:
-            return JointEnv(problem, self._judged(problem), c["seed"])
-        return TutorVectorEnv(c["num_envs"], problem=problem)
+            return JointEnv(problem, judged_tables(problem), c["seed"], self.settings.agent.label)
+        return DistillVectorEnv(c["num_envs"], problem=problem)
 
-    def rule_env(self, problem: TutorProblem) -> AnyVectorEnv:
+    def rule_env(self, problem: Problem) -> AnyVectorEnv:
         """As in :class:`Job`; rules choose any token, and read by name."""
-        from kd_env.envs.tutor_env import TutorVectorEnv
+        from kd_env.envs import DistillVectorEnv
 
-        return TutorVectorEnv(1, problem=_native(problem))
+        return DistillVectorEnv(1, problem=_native(problem))
 
     def agent_options(self, env: AnyVectorEnv) -> dict[str, Any]:
         """As in :class:`Job`."""
@@ -109,11 +107,13 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
         base: Any = env.unwrapped
         result = _result(env)
         assert result is not None, "the one episode has not ended"
-        settings, seeds = self.settings, self.settings.evaluation_seeds
         if result.diverged[0]:
-            print("The student diverged; it is judged as it was at its start.", flush=True)
-        keep_students(settings.run_folder, settings.agent.label, base, result, seeds, self._kept(), finished=True)
-        write_joint(settings.run_folder, result)
+            print("The student diverged; it counts as the worst end there is.", flush=True)
+        [seed] = self.settings.evaluation_seeds
+        if seed in self._kept():
+            lost = bool(result.diverged[0])
+            keep_student(self.settings.run_folder, self.settings.agent.label, base, 0, seed, lost, finished=True)
+        write_joint(self.settings.run_folder, result)
 
     def check_rejudged(self, run: Path) -> None:
         """As in :class:`Job`."""
@@ -123,87 +123,85 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
                 "the agent as it is now on fresh students add env.protocol=frozen; rules beside it stand in the run."
             )
 
-    def load_policy(self, run: Path, problem: TutorProblem) -> Any:
+    def load_policy(self, run: Path, problem: Problem) -> Any:
         """As in :class:`Job`."""
         from cli.jobs.contenders import load_policy
-        from kd_env.envs.tutor_env import TutorVectorEnv
+        from kd_env.envs import DistillVectorEnv
 
         if not self.learns:
             return None
-        env = TutorVectorEnv(1, problem=problem)
+        env = DistillVectorEnv(1, problem=problem)
         runs.check_spaces(run, env)
         return load_policy(run / runs.POLICY, env)
 
-    def evaluate(self, problem: TutorProblem, agent: Any, policy: Path) -> Report:
+    def evaluate(self, problem: Problem, agent: Any, policy: Path) -> Report:
         """As in :class:`Job`; with ``protocol=joint`` the student of the training beside those of the rules."""
-        from agents.rules.catalog import rule_class
-        from kd_env.evaluation.judging.tutor_evaluation import as_evaluation
-        from kd_env.evaluation.judging.tutoring import evaluate_tutors
+        from kd_env.evaluation.judging.protocol import as_evaluation, evaluate_policies
+        from kd_env.evaluation.judging.tables import judged_tables
         from kd_env.evaluation.reports.report import summarize
 
-        settings, judged = self.settings, self._judged(problem)
+        settings, judged = self.settings, judged_tables(problem)
         save_starts(settings.run_folder, problem, self._kept())
-        contenders = self._contenders(problem, policy)
 
-        def on_end(name: str, env: TutorVectorEnv, result: TutorResult, of: Sequence[int]) -> None:
-            keep_students(settings.run_folder, name, env, result, of, self._kept())
+        def keep(name: str, env: DistillVectorEnv, replica: int, seed: int, diverged: bool) -> None:
+            if seed in self._kept():
+                keep_student(settings.run_folder, name, env, replica, seed, diverged)
 
-        progress = show_progress() if settings.resolved["progress"] else None
-        results = evaluate_tutors(
-            _native(problem), contenders, settings.evaluation_seeds, judged=judged, progress=progress, on_end=on_end
+        evaluation = evaluate_policies(
+            _native(problem),
+            self._contenders(problem, policy),
+            settings.evaluation_seeds,
+            progress=show_progress() if settings.resolved["progress"] else None,
+            keep=keep,
+            judged=judged,
         )
-        label = settings.agent.label
         if self.joint and self.learns:
-            results = {label: read_joint(settings.run_folder), **results}
-        views = {name: "native" for name in results} | {label: problem.config.action_view}
-        learned = [label] if self.learns else []
-        rules = [settings.agent, *(settings.rules or ())] if not self.learns else settings.rules or ()
-        alike = [spec.label for spec in rules if not rule_class(spec.name).chooses]
-        seeds = settings.evaluation_seeds
-        return summarize(as_evaluation(problem, judged, results, seeds, learned, views, self.joint, alike))
+            results = {settings.agent.label: read_joint(settings.run_folder), **evaluation.policies}
+            evaluation = as_evaluation(_native(problem), judged, results, settings.evaluation_seeds, joint=True)
+        return summarize(evaluation)
 
-    def appendix(self, problem: TutorProblem, policy: Path) -> str:
+    def appendix(self, problem: Problem, policy: Path) -> str:
         """Texts as they were and as the agent edits them."""
-        from kd_env.envs.tutor_env import TutorVectorEnv
+        from kd_env.envs import DistillVectorEnv
 
         c, shown = self.settings.resolved, problem if self.learns else _native(problem)
-        env = TutorVectorEnv(1, problem=shown, autoreset_mode="disabled")
+        env = DistillVectorEnv(1, problem=shown, autoreset_mode="disabled")
         make = self._trained(policy) if self.learns else self._rule(self.settings.agent)
         lines = edited_samples(env, make(env), c["evaluation"]["first_seed"], c["env"]["samples"])
         return f"Texts, and as {self.settings.agent.label} edits them:\n\n{lines}" if lines else ""
 
-    def _judged(self, problem: TutorProblem) -> Judged:
-        from kd_env.evaluation.judging.tutor_dev import judged_problems
-
-        return judged_problems(problem, DEV_ROWS)
-
     def _kept(self) -> tuple[int, ...]:
         return self.settings.evaluation_seeds[: self.settings.resolved["save_students"]]
 
-    def _contenders(self, problem: TutorProblem, policy: Path) -> dict[str, Contender]:
+    def _contenders(self, problem: Problem, policy: Path) -> dict[str, Contender]:
         """Who teaches fresh students, each in the view in which it acts."""
-        from kd_env.evaluation.judging.tutoring import Contender
+        from agents.rules.catalog import rule_class
+        from kd_env.evaluation.judging.contenders import Contender
 
         agent, native = self.settings.agent, _native(problem)
         rules = [spec for spec in self.settings.rules or () if spec.label != agent.label]
         if not self.learns:
             rules = [agent, *rules]
-        contenders = {} if self.joint or not self.learns else {agent.label: Contender(self._trained(policy), problem)}
-        return {**contenders, **{spec.label: Contender(self._rule(spec), native) for spec in rules}}
+        contenders: dict[str, Contender] = {}
+        if self.learns and not self.joint:
+            contenders[agent.label] = Contender(self._trained(policy), learned=True, problem=problem)
+        for spec in rules:
+            contenders[spec.label] = Contender(self._rule(spec), problem=native, chooses=rule_class(spec.name).chooses)
+        return contenders
 
-    def _rule(self, spec: PolicySpec) -> Callable[[TutorVectorEnv], Any]:
+    def _rule(self, spec: PolicySpec) -> Callable[[DistillVectorEnv], Any]:
         from agents import make_rule
 
         seed = self.settings.resolved["evaluation"]["first_seed"]
         return lambda env: make_rule(spec.name, env, seed=seed, **spec.options)
 
-    def _trained(self, policy: Path) -> Callable[[TutorVectorEnv], Any]:
+    def _trained(self, policy: Path) -> Callable[[DistillVectorEnv], Any]:
         """Makes the agent of a folder, as it is judged."""
         from agents import load_agent
 
         c = self.settings.resolved
 
-        def make(env: TutorVectorEnv) -> _Actor:
+        def make(env: DistillVectorEnv) -> _Actor:
             agent: Any = load_agent(policy, device=prepare.agent_device(c))
             if isinstance(agent, SavedAgent):
                 agent.seed_draws(c["evaluation"]["first_seed"])
@@ -219,18 +217,22 @@ class _Actor:
     agent: Any
     deterministic: bool
 
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None) -> tuple[Any, Any]:
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
         best = self.deterministic or (isinstance(self.agent, SavedAgent) and self.agent.explores_by_chance)
         acted: tuple[Any, Any] = self.agent.predict(observation, state, episode_start, best)
         return acted
 
 
-def _native(problem: TutorProblem) -> TutorProblem:
+def _native(problem: Problem) -> Problem:
     """The problem in which rules act."""
-    return with_tutor_options(problem, action_view="native", observation="dict")
+    from kd_env.envs.process import with_options
+
+    return with_options(problem, action_view="native", observation="dict")
 
 
-def _result(env: AnyVectorEnv) -> TutorResult | None:
+def _result(env: AnyVectorEnv) -> PolicyResult | None:
     base: Any = env.unwrapped
-    result: TutorResult | None = base.result
+    result: PolicyResult | None = base.result
     return result

@@ -11,12 +11,14 @@ from cli.settings.kinds.token_probe import TokenProbe
 from cli.settings.learning import check_learns
 from cli.settings.presets import option_comments
 from cli.settings.teachers import TASK_KEYS, single_teacher
+from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
-from kd_env.decisions.tutor_token.options import RECIPES, TutorConfig
+from kd_env.decisions.options import env_config
+from kd_env.decisions.tutor_token.options import RECIPES, SHORT_FORMS
 
 PROTOCOLS = ("joint", "frozen")
 OBJECTIVES = ("text", "labels")
-_OF_THE_JOB = ("id", "protocol", "objective", "samples")
+_OF_THE_JOB = ("id", "protocol", "samples")
 """Options of ``env`` that the environment itself has not."""
 AUTO = "auto"
 
@@ -26,7 +28,7 @@ def is_joint(c: Mapping[str, Any]) -> bool:
     return bool(c["env"]["protocol"] == "joint")
 
 
-class TokenReader(Reader[TutorConfig]):
+class TokenReader(Reader[EnvConfig]):
     """``kd_env/TutorToken-v0``."""
 
     name = "tokens"
@@ -63,10 +65,10 @@ class TokenReader(Reader[TutorConfig]):
             _check_joint(c)
         given = {**env, **_views(c, agent.name)}
         teachers = single_teacher(c) if env["objective"] == "labels" else _language_model(c)
-        config = with_ready(TutorConfig.from_kwargs(**_options(c, given)), teachers)
+        config = with_ready(env_config(decision="tutor_token", **_options(c, given)), teachers)
         return ReadOptions(config, given, teachers, _with_recipe(agent, env["recipe"]))
 
-    def check(self, settings: Settings[TutorConfig]) -> Settings[TutorConfig]:
+    def check(self, settings: Settings[EnvConfig]) -> Settings[EnvConfig]:
         """As in :class:`Reader`."""
         from agents import RULES, agent_kind, make_agent
 
@@ -99,19 +101,19 @@ class TokenReader(Reader[TutorConfig]):
         return (int(c["seed"]),) if is_joint(c) else super().evaluation_seeds(c)
 
 
-def rule_probe(config: TutorConfig) -> TokenProbe:
+def rule_probe(config: EnvConfig) -> TokenProbe:
     """The probe in which rules act: any token, read by name."""
     return TokenProbe(dataclasses.replace(config, action_view="native", observation="dict"), 1)
 
 
-def with_ready(config: TutorConfig, teachers: Teachers) -> TutorConfig:
+def with_ready(config: EnvConfig, teachers: Teachers) -> EnvConfig:
     """The options with the teacher, where it is there."""
     ready = [folder for _, folder in teachers if isinstance(folder, str)]
     return dataclasses.replace(config, teacher=ready[0]) if ready else config
 
 
 def _options(c: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of :class:`TutorConfig`; what is ``auto`` is left to recipe and data."""
+    """Keywords of :class:`EnvConfig`; what is ``auto`` is left to recipe and data."""
     task, labels = c["task"], env["objective"] == "labels"
     options = {key: value for key, value in env.items() if key not in _OF_THE_JOB and value != AUTO}
     options["optimizer"] = {key: value for key, value in env["optimizer"].items() if value != AUTO}
@@ -130,7 +132,8 @@ def _options(c: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
 def _views(c: Mapping[str, Any], agent: str) -> dict[str, str]:
     """Action view and observation: as given, else what the agent can take."""
     from agents import agent_kind
-    from agents.sb3.algorithms import BOX, DISCRETE, MULTI_DISCRETE, TOKEN_VIEWS, algorithm
+    from agents.sb3.algorithms import BOX, DISCRETE, MULTI_DISCRETE, algorithm
+    from kd_env.decisions.catalog import DECISIONS
 
     preset = option_comments(f"agent/{c['presets']['agent']}")
     usual = next(value for key, value, _ in preset if key.rsplit(".", 1)[-1] == "action_view")
@@ -145,7 +148,8 @@ def _views(c: Mapping[str, Any], agent: str) -> dict[str, str]:
     else:
         takes = algorithm(agent.removeprefix("sb3/")).actions if kind == "sb3" else (MULTI_DISCRETE,)
         first = next(each for each in (MULTI_DISCRETE, DISCRETE, BOX) if each in takes)
-        views = {"action_view": TOKEN_VIEWS[first], "observation": "flat"}
+        of_kind = dict(reversed(DECISIONS["tutor_token"].views))
+        views = {"action_view": of_kind[first], "observation": "flat"}
     return {key: value if c["env"][key] == AUTO else str(c["env"][key]) for key, value in views.items()}
 
 
@@ -196,7 +200,7 @@ def _refuse_others(c: Mapping[str, Any]) -> None:
 
 def _refuse_keys(c: Mapping[str, Any]) -> None:
     """Refuse options of other environments, which only presets can bring."""
-    known = {field.name for field in dataclasses.fields(TutorConfig)} | {*_OF_THE_JOB}
+    known = {field.name for field in dataclasses.fields(EnvConfig)} | {*_OF_THE_JOB, *SHORT_FORMS}
     for key in c["env"]:
         if key not in known:
             names = [f"{group}={c['presets'][group]}" for group in ("experiment", "agent") if group in c["presets"]]
@@ -236,7 +240,7 @@ def _check_joint(c: Mapping[str, Any]) -> None:
         )
 
 
-def _check_devices(settings: Settings[TutorConfig]) -> None:
+def _check_devices(settings: Settings[EnvConfig]) -> None:
     from kd_env.models.devices import resolve_device
 
     resolve_device(settings.env.device)

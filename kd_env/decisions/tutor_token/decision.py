@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core import trees
 from kd_env.core.types import FeatureSlice
-from kd_env.decisions.base import BOX, DISCRETE, MULTI_DISCRETE, Decision, Parts
+from kd_env.decisions.base import BOX, DISCRETE, MULTI_DISCRETE, Decision, Measure, Parts
 from kd_env.decisions.tutor_token import features, text
 from kd_env.decisions.tutor_token.actions import Choices, TokenActions, make_token_actions
+from kd_env.decisions.tutor_token.attributes import ATTRIBUTES
+from kd_env.decisions.tutor_token.measures import token_measures
 from kd_env.decisions.tutor_token.options import check_options, defaults, written_out
 from kd_env.decisions.tutor_token.rewards import STUDENT_ERROR, TEACHER_RECOGNISES
 from kd_env.decisions.tutor_token.state import TokenRewards, TokenState
@@ -33,7 +35,10 @@ class TutorToken(Decision):
     options = frozenset({"recipe", "mode", "teacher_every", "num_candidates", "observation"})
     default_features = ()
     writes_tokens = True
+    sets_weights = False
     keeps_finished = True
+    attributes = ATTRIBUTES
+    output_refusal = MappingProxyType({"native": "an output for every token of the vocabulary in every slot"})
     score_names = ("tutor", TEACHER_RECOGNISES, STUDENT_ERROR)
     constant_refusal = (
         "the env fills the slots of other texts at every step, so that the same tokens again say nothing; use "
@@ -147,15 +152,16 @@ class TutorToken(Decision):
                 updated=np.ones(len(state.seeds), bool),
                 tokens=edit.chosen.cpu().numpy(),
                 originals=edit.original.cpu().numpy(),
+                edited=edit.valid.sum((1, 2)).cpu().numpy(),
                 rewards=TokenRewards(*(np.where(lost, 0.0, value) for value in values)),
             )
         )
 
     def scores(self, before: DistillState, after: DistillState) -> Mapping[str, np.ndarray]:
         """Rewards of tokens, averaged over the valid slots of the update; 0 before a text is complete."""
-        rewards, valid = after.decision_state.rewards, before.decision_state.valid
+        rewards = after.decision_state.rewards
         # Slots that are not valid hold 0; they are not counted either.
-        count = np.maximum(valid.sum((1, 2)), 1)
+        count = np.maximum(after.decision_state.edited, 1)
 
         def mean(values: np.ndarray) -> np.ndarray:
             return np.where(after.decision_state.updated, values.astype(np.float64).sum((1, 2)) / count, 0.0)
@@ -195,6 +201,7 @@ class TutorToken(Decision):
             "originals": kept.originals.copy(),
             "updated": kept.updated.copy(),
             "dropped_slots": kept.dropped.copy(),
+            "edited_slots": kept.edited.copy(),
             "losses": state.raw_losses[:, 0] / self._loss_weights,  # terms without their constant weights
         }
 
@@ -204,9 +211,6 @@ class TutorToken(Decision):
         rewards = {name: float(value[replica].mean()) for name, value in kept.rewards._asdict().items()}
         return f"slot {kept.filled[replica]} " + " ".join(f"{name}={value:.3f}" for name, value in rewards.items())
 
-    def log_probabilities(self, problem: Problem, state: DistillState) -> Tensor:
-        """The reader's log-probabilities over the vocabulary at every slot, ``[N, B, P, V]`` on the device."""
-        view = state.decision_state.view
-        with torch.no_grad():
-            logits: Tensor = problem.reader.model.decode(view.features)
-            return logits - view.log_partition[..., None]
+    def measures(self, problem: Problem, count: int) -> Sequence[Measure]:
+        """Rewards of tokens over the updates of an episode."""
+        return token_measures(problem, count)

@@ -30,6 +30,7 @@ class TokenState(NamedTuple):
     chosen: np.ndarray  # [N, B, P] int64, tokens that were chosen for this batch; -1 where none is yet
     filled: np.ndarray  # [N] int64, slots of this batch that are filled; always 0 between joint steps
     updated: np.ndarray  # [N] bool, whether the last step updated the student
+    edited: np.ndarray  # [N] int64, valid slots of the last update
     tokens: np.ndarray  # [N, B, P] int64, tokens of the last update
     originals: np.ndarray  # [N, B, P] int64, what stood there in the text
     rewards: TokenRewards  # of the last update

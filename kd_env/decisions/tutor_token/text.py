@@ -42,9 +42,9 @@ def next_text(problem: Problem, state: DistillState) -> TokenState:
     if kept is None:
         zeros = TokenRewards(*(np.zeros(shape, np.float32) for _ in TokenRewards._fields))
         ids = np.zeros(shape, np.int64)
-        last = (np.zeros(count, bool), ids, ids, zeros)
+        last = (np.zeros(count, bool), np.zeros(count, np.int64), ids, ids, zeros)
     else:
-        last = (kept.updated, kept.tokens, kept.originals, kept.rewards)
+        last = (kept.updated, kept.edited, kept.tokens, kept.originals, kept.rewards)
     return TokenState(
         positions=positions,
         valid=valid,
@@ -56,9 +56,10 @@ def next_text(problem: Problem, state: DistillState) -> TokenState:
         chosen=np.full(shape, -1, np.int64),
         filled=np.zeros(count, np.int64),
         updated=last[0],
-        tokens=last[1],
-        originals=last[2],
-        rewards=last[3],
+        edited=last[1],
+        tokens=last[2],
+        originals=last[3],
+        rewards=last[4],
     )
 
 
@@ -76,7 +77,9 @@ def edit(problem: Problem, state: DistillState, tokens: Tensor) -> Edit:
     """What stands in the slots of the present batch where ``tokens [N, B, P]`` are chosen."""
     kept: TokenState = state.decision_state
     device = problem.device
-    places, valid, masked = (torch.as_tensor(array, device=device) for array in (kept.positions, kept.valid, kept.masked))
+    places, valid, masked = (
+        torch.as_tensor(array, device=device) for array in (kept.positions, kept.valid, kept.masked)
+    )
     batch: Batch = problem.train.gather(state.next_rows[:, 0])
     return reading.written(problem, batch, places, valid, masked, kept.base, tokens.to(device))
 
@@ -116,4 +119,7 @@ def originals(problem: Problem, rows: np.ndarray, positions: np.ndarray) -> np.n
 def draw_seeds(state: DistillState) -> list[list[int]]:
     """Seeds of what a view draws in this step, by replica."""
     purposes = [sub_seed(int(seed), SAMPLES) for seed in state.seeds]
-    return [list(parts) for parts in zip(purposes, state.updates.tolist(), state.decision_state.filled.tolist(), strict=True)]
+    return [
+        list(parts)
+        for parts in zip(purposes, state.updates.tolist(), state.decision_state.filled.tolist(), strict=True)
+    ]

@@ -96,8 +96,8 @@ class Replicas(ABC, Generic[S]):
         """One readable line about the last step."""
 
     @abstractmethod
-    def save_student(self, folder: str | Path, replica: int) -> Path:
-        """Write one student in Hugging Face layout."""
+    def save_student(self, folder: str | Path, replica: int, finished: bool = False) -> Path:
+        """Write one student in Hugging Face layout: the present one, or that of the last episode that ended."""
 
     def started(self) -> S:
         """The state; refuses to work before the first reset."""

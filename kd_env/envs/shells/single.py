@@ -58,9 +58,17 @@ class SingleEnv(gym.Env[Any, Any]):
         """With ``render_mode="ansi"``: one readable line about the last step."""
         return self.run.line(0) if self.render_mode == "ansi" else None
 
-    def save_student(self, folder: str | Path) -> Path:
-        """Write the present student in Hugging Face layout."""
-        return self.run.save_student(folder, 0)
+    def save_student(self, folder: str | Path, finished: bool = False) -> Path:
+        """Write the present student in Hugging Face layout, or with ``finished`` that of the last episode that ended.
+
+        An agent that learns resets an episode in the step that ends it. So the student beside which a tutor has learned
+        (Tutor-KD's joint training) is written by ``make_agent("tutor", env).learn(env.unwrapped.episode_steps)`` and
+        ``env.unwrapped.save_student(folder, finished=True)``.
+
+        Raises:
+            ValueError: a folder that is not empty, or no finished student that was kept.
+        """
+        return self.run.save_student(folder, 0, finished)
 
     @staticmethod
     def _info(info: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -84,9 +84,9 @@ class StackedEnv(VectorEnv[Any, Any, np.ndarray]):
         """With ``render_mode="ansi"``: one line per replica."""
         return tuple(self.run.line(i) for i in range(self.num_envs)) if self.render_mode == "ansi" else None
 
-    def save_student(self, folder: str | Path, replica: int = 0) -> Path:
-        """Write the present student of one replica in Hugging Face layout."""
-        return self.run.save_student(folder, replica)
+    def save_student(self, folder: str | Path, replica: int = 0, finished: bool = False) -> Path:
+        """Write the student of one replica, as :meth:`kd_env.envs.shells.single.SingleEnv.save_student`."""
+        return self.run.save_student(folder, replica, finished)
 
     def _after_reset(self, before: dict[str, np.ndarray], ended: np.ndarray) -> dict[str, np.ndarray]:
         """Infos of the new episodes where one began, of the step elsewhere."""

@@ -46,7 +46,10 @@ class Contender:
     learned: bool = False
     """Whether it was trained. A rule that was not may become the comparator."""
     problem: Problem | None = None
-    """Another problem of the same task that trains on feedback rows too. Such a policy has seen more labels, so it is
-    shown and never the comparator."""
+    """Another problem of the same task: with another decision process on the same rows and models, of which it may
+    change what is seen and decided but no update, or one that trains on feedback rows too."""
+    extra_labels: bool = False
+    """Whether that problem trains on feedback rows too. Such a policy has seen more labels, so it is shown and never
+    the comparator."""
     chooses: bool = True
     """False for a rule that treats everything alike or goes by chance."""

@@ -18,7 +18,6 @@ from kd_env.mdp.problem import Problem
 from kd_env.mdp.rewards import gap_scale
 from kd_env.models.checks import check_positions
 from kd_env.models.encoder import Encoder
-from kd_env.numerics import losses, metrics
 from kd_env.numerics.calibration import expected_calibration_error, fit_temperatures
 
 
@@ -31,7 +30,7 @@ class Split:
     teacher_loss: float
     raw_teacher_loss: float  # the calibrated teacher's against gold labels, whatever the gap is
     reset_loss: Floats  # [N], of the fresh students; the same for every policy, since the seeds are
-    raw_reset_loss: Floats  # [N], against gold labels without a temperature
+    raw_reset_loss: Floats | None  # [N], against gold labels without a temperature; None where there is no other loss
 
 
 def check_dev(task: Task, data_dir: str | None) -> dict[str, int]:
@@ -91,33 +90,33 @@ def end_scores(
     """
     safe, labels = safe_logits(logits), split.table.labels
     scale, floored = gap_scale(split.reset_loss, split.teacher_loss)
-    raw_scale, _ = gap_scale(split.raw_reset_loss, split.raw_teacher_loss)
     broken = diverged | ~np.isfinite(logits).all(axis=(1, 2))
     loss = problem.loss(safe, split.table, split.teacher_logits, temperature)
     loss = np.where(broken, split.reset_loss + scale, loss)
-    raw_loss = losses.gold_loss(safe, labels, problem.label_width)
-    raw_loss = np.where(broken, split.raw_reset_loss + raw_scale, raw_loss)
-    errors = None
-    if not problem.task.regression:
+    raw_loss, raw_gap = problem.objective.raw_loss(problem, safe, split.table), None
+    if raw_loss is not None and split.raw_reset_loss is not None:
+        raw_scale, _ = gap_scale(split.raw_reset_loss, split.raw_teacher_loss)
+        raw_loss = np.where(broken, split.raw_reset_loss + raw_scale, raw_loss)
+        raw_gap = (split.raw_reset_loss - raw_loss) / raw_scale
+    errors, guesses = None, problem.objective.predictions(problem, safe)
+    if guesses is not None and not problem.task.regression:
         errors = np.array([expected_calibration_error(student_logits, labels) for student_logits in safe])
-    guesses = losses.predictions(safe, problem.task.regression)
-    scores = [metrics.compute(problem.task.metrics, row, labels) for row in guesses]
+    scores = [split_metrics(problem, student_logits, split.table) for student_logits in safe]
     return SplitScores(
         metrics={name: np.array([score[name] for score in scores]) for name in problem.task.metrics},
         loss=loss,
         gap_closed=(split.reset_loss - loss) / scale,
         floored=floored,
         raw_loss=raw_loss,
-        raw_gap_closed=(split.raw_reset_loss - raw_loss) / raw_scale,
+        raw_gap_closed=raw_gap,
         calibration_error=errors,
         predictions=guesses,
     )
 
 
 def split_metrics(problem: Problem, logits: NDArray[Any], table: Table) -> dict[str, float]:
-    """The task's metrics of logits ``[R, C]`` on a table, by name."""
-    guesses = losses.predictions(logits, problem.task.regression)
-    return metrics.compute(problem.task.metrics, guesses, table.labels)
+    """The metrics of what a model says about a table, by name."""
+    return problem.objective.scores(problem, logits, table)
 
 
 def temperatures(problem: Problem, logits: NDArray[Any]) -> Floats:

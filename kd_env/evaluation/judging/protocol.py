@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kd_env.data.loading import load_dev
+from kd_env.decisions.base import Decision
 from kd_env.evaluation.judging.contenders import Contender, Keep, Progress
-from kd_env.evaluation.judging.dev import check_lengths, split_metrics
+from kd_env.evaluation.judging.dev import split_metrics
 from kd_env.evaluation.judging.episodes import drive, judged_splits
 from kd_env.evaluation.judging.results import SELECTION, Evaluation, PolicyResult
+from kd_env.evaluation.judging.tables import JudgedTables, judged_tables
 from kd_env.mdp.problem import Problem
 
 
@@ -25,6 +26,7 @@ def evaluate_policies(
     deterministic: bool = True,
     progress: Progress | None = None,
     keep: Keep | None = None,
+    judged: JudgedTables | None = None,
 ) -> Evaluation:
     """Distil fresh students under each policy and judge them on the selection split and every official dev split.
 
@@ -36,10 +38,11 @@ def evaluate_policies(
         deterministic: passed to ``predict``.
         progress: told about every step.
         keep: told about every student that is finished.
+        judged: the rows that students are judged on, where they are there already.
 
     Raises:
-        ValueError: no policy, no seed or a repeated one, a contender that solves another task, or dev rows that are
-            longer than the encoders' positions.
+        ValueError: no policy, no seed or a repeated one, a contender that solves another task or whose students would
+            learn otherwise, or dev rows that are longer than the encoders' positions.
     """
     if not policies:
         raise ValueError("There is no policy to evaluate; name at least one rule or agent.")
@@ -48,34 +51,76 @@ def evaluate_policies(
     for name, contender in policies.items():
         if contender.problem is not None and contender.problem.task != problem.task:
             raise ValueError(f"The policy {name!r} solves {contender.problem.task.name!r}, not {problem.task.name!r}.")
-    dev = load_dev(problem.task, problem.config.data_dir)
-    tables = {SELECTION: problem.selection, **{split: problem.tokenize(rows) for split, rows in dev.items()}}
-    teacher_tables = {split: problem.tokenize(rows, for_teacher=True) for split, rows in dev.items()}
-    check_lengths("student", problem.student, tables)
-    check_lengths("teacher", problem.reference.encoder, teacher_tables)
-    teacher_logits = {split: problem.teacher_logits(table) for split, table in teacher_tables.items()}
-    teacher_logits[SELECTION] = problem.reference.selection_logits
-    splits = judged_splits(problem, tables, teacher_logits, seeds)
+        if contender.problem is not None and not contender.extra_labels:
+            check_comparable(name, contender.problem, problem)
+    judged = judged or judged_tables(problem)
+    splits = judged_splits(problem, judged, seeds)
     results = {}
     for name, contender in policies.items():
         results[name] = drive(name, contender, problem, splits, seeds, deterministic, progress, keep)
+    return as_evaluation(problem, judged, results, seeds)
+
+
+def as_evaluation(
+    problem: Problem,
+    judged: JudgedTables,
+    results: Mapping[str, PolicyResult],
+    seeds: Sequence[int],
+    *,
+    joint: bool = False,
+) -> Evaluation:
+    """The evaluation that results of policies on the same seeds are.
+
+    Args:
+        problem: of the comparison.
+        judged: the rows that students were judged on.
+        results: by name.
+        seeds: of the students.
+        joint: whether the one student of each learned policy is that beside which it learned.
+    """
+    text, decision = problem.config.objective == "text", problem.decision
+    assert isinstance(decision, Decision)
     return Evaluation(
         facts=_facts(problem),
         seeds=tuple(seeds),
-        term_names=problem.entry_names,
+        term_names=problem.entry_names if decision.sets_weights else (),
         metric_names=problem.task.metrics,
-        dev_splits=tuple(dev),
+        dev_splits=judged.dev_splits,
         regression=problem.task.regression,
-        policies=results,
+        policies=dict(results),
         comparator=choose_comparator(results.values()),
         teacher={}
         if problem.config.teacher_learns
         else {
-            split: {**split_metrics(problem, teacher_logits[split], table), "loss": splits[split].teacher_loss}
-            for split, table in tables.items()
+            split: {
+                **({} if text else split_metrics(problem, judged.teacher_logits[split], table)),
+                "loss": problem.reference_loss(judged.teacher_logits[split], table),
+            }
+            for split, table in judged.tables.items()
         },
-        labels={split: table.labels for split, table in tables.items()},
+        labels={split: table.labels for split, table in judged.tables.items()},
+        joint=joint,
     )
+
+
+SEEN_AND_DECIDED = (
+    *("decision", "action_view", "gate", "features", "observation", "mode", "teacher_every", "num_candidates"),
+    *("reward", "evaluate_every", "score", "render_mode", "show_progress"),
+)
+"""Options in which policies that are compared may differ: they change what is decided and seen, but no update."""
+
+
+def check_comparable(name: str, own: Problem, problem: Problem) -> None:
+    """Refuse a contender's problem whose students would not be the same ones, or learn otherwise; ``ValueError``."""
+    if own.assets.train is not problem.assets.train or own.assets.student is not problem.assets.student:
+        raise ValueError(f"The problem of {name!r} has other text or models; make it with with_options(problem, ...).")
+    theirs = problem.config.to_dict()
+    for key, value in own.config.to_dict().items():
+        if key not in SEEN_AND_DECIDED and value != theirs[key]:
+            raise ValueError(
+                f"{name!r} would teach its students with {key}={value!r} and the others with {theirs[key]!r}, which "
+                f"compares more than policies; they may differ in {', '.join(SEEN_AND_DECIDED)}."
+            )
 
 
 def merge_evaluations(evaluations: Sequence[Evaluation], order: Sequence[str]) -> Evaluation:
@@ -106,4 +151,6 @@ def _facts(problem: Problem) -> dict[str, Any]:
     config = problem.config
     control = {} if config.feedback_labels == "gold" else {"feedback_labels": config.feedback_labels}
     gap = "labels" if config.gap == "calibrated" and not problem.calibrates else config.gap
+    if config.objective == "text":
+        control = {"gap_of": "L_pp on texts in which samples of the teacher stand"}
     return {**problem.summary(), "gap": gap, "label_noise": config.label_noise, **control}

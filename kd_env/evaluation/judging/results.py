@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -128,3 +128,56 @@ class Evaluation:
     def floored(self) -> bool:
         """Whether the floor of D was active on a dev split: then losses are reported in place of gaps."""
         return any(bool(p.splits[s].floored.any()) for p in self.policies.values() for s in self.dev_splits)
+
+
+def plain_result(result: PolicyResult) -> dict[str, Any]:
+    """A result as JSON knows it, for :func:`result_of`; without teachers that learn."""
+    values: dict[str, Any] = _plain(asdict(replace(result, taught=None)))
+    return values
+
+
+def result_of(values: Mapping[str, Any], source: str) -> PolicyResult:
+    """What :func:`plain_result` gave.
+
+    Raises:
+        ValueError: values of another form, with the source that they come from.
+    """
+    try:
+        splits = {split: SplitScores(**_arrays(scores)) for split, scores in values["splits"].items()}
+        measures = tuple(
+            Measured(m["name"], m["title"], tuple(m["bounds"]), np.array(m["values"])) for m in values["measures"]
+        )
+        rest = {name: values[name] for name in ("name", "learned", "extra_labels", "action_view", "chooses")}
+        steps = len(values["weights"])
+        return PolicyResult(
+            **rest,
+            splits=splits,
+            temperature=np.array(values["temperature"]),
+            returns=np.array(values["returns"]),
+            update_scale=np.array(values["update_scale"]),
+            diverged=np.array(values["diverged"], dtype=bool),
+            weights=np.array(values["weights"], dtype=np.float64).reshape(steps, len(values["returns"]), -1)
+            if np.size(values["weights"])
+            else np.ones((steps, len(values["returns"]), 0)),
+            measures=measures,
+            traces={title: np.array(trace, dtype=np.float64) for title, trace in values["traces"].items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{source} does not hold the result of a student as this version writes it ({error}); train in another "
+            "folder, name=..."
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _arrays(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _arrays(each) for key, each in value.items()}
+    return None if value is None else np.array(value)

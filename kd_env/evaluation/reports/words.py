@@ -61,7 +61,7 @@ def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
     """
     words = []
     if "gap_of" in facts:
-        words.append(f"Losses and gaps are those of {facts['gap_of']}; rewards are means per token over all updates.")
+        words.append(f"Losses and gaps are those of {facts['gap_of']}.")
     if facts.get("gap") == "calibrated":
         words.append(
             "Calibrated losses and gaps are read after one temperature per student, fitted on feedback rows; raw ones "

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from kd_env.core import trees
 from kd_env.core.types import Batch, ModelOutput
+from kd_env.data.tables import Table
 from kd_env.mdp import passes
 from kd_env.mdp.objectives.batches import StudentBatch, TeacherPass
 from kd_env.mdp.objectives.reading import with_edit
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
-from kd_env.numerics import losses
+from kd_env.numerics import losses, metrics
 from kd_env.numerics.calibration import fit_temperatures
 from kd_env.teachers.sources import autocast, cast
 
@@ -74,6 +75,28 @@ class LabelsObjective:
             temperature = fit_temperatures(safe, problem.feedback.labels)
         loss = problem.loss(safe, problem.feedback, problem.reference.feedback_logits, temperature)
         return Evaluation(np.where(finite, loss, np.nan), raw, temperature, metric, entropy, agreement)
+
+    def loss(
+        self, problem: Problem, outputs: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray
+    ) -> np.ndarray:
+        """Against gold labels of logits ``[..., R, C]``, or with ``gap=divergence`` the KL from the teacher."""
+        if problem.config.gap == "divergence":
+            return losses.divergence_loss(outputs, teacher_logits, problem.label_width)
+        scaled = outputs / temperature[..., None, None] if problem.calibrates else outputs
+        return losses.gold_loss(scaled, table.labels, problem.label_width)
+
+    def raw_loss(self, problem: Problem, outputs: np.ndarray, table: Table) -> np.ndarray:
+        """Against gold labels."""
+        return losses.gold_loss(outputs, table.labels, problem.label_width)
+
+    def scores(self, problem: Problem, outputs: np.ndarray, table: Table) -> dict[str, float]:
+        """The task's metrics of logits ``[R, C]``."""
+        guesses = losses.predictions(outputs, problem.task.regression)
+        return metrics.compute(problem.task.metrics, guesses, table.labels)
+
+    def predictions(self, problem: Problem, outputs: np.ndarray) -> np.ndarray:
+        """Classes or scores ``[..., R]``."""
+        return losses.predictions(outputs, problem.task.regression)
 
 
 def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:

@@ -105,8 +105,9 @@ def log_probability(model: MaskedLM, features: Tensor, log_partition: Tensor, to
     return model.token_logits(features, tokens) - log_partition
 
 
-def written(problem: Problem, batch: Batch, places: Tensor, valid: Tensor, masked: Tensor, view: SlotView,
-            tokens: Tensor) -> Edit:
+def written(
+    problem: Problem, batch: Batch, places: Tensor, valid: Tensor, masked: Tensor, view: SlotView, tokens: Tensor
+) -> Edit:
     """What stands in the slots where ``tokens [N, B, P]`` are chosen.
 
     Args:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from kd_env.core.types import Batch, ModelOutput
+from kd_env.data.tables import Table
 from kd_env.knowledge import plausibility
 from kd_env.mdp import passes
 from kd_env.mdp.episodes import sub_seed
@@ -23,6 +24,7 @@ from kd_env.mdp.objectives.batches import Edit, StudentBatch, TeacherPass, at_sl
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
 from kd_env.models.masked_lm import MaskedLM
+from kd_env.numerics import losses
 
 MASKS, SAMPLES = 3, 4
 """Random streams of an episode: NumPy generators of (seed of the purpose, update), which no other stream is."""
@@ -90,9 +92,31 @@ class TextObjective:
                 right = ((scores > 0) == (batch.labels > 0.5)) & mask
                 totals[0] += loss_of(scores, batch.labels, mask).double() * mask.sum()
                 totals[1] += right.sum((1, 2))
-                totals[2] += (plausibility.entropy(torch.sigmoid(scores)) / log(2.0)).masked_fill(~mask, 0.0).sum((1, 2))
+                totals[2] += (
+                    (plausibility.entropy(torch.sigmoid(scores)) / log(2.0)).masked_fill(~mask, 0.0).sum((1, 2))
+                )
         loss, right, entropy = (totals / float(table.lengths.sum())).cpu().numpy()
         return Evaluation(loss, loss, np.ones(count), right, entropy, right)
+
+    def loss(
+        self, problem: Problem, outputs: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray
+    ) -> np.ndarray:
+        """``L_pp`` of scores ``[..., R, S]``, in float64."""
+        return losses.token_cross_entropy(outputs, table.labels, table.lengths)
+
+    def raw_loss(self, problem: Problem, outputs: np.ndarray, table: Table) -> None:
+        """There is no other."""
+        return None
+
+    def scores(self, problem: Problem, outputs: np.ndarray, table: Table) -> dict[str, float]:
+        """The share of real tokens that scores ``[R, S]`` put on the side of 1/2 on which their plausibility lies."""
+        real = np.arange(table.labels.shape[1]) < table.lengths[:, None]
+        [name] = problem.task.metrics
+        return {name: float(((outputs > 0) == (table.labels > 0.5))[real].mean())}
+
+    def predictions(self, problem: Problem, outputs: np.ndarray) -> None:
+        """Rows have none."""
+        return None
 
 
 def sampled_edit(problem: Problem, state: DistillState, rows: np.ndarray, batch: Batch) -> Edit:
@@ -105,8 +129,7 @@ def sampled_edit(problem: Problem, state: DistillState, rows: np.ndarray, batch:
         for replica, (seed, update) in enumerate(zip(state.seeds, state.updates, strict=True))
     ]
     places, valid, masked = (
-        torch.as_tensor(np.stack(parts), device=problem.device)
-        for parts in list(zip(*drawn, strict=True))[:3]
+        torch.as_tensor(np.stack(parts), device=problem.device) for parts in list(zip(*drawn, strict=True))[:3]
     )
     view = reading.read(problem, edited(batch, places, valid, masked), places)
     with torch.no_grad():

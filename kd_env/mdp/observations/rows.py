@@ -55,5 +55,11 @@ def register() -> None:
     add_rows("confidence", "row_confidence", _of_student(losses.confidence), lambda _: 1, by_class)
     add_rows("length", "row_length", _length, lambda _: 1, {})
     add_rows("seen", "row_seen", _seen, lambda _: 1, {"high": 10.0})
-    add_rows("influence", "row_influence", _influence, lambda _: 1, {"low": -1.0, "reads_influence": True, "labels_only": True})
+    add_rows(
+        "influence",
+        "row_influence",
+        _influence,
+        lambda _: 1,
+        {"low": -1.0, "reads_influence": True, "labels_only": True},
+    )
     add_rows("edit", "row_edit", lambda v: v.row_edit, lambda _: 2, {"text_only": True})
