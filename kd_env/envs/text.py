@@ -24,7 +24,7 @@ from kd_env.mdp.objectives.batches import at_slots, edited
 from kd_env.models.checks import check_positions
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.masked_lm import MaskedLM, check_fits
-from kd_env.models.token_student import build_token_student
+from kd_env.models.students import build_token_student
 from kd_env.teachers.outputs import weights_hash
 from kd_env.teachers.provenance import provenance
 from kd_env.teachers.sources import OnlineTeacher
