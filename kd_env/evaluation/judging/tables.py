@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_env.config.environment import EnvConfig
 from kd_env.data.corpora import load_texts
 from kd_env.data.loading import load_dev
 from kd_env.data.tables import Table
@@ -40,6 +41,11 @@ def judged_tables(problem: Problem, text_rows: int = TEXT_ROWS) -> JudgedTables:
         ValueError: no dev rows, dev rows that are longer than the encoders' positions, or texts of too few tokens.
     """
     return _texts(problem, text_rows) if problem.config.objective == "text" else _rows(problem)
+
+
+def check_texts(config: EnvConfig) -> None:
+    """Check that there are dev texts before an agent is trained; raises ``ValueError``."""
+    load_texts(text_sources(config), data_dir=config.data_dir, column=config.column, dev=True)
 
 
 def _rows(problem: Problem) -> JudgedTables:
