@@ -256,9 +256,7 @@ class EnvConfig:
     def validate(self) -> None:
         """Raise ``ValueError`` for the first value of a wrong type or outside its range."""
         checks.check_fields("", self, _ENVIRONMENT)
-        if self.slots != "all":
-            checks.optional(checks.whole(1))("slots", self.slots)
-        elif self.masking != "bernoulli":
+        if self.slots == "all" and self.masking != "bernoulli":
             raise ValueError(
                 f"slots='all' makes room for as many masked tokens as a row may have, and masking={self.masking!r} "
                 "masks the same number in every row; give it, or set masking='bernoulli'."
@@ -306,6 +304,11 @@ def _texts(name: str, value: Any) -> None:
         checks.names("toy")(name, value)
 
 
+def _slots(name: str, value: Any) -> None:
+    if value != "all":
+        checks.optional(checks.whole(1))(name, value)
+
+
 def _features(name: str, value: Any) -> None:
     if value != ():  # a decision may have an observation of its own
         checks.names("progress")(name, value)
@@ -331,6 +334,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "column": checks.optional(checks.text),
     "masking": checks.one_of("fixed", "bernoulli"),
     "mask_rate": checks.mask_rate,
+    "slots": _slots,
     "language_model": checks.optional(checks.text),
     "student_head": checks.one_of("linear", "mlm"),
     "recipe": checks.text,

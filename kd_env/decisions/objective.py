@@ -55,6 +55,12 @@ def check_objective(config: EnvConfig, writes_tokens: bool) -> None:
                     f"{name}={getattr(config, name)!r} is for masked text, and objective='labels' has the rows of "
                     f"task={config.task!r}; leave it out, or set objective='text'."
                 )
+        for name in config.features:
+            if name in FEATURES and FEATURES[name].text_only:
+                raise ValueError(
+                    f"The feature {name!r} reads masked text, and objective='labels' has none; leave it out, or set "
+                    "objective='text'."
+                )
         return
     _check_text(config)
 

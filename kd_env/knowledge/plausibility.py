@@ -65,7 +65,8 @@ def row_plausibility_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Ten
         labels: ``[B, S]``.
         mask: ``[B, S]``.
     """
-    return _token_losses(scores, labels, mask).sum(-1) * (len(mask) / mask.sum().clamp(min=1))
+    # In this order: a number over a whole tensor would be float32, whatever the losses are.
+    return _token_losses(scores, labels, mask).sum(-1) * len(mask) / mask.sum().clamp(min=1)
 
 
 def _token_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

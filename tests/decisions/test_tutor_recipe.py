@@ -19,14 +19,14 @@ from agents import make_agent
 from agents.tutor.agent import Tutor
 from kd_env.config.optimizer import OptimizerConfig
 from kd_env.config.student import StudentConfig
-from kd_env.core.types import ModelOutput
+from kd_env.core.types import Batch, EncoderFacts, ModelOutput
 from kd_env.data.loading import get_task
 from kd_env.data.masking import enough_slots
 from kd_env.decisions.options import env_config
 from kd_env.envs import DistillVectorEnv
 from kd_env.envs.build import build_problem
 from kd_env.envs.environments import TutorTokenEnv
-from kd_env.knowledge import plausibility as terms
+from kd_env.knowledge import TermInputs, TermSpec, build_terms, term_entries
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.loading import load_classifier
 from kd_env.models.pretrained import load_encoder
@@ -60,12 +60,15 @@ def test_layers_are_summed_six_of_them() -> None:
         return ModelOutput(torch.zeros(2, 5, 1), empty, states, scores, empty, empty, empty)
 
     student, teacher = output(6), output(12)
-    blocks = [pair for pair in pairs if pair[0]]
-    for found, count in (
-        ([terms.hidden_distance(student, teacher, None, pairs, mask, how) for how in ("mean", "sum")], 7),
-        ([terms.attention_loss(student, teacher, blocks, mask, how) for how in ("mean", "sum")], 6),
-    ):
-        torch.testing.assert_close(found[1], count * found[0])
+    facts = EncoderFacts(6, 4, 3, 1, 10), EncoderFacts(12, 4, 3, 1, 10)
+    ids = torch.zeros(2, 5, dtype=torch.long)
+    inputs = TermInputs(student, teacher, Batch(ids, mask, ids, ids[:, 0]), {})
+    for name, count in (("hidden_states", 7), ("attention", 6)):
+        mean, total = (
+            build_terms([{"name": name, "reduction": how}], TermSpec(*facts, pairs, regression=False, text=True))[0]
+            for how in ("mean", "sum")
+        )
+        torch.testing.assert_close(total.loss(inputs), count * mean.loss(inputs))
 
 
 def test_the_environment_sums_where_it_is_told(tiny_text: dict[str, Any]) -> None:
@@ -88,7 +91,7 @@ class Loop:
 
         problem, state = env.problem, env.run.started()
         self.problem, self.updates = problem, 0
-        self.teacher = copy.deepcopy(problem.teacher.module)
+        self.teacher = copy.deepcopy(problem.reader.model.module)
         config = copy.deepcopy(problem.student.module.config)
         self.student = BertForTokenClassification(config).double().eval()
         width = config.hidden_size
@@ -99,7 +102,7 @@ class Loop:
         values = {name: p[0] for name, p in state.params.items() if not name.startswith("projections.")}
         assert set(dict(self.student.named_parameters())) == set(values)
         self.student.load_state_dict({**self.student.state_dict(), **values})
-        self.projection = state.params["projections.hidden_states"][0].clone().requires_grad_(True)
+        self.projection = state.params["projections.hidden_states.shared"][0].clone().requires_grad_(True)
         self.everything = [*self.student.parameters(), self.projection]
         groups = [
             {"params": [p for p in self.everything if (p.dim() > 1) == matrix], "weight_decay": decay}
@@ -110,8 +113,8 @@ class Loop:
     def step(self, env: TutorTokenEnv, tokens: np.ndarray) -> list[float]:
         """Losses of one update."""
         problem, state = self.problem, env.run.started()
-        batch, valid = problem.train.gather(state.rows[0]), torch.as_tensor(state.valid[0])
-        mask, places = batch.attention_mask, torch.as_tensor(state.positions[0])
+        batch, valid = problem.train.gather(state.next_rows[0, 0]), torch.as_tensor(state.decision_state.valid[0])
+        mask, places = batch.attention_mask, torch.as_tensor(state.decision_state.positions[0])
         original = batch.input_ids.gather(-1, places)
         chosen = torch.where(valid, torch.as_tensor(tokens).view(places.shape), original)
         text = batch.input_ids.scatter(-1, places, chosen)
@@ -122,13 +125,13 @@ class Loop:
             taught_scores = scores_of(self.teacher.bert, taught.hidden_states)
         out = self.student(text, **options)
         labels = torch.ones(mask.shape, dtype=torch.float64)
-        for row, slot in np.argwhere(state.valid[0]):
+        for row, slot in np.argwhere(state.decision_state.valid[0]):
             m = before[row, slot, chosen[row, slot]] / before[row, slot, original[row, slot]]
             labels[row, places[row, slot]] = min(1.0, float(m))
         plausibility = F.binary_cross_entropy_with_logits(out.logits[..., 0][mask], labels[mask])
         distance = torch.zeros(2, dtype=torch.float64)
         own_scores = scores_of(self.student.bert, out.hidden_states)
-        for layer, other in problem.pairs:
+        for layer, other in problem.reference.pairs:
             gap = (out.hidden_states[layer] @ self.projection.T - taught.hidden_states[other]).square().mean(-1)
             distance[0] += torch.stack([each[real].mean() for each, real in zip(gap, mask, strict=True)]).mean()
             if layer:
@@ -199,7 +202,7 @@ def test_a_projection_at_equal_widths_changes_the_loss(paper: Any) -> None:
     for kind in ("auto", "always"):
         env = TutorTokenEnv(problem=paper, projection=kind)
         env.reset(seed=0)
-        assert ("projections.hidden_states" in env.run.started().params) == (kind == "always")
+        assert ("projections.hidden_states.shared" in env.run.started().params) == (kind == "always")
         found[kind] = env.step(np.full(env.action_space.shape, 9))[4]["losses"]
     assert found["auto"][1] != found["always"][1] and found["auto"][0] == found["always"][0]
 
@@ -221,7 +224,10 @@ def test_explicit_options_win_and_configurations_come_back(tiny_text: dict[str, 
     assert (o.learning_rate, o.betas, o.eps, o.weight_decay) == (5e-4, (0.9, 0.999), 1e-6, 0.01)
     assert o.max_grad_norm is None and config.student_config.dropout == 0.1
     assert (config.masking, config.mask_rate, config.slots) == ("bernoulli", 0.15, "all")
-    assert config.losses == {"plausibility": 25.0, "hidden_states": 0.5, "attention": 0.5}
+    entries = {entry.name: entry for entry in term_entries(config.terms)}
+    weights = {name: entry.weight for name, entry in entries.items()}
+    assert weights == {"plausibility": 25.0, "hidden_states": 0.5, "attention": 0.5}
+    assert entries["hidden_states"].options == {"shared": True, "reduction": "sum", "projection": "always"}
     assert env_config(**config.to_dict()) == config
     changed = env_config(
         decision="tutor_token",
@@ -232,13 +238,17 @@ def test_explicit_options_win_and_configurations_come_back(tiny_text: dict[str, 
         optimizer={"eps": 1e-7},
         projection="auto",
     )
-    assert (changed.masking, changed.slots, changed.projection, changed.layer_reduction) == ("fixed", 3, "auto", "sum")
+    hidden = term_entries(changed.terms)[1].options
+    assert (changed.masking, changed.slots, hidden["projection"], hidden["reduction"]) == ("fixed", 3, "auto", "sum")
+    assert env_config(**changed.to_dict()) == changed
     assert changed.student_config == StudentConfig(num_attention_heads=4)
     assert changed.optimizer_config == dataclasses.replace(o, eps=1e-7)
     whole = env_config(decision="tutor_token", recipe="paper", optimizer=OptimizerConfig(0.1), student=StudentConfig())
     assert whole.optimizer_config == OptimizerConfig(0.1) and whole.student_config == StudentConfig()
     made = gym.make("kd_env/TutorToken-v0", **own(tiny_text, recipe="paper", student=WIDE)).unwrapped
-    assert isinstance(made, TutorTokenEnv) and made.problem.config.layer_reduction == "sum"
+    assert isinstance(made, TutorTokenEnv) and term_entries(made.problem.config.terms)[2].options == {
+        "reduction": "sum"
+    }
     for name, value in (("recipe", "paper"), ("student_head", "mlm")):
         with pytest.raises(ValueError, match=f"{name}='{value}' is of Tutor-KD as published"):
             env_config(decision="tutor_token", task="toy", **{name: value})
@@ -246,15 +256,15 @@ def test_explicit_options_win_and_configurations_come_back(tiny_text: dict[str, 
 
 def test_every_masked_position_is_overwritten(paper: Any) -> None:
     """None is dropped, also of rows that have many more than 15%."""
-    assert paper.slots == enough_slots(int(paper.assets.ordinary.sum(1).max()))
+    assert paper.reader.slots == enough_slots(int(paper.reader.ordinary.sum(1).max()))
     env = TutorTokenEnv(problem=paper)
     env.reset(seed=0)
     counts = []
     for _ in range(12):
-        counts.append(int(env.run.started().valid.sum()))
+        counts.append(int(env.run.started().decision_state.valid.sum()))
         info = env.step(np.full(env.action_space.shape, 9))[4]
         assert info["dropped_slots"] == 0
-    assert 0.05 < np.sum(counts) / (12 * paper.assets.ordinary.sum(1).mean() * paper.config.batch_size) < 0.3
+    assert 0.05 < np.sum(counts) / (12 * paper.reader.ordinary.sum(1).mean() * paper.config.batch_size) < 0.3
 
 
 @pytest.mark.parametrize(("longest", "rate"), [(1, 0.15), (9, 0.15), (126, 0.15), (40, 0.5)])

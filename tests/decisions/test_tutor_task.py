@@ -61,10 +61,10 @@ def test_losses_and_rewards_against_the_librarys_models(mode: str, options: dict
     env.action_space.seed(0)
     for _ in range(2):
         state = env.run.started()
-        batch = problem.train.gather(state.rows[0])
+        batch = problem.train.gather(state.next_rows[0, 0])
         width = batch.input_ids.shape[1]
         mask = batch.attention_mask.long()
-        places = torch.as_tensor(state.positions[0])
+        places = torch.as_tensor(state.decision_state.positions[0])
         masked = torch.as_tensor(observation["input_ids"].reshape(4, -1)[:, :width])
         params = {name: p[0].clone() for name, p in state.params.items()}
         info: dict[str, Any] = {"updated": False}
@@ -97,12 +97,12 @@ def test_losses_and_rewards_against_the_librarys_models(mode: str, options: dict
                 plausible = min(1.0, float(at[chosen[row, slot]] / at[batch.input_ids[row, place]]))
                 assert info["plausibility"][row, slot] == pytest.approx(plausible, abs=1e-6)
         kl = F.kl_div(student.logits.log_softmax(-1), taught.logits.log_softmax(-1), log_target=True, reduction="none")
-        found = dict(zip(env.loss_names, info["losses"], strict=True))
+        found = dict(zip(env.term_names, info["losses"], strict=True))
         assert found["soft_label"] == pytest.approx(float(kl.sum(-1).mean()), rel=1e-5)
         assert found["hard_label"] == pytest.approx(float(F.cross_entropy(student.logits, batch.labels)), rel=1e-5)
-        projection = params["projections.hidden_states"]
+        projection = params["projections.hidden_states.shared"]
         gaps = []
-        for own, other in env.problem.pairs:
+        for own, other in env.problem.reference.pairs:
             gap = (student.hidden_states[own] @ projection.T - taught.hidden_states[other]).square().mean(-1)
             gaps.append(torch.stack([gap[row][mask[row].bool()].mean() for row in range(4)]).mean())
         assert found["hidden_states"] == pytest.approx(float(torch.stack(gaps).mean()), rel=1e-5)
@@ -178,11 +178,11 @@ def test_rules_act_on_rows_of_tasks(name: str, problem: Any) -> None:
 def test_the_tutor_learns_on_rows_of_tasks(problem: Any) -> None:
     env = DistillVectorEnv(2, problem=problem)
     history: list[dict[str, float]] = []
-    weights = [p.clone() for p in problem.lesson.classifier.module.parameters()]
+    weights = [p.clone() for p in problem.reference.encoder.module.parameters()]
     make_agent("tutor", env, seed=0).learn(8, history.append)
     assert history and all(0 <= metrics["teacher_recognises"] <= 1 for metrics in history)
     assert all(
-        torch.equal(p, old) for p, old in zip(problem.lesson.classifier.module.parameters(), weights, strict=True)
+        torch.equal(p, old) for p, old in zip(problem.reference.encoder.module.parameters(), weights, strict=True)
     )
 
 
@@ -193,14 +193,14 @@ def test_the_gap_is_that_of_gold_labels(problem: Any) -> None:
     rows = problem.feedback
     before = env.run.started()
     with torch.no_grad():
-        teacher = problem.lesson.classifier.module
+        teacher = problem.reference.encoder.module
         batch = rows.gather(np.arange(len(rows)))
         inputs = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask.long(),
             "token_type_ids": batch.token_type_ids,
         }
-        floor = float(F.cross_entropy(teacher(**inputs).logits.double() / problem.assets.temperature, batch.labels))
+        floor = float(F.cross_entropy(teacher(**inputs).logits.double() / problem.temperature, batch.labels))
         params = {name: p[0] for name, p in before.params.items()}
         logits = torch.func.functional_call(problem.student.module, params, (), inputs).logits
         start = float(F.cross_entropy(logits / fit_temperature(logits.numpy(), rows.labels), batch.labels))
@@ -215,14 +215,14 @@ def test_the_gap_is_that_of_gold_labels(problem: Any) -> None:
     ("changed", "message"),
     [
         ({"language_model": None}, "comes without a language_model"),
-        ({"teacher": None}, "comes without a teacher"),
-        ({"text": "toy"}, "rows of its own"),
+        ({"teacher": None}, "teacher="),
+        ({"text": "toy"}, "has the rows of task="),
         ({"losses": {"plausibility": 1.0}}, "Unknown loss 'plausibility'"),
         ({"losses": {"soft_label": 0.0}}, "weigh nothing"),
         ({"task": "stsb", "columns": None, "data_dir": None}, "has scores"),
         ({"task": "tyo", "columns": None}, "toy"),
         ({"slots": 40}, "No train row"),
-        ({"task": None, "columns": None, "teacher": None}, "is for task="),
+        ({"task": None, "columns": None, "teacher": None}, "is about labels of a task"),
         ({"batch_size": 4000}, "4000"),
     ],
 )
@@ -234,7 +234,7 @@ def test_bad_options_are_refused(changed: dict[str, Any], message: str, options:
 def test_a_language_model_of_other_tokens_is_refused(options: dict[str, Any]) -> None:
     from kd_env.data.toy import masked_lm_folder
 
-    with pytest.raises(ValueError, match="different tokenizers"):
+    with pytest.raises(ValueError, match="different vocabularies"):
         build_problem(env_config(decision="tutor_token", **{**options, "language_model": str(masked_lm_folder("toy"))}))
 
 
@@ -242,4 +242,4 @@ def test_the_packaged_models_are_the_default() -> None:
     env = TutorTokenEnv(task="toy", max_train_rows=64, evaluation_rows=16, budget=2)
     env.reset(seed=0)
     _, reward, _, _, _ = env.step(env.action_space.sample())
-    assert 0 < reward < 2 and env_config(decision="tutor_token", **env.problem.config.to_dict()) == env.problem.config
+    assert 0 < reward < 2 and env_config(**env.problem.config.to_dict()) == env.problem.config

@@ -146,7 +146,7 @@ def test_skipped_steps_count_as_weight_zero(tiny_problem: Any) -> None:
 def test_the_comparator_is_a_rule_without_extra_labels(tiny_problem: Any) -> None:
     only = {"agent": Contender(Cycle, learned=True)}
     assert evaluate_policies(tiny_problem, only, SEEDS[:1]).comparator is None
-    contenders = {**only, "wide": Contender(Cycle, problem=tiny_problem), "rule": Contender(Cycle)}
+    contenders = {**only, "wide": Contender(Cycle, problem=tiny_problem, extra_labels=True), "rule": Contender(Cycle)}
     assert evaluate_policies(tiny_problem, contenders, SEEDS[:1]).comparator == "rule"
 
 
@@ -170,12 +170,12 @@ def test_temperatures_are_closed_to_dev(tiny: dict[str, Any], monkeypatch: pytes
     found = first.policies["cycle"]
     assert ((found.temperature >= 0.05) & (found.temperature <= 20.0)).all()
     assert len(set(found.temperature)) == len(SEEDS)
-    from kd_env.evaluation.judging import protocol
+    from kd_env.evaluation.judging import tables
 
     def other(*args: Any) -> Any:
         return {split: rows._replace(labels=1 - rows.labels) for split, rows in load_dev(*args).items()}
 
-    monkeypatch.setattr(protocol, "load_dev", other)
+    monkeypatch.setattr(tables, "load_dev", other)
     second = evaluate_policies(problem, {"cycle": Contender(Cycle)}, SEEDS).policies["cycle"]
     np.testing.assert_array_equal(second.temperature, found.temperature)
     assert (second.splits["validation"].loss != found.splits["validation"].loss).all()
@@ -270,9 +270,7 @@ def test_dev_rows_longer_than_the_positions_are_found_early(
             check(problem)
     check_dev_lengths(build_problem(env_config(**{**tiny, "max_length": 500})))
     cut = build_problem(env_config(**{**tiny, "data_dir": str(data), "max_length": positions}))
-    monkeypatch.setattr(
-        "kd_env.evaluation.judging.protocol.load_dev", lambda *_: pytest.fail("no row needs to be read")
-    )
+    monkeypatch.setattr("kd_env.evaluation.judging.tables.load_dev", lambda *_: pytest.fail("no row needs to be read"))
     check_dev_lengths(cut)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_env.core.types import ModelOutput
-from kd_env.knowledge import plausibility
+from kd_env.core.types import Batch, EncoderFacts, ModelOutput
+from kd_env.knowledge import TermInputs, TermSpec, build_terms, plausibility
 
 GENERATOR = torch.Generator().manual_seed(0)
 ROWS, WIDTH, SLOTS, VOCAB = 3, 7, 2, 11
@@ -139,15 +140,64 @@ def test_distillation_losses_against_loops(drawn: dict[str, Any]) -> None:
         for row, length in enumerate(LENGTHS):
             gaps = [projection @ hidden[0][layer][row, i] - hidden[1][other][row, i] for i in range(length)]
             per_row.append(sum(float((gap**2).mean()) for gap in gaps) / length)
-    found = plausibility.hidden_distance(student, teacher, projection, pairs, mask)
+    spec = TermSpec(EncoderFacts(2, 4, 2, 1, VOCAB), EncoderFacts(2, 6, 2, 1, VOCAB), pairs, False, text=True)
+    states, maps = build_terms([{"name": "hidden_states", "shared": True}, "attention"], spec)
+    inputs = inputs_of(student, teacher, mask)
+    found = states.loss(inputs._replace(projections={"shared": projection})).mean()
     assert float(found) == pytest.approx(sum(per_row) / len(per_row), rel=1e-9)
 
     per_row = []
     for row, length in enumerate(LENGTHS):
         gap = scores[0][1][row, :, :length, :length] - scores[1][2][row, :, :length, :length]
         per_row.append(float((gap**2).mean()))
-    found = plausibility.attention_loss(student, teacher, ((1, 2),), mask)
+    found = maps.loss(inputs).mean()
     assert float(found) == pytest.approx(sum(per_row) / len(per_row), rel=1e-9)
-    assert float(plausibility.attention_loss(student, teacher, ((1, 2),), ~mask)) != pytest.approx(
-        float(found), rel=1e-2
+    assert float(maps.loss(inputs_of(student, teacher, ~mask)).mean()) != pytest.approx(float(found), rel=1e-2)
+
+
+def inputs_of(student: ModelOutput, teacher: ModelOutput, mask: Tensor) -> TermInputs:
+    ids = torch.zeros(mask.shape, dtype=torch.long)
+    return TermInputs(student, teacher, Batch(ids, mask, ids, ids[:, 0]), {})
+
+
+TEXT = TermSpec(EncoderFacts(2, 4, 2, 1, VOCAB), EncoderFacts(2, 4, 2, 1, VOCAB), ((0, 0), (1, 1)), False, text=True)
+
+
+def plausibility_inputs(drawn: dict[str, Any]) -> TermInputs:
+    labels = draw(ROWS, WIDTH).sigmoid()
+    student = output(hidden_states={}, attention_scores={})._replace(logits=drawn["scores"][..., None])
+    return inputs_of(student, student._replace(logits=labels), drawn["mask"])
+
+
+def test_the_term_is_the_mean_over_all_tokens_row_by_row(drawn: dict[str, Any]) -> None:
+    """A row counts by its tokens; padding counts nothing; the same under vmap, and with gradients at real tokens."""
+    [term] = build_terms(["plausibility"], TEXT)
+    inputs = plausibility_inputs(drawn)
+    scores, labels, mask = drawn["scores"], inputs.taught.logits, drawn["mask"]
+    losses = term.loss(inputs)
+    whole = plausibility.plausibility_loss(scores, labels, mask)
+    assert losses.shape == (ROWS,) and float(losses.mean()) == pytest.approx(float(whole), rel=1e-12)
+    for row, length in enumerate(LENGTHS):
+        p = scores[row, :length].sigmoid()
+        m = labels[row, :length]
+        entropies = -(m * p.log() + (1 - m) * (1 - p).log()).sum()
+        assert float(losses[row]) == pytest.approx(float(entropies) * ROWS / sum(LENGTHS), rel=1e-9)
+    leaf = scores.clone().requires_grad_()
+    term.loss(inputs._replace(student=inputs.student._replace(logits=leaf[..., None]))).sum().backward()
+    assert leaf.grad is not None and ((leaf.grad != 0) == mask).all()
+    padded = torch.where(mask, scores, 99.0)[..., None]
+    assert torch.equal(term.loss(inputs._replace(student=inputs.student._replace(logits=padded))), losses)
+    stacked = torch.func.vmap(lambda u: term.loss(inputs._replace(student=inputs.student._replace(logits=u))))(
+        torch.stack([scores, scores.flip(0)])[..., None]
     )
+    assert torch.allclose(stacked[0], losses, rtol=1e-12)
+    nothing = inputs._replace(batch=inputs.batch._replace(attention_mask=torch.zeros_like(mask)))
+    assert torch.equal(term.loss(nothing), torch.zeros(ROWS, dtype=torch.float64))
+
+
+def test_terms_of_labels_and_of_text_are_told_apart() -> None:
+    with pytest.raises(ValueError, match="objective='text'"):
+        build_terms(["plausibility"], dataclasses.replace(TEXT, text=False))
+    for name in ("hard_label", "soft_label", "logit_mse", "dist"):
+        with pytest.raises(ValueError, match="objective='text'"):
+            build_terms([name], TEXT)

@@ -235,7 +235,7 @@ def real_losses(case: Case, change: float) -> np.ndarray:
     found = gradients.gradients(
         problem,
         students.params,
-        np.repeat(case.rows, count, axis=0),
+        problem.objective.batch(problem, students, np.repeat(case.rows, count, axis=0)),
         weights,
         students.term_scale,
         students.term_seen,
@@ -282,7 +282,7 @@ def test_the_gradient_is_that_of_the_real_update(trained: Case) -> None:
     real = gradients.gradients(
         trained.problem,
         state.params,
-        trained.rows,
+        trained.problem.objective.batch(trained.problem, state, trained.rows),
         weights,
         state.term_scale,
         state.term_seen,

@@ -76,7 +76,8 @@ def sgd_step(problem: Any, state: Any, weights: np.ndarray) -> dict[str, Tensor]
     table = torch.as_tensor(problem.present[None, :, :, None] * weights[:, None, None, :])
     rows = np.repeat(state.next_rows[:, 0], count, axis=0)
     scales = (stacked.term_scale, stacked.term_seen)
-    found = gradients.gradients(problem, stacked.params, rows, table, *scales, teacher=None, differentiate=True)
+    batch = problem.objective.batch(problem, stacked, rows)
+    found = gradients.gradients(problem, stacked.params, batch, table, *scales, teacher=None, differentiate=True)
     optim.clip_(found.grads, optim.gradient_norm(found.grads), config.max_grad_norm)
     rate = float((config.rate * optim.learning_rate_factor(state.updates, state.budget, config.warmup))[0])
     return {n: p - rate * found.grads[n] if n in found.grads else p for n, p in stacked.params.items()}

@@ -12,6 +12,8 @@ import torch
 from kd_env import DistillEnv, DistillVectorEnv
 from kd_env.mdp.observations.layout import FEATURES
 
+LABEL_FEATURES = [name for name in FEATURES if not FEATURES[name].text_only]
+
 
 def part(env: Any, observation: np.ndarray, name: str) -> np.ndarray:
     """One feature of an observation."""
@@ -21,19 +23,19 @@ def part(env: Any, observation: np.ndarray, name: str) -> np.ndarray:
 def test_layout_covers_the_observation(tiny: dict[str, Any]) -> None:
     """All features, one after the other, with their own bounds; those of rows where actions address rows."""
     rows = {"decision": "teacher_weighting", "weighting": "sample", "terms": ["hard_label", "soft_label"]}
-    env = DistillEnv(**{**tiny, **rows, "features": list(FEATURES), "updates_per_step": 1})
+    env = DistillEnv(**{**tiny, **rows, "features": list(LABEL_FEATURES), "updates_per_step": 1})
     stop = 0
     for name, place in env.observation_layout.items():
         assert place.start == stop and place.stop - place.start == int(np.prod(place.shape)), name
         stop = place.stop
         assert (env.observation_space.low[place.slice] == np.float32(place.low)).all()
     assert env.observation_space.shape == (stop,)
-    assert set(env.observation_layout) == set(FEATURES)
+    assert set(env.observation_layout) == set(LABEL_FEATURES)
 
 
 def test_values_against_their_definitions(tiny: dict[str, Any]) -> None:
     """Each feature computed by hand after two steps."""
-    features = [name for name in FEATURES if name != "gradient_cosines" and not FEATURES[name].per_row]
+    features = [name for name in LABEL_FEATURES if name != "gradient_cosines" and not FEATURES[name].per_row]
     env = DistillEnv(**{**tiny, "features": features, "budget": 10}, action_view="box")
     env.reset(seed=0)
     env.step(env.decision.encode({"hard_label": 1.0}))
@@ -111,7 +113,7 @@ def test_gradient_cosines_against_separate_backward_passes(tiny: dict[str, Any])
 @pytest.mark.parametrize("view", ["native", "box"])
 def test_bounds_hold_at_the_end_and_after_divergence(view: str, tiny: dict[str, Any]) -> None:
     """A learning rate that blows up: every observation, the final one too, is finite and inside."""
-    features = [name for name in FEATURES if not FEATURES[name].per_row]
+    features = [name for name in LABEL_FEATURES if not FEATURES[name].per_row]
     wild = {"features": features, "learning_rate": 1e4, "optimizer": {"max_grad_norm": None}}
     envs = DistillVectorEnv(3, **{**tiny, **wild}, action_view=view)
     envs.action_space.seed(0)

@@ -229,7 +229,7 @@ def test_the_dev_split_is_out_of_reach(tiny: dict[str, Any], tmp_path: Path, mon
         if planted:
             (tmp_path / "validation.jsonl").write_text("SENTINEL, not JSON")
             # The first holds a name of its own, and must not be imported while the other one is planted.
-            for module in ("kd_env.evaluation.judging.protocol", "kd_env.data.loading"):
+            for module in ("kd_env.evaluation.judging.tables", "kd_env.data.loading"):
                 monkeypatch.setattr(f"{module}.load_dev", lambda *_: pytest.fail("the dev split was read"))
         env = DistillEnv(**{**tiny, "data_dir": str(tmp_path)})
         observation, _ = env.reset(seed=0)

@@ -265,7 +265,7 @@ def test_the_student_learns_from_the_updated_teacher(problem: Any) -> None:
     found = gradients.gradients(
         problem,
         state.params,
-        state.next_rows[:, 0],
+        problem.objective.batch(problem, state, state.next_rows[:, 0]),
         weights,
         state.term_scale,
         state.term_seen,
