@@ -20,9 +20,9 @@ from kd_env.numerics import optim
 
 logger = logging.getLogger("kd_env")
 
-DROPOUT, TEACHER = 3, 2**40
-"""First of the random streams of the students' dropout, one for every update; and that of a learning teacher's head,
-after which those of its dropout follow."""
+DROPOUT, MASKED_DROPOUT, TEACHER = 3, 5, 2**40
+"""First of the random streams of the students' dropout, one for every update, and where text is masked, whose masks and
+samples have the streams from 3 on; and that of a learning teacher's head, after which those of its dropout follow."""
 
 
 class _Step(NamedTuple):
@@ -103,6 +103,7 @@ def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: 
     factor, scale = optim.learning_rate_factor(state.updates, state.budget, optimizer.warmup), step.effect.update_scale
     state, teacher_broken, student = _teach(problem, state, step, rows, active, factor * scale)
     update_batch = problem.objective.batch(problem, state, rows)
+    dropout = DROPOUT if problem.assets.reader is None else MASKED_DROPOUT
     student_gradients = gradients.gradients(
         problem,
         state.params,
@@ -114,7 +115,7 @@ def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: 
         forward_pass=student,
         given=step.given,
         differentiate=bool(apply.any()),
-        dropout_seed=sub_seed(int(state.seeds[0]), DROPOUT + int(state.updates[0])),
+        dropout_seed=sub_seed(int(state.seeds[0]), dropout + int(state.updates[0])),
     )
     mask = torch.as_tensor(active, device=problem.device)[:, None, None]
     broken = ~torch.isfinite(student_gradients.loss) | teacher_broken

@@ -165,7 +165,7 @@ def test_its_gradient_is_that_of_the_paper(mode: str, view: str, tutor_problem: 
 def test_it_moves_neither_teacher_nor_student(tutor_problem: Any) -> None:
     """The same actions without the tutor give the same student."""
     env = DistillVectorEnv(2, problem=tutor_problem)
-    weights = {name: p.clone() for name, p in tutor_problem.teacher.module.state_dict().items()}
+    weights = {name: p.clone() for name, p in tutor_problem.reader.model.module.state_dict().items()}
     taken: list[np.ndarray] = []
     step = env.step
     env.step = lambda actions: (taken.append(np.array(actions)), step(actions))[1]  # type: ignore[method-assign]
@@ -176,7 +176,7 @@ def test_it_moves_neither_teacher_nor_student(tutor_problem: Any) -> None:
     for actions in taken:
         env.step(actions)
     assert all(torch.equal(p, learned[name]) for name, p in env.run.started().params.items())
-    assert all(torch.equal(p, weights[name]) for name, p in tutor_problem.teacher.module.state_dict().items())
+    assert all(torch.equal(p, weights[name]) for name, p in tutor_problem.reader.model.module.state_dict().items())
 
 
 @pytest.mark.parametrize("mode", ["joint", "sequential"])

@@ -91,8 +91,8 @@ def test_a_loop_that_does_other_work_is_not_timed(part: str, problem: Problem, m
 
 
 def test_the_loop_is_for_bert_only(problem: Problem) -> None:
-    other: Any = SimpleNamespace(teacher=SimpleNamespace(module=SimpleNamespace(config=SimpleNamespace())))
-    other.teacher.module.config.model_type = "electra"
+    module = SimpleNamespace(config=SimpleNamespace(model_type="electra"))
+    other: Any = SimpleNamespace(reader=SimpleNamespace(model=SimpleNamespace(module=module)))
     with pytest.raises(ValueError, match="'electra'"):
         loops.BareTutor(other, {})
 
@@ -149,14 +149,15 @@ def test_no_tensor_has_rows_times_length_times_vocabulary(mode: str, replicas: i
 
 def test_logits_of_every_token_would_be_seen(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above fails where the teacher's head is asked for whole rows."""
-    right = type(problem.teacher).encode
+    language_model = type(problem.reader.model)
+    right = language_model.encode
 
     def wasteful(teacher: Any, *words: Any, **options: Any) -> Any:
         found = right(teacher, *words, **options)
         teacher.logits(found.hidden)
         return found
 
-    monkeypatch.setattr(type(problem.teacher), "encode", wasteful)
+    monkeypatch.setattr(language_model, "encode", wasteful)
     env = TutorTokenEnv(problem=problem)
     with Largest() as seen:
         env.reset(seed=0)

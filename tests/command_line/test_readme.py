@@ -20,8 +20,6 @@ from cli.settings.read import read_settings
 from cli.settings.teachers import mlm_config, teacher_config
 from kd_env.data.tasks import EMBEDDED, GLUE
 from kd_env.decisions.catalog import DECISIONS
-from kd_env.decisions.tutor_token.options import REWARDS as TUTOR_REWARDS
-from kd_env.decisions.tutor_token.options import VIEWS as TUTOR_VIEWS
 from kd_env.knowledge import TERMS
 from kd_env.mdp.rewards import REWARDS
 
@@ -104,10 +102,10 @@ def test_the_table_of_names_is_complete() -> None:
         "agents": {*AGENTS, *ALGORITHMS, "sb3/"},
         "rules": {*RULES},
         "knowledge terms": set(TERMS) - {"confidence"},
-        "rewards": {*REWARDS, *TUTOR_REWARDS},
+        "rewards": {*REWARDS},
     }
     rows = dict(re.findall(r"^\| ([a-z ]+) \| (.*) \|$", table, flags=re.MULTILINE))
     for kind, names in expected.items():
         assert set(re.findall(r"`([^`]+)`", rows[kind])) == names, kind
     views = set(re.findall(r"`([^`]+)`", rows["action views"]))
-    assert views == {view for name in DECISIONS for view in DECISIONS[name].view_names()} | {*TUTOR_VIEWS}
+    assert views == {view for name in DECISIONS for view in DECISIONS[name].view_names()}

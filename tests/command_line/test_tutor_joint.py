@@ -9,14 +9,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from kd_env.evaluation.judging.tutor_dev import judged_problems
-from kd_env.evaluation.judging.tutor_joint import JointEnv
-from kd_env.evaluation.judging.tutoring import evaluate_tutors
 
 from agents import make_agent
 from cli.main import run
 from kd_env.envs.environments import TutorTokenEnv
-from kd_env.envs.process import with_options
+from kd_env.envs.process import make_problem, with_options
+from kd_env.evaluation.judging.contenders import Contender
+from kd_env.evaluation.judging.joint import JointEnv
+from kd_env.evaluation.judging.protocol import evaluate_policies
+from kd_env.evaluation.judging.tables import judged_tables
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -38,9 +39,8 @@ def replayed(problem: Any, seed: int, actions: list[np.ndarray]) -> TutorTokenEn
 def test_the_student_of_the_training_is_the_result(mode: str, tutor_problem: Any, tmp_path: Path) -> None:
     """Its weights are those of the actions while the agent learned, its rewards their means, its gap its own on dev."""
     problem = with_options(tutor_problem, mode=mode, budget=20)
-    both = judged_problems(problem, 64)
-    judged = both.dev
-    env = JointEnv(problem, both, seed=300)
+    judged = judged_tables(problem, 64)
+    env = JointEnv(problem, judged, 300, "tutor")
     taken: list[np.ndarray] = []
     infos: list[dict[str, np.ndarray]] = []
     step = env.step
@@ -64,17 +64,21 @@ def test_the_student_of_the_training_is_the_result(mode: str, tutor_problem: Any
     env.save_student(tmp_path / "student", finished=True)
     saved = weights(tmp_path / "student")
     assert all(torch.equal(saved[name], p[0]) for name, p in params.items() if name in saved)
-    assert result.dev_loss[0] == pytest.approx(judged.lesson.evaluate(judged, params)[0], rel=1e-9)
+    on_dev = make_problem(problem.assets._replace(feedback=judged.tables["dev"]), problem.config)
+    dev_loss = on_dev.objective.evaluate(on_dev, params, None).loss[0]
+    assert result.splits["dev"].loss[0] == pytest.approx(dev_loss, rel=1e-9)
+    measures = {measured.name: measured.values[0] for measured in result.measures}
     updates = [info for info in infos if info["updated"][0]]
     assert len(updates) == 20
     for name in ("teacher_recognises", "student_error", "plausibility"):
-        assert getattr(result, name)[0] == pytest.approx(np.mean([info[name] for info in updates]), rel=1e-6)
+        assert measures[name] == pytest.approx(np.mean([info[name] for info in updates]), rel=1e-6)
     for name, part in (("first", updates[:2]), ("last", updates[-2:])):
         expected = np.mean([info["student_error"] for info in part])
-        assert getattr(result, f"student_error_{name}")[0] == pytest.approx(expected, rel=1e-6)
+        assert measures[f"student_error_{name}"] == pytest.approx(expected, rel=1e-6)
     # Under the tutor as it is now, a student of the same seed is another one: what protocol=frozen judges.
-    frozen = evaluate_tutors(problem, {"a": lambda env: agent}, [300], dev_rows=64)["a"]
-    assert frozen.dev_loss[0] != result.dev_loss[0]
+    contender = Contender(lambda env: agent, learned=True)
+    frozen = evaluate_policies(problem, {"a": contender}, [300], deterministic=False, judged=judged).policies["a"]
+    assert frozen.splits["dev"].loss[0] != result.splits["dev"].loss[0]
 
 
 NAMES = ("updated", "teacher_recognises", "student_error", "plausibility")

@@ -7,19 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kd_env.evaluation.judging.tutor_dev import with_dev_rows
-from kd_env.evaluation.judging.tutoring import Contender, evaluate_tutors
 
 from agents import make_rule
 from kd_env.decisions.options import env_config
 from kd_env.envs import DistillVectorEnv
 from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
+from kd_env.envs.text import packaged_teacher, text_sources
+from kd_env.evaluation.judging.contenders import Contender
+from kd_env.evaluation.judging.protocol import evaluate_policies
+from kd_env.evaluation.judging.tables import judged_tables
 
 
 def test_contenders_may_differ_in_the_decision_alone(tutor_problem: Any, tiny_text: dict[str, Any]) -> None:
     class First:
-        def predict(self, observation: Any, state: Any, episode_start: Any) -> tuple[Any, Any]:
+        def predict(
+            self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+        ) -> tuple[Any, Any]:
             return np.zeros(len(observation), dtype=np.int64), state
 
     def make(env: DistillVectorEnv) -> First:
@@ -30,14 +34,18 @@ def test_contenders_may_differ_in_the_decision_alone(tutor_problem: Any, tiny_te
         return make_rule("teacher_argmax", env)
 
     own = with_options(tutor_problem, action_view="discrete", observation="flat")
-    found = evaluate_tutors(tutor_problem, {"flat": Contender(make, own), "native": best}, [7, 8])
-    for name in ("reward", "plausibility", "teacher_probability", "dev_loss"):
-        np.testing.assert_allclose(getattr(found["flat"], name), getattr(found["native"], name), rtol=1e-9)
+    contenders = {"flat": Contender(make, problem=own), "native": Contender(best)}
+    found = evaluate_policies(tutor_problem, contenders, [7, 8]).policies
+    flat, native = found["flat"], found["native"]
+    assert (flat.action_view, native.action_view) == ("discrete", "native")
+    for one, other in zip(flat.measures, native.measures, strict=True):
+        np.testing.assert_allclose(one.values, other.values, rtol=1e-9, err_msg=one.name)
+    np.testing.assert_allclose(flat.splits["dev"].loss, native.splits["dev"].loss, rtol=1e-9)
     with pytest.raises(ValueError, match="budget=2 and the others with 4"):
-        evaluate_tutors(tutor_problem, {"a": Contender(make, with_options(tutor_problem, budget=2))}, [7])
-    other = build_problem(env_config(decision="tutor_token", **tiny_text))
+        evaluate_policies(tutor_problem, {"a": Contender(make, problem=with_options(tutor_problem, budget=2))}, [7])
+    other_text = build_problem(env_config(decision="tutor_token", **tiny_text))
     with pytest.raises(ValueError, match="'a' has other text or models"):
-        evaluate_tutors(tutor_problem, {"a": Contender(make, other)}, [7])
+        evaluate_policies(tutor_problem, {"a": Contender(make, problem=other_text)}, [7])
 
 
 def test_text_comes_from_one_source_or_several(tiny_text: dict[str, Any], tmp_path: Path) -> None:
@@ -49,8 +57,8 @@ def test_text_comes_from_one_source_or_several(tiny_text: dict[str, Any], tmp_pa
     assert config.text == tuple(both) and env_config(**config.to_dict()) == config
     problem, one = build_problem(config), build_problem(env_config(decision="tutor_token", **tiny_text))
     assert len(problem.train) > len(one.train) and problem.fingerprint != one.fingerprint
-    assert len(with_dev_rows(problem, 500).feedback) > len(with_dev_rows(one, 500).feedback)
-    assert problem.assets.saw_feedback == "unknown"
+    assert len(judged_tables(problem).tables["dev"]) > len(judged_tables(one).tables["dev"])
+    assert problem.reference.saw_feedback == "unknown"
     assert with_options(problem, budget=2).config.text == tuple(both)
 
 
@@ -69,6 +77,5 @@ def test_texts_that_do_not_fit_are_told(text: Any, message: str) -> None:
 
 
 def test_one_embedded_source_in_a_list_has_its_teacher() -> None:
-    from kd_env.decisions.tutor_token.corpus.text import packaged_teacher
-
-    assert packaged_teacher(("toy",)) == packaged_teacher("toy")
+    listed, named = (text_sources(env_config(decision="tutor_token", text=text)) for text in (["toy"], "toy"))
+    assert packaged_teacher(listed) == packaged_teacher(named)

@@ -174,7 +174,8 @@ def test_a_tutored_student(tiny_text: dict[str, Any], tmp_path: Path) -> None:
     options = {**tiny_text, "student": STUDENT, "precision": "fp64"}
     problem = build_problem(env_config(decision="tutor_token", **options))
     assert type(problem.student.module) is ElectraForTokenClassification
-    assert problem.loss_names == ("plausibility", "hidden_states", "attention") and problem.pairs[0] == (0, 0)
+    assert problem.term_names == ("plausibility", "hidden_states", "attention")
+    assert problem.reference.pairs[0] == (0, 0)
     envs, single = DistillVectorEnv(2, problem=problem), TutorTokenEnv(problem=problem)
     envs.reset(seed=[4, 5])
     single.reset(seed=5)

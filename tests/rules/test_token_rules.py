@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kd_env.evaluation.judging.tutor_dev import with_dev_rows
-from kd_env.evaluation.judging.tutoring import evaluate_tutors
 
 from agents import Agent, agent_kind, load_agent, make_agent, make_rule
 from agents.rules.tutor_token import TOKEN_RULES
@@ -17,6 +15,10 @@ from kd_env.data.corpora import load_texts
 from kd_env.envs import DistillVectorEnv
 from kd_env.envs.environments import TutorTokenEnv
 from kd_env.envs.process import with_options
+from kd_env.evaluation.judging.contenders import Contender
+from kd_env.evaluation.judging.protocol import evaluate_policies
+from kd_env.evaluation.judging.results import PolicyResult
+from kd_env.evaluation.judging.tables import judged_tables
 
 NAMES = [rule.name for rule in TOKEN_RULES]
 MODES = ("joint", "sequential")
@@ -29,6 +31,16 @@ def written(env: DistillVectorEnv, rule: Any) -> tuple[np.ndarray, dict[str, Any
         observation, _, _, _, info = env.step(rule.predict(observation)[0])
         if info["updated"].all():
             return info["tokens"], info
+
+
+def judged_numbers(result: PolicyResult) -> dict[str, np.ndarray]:
+    """What an evaluation measured, ``[N]`` by name: of tokens, and on dev texts."""
+    dev = result.splits["dev"]
+    return {
+        **{measured.name: measured.values for measured in result.measures},
+        "loss": dev.loss,
+        "gap_closed": dev.gap_closed,
+    }
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -73,8 +85,8 @@ def test_rules_do_what_their_names_say(tutor_problem: Any) -> None:
     assert not np.isin(found["random_tokens"][0], specials).any()
     assert len(np.unique(found["random_tokens"][0])) == 40
     assert np.array_equal(found["teacher_argmax"][0], log_probabilities.argmax(-1).numpy())
-    masked = np.where(start.run.valid, start.run.masked, 0)
-    assert np.array_equal(found["keep_masked"][0], masked)
+    kept = start.run.decision_state
+    assert np.array_equal(found["keep_masked"][0], np.where(kept.valid, kept.masked, 0))
 
     def mean(name: str, key: str) -> float:
         return float(found[name][1][key].mean())
@@ -100,24 +112,25 @@ def test_the_error_that_a_choice_would_have_is_the_one_it_has(tutor_problem: Any
 def test_evaluations_give_every_tutor_the_same_students_and_texts(tutor_problem: Any) -> None:
     """Equal tutors have equal results, whatever is judged beside them; a learned one stands beside the rules."""
 
-    def rule(name: str) -> Any:
-        return lambda env: make_rule(name, env, seed=0)
-
-    agent = make_agent("tutor", DistillVectorEnv(2, problem=tutor_problem), seed=0).learn(8)
-    tutors = {"samples": rule("teacher_samples"), "tutor": lambda env: agent, "again": rule("teacher_samples")}
-    found = evaluate_tutors(tutor_problem, tutors, [100, 101, 102])
-    assert list(found) == list(tutors)
-    for name in ("reward", "teacher_probability", "dev_loss", "dev_gap_closed"):
-        one, other = (getattr(found[key], name) for key in ("samples", "again"))
+    samples = Contender(lambda env: make_rule("teacher_samples", env, seed=0))
+    agent: Any = make_agent("tutor", DistillVectorEnv(2, problem=tutor_problem), seed=0).learn(8)
+    tutors = {"samples": samples, "tutor": Contender(lambda env: agent, learned=True), "again": samples}
+    results = evaluate_policies(tutor_problem, tutors, [100, 101, 102]).policies
+    assert list(results) == list(tutors)
+    found = {name: judged_numbers(result) for name, result in results.items()}
+    for name in ("reward", "teacher_probability", "loss", "gap_closed"):
+        one, other = (found[key][name] for key in ("samples", "again"))
         assert one.shape == (3,) and np.isfinite(one).all() and np.array_equal(one, other)
-    assert np.allclose(found["tutor"].reward, found["tutor"].teacher_recognises + found["tutor"].student_error)
-    assert not np.array_equal(found["tutor"].reward, found["samples"].reward)
+    own = found["tutor"]
+    assert np.allclose(own["reward"], own["teacher_recognises"] + own["student_error"])
+    assert not np.array_equal(own["reward"], found["samples"]["reward"])
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_means_are_those_of_the_steps(mode: str, tutor_problem: Any) -> None:
     problem = with_options(tutor_problem, mode=mode)
-    [found] = evaluate_tutors(problem, {"a": lambda env: make_rule("teacher_argmax", env)}, [7]).values()
+    contender = Contender(lambda env: make_rule("teacher_argmax", env))
+    [result] = evaluate_policies(problem, {"a": contender}, [7]).policies.values()
     env = TutorTokenEnv(problem=problem)
     rule = make_rule("teacher_argmax", env)
     observation, _ = env.reset(seed=7)
@@ -126,15 +139,15 @@ def test_means_are_those_of_the_steps(mode: str, tutor_problem: Any) -> None:
         observation, reward, _, _, info = env.step(rule.predict(observation)[0])
         if info["updated"]:
             rewards.append(reward)
-    assert len(rewards) == 4 and found.reward[0] == pytest.approx(np.mean(rewards))
+    assert len(rewards) == 4 and judged_numbers(result)["reward"][0] == pytest.approx(np.mean(rewards))
 
 
 def test_students_are_judged_on_dev_texts_alone(tutor_problem: Any, tiny_text: dict[str, Any]) -> None:
-    judged = with_dev_rows(tutor_problem, 50)
+    judged = judged_tables(tutor_problem, 50)
     tokenizer = tutor_problem.assets.tokenizer
     dev = {tuple(tokenizer(text)["input_ids"]) for text in load_texts(tiny_text["text"], dev=True).dev}
     train = tutor_problem.reader.ids
-    assert 0 < len(judged.feedback) <= len(dev)
+    assert judged.dev_splits == ("dev",) and 0 < len(judged.tables["dev"]) <= len(dev)
     lengths = tutor_problem.train.lengths
     own = {tuple(row[:length].tolist()) for row, length in zip(train, lengths, strict=True)}
     assert not own & dev

@@ -147,17 +147,15 @@ class TokenJob(Job[EnvConfig, Problem]):
             if seed in self._kept():
                 keep_student(settings.run_folder, name, env, replica, seed, diverged)
 
-        evaluation = evaluate_policies(
-            _native(problem),
-            self._contenders(problem, policy),
-            settings.evaluation_seeds,
-            progress=show_progress() if settings.resolved["progress"] else None,
-            keep=keep,
-            judged=judged,
-        )
+        seeds, contenders = settings.evaluation_seeds, self._contenders(problem, policy)
+        progress = show_progress() if settings.resolved["progress"] else None
+        results: dict[str, PolicyResult] = {}
         if self.joint and self.learns:
-            results = {settings.agent.label: read_joint(settings.run_folder), **evaluation.policies}
-            evaluation = as_evaluation(_native(problem), judged, results, settings.evaluation_seeds, joint=True)
+            results[settings.agent.label] = read_joint(settings.run_folder)
+        if contenders:  # a joint training without rules has none
+            fresh = evaluate_policies(_native(problem), contenders, seeds, progress=progress, keep=keep, judged=judged)
+            results |= fresh.policies
+        evaluation = as_evaluation(_native(problem), judged, results, seeds, joint=self.joint)
         return summarize(evaluation)
 
     def appendix(self, problem: Problem, policy: Path) -> str:

@@ -14,7 +14,7 @@ from cli.settings.teachers import TASK_KEYS, language_model, single_teacher
 from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.decisions.options import env_config
-from kd_env.decisions.tutor_token.options import RECIPES, SHORT_FORMS
+from kd_env.decisions.tutor_token.options import RECIPES
 
 PROTOCOLS = ("joint", "frozen")
 OBJECTIVES = ("text", "labels")
@@ -123,8 +123,10 @@ def _options(c: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"env.text={env['text']!r} is for env.objective=text; labels has the rows of task=...")
     elif env["text"] == AUTO and task["name"] == "custom":
         raise ValueError("task=custom names no texts: give env.text=<folder of .txt files>, or env.objective=labels.")
+    elif env["text"] == AUTO:
+        options["task"] = task["name"]
     else:
-        options["text"] = task["name"] if env["text"] == AUTO else env["text"]
+        options["text"] = env["text"]
     same = {key: task[key] for key in TASK_KEYS if key != "columns"}
     return {**options, **same, "student": c["student"], "device": str(c["device"])}
 
@@ -187,7 +189,7 @@ def _refuse_others(c: Mapping[str, Any]) -> None:
 
 def _refuse_keys(c: Mapping[str, Any]) -> None:
     """Refuse options of other environments, which only presets can bring."""
-    known = {field.name for field in dataclasses.fields(EnvConfig)} | {*_OF_THE_JOB, *SHORT_FORMS}
+    known = {key.split(".")[0] for key, _, _ in option_comments("env/tutor_token")}
     for key in c["env"]:
         if key not in known:
             names = [f"{group}={c['presets'][group]}" for group in ("experiment", "agent") if group in c["presets"]]

@@ -31,7 +31,7 @@ class TutorToken(Decision):
     """The agent writes tokens into masked text (Tutor-KD, Kim et al., EMNLP 2022)."""
 
     name = "tutor_token"
-    views = ((BOX, "box"), (DISCRETE, "discrete"), (MULTI_DISCRETE, "candidates"), (MULTI_DISCRETE, "native"))
+    views = ((MULTI_DISCRETE, "candidates"), (DISCRETE, "discrete"), (BOX, "box"), (MULTI_DISCRETE, "native"))
     options = frozenset({"recipe", "mode", "teacher_every", "num_candidates", "observation"})
     default_features = ()
     writes_tokens = True
@@ -40,10 +40,6 @@ class TutorToken(Decision):
     attributes = ATTRIBUTES
     output_refusal = MappingProxyType({"native": "an output for every token of the vocabulary in every slot"})
     score_names = ("tutor", TEACHER_RECOGNISES, STUDENT_ERROR)
-    constant_refusal = (
-        "the env fills the slots of other texts at every step, so that the same tokens again say nothing; use "
-        "action_view='discrete' or 'box'."
-    )
     shared_refusal = "the env writes tokens into slots; use agent=tutor, which decides about each slot alike."
 
     actions: TokenActions
@@ -64,7 +60,13 @@ class TutorToken(Decision):
         check_options(config)
 
     def make_actions(self, config: EnvConfig, parts: Parts) -> TokenActions:
-        """The action model of the configured view."""
+        """The action model of the configured view, with what it lets no policy do."""
+        if config.action_view == "native":
+            self.constant_refusal = (
+                "The same tokens again say nothing: at every step the slots are those of other texts. Use "
+                "action_view='candidates', 'discrete' or 'box' (env.action_view in the main job), which are about the "
+                "teacher's lists."
+            )
         assert parts.slots is not None, "tokens are written into masked text only"
         self._loss_weights = np.array([entry.weight for entry in term_entries(config.terms)], np.float32)
         slots, vocabulary = parts.slots
