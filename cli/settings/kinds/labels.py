@@ -48,6 +48,11 @@ class LabelReader(Reader[EnvConfig]):
 
     def read(self, c: dict[str, Any], agent: PolicySpec) -> ReadOptions:
         """As in :class:`Reader`."""
+        if c["env"].get("objective") == "text" and c["control"] in ("shuffled_feedback", "teacher_is_student"):
+            raise ValueError(
+                f"control={c['control']} is about feedback labels or kept outputs of the teacher, of which "
+                "objective=text has none; possible: none, shuffled_reward, untrained."
+            )
         c = {**c, "env": controlled_env(c["env"], c["control"])}
         cofinetuned: CoTeacherConfig | None = None
         teachers: Teachers
