@@ -15,7 +15,7 @@ from kd_env.finetuning.model import start_classifier
 from kd_env.finetuning.preparation import check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import pretrained
-from kd_env.models.loading import quiet_transformers
+from kd_env.models.library.reading import quiet_transformers
 
 __all__ = ["TeacherConfig", "finetune", "teacher_record"]
 

@@ -33,7 +33,7 @@ from kd_env.finetuning.model import start_classifier
 from kd_env.finetuning.preparation import check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, chained, finished, source_record, write_record
 from kd_env.models import pretrained
-from kd_env.models.loading import quiet_transformers
+from kd_env.models.library.reading import quiet_transformers
 from kd_env.models.pooling import AttentionPooling, PooledClassifier, save_pooled
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

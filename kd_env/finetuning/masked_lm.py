@@ -24,7 +24,7 @@ from kd_env.finetuning.loop import epoch_batches
 from kd_env.finetuning.masked_lm_config import MlmConfig, sources
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import pretrained
-from kd_env.models.loading import quiet_transformers
+from kd_env.models.library.reading import quiet_transformers
 from kd_env.models.masked_lm import MaskedLM, check_fits, head_parameters, start_masked_lm
 from kd_env.numerics.optim import learning_rate_factor
 

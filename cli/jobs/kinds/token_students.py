@@ -44,7 +44,7 @@ def keep_students(
         kept: seeds of those that are kept.
         finished: whether the episodes of the students were reset at their end.
     """
-    from kd_env.models.loading import quiet_transformers
+    from kd_env.models.library.reading import quiet_transformers
 
     for replica, seed in enumerate(seeds):
         if seed not in kept:
@@ -61,7 +61,7 @@ def keep_students(
 def save_starts(folder: Path, problem: TutorProblem, seeds: Sequence[int]) -> None:
     """Keep students as they are at reset, the same for every tutor."""
     from kd_env.envs.tutor_env import TutorEnv
-    from kd_env.models.loading import quiet_transformers
+    from kd_env.models.library.reading import quiet_transformers
 
     for seed in seeds:
         target = folder / STUDENTS / START / f"seed{seed}"
