@@ -12,7 +12,7 @@ from kd_env.data.loading import get_task
 from kd_env.finetuning.config import TeacherConfig
 from kd_env.finetuning.loop import Trainee, evaluate, making, train, verdict
 from kd_env.finetuning.model import start_classifier
-from kd_env.finetuning.preparation import check_fits, prepare
+from kd_env.finetuning.preparation import check_can_teach, check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import pretrained
 from kd_env.models.library.reading import quiet_transformers
@@ -54,6 +54,7 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     tokenizer = pretrained.load_tokenizer(config.name_or_path)
     data = prepare(config, task, tokenizer, config.name_or_path, device)
     check_fits(config.name_or_path, tokenizer, model, data)
+    check_can_teach(config.name_or_path, model, data, config.max_length)
     trainee = Trainee(f"teacher {config.task}", model, (model.to(device),), ())
     with alone(output, "teacher"):
         if finished(output, config.identity()):  # by another process, while this one waited

@@ -30,7 +30,7 @@ from kd_env.finetuning.config import (
 )
 from kd_env.finetuning.loop import Trainee, evaluate, making, summary, train, verdict
 from kd_env.finetuning.model import start_classifier
-from kd_env.finetuning.preparation import check_fits, prepare
+from kd_env.finetuning.preparation import check_can_teach, check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, chained, finished, source_record, write_record
 from kd_env.models import pretrained
 from kd_env.models.library.reading import quiet_transformers
@@ -137,15 +137,17 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     sources = [member.name_or_path for member in config.members]
     tokenizers = [pretrained.load_tokenizer(source) for source in sources]
     started = _start(config, task)
+    encoders = [model.base_model for model, _ in started]
     data = prepare(config, task, tokenizers[0], sources[0], device, members=list(zip(tokenizers, sources, strict=True)))
     # Members of one vocabulary have the first one's tokenizer, by which they were trained.
     tokenizers = [
         tokenizer if data.of(place).train is not data.train else tokenizers[0]
         for place, tokenizer in enumerate(tokenizers)
     ]
-    for place, (encoder, _) in enumerate(started):
-        check_fits(sources[place], tokenizers[place], encoder, data.of(place))
-    classifiers = join([encoder for encoder, _ in started], task.num_labels, config)
+    for place, (model, _) in enumerate(started):
+        check_fits(sources[place], tokenizers[place], model, data.of(place))
+        check_can_teach(sources[place], model, data.of(place), config.max_length)
+    classifiers = join(encoders, task.num_labels, config)
     module = nn.ModuleList(classifiers).to(device)
     names = tuple(member.name for member in config.members)
     trainee = Trainee(f"teachers {config.task}", module, tuple(classifiers), names)
@@ -204,10 +206,10 @@ def _seed(config: CoTeacherConfig, place: int) -> int:
 
 
 def _start(config: CoTeacherConfig, task: Task) -> list[tuple[Any, dict[str, Any] | None]]:
-    """Encoders and what they had seen before."""
-    encoders = []
+    """Classifiers, of which the encoders are trained, and what they had seen before."""
+    classifiers = []
     for place, member in enumerate(config.members):
         model, had_head = start_classifier(member, task, _seed(config, place), f"members[{place}].")
         source = None if member.init == "fresh" else source_record(member.name_or_path, had_head)
-        encoders.append((model.base_model, source))
-    return encoders
+        classifiers.append((model, source))
+    return classifiers

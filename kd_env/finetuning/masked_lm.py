@@ -24,8 +24,9 @@ from kd_env.finetuning.loop import epoch_batches
 from kd_env.finetuning.masked_lm_config import MlmConfig, sources
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import pretrained
+from kd_env.models.checks import check_masked_lm
 from kd_env.models.library.reading import quiet_transformers
-from kd_env.models.masked_lm import MaskedLM, check_fits, head_parameters, start_masked_lm
+from kd_env.models.masked_lm import MaskedLM, head_parameters, start_masked_lm
 from kd_env.numerics.optim import learning_rate_factor
 
 __all__ = ["Masked", "MlmConfig", "MlmData", "evaluate", "mask", "masked_logits", "prepare", "train_mlm"]
@@ -87,8 +88,8 @@ def train_mlm(config: MlmConfig, *, on_evaluation: Callable[[dict[str, Any]], No
     data = prepare(config, tokenizer, device)
     started = start_masked_lm(config.name_or_path, num_hidden_layers=config.num_hidden_layers, seed=config.seed)
     model = started.model
-    longest = int(max(data.train.lengths.max(), data.selection.lengths.max()))
-    check_fits(config.name_or_path, tokenizer, model, longest)
+    for table in (data.selection, data.train):
+        check_masked_lm(config.name_or_path, tokenizer, model, table, config.max_length)
     model.module.to(device)
     if not config.train_encoder:
         model.module.base_model.requires_grad_(False)

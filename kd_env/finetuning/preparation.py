@@ -14,6 +14,7 @@ from kd_env.data.tables import Table, same_tokens, tokenize
 from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TrainingOptions
 from kd_env.models import encoder
+from kd_env.models.checks import check_family, check_vocabulary, probe_batch
 
 
 class Tokens(NamedTuple):
@@ -93,12 +94,14 @@ def prepare(
 
 def check_fits(source: str, tokenizer: Any, model: Any, data: Data) -> None:
     """Refuse an encoder ``source`` without embeddings for every token, or without positions for the longest row."""
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"The tokenizer of {source!r} has {len(tokenizer)} tokens, its model has "
-            f"{model.config.vocab_size}; give a folder whose tokenizer and model belong together."
-        )
+    check_vocabulary(tokenizer, model, source)
     longest = int(max(data.train.lengths.max(), data.selection.lengths.max()))
     positions = encoder.usable_positions(model)
     if positions is not None and longest > positions:
         raise ValueError(f"A row has {longest} tokens, {source!r} only {positions} positions; set max_length to them.")
+
+
+def check_can_teach(source: str, model: Any, data: Data, max_length: int) -> None:
+    """Refuse a classifier of a family that our forward pass would run wrongly, before it is trained as a teacher."""
+    wrapped = encoder.Encoder(model, encoder.encoder_facts(model.config), (), frozenset())
+    check_family(model, probe_batch(data.train, max_length, (wrapped,)), f"encoder {source!r}")

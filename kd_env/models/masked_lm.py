@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
-from kd_env.models.encoder import ATTENTION, Encoder, encoder_facts, register_attention, usable_positions
+from kd_env.models.encoder import ATTENTION, Encoder, encoder_facts, register_attention
 from kd_env.models.library.reading import read_model
 from kd_env.models.loading import check_weights, load_config
 from kd_env.models.pretrained import local_folder
@@ -181,24 +181,6 @@ def head_parameters(model: MaskedLM) -> dict[str, nn.Parameter]:
     """Parameters of the head by name, without the word embeddings to which its decoder is tied."""
     inner = {id(parameter) for parameter in model.module.base_model.parameters()}
     return {name: value for name, value in model.module.named_parameters() if id(value) not in inner}
-
-
-def check_fits(name_or_path: str, tokenizer: Any, model: MaskedLM, longest: int) -> None:
-    """Refuse an encoder without embeddings for every token, or without positions for a text of ``longest`` tokens.
-
-    Raises:
-        ValueError: either, with both numbers.
-    """
-    if len(tokenizer) > model.facts.vocab_size:
-        raise ValueError(
-            f"The tokenizer of {name_or_path!r} has {len(tokenizer)} tokens, its model has {model.facts.vocab_size}; "
-            "give a folder whose tokenizer and model belong together."
-        )
-    positions = usable_positions(model.module)
-    if positions is not None and longest > positions:
-        raise ValueError(
-            f"A text has {longest} tokens, {name_or_path!r} only {positions} positions; set max_length to them."
-        )
 
 
 def _ready(model: Any) -> MaskedLM:

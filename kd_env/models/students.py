@@ -11,6 +11,7 @@ from torch import nn
 from kd_env.config.student import StudentConfig
 from kd_env.data.tasks import Task
 from kd_env.models.architecture import classifier_kind, fresh_encoder, new_encoder, resized, set_dropout
+from kd_env.models.checks import check_vocabulary
 from kd_env.models.encoder import Encoder
 from kd_env.models.layermap import cut_layers
 from kd_env.models.pooling import AttentionPooling, PooledClassifier
@@ -182,6 +183,7 @@ def build_student(
             assert options.name_or_path is not None
             source_module = load_encoder(options.name_or_path, num_labels=task.num_labels)
             tokenizer = load_tokenizer(options.name_or_path)
+            check_vocabulary(tokenizer, source_module, options.name_or_path)
         depth = int(source_module.config.num_hidden_layers)
         count = options.num_hidden_layers
         if count is None and isinstance(options.layers, str):

@@ -17,7 +17,7 @@ from kd_env.data.tasks import EMBEDDED, Task
 from kd_env.knowledge import Term, TermSpec, build_terms
 from kd_env.models import encoder as models
 from kd_env.models import pretrained
-from kd_env.models.checks import check_encoder, check_positions, probe_batch
+from kd_env.models.checks import check_encoder, check_positions, check_vocabulary, probe_batch
 from kd_env.models.layermap import cut_layers, layer_pairs
 from kd_env.models.students import cut_encoder
 from kd_env.numerics.calibration import fit_temperature
@@ -81,7 +81,9 @@ def load_teachers(
         else:
             encoder = _learning_teacher(learning, folder, task, device, dtype)
         check_teacher(encoder, folder, task)
-        teachers.append(LoadedTeacher(name, folder, encoder, pretrained.load_tokenizer(folder), saw_feedback))
+        tokenizer = pretrained.load_tokenizer(folder)
+        check_vocabulary(tokenizer, encoder.module, folder)
+        teachers.append(LoadedTeacher(name, folder, encoder, tokenizer, saw_feedback))
     return teachers
 
 

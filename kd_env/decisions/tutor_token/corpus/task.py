@@ -19,8 +19,8 @@ from kd_env.decisions.tutor_token.corpus.slots import check_first, ordinary_plac
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorAssets
 from kd_env.models import encoder as models
-from kd_env.models.checks import check_encoder, check_positions, probe_batch
-from kd_env.models.masked_lm import check_fits, load_masked_lm
+from kd_env.models.checks import check_encoder, check_masked_lm, check_positions, probe_batch
+from kd_env.models.masked_lm import load_masked_lm
 from kd_env.models.students import build_student
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperature
@@ -70,7 +70,7 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
     feedback = on_device(table(np.sort(evaluated)), device)
     selection = on_device(table(cut.selection), device)
     longest = int(max(part.lengths.max() for part in (whole, feedback, selection)))
-    check_fits(reader, tokenizer, language_model, longest)
+    check_masked_lm(reader, tokenizer, language_model, whole, config.max_length)
     check_first(reader, train, tokens)
     check_positions(loaded.encoder, longest, "teacher")
     temperature = fit_temperature(_logits(loaded.encoder, feedback, config.precision), feedback.labels)

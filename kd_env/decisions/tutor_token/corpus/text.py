@@ -22,8 +22,9 @@ from kd_env.decisions.tutor_token.problem import TutorAssets, TutorProblem, draw
 from kd_env.decisions.tutor_token.process import make_tutor_problem
 from kd_env.finetuning.masked_lm_config import sources
 from kd_env.knowledge import plausibility
+from kd_env.models.checks import check_masked_lm
 from kd_env.models.devices import resolve_device
-from kd_env.models.masked_lm import MaskedLM, check_fits, load_masked_lm
+from kd_env.models.masked_lm import MaskedLM, load_masked_lm
 from kd_env.teachers.provenance import provenance
 
 
@@ -52,7 +53,7 @@ def text_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
     whole = tokenize_texts(cut.train, tokenizer, tokens, config.max_length)
     slots, least = slots_of(config, ordinary_places(whole.table, tokens))
     train = tokenize_texts(cut.train, tokenizer, tokens, config.max_length, at_least=least) if least > 1 else whole
-    check_fits(name, tokenizer, teacher, int(whole.table.lengths.max()))
+    check_masked_lm(name, tokenizer, teacher, whole.table, config.max_length)
     check_first(name, train.table, tokens)
     student = build_tutor_student(config, teacher, device, dtype)
     make_buckets(train.table.lengths, config.batch_size)  # refuses too few rows before the teacher runs
