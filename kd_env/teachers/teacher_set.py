@@ -15,6 +15,7 @@ from kd_env.knowledge import LayerPairs, Term
 from kd_env.models import encoder as models
 from kd_env.numerics import losses
 from kd_env.teachers import sources
+from kd_env.teachers.verdicts import Verdict
 
 
 class TeacherTables(NamedTuple):
@@ -50,6 +51,10 @@ class Teacher:
     selection_logits: np.ndarray
     temperature: float
     """Fitted on the selection split (1 in regression); used for the reference loss only."""
+    verdict: Verdict | None
+    """What the selection rows say about it; None for one that learns from the start, without a head of its own."""
+    order: tuple[int, ...]
+    """For each label of the task the output of the folder's model; empty where they are alike."""
 
 
 def entry_name(term: str, teacher: str, count: int) -> str:

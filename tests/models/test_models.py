@@ -86,7 +86,13 @@ def write_encoder(folder: Path, kind: str, tiny: dict[str, Any], *, num_labels: 
 
 
 def build(tiny: dict[str, Any], teacher: str, **options: Any) -> Problem:
-    own = {"teacher": teacher, "terms": ["hard_label", "soft_label"], "max_length": 40, **options}
+    own = {
+        "teacher": teacher,
+        "terms": ["hard_label", "soft_label"],
+        "max_length": 40,
+        "teacher_check": "none",
+        **options,
+    }
     return build_problem(env_config(**{**tiny, **own}))
 
 

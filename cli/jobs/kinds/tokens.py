@@ -57,10 +57,11 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
         config = with_ready(self.settings.env, tuple(prepare.made_teachers(self.settings.teachers)))
         problem = build_tutor_problem(config)
         assets, what = problem.assets, config.task or config.text
+        verdict = "" if assets.verdict is None else f"{assets.verdict.words}; "
         print(
             f"{'Text' if config.task is None else 'Labels of'} {what}: {len(problem.train)} train rows "
             f"({assets.left_out} left out, with too few tokens), {problem.slots} slots a row, {len(problem.feedback)} "
-            f"feedback rows. Teacher saw feedback rows: {assets.saw_feedback}.",
+            f"feedback rows. Teacher: {verdict}saw feedback rows: {assets.saw_feedback}.",
             flush=True,
         )
         return problem

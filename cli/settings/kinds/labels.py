@@ -114,6 +114,7 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         "label_noise": task["label_noise"],
         "student": c["student"],
         "teacher_source": env.pop("teacher_source", c["teacher"]["source"]),
+        "teacher_check": str(c["teacher"]["check"]),
         "cache_dtype": c["teacher"]["cache_dtype"],
         "cache_dir": str(cache_folder(c["cache_dir"]) / "teacher_outputs"),
         "device": str(c["device"]),

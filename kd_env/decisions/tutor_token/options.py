@@ -119,6 +119,8 @@ class TutorConfig:
     teacher: str | None = None
     """Folder or hub name of a masked language model, or with ``task`` of a model that is fine-tuned for it; None: the
     packaged one of the embedded task."""
+    teacher_check: str = "refuse"
+    """With ``task``: what is done about a teacher that is no better than a constant, as in the other environments."""
     language_model: str | None = None
     """With ``task``: folder or hub name of the masked language model that reads the masked rows, whose candidates and
     hidden states the tutor sees; of the teacher's vocabulary. None: the packaged one."""
@@ -235,6 +237,7 @@ class TutorConfig:
         texts = ("data_dir", "column", "teacher", "task", "language_model")
         checks.check_fields("", self, dict.fromkeys(texts, checks.optional(checks.text)))
         choices = {"masking": ("fixed", "bernoulli"), "mode": MODES, "action_view": VIEWS, "reward": REWARDS}
+        choices["teacher_check"] = ("refuse", "warn", "none")
         choices["observation"] = ("dict", "flat")
         choices |= {"recipe": tuple(RECIPES), "student_head": HEADS, "layer_reduction": ("mean", "sum")}
         choices["projection"] = ("auto", "always")
@@ -280,8 +283,8 @@ class TutorConfig:
                         f"task={self.task!r} students are classifiers, which is not in the paper: leave {name} out."
                     )
         if self.task is None:
-            for name in ("columns", "language_model"):
-                if getattr(self, name) is not None:
+            for name, unset in (("columns", None), ("language_model", None), ("teacher_check", "refuse")):
+                if getattr(self, name) != unset:
                     raise ValueError(f"{name}={getattr(self, name)!r} is for task=<task>; leave it out or set task.")
         elif self.text != self.task or self.column is not None:
             raise ValueError(

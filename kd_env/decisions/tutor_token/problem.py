@@ -24,6 +24,7 @@ from kd_env.decisions.tutor_token.state import Written
 from kd_env.models import encoder
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.masked_lm import MaskedLM
+from kd_env.teachers.verdicts import Verdict
 
 
 class Slots(NamedTuple):
@@ -56,6 +57,7 @@ class TutorAssets(NamedTuple):
     dtype: torch.dtype
     fingerprint: str
     saw_feedback: str  # whether the teacher was trained on feedback texts: no or unknown
+    verdict: Verdict | None  # with a task: what the selection rows say about its teacher
 
 
 class Taught(NamedTuple):

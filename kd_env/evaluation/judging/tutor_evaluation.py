@@ -123,6 +123,7 @@ def _facts(problem: TutorProblem) -> dict[str, Any]:
         "slots": problem.slots,
         "left_out": assets.left_out,
         "fingerprint": assets.fingerprint,
+        **({} if assets.verdict is None else {"teacher_verdicts": {config.task: assets.verdict.facts()}}),
         "saw_feedback": assets.saw_feedback,
         "gap_of": _GAPS[config.task is None],
         "label_noise": 0.0,

@@ -26,6 +26,7 @@ from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperature
 from kd_env.teachers import outputs, sources
 from kd_env.teachers.loading import LoadedTeacher, load_teachers
+from kd_env.teachers.verdicts import judge, pass_judgement
 
 
 def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -> TutorAssets:
@@ -73,6 +74,8 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
     check_masked_lm(reader, tokenizer, language_model, whole, config.max_length)
     check_first(reader, train, tokens)
     check_positions(loaded.encoder, longest, "teacher")
+    verdict = judge(_logits(loaded.encoder, selection, config.precision), selection.labels, task, train.labels)
+    pass_judgement(verdict, config.teacher_check, loaded.source, task)
     temperature = fit_temperature(_logits(loaded.encoder, feedback, config.precision), feedback.labels)
     student = task_student(config, loaded, tokenizer, task, device, dtype)
     check_positions(student, longest, "student")
@@ -97,6 +100,7 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
         dtype=dtype,
         fingerprint=cut.fingerprint,
         saw_feedback=loaded.saw_feedback,
+        verdict=verdict,
     )
 
 

@@ -79,6 +79,7 @@ def text_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
         fingerprint=cut.fingerprint,
         # A record of one source says nothing about the others: no record names several as its task.
         saw_feedback=provenance(name, "+".join(sources(config.text)), cut.fingerprint),
+        verdict=None,
     )
 
 
