@@ -103,6 +103,9 @@ def read_model(kind: type, folder: Path, name: str, config: Any, *, seed: int, *
             f"Hugging Face layout that holds {CONFIG} and model.safetensors, of an encoder such as BERT."
         ) from error
     _check_finite(model, name)
+    for parameter in model.parameters():
+        if parameter.untyped_storage().nbytes() > parameter.nbytes:  # cut from a larger tensor: none could be saved
+            parameter.data = parameter.data.clone()
     return model, report
 
 
