@@ -153,16 +153,6 @@ def check_vocabulary(tokenizer: Any, model: Any, source: str) -> None:
         )
 
 
-def share_unknown(table: Table, tokenizer: Any) -> float:
-    """Share of unknown tokens among those that are not special for another reason."""
-    ids = table.input_ids.cpu().numpy()
-    real = np.arange(ids.shape[1]) < table.lengths[:, None]
-    unknown = tokenizer.unk_token_id
-    others = [token for token in tokenizer.all_special_ids if token != unknown]
-    counted = real & ~np.isin(ids, others)
-    return float((ids[counted] == unknown).mean()) if unknown is not None and counted.any() else 0.0
-
-
 def _library_logits(module: Any, batch: Batch, name: str) -> Tensor:
     """Logits of the library's own forward pass: its own attention, and a 2-D mask from which it makes its own."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}

@@ -22,7 +22,6 @@ from kd_env.finetuning.loop import Trainee, evaluate, train
 from kd_env.finetuning.preparation import Data, check_fits, prepare
 from kd_env.finetuning.store import Checkpoints
 from kd_env.models import pretrained
-from kd_env.models.checks import share_unknown
 from kd_env.models.loading import draw_head, load_classifier
 
 _UPDATES_A_REPORT = 25
@@ -57,7 +56,7 @@ def load_material(config: TeacherConfig) -> Material:
     tokenizer = pretrained.load_tokenizer(source)
     task = get_task(config.task, config.columns, config.data_dir)
     data = prepare(config, task, tokenizer, source, device)
-    unknown = share_unknown(data.train, tokenizer)
+    unknown = _share_unknown(data.train, tokenizer)
     if unknown > 0.5:
         raise ValueError(
             f"The tokenizer of {source!r} does not know {unknown:.0%} of the words of task {task.name!r}; fine-tune on "
@@ -202,3 +201,13 @@ def _take(table: Table, rows: np.ndarray) -> Table:
         table.label_tensor[index],
         table.labels[rows],
     )
+
+
+def _share_unknown(table: Table, tokenizer: Any) -> float:
+    """Share of unknown tokens among those that are not special for another reason."""
+    ids = table.input_ids.cpu().numpy()
+    real = np.arange(ids.shape[1]) < table.lengths[:, None]
+    unknown = tokenizer.unk_token_id
+    others = [token for token in tokenizer.all_special_ids if token != unknown]
+    counted = real & ~np.isin(ids, others)
+    return float((ids[counted] == unknown).mean()) if unknown is not None and counted.any() else 0.0
