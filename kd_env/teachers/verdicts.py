@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from collections.abc import Mapping
 from itertools import permutations
@@ -158,13 +160,22 @@ def _classes_in_words(v: Verdict, source: Source, task: Task) -> str:
         return f"{text} {_fine_tune(task)}"
     outputs = [source.order[place] if source.order else place for place in v.order]  # of the folder's model, by class
     fitting = [task.labels[outputs.index(place)] for place in range(len(outputs))]
-    listed = "{" + ", ".join(f'"{place}": "{label}"' for place, label in enumerate(fitting)) + "}"
+    listed = json.dumps({str(place): label for place, label in enumerate(fitting)}, ensure_ascii=False)
     whose = "they have other names there" if source.named else "they have no names of their own"
-    labels = f"task.columns.labels=[{','.join(fitting)}], or " if task.name == "custom" and not source.named else ""
+    labels = (
+        f"task.columns.labels=[{','.join(map(_as_written, fitting))}], or "
+        if task.name == "custom" and not source.named
+        else ""
+    )
     return (
         f"{text} With its outputs read as {', '.join(fitting)} it would have {v.order_value:.3f} ({whose}): set "
         f"{labels}id2label={listed} in its config.json."
     )
+
+
+def _as_written(label: str) -> str:
+    """A label as the command line takes it in a list."""
+    return label if re.fullmatch(r"\w[\w .-]*", label) else json.dumps(label, ensure_ascii=False)
 
 
 def _fine_tune(task: Task) -> str:
