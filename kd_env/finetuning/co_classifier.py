@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from kd_env.finetuning.config import (
     encoder_identity,
     from_options,
 )
+from kd_env.finetuning.contents import MADE_FROM, encoders_of, task_contents
 from kd_env.finetuning.loop import Trainee, evaluate, making, summary, train, verdict
 from kd_env.finetuning.model import start_classifier
-from kd_env.finetuning.preparation import check_can_teach, check_fits, prepare
+from kd_env.finetuning.preparation import check_can_teach, check_fits, prepare, split_fingerprint
 from kd_env.finetuning.store import Checkpoints, becoming, chained, finished, source_record, write_record
 from kd_env.models import pretrained
 from kd_env.models.library.reading import quiet_transformers
@@ -126,7 +128,10 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     """
     config.validate()
     output = Path(config.output)
-    if finished(output, config.identity(), "teacher set", read_set_record):
+    contents = task_contents(config.task, config.data_dir, [member.name_or_path for member in config.members])
+    fingerprint = partial(split_fingerprint, config)
+    is_finished = partial(finished, output, config.identity(), contents, fingerprint, "teacher set", read_set_record)
+    if is_finished():
         return output
     from kd_env.models.devices import resolve_device
 
@@ -152,9 +157,10 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     names = tuple(member.name for member in config.members)
     trainee = Trainee(f"teachers {config.task}", module, tuple(classifiers), names)
     with alone(output, "teacher set"):
-        if finished(output, config.identity(), "teacher set", read_set_record):
+        if is_finished():
             return output
-        store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
+        identity = {**config.identity(), "fingerprint": data.cut.fingerprint, **encoders_of(contents)}
+        store = Checkpoints(output, identity, resume=config.resume)
         state = train(config, data, trainee, store, on_evaluation)
         store.load_model(state["best_step"], module)
         evaluations = evaluate(config, data, trainee)
@@ -168,9 +174,11 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
                 # What another member had seen reaches this one through the shared layers.
                 source = chained([seen[place], *seen])
                 record = {**making(config, data, state, source), **verdict(data, evaluations[place])}
+                record[MADE_FROM] = contents
                 write_record(folder / name, {**record, "set": {**shared, "name": name}})
             record = {**shared, **making(config, data, state, chained(seen))}
-            write_record(folder, {**record, "selection": summary(trainee, evaluations)}, SET_RECORD)
+            record |= {"selection": summary(trainee, evaluations), MADE_FROM: contents}
+            write_record(folder, record, SET_RECORD)
         store.remove()
     return output
 

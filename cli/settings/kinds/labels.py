@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cli.settings import probe
+from cli.settings.cache import cache_folder
 from cli.settings.controls import controlled_env
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
-from cli.settings.teachers import TASK_KEYS, cache_folder, cofinetuned_set, single_teacher, teacher_list
+from cli.settings.teachers import TASK_KEYS, cofinetuned_set, single_teacher, teacher_list
 from kd_env.config.environment import EnvConfig
 from kd_env.data.loading import get_task
 from kd_env.decisions.catalog import DECISIONS
