@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from docs import house
 from kd_env import build_problem
+from kd_env.data.corpora import load_texts
+from kd_env.data.loading import get_task, load_train
 from kd_env.data.tables import tokenize
 from kd_env.data.tasks import Rows
 from kd_env.decisions.options import env_config
@@ -246,6 +248,22 @@ def test_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         pretrained.load_encoder("some/encoder")
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    "read", [lambda: load_train(get_task("rte"), None), lambda: load_texts("a/set", column="text")]
+)
+def test_the_hub_is_asked_once_for_data(read: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the settings of the process are as they were afterwards."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"Could not read .* from the hub"):
+        read()
+    assert time.perf_counter() - start < 10
+    assert constants.HF_HUB_OFFLINE is False
 
 
 def test_a_model_of_the_hubs_cache_is_read_without_a_network(
