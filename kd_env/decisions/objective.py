@@ -15,7 +15,7 @@ from kd_env.mdp.rewards import BATCH_REWARDS
 TEXT_TERMS = ("plausibility", "hidden_states", "attention")
 _NOT_FOR_TEXT = (
     *("feedback_labels", "label_noise", "train_on", "columns", "gap", "teacher_updates"),
-    *("language_model", "cache_dir", "cache_dtype"),
+    *("language_model", "cache_dir", "cache_dtype", "teacher_check"),
 )
 _FOR_TEXT = ("text", "column", "student_head")
 _FOR_SLOTS = ("masking", "mask_rate", "slots")

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cli.settings import probe
+from cli.settings.cache import cache_folder
 from cli.settings.controls import controlled_env
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
 from cli.settings.teachers import (
     TASK_KEYS,
-    cache_folder,
     cofinetuned_set,
     language_model,
     single_teacher,
@@ -136,6 +136,7 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         "label_noise": task["label_noise"],
         "student": c["student"],
         "teacher_source": env.pop("teacher_source", c["teacher"]["source"]),
+        "teacher_check": str(c["teacher"]["check"]),
         "cache_dtype": c["teacher"]["cache_dtype"],
         "cache_dir": str(cache_folder(c["cache_dir"]) / "teacher_outputs"),
         "device": str(c["device"]),
