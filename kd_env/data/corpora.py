@@ -52,6 +52,8 @@ def load_texts(
         raise ValueError(
             f"column={column!r} is for data sets of the hub, and text={source!r} names none; leave it out."
         )
+    if data_dir is not None and not any(name in GLUE for name in names):
+        raise ValueError(f"data_dir={data_dir!r} is for GLUE tasks, and text={source!r} names none; leave it out.")
     loaded = [_load(name, kind, data_dir, column, dev) for name, kind in zip(names, kinds, strict=True)]
     train = _without_blanks(text for texts in loaded for text in texts.train)
     held_out = _without_blanks(text for texts in loaded for text in texts.dev)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kd_env.core import checks
 from kd_env.core.registry import unknown_name
 from kd_env.data.files.formats import Table, read_tables
 from kd_env.data.files.labels import class_names, classes, label_key, label_name, score, scores
@@ -31,11 +32,21 @@ def get_task(name: str, columns: Mapping[str, Any] | None = None, data_dir: str 
         name: task name.
         columns: for ``custom`` only: ``text`` (one or two column names), ``label``, ``kind`` (``classification`` or
             ``regression``), and optionally ``labels`` (class names in order), ``label_range`` and ``metrics``.
-        data_dir: for ``custom`` only: where the train split lies; absent ``labels`` or ``label_range`` are read off it.
+        data_dir: folder of the files, None for the hub. Absent ``labels`` or ``label_range`` of ``custom`` are read off
+            its train split; the embedded tasks have none.
 
     Raises:
-        ValueError: unknown name or key (with near matches), or ``columns`` that do not describe a task.
+        ValueError: a value of another type, an unknown name or key (with near matches), ``columns`` that do not
+            describe a task, or options without effect on it.
     """
+    checks.filled("task", name)
+    checks.optional(checks.mapping)("columns", columns)
+    checks.optional(checks.filled)("data_dir", data_dir)
+    if name in EMBEDDED and data_dir is not None:
+        raise ValueError(
+            f"data_dir={data_dir!r} is for tasks in files, and task={name!r} is embedded; leave it out "
+            "(task.data_dir=null) or choose another task."
+        )
     if name == "custom":
         return _custom_task(columns, data_dir)
     if columns is not None:

@@ -182,6 +182,23 @@ def test_unknown_names_get_a_hint() -> None:
         get_task("rte", columns={"text": "a", "label": "b", "kind": "classification"})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": 5}, r"task=5 must be a text"),
+        ({"name": ["toy"]}, r"task=\['toy'\] must be a text"),
+        ({"name": " "}, r"task=' ' must be a text that is not empty"),
+        ({"name": "custom", "columns": 5}, r"columns=5 must be a mapping"),
+        ({"name": "rte", "data_dir": ["glue"]}, r"data_dir=\['glue'\] must be a text"),
+        ({"name": "rte", "data_dir": ""}, r"data_dir='' must be a text that is not empty"),
+        ({"name": "toy", "data_dir": "glue"}, r"data_dir='glue' is for tasks in files.*leave it out"),
+    ],
+)
+def test_options_of_a_wrong_type_or_without_effect(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_task(**options)
+
+
 CUSTOM = {"text": ["question", "answer"], "label": "good", "kind": "classification"}
 
 

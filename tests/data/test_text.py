@@ -134,6 +134,7 @@ def test_bad_sources(folder: Path, tmp_path: Path) -> None:
         ({"source": "sst3"}, "'sst3'. Did you mean 'sst2'.*name of its text column"),
         ({"source": "toy", "column": "text"}, "column='text' is for data sets of the hub"),
         ({"source": []}, r"text=\[\]"),
+        ({"source": ["toy", str(folder)], "data_dir": "glue"}, "data_dir='glue' is for GLUE tasks"),
         ({"source": ["toy", "toy"]}, "different ones"),
         ({"source": ""}, "text=''"),
     ]

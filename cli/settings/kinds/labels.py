@@ -11,9 +11,7 @@ from cli.settings.controls import controlled_env
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
 from cli.settings.teachers import TASK_KEYS, cache_folder, cofinetuned_set, single_teacher, teacher_list
 from kd_env.config.environment import EnvConfig
-from kd_env.data.loading import get_task
-from kd_env.decisions.catalog import DECISIONS
-from kd_env.decisions.options import env_config
+from kd_env.decisions.options import default_features, env_config
 
 if TYPE_CHECKING:
     from kd_env.finetuning.co_classifier import CoTeacherConfig
@@ -105,7 +103,8 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
     identity = env.pop("id")
     decision = _decision(identity)
     if env["features"] == "auto":
-        env["features"] = list(default_features(task, decision, str(env.get("weighting", "batch"))))
+        about = {"task": task["name"], "columns": task["columns"], "weighting": env.get("weighting", "batch")}
+        env["features"] = list(default_features(decision, about))
     options = {
         **env,
         "decision": decision,
@@ -120,13 +119,3 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         "show_progress": bool(c["progress"]),
     }
     return env_config(**options)
-
-
-def default_features(task: Mapping[str, Any], decision: str, weighting: str) -> tuple[str, ...]:
-    """The default features that have a meaning for the task: entropy and agreement have none in regression."""
-    from kd_env.mdp.observations.layout import FEATURES
-
-    names = DECISIONS[decision].features_for({"weighting": weighting})
-    if not get_task(task["name"], task["columns"], task["data_dir"]).regression:
-        return names
-    return tuple(name for name in names if not FEATURES[name].classification_only)
