@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.runs import folder as runs
+from cli.runs.paths import absolute
 from cli.settings.kinds.catalog import reader_of
 from cli.settings.options import flag, names_of, split_options
 from cli.settings.read import agent_label
@@ -217,4 +218,14 @@ def _read_results(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no JSON ({error}); judge the run again with resume=true.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no results; judge the run again with resume=true.")
+    return {**found, "facts": _with_absolute_teachers(found["facts"])} if "facts" in found else found
+
+
+def _with_absolute_teachers(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a problem; the folders of teachers were as they had been given in earlier versions."""
+    found = dict(facts)
+    if "teacher" in facts:
+        found["teacher"] = absolute(facts["teacher"])
+    if "teachers" in facts:
+        found["teachers"] = {name: absolute(folder) for name, folder in facts["teachers"].items()}
     return found

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cli.runs.paths import with_absolute_paths
 from kd_env.config.optimizer import FRESH_LEARNING_RATE
 from kd_env.core.files import atomic_write
 
@@ -236,7 +237,10 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
 
 
 def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run with the options that earlier versions did not have, as they did without them."""
+    """The configuration of a run with the options that earlier versions did not have, as they did without them.
+
+    Their paths were as they had been given; they are seen from here.
+    """
     found = {"agent_device": "cpu", **config, "student": {"zero_head": False, **config["student"]}}
     env, influence = dict(config["env"]), config["env"].get("influence")
     if isinstance(env.get("learning_teacher"), Mapping):
@@ -245,7 +249,7 @@ def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     asked = "influence" in (env.get("score"), *(str(name).removeprefix("row_") for name in env.get("features") or ()))
     if isinstance(influence, Mapping) and not asked:
         env["influence"] = {"clip": True, **influence}
-    return {**found, "env": env}
+    return with_absolute_paths({**found, "env": env})
 
 
 def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ class Splits(NamedTuple):
     feedback: np.ndarray  # [rows] int64, in random order: any prefix is a random sample
     selection: np.ndarray  # [rows] int64, in random order
     dropped: int  # rows in no split because they share content with feedback or selection
+    content_hash: str  # of the official train split
     fingerprint: str  # 16 hex digits; equal where the rows, the seed and the sizes of feedback and selection are
 
 
@@ -97,6 +98,7 @@ def cut(
         rng.permutation(np.asarray(feedback, dtype=np.int64)),
         rng.permutation(np.asarray(selection, dtype=np.int64)),
         len(dropped),
+        content_hash(rows),
         _fingerprint(rows, seed, feedback_size, selection_size, _edition(rows, forms, choose, chosen)),
     )
 
@@ -261,8 +263,17 @@ def _check_filled(need: dict[int, int], what: str) -> None:
         raise ValueError(f"Too few {what}: {words} needed; lower feedback_rows and selection_rows.")
 
 
+def content_hash(rows: Rows) -> str:
+    """16 hex digits that are equal where the texts and labels of rows are, and their order."""
+    return _hash(rows, "kd-env rows 1|")
+
+
 def _fingerprint(rows: Rows, seed: int, feedback_size: int, selection_size: int, edition: int) -> str:
-    digest = hashlib.sha256(f"kd-env splits {edition}|{seed}|{feedback_size}|{selection_size}|".encode())
+    return _hash(rows, f"kd-env splits {edition}|{seed}|{feedback_size}|{selection_size}|")
+
+
+def _hash(rows: Rows, about: str) -> str:
+    digest = hashlib.sha256(about.encode())
     columns = [rows.first] if rows.second is None else [rows.first, rows.second]
     for column in columns:
         for text in column:
