@@ -29,10 +29,11 @@ class EnvConfig:
     task: str = "toy"
     """``toy``, ``toy_pair``, a GLUE task, or ``custom`` with ``columns``."""
     data_dir: str | None = None
-    """Folder with ``<task>/<split>.parquet`` (csv, tsv, jsonl too); None reads GLUE from the hub."""
+    """Folder with ``<task>/<split>.parquet`` (csv, tsv, jsonl, or the hub's ``<split>-00000-of-00001.parquet``); None
+    reads GLUE from the hub. Embedded tasks have none."""
     columns: Plain | None = None
     """For ``task=custom``: ``text`` (one or two column names), ``label``, ``kind`` (classification, regression), and
-    optionally ``labels`` (their order), ``label_range`` and ``metrics``."""
+    optionally ``labels`` (names of the classes as the files write them, in order), ``label_range`` and ``metrics``."""
     split_seed: int = 0
     """Seed of the cut into train, feedback and selection, of label noise and of the evaluated feedback rows."""
     feedback_rows: int | None = None
@@ -114,7 +115,7 @@ class EnvConfig:
     """``sample_weighting`` only. What ranks rows in its discrete and box view, by name
     (:mod:`kd_env.decisions.sample_weighting.scores`)."""
     features: Sequence[str] = ()
-    """Observation features by name; those of the decision unless others are named."""
+    """Observation features by name; unless others are named, those of the decision that have a meaning for the task."""
     influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
     """How the influence of rows is found, where a feature, a score or a rule asks for it."""
     reward: str = "gap_closed"

@@ -62,8 +62,8 @@ def load_train(task: Task, data_dir: str | None) -> Rows:
 
     Args:
         task: from :func:`get_task`.
-        data_dir: folder with ``<task>/train.parquet`` (or .csv, .tsv, .jsonl; for ``custom`` also ``train.*`` directly
-            in it); None reads GLUE from the hub. The embedded tasks need neither.
+        data_dir: folder of the files (:func:`kd_env.data.files.places.find_tables`); None reads GLUE from the hub. The
+            embedded tasks need neither.
 
     Raises:
         ValueError: no such split (listing what is there), no rows, a missing column, a label outside the task.

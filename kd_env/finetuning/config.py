@@ -41,7 +41,7 @@ class TrainingOptions:
     output: str
     """Folder that is written."""
     data_dir: str | None = None
-    """Folder with ``<task>/<split>.parquet`` (csv, tsv, jsonl too); None reads GLUE from the hub."""
+    """Folder of the files, as in the environment; None reads GLUE from the hub."""
     columns: Mapping[str, Any] | None = None
     """For ``task=custom``, as in the environment."""
     split_seed: int = 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cli.settings.compose import compose
 from kd_env.data.loading import get_task, load_train
 
 TEXT = {"text": "text", "label": "label", "kind": "classification"}
@@ -218,3 +219,12 @@ def test_the_layout_of_the_hub(tmp_path: Path) -> None:
     first.with_name("train-00000-of-00002-0a1b.parquet").write_bytes(first.read_bytes())
     with pytest.raises(ValueError, match="every part of the train split once"):
         labels_of(tmp_path)
+
+
+@pytest.mark.parametrize("order", ["[true,false]", "[True,FALSE]", "['true','false']", '["True","False"]'])
+@pytest.mark.parametrize("written", [("true", "false"), ("True", "False"), ("TRUE", "FALSE")])
+def test_every_way_to_write_the_order_of_classes(tmp_path: Path, order: str, written: tuple[str, str]) -> None:
+    write(tmp_path, "csv", [*written, written[0]])
+    options = ["task=custom", "task.columns.text=text", f"task.columns.labels={order}"]
+    columns = compose("config", options)["task"]["columns"]
+    assert labels_of(tmp_path, **columns)[1] == [0, 1, 0]
