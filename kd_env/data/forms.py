@@ -20,11 +20,16 @@ def normalize(text: str) -> str:
     This is Unicode's NFKC_Casefold, made for the question whether two names are the same: composed and decomposed
     accents, full and half width, ligatures and the capital sharp s are alike in it. Accents themselves stay.
     """
-    visible = _INVISIBLE.sub("", case_and_spaces(text))
-    if visible.isascii():
-        return " ".join(visible.split())
-    folded = unicodedata.normalize("NFKC", visible).casefold()
+    shown = visible(case_and_spaces(text))
+    if shown.isascii():
+        return " ".join(shown.split())
+    folded = unicodedata.normalize("NFKC", shown).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def visible(text: str) -> str:
+    """The text without the characters that nobody sees."""
+    return _INVISIBLE.sub("", text)
 
 
 def case_and_spaces(text: str) -> str:

@@ -92,8 +92,10 @@ def tokenize(rows: Rows, tokenizer: Any, max_length: int, device: torch.device, 
     unknown = _share_unknown(dense_ids[mask], tokenizer)
     if unknown >= UNKNOWN_WORDS:
         warnings.warn(
-            f"The tokenizer of {tokenizer.name_or_path!r} reads {unknown:.0%} of these texts as {tokenizer.unk_token}: "
-            "what a model can learn from them is little. Use an encoder that was made for their language and script.",
+            # In tens, so that it is said once of all splits.
+            f"The tokenizer of {tokenizer.name_or_path!r} reads about {round(unknown, 1):.0%} of the words of these "
+            f"rows as {tokenizer.unk_token}: little can be learned from them. Use an encoder that was made for their "
+            "language and script.",
             UserWarning,
             stacklevel=2,
         )

@@ -112,7 +112,8 @@ def refuse_stale(output: Path, record: Mapping[str, Any] | None, fingerprint: st
     if then != fingerprint:
         raise ValueError(
             f"{str(output)!r} was made from other rows than are read now (split {then}, now {fingerprint}): a file has "
-            "changed since. Delete that folder to make it anew, choose another output, or put the file back."
+            "changed since, or rows that differ only in how their characters are stored were cut apart by an earlier "
+            "version. Delete that folder to make it anew, choose another output, or put the file back."
         )
 
 

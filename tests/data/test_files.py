@@ -48,6 +48,7 @@ def labels_of(folder: Path, **columns: Any) -> tuple[tuple[str, ...], list[Any]]
         ([True, False, True], ["True", "False"], ("True", "False")),
         (["true", "false", "true"], [True, False], ("true", "false")),
         (["yes", "no", "yes"], ["yes", "no"], ("yes", "no")),
+        (["caf\u00e9", "no\u200b", "cafe\u0301"], ["cafe\u0301", "no"], ("cafe\u0301", "no")),
         ([2, 10, 2], [2, 10], ("2", "10")),
         ([2.0, 10.0, 2.0], ["2", "10"], ("2", "10")),
         (["01", "1", "01"], ["01", "1"], ("01", "1")),
@@ -106,7 +107,7 @@ def test_scores_are_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("given", [None, ["a", "b"]])
 def test_a_missing_label_is_told_with_its_row(tmp_path: Path, ending: str, given: list[str] | None) -> None:
-    write(tmp_path, ending, ["a", "b", ""])
+    write(tmp_path, ending, ["a", "b", "\u200b" if given else ""])
     with pytest.raises(ValueError, match=r"train.*: the label in row 2 is missing"):
         labels_of(tmp_path, labels=given)
 

@@ -40,7 +40,7 @@ def read_tables(paths: Sequence[Path]) -> Table:
         if list(columns) != list(first):
             raise ValueError(f"{path} has the columns {_words(columns)}, but {paths[0]} has {_words(first)}.")
     values = {name: [value for part in (first, *others) for value in part[name]] for name in first} if others else first
-    return Table(", ".join(map(str, paths)), values)
+    return Table(f"{paths[0]} and {len(others)} more" if others else str(paths[0]), values)
 
 
 @contextmanager

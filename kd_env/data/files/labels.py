@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from kd_env.data.forms import visible
 from kd_env.data.tasks import Task
 
 _POINT_ZERO = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
@@ -29,13 +32,14 @@ def label_name(value: Any) -> str | None:
         return None
     name = value.strip()
     whole = _POINT_ZERO.fullmatch(name)
-    return (whole[1] if whole else name) or None
+    return whole[1] if whole else name if label_key(name) else None
 
 
+@lru_cache(1024)  # many rows have few names
 def label_key(name: str) -> str:
-    """What is compared of a name: ``True`` and ``TRUE`` are the ``true`` that options and JSON know."""
-    lower = name.lower()
-    return lower if lower in ("true", "false") else name
+    """What is compared of a name: not how its characters are stored; ``TRUE`` is the ``true`` of options and JSON."""
+    key = unicodedata.normalize("NFC", visible(name)).strip()
+    return key.lower() if key.lower() in ("true", "false") else key
 
 
 def score(value: Any) -> float | None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
+_SHOWN = 12
 _PART = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]+)?\.parquet")
 
 
@@ -34,7 +35,13 @@ def find_tables(data_dir: str, task: str, split: str) -> tuple[Path, ...]:
 def listing(data_dir: str, task: str) -> str:
     """What the places searched by :func:`find_tables` hold, in words."""
     folders = [folder for folder in _folders(data_dir, task) if folder.is_dir()] or [Path(data_dir).expanduser()]
-    return "; ".join(f"in {f}: {', '.join(sorted(path.name for path in f.iterdir())) or '(nothing)'}" for f in folders)
+    return "; ".join(f"in {folder}: {_names(folder)}" for folder in folders)
+
+
+def _names(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return ", ".join([*names[:_SHOWN], *more]) or "(nothing)"
 
 
 def _folders(data_dir: str, task: str) -> list[Path]:
