@@ -153,8 +153,8 @@ def check_comparable(configs: Sequence[tuple[str, Config]]) -> None:
             apart = sorted(controls & _OTHER_PROBLEM) if len(controls) > 1 else []
             hint = "".join(f" control={name} changes the problem: compare its runs apart." for name in apart)
             raise ValueError(
-                f"{first_name} and {name} cannot be compared: {key} is {_at(a, key)!r} in the first and "
-                f"{_at(b, key)!r} in the second.{hint}"
+                f"{first_name} and {name} cannot be compared: {key} is {runs.value_at(a, key)!r} in the first and "
+                f"{runs.value_at(b, key)!r} in the second.{hint}"
             )
 
 
@@ -171,7 +171,7 @@ def agent_labels(configs: Sequence[Config]) -> list[str]:
         name = agent_label(whole["agent"])
         known = kinds[name]
         keys = list(dict.fromkeys(key for other in known for key in runs.differences(known[0], other)))
-        shown = ", ".join(f"{key}={textwrap.shorten(str(_at(whole, key)), 40)}" for key in keys)
+        shown = ", ".join(f"{key}={textwrap.shorten(str(runs.value_at(whole, key)), 40)}" for key in keys)
         labels.append(name if len(known) == 1 else f"{name} #{known.index(whole) + 1} ({shown})")
     return labels
 
@@ -197,13 +197,6 @@ def _agent(config: Config) -> dict[str, Any]:
 def _of_the_agent(config: Config) -> tuple[str, ...]:
     """Options of the environment that belong to the agent: what it sees and how it says what it wants."""
     return reader_of(config["env"].get("id")).of_the_agent
-
-
-def _at(values: Config, key: str) -> Any:
-    found: Any = values
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
 
 
 def _matches(pattern: str) -> list[Path]:

@@ -43,6 +43,13 @@ def with_former_paths(config: Mapping[str, Any], before: Mapping[str, Any], give
     return _changed(config, change)
 
 
+def has_moved(key: str, then: object, now: object) -> bool:
+    """Whether the value of a key is a path that is not there any more, and another one now is."""
+    if key not in (*_FOLDERS, *_MODELS, _TEXTS, "cofinetuned") or not isinstance(then, str) or not isinstance(now, str):
+        return False
+    return os.path.isabs(then) and not Path(then).exists() and os.path.isabs(now) and Path(now).exists()
+
+
 def absolute(path: str, *, always: bool = False) -> str:
     """A path as seen from here; what is not there may be a name of the hub, and stays unless ``always``."""
     place = Path(path).expanduser()

@@ -111,6 +111,26 @@ def test_rows_that_have_changed_since_are_refused(
     assert hashes["train"] == results(home / "runs" / "run")["facts"]["split_fingerprint"]
 
 
+def test_a_project_that_was_moved_goes_on(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(home, moved)
+    config = moved / "runs" / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(home), str(tmp_path / "gone")))
+    monkeypatch.chdir(moved)
+    settings = read_settings(compose("config", [*RUN, "resume=true"]))
+    with pytest.warns(UserWarning) as warned:
+        runs.check_folder(moved / "runs" / "run", settings.resolved)
+    told = [str(warning.message) for warning in warned]
+    assert [line.split("=")[0] for line in told] == ["task.data_dir", "teacher.path"]
+    assert told[0].endswith(f"/gone/data is not there any more; {moved / 'data'} is read in its place.")
+    (tmp_path / "gone" / "data").mkdir(parents=True)
+    with (
+        pytest.warns(UserWarning, match="teacher.path"),
+        pytest.raises(ValueError, match=r"started with other values of task\.data_dir; resume"),
+    ):
+        runs.check_folder(moved / "runs" / "run", settings.resolved)
+
+
 def test_every_kind_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b", "toy", "lines"):
