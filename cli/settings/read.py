@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cli.runs import folder as runs
+from cli.runs.paths import with_absolute_paths
 from cli.settings.controls import check_control
 from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.catalog import reader_of
+from kd_env.core import checks
 
 
 def with_defaults(resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def with_defaults(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
-    """Check a composed configuration.
+    """Check a composed configuration, and make its paths absolute.
 
     Raises:
         ValueError: the first value that is out of range or does not fit, with the remedy.
@@ -32,6 +34,8 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
     from agents import agent_kind
 
     c = with_defaults(resolved)
+    _check_folders(c)
+    c = with_absolute_paths(c)
     reader = reader_of(c["env"]["id"])
     _check_numbers(c)
     check_control(c["control"], agent_kind(str(c["agent"]["name"])) == "rule")
@@ -46,7 +50,7 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
         teachers=read.teachers,
         agent=read.agent,
         rules=_rules(c["evaluation"]["rules"], read.agent),
-        run_folder=Path(c["runs_dir"]).expanduser() / name,
+        run_folder=Path(c["runs_dir"]) / name,
         evaluation_seeds=reader.evaluation_seeds(c),
         cofinetuned=read.cofinetuned,
     )
@@ -114,6 +118,13 @@ def default_name(c: Mapping[str, Any]) -> str:
     what = c["presets"].get("experiment") or c["task"]["name"]
     control = "" if c["control"] == "none" else f"-{c['control']}"
     return f"{what}-{agent_label(c['agent'])}{control}-seed{c['seed']}".replace("/", "-")
+
+
+def _check_folders(c: Mapping[str, Any]) -> None:
+    checks.filled("runs_dir", c["runs_dir"])
+    checks.optional(checks.filled)("cache_dir", c["cache_dir"])
+    checks.filled("task.name", c["task"]["name"])
+    checks.optional(checks.filled)("task.data_dir", c["task"]["data_dir"])
 
 
 def _check_numbers(c: Mapping[str, Any]) -> None:

@@ -98,6 +98,12 @@ def text(name: str, value: Any) -> None:
         refuse(name, value, "a text")
 
 
+def filled(name: str, value: Any) -> None:
+    """A string with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        refuse(name, value, "a text that is not empty")
+
+
 def mapping(name: str, value: Any) -> None:
     """A mapping with texts as keys."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from kd_env.data.corpora import Texts
+from kd_env.data.corpora import Texts, load_texts
+from kd_env.data.forms import normalize
 from kd_env.data.masking import ordinary_tokens
-from kd_env.data.splits import TokenIndex, cut, normalize
+from kd_env.data.splits import TokenIndex, cut
 from kd_env.data.tables import Table, tokenize
 from kd_env.data.tasks import Rows
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class TextSplits(NamedTuple):
-    """Texts without repeats (in the form that :func:`kd_env.data.splits.normalize` gives), disjoint in content."""
+    """Texts without repeats (in the form that :func:`kd_env.data.forms.normalize` gives), disjoint in content."""
 
     train: list[str]
     feedback: list[str]  # in random order: any prefix is a random sample
@@ -49,6 +50,31 @@ class TokenizedTexts(NamedTuple):
     dropped: int
 
 
+class TextOptions(Protocol):
+    """Options that say which texts are read, and how they are cut."""
+
+    @property
+    def text(self) -> str | tuple[str, ...]: ...  # noqa: D102 - documented where the options are
+    @property
+    def data_dir(self) -> str | None: ...  # noqa: D102
+    @property
+    def column(self) -> str | None: ...  # noqa: D102
+    @property
+    def split_seed(self) -> int: ...  # noqa: D102
+    @property
+    def feedback_rows(self) -> int | None: ...  # noqa: D102
+    @property
+    def selection_rows(self) -> int | None: ...  # noqa: D102
+    @property
+    def max_train_rows(self) -> int | None: ...  # noqa: D102
+
+
+def read_splits(options: TextOptions) -> TextSplits:
+    """The texts of the options, cut, without dev texts; errors as :func:`load_texts` and :func:`cut_texts`."""
+    texts = load_texts(options.text, data_dir=options.data_dir, column=options.column)
+    return cut_texts(texts, options.split_seed, options.feedback_rows, options.selection_rows, options.max_train_rows)
+
+
 def cut_texts(
     texts: Texts,
     split_seed: int,
@@ -58,7 +84,7 @@ def cut_texts(
 ) -> TextSplits:
     """Cut train texts into train, feedback and selection, none of which holds a text that stands in another one's.
 
-    Repeats (after :func:`kd_env.data.splits.normalize`) are dropped first; then the rules of
+    Repeats (after :func:`kd_env.data.forms.normalize`) are dropped first; then the rules of
     :func:`kd_env.data.splits.cut` for single sentences hold. Dev texts that stand whole in a text of the other splits
     are dropped; the other way round a short train text (SST-2 holds phrases) may stand in a dev text, since train must
     not depend on dev.

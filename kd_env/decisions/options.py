@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kd_env.config.environment import EnvConfig
+from kd_env.data.tasks import is_regression
 from kd_env.decisions.catalog import DECISIONS, check_decision
 from kd_env.decisions.objective import check_objective, objective_defaults, with_heads
+from kd_env.mdp.observations.layout import FEATURES
 
 
 def env_config(**options: Any) -> EnvConfig:
@@ -14,7 +17,7 @@ def env_config(**options: Any) -> EnvConfig:
 
     Args:
         **options: fields of :class:`kd_env.config.environment.EnvConfig`; what is left out has the default of the
-            decision.
+            decision, features those of them that have a meaning for the task.
 
     Raises:
         ValueError: an unknown key (with near matches), a value outside its range (with the range), or values that do
@@ -22,7 +25,7 @@ def env_config(**options: Any) -> EnvConfig:
     """
     kind = DECISIONS[str(options.get("decision", EnvConfig.decision))]
     options = kind.options_for(options)
-    defaults = kind.defaults(options)
+    defaults = {**kind.defaults(options), "features": default_features(kind.name, options)}
     if not kind.writes_tokens:
         defaults |= objective_defaults(options, tuple(defaults.get("features", ())), kind.options)
     if options.get("teacher_updates", "none") != "none":  # no fixed teacher's loss is there to count a gap down to
@@ -33,3 +36,16 @@ def env_config(**options: Any) -> EnvConfig:
     check_decision(config)
     check_objective(config, kind.writes_tokens)
     return config
+
+
+def default_features(decision: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The default features that have a meaning for the task: entropy and agreement have none in regression.
+
+    Args:
+        decision: by name.
+        options: of the environment; ``task``, ``columns`` and ``weighting`` are read.
+    """
+    names = DECISIONS[decision].features_for(options)
+    if not is_regression(options.get("task", EnvConfig.task), options.get("columns")):
+        return names
+    return tuple(name for name in names if not FEATURES[name].classification_only)

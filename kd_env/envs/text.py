@@ -116,6 +116,7 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
             np.arange(len(texts.feedback)),
             np.arange(len(texts.selection)),
             texts.dropped,
+            "",  # of labelled rows alone
             texts.fingerprint,
         ),
         train=on_device(train.table, device),

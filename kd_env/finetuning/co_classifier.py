@@ -128,6 +128,7 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     """
     config.validate()
     output = Path(config.output)
+    task = get_task(config.task, config.columns, config.data_dir)
     contents = task_contents(config.task, config.data_dir, [member.name_or_path for member in config.members])
     fingerprint = partial(split_fingerprint, config)
     is_finished = partial(finished, output, config.identity(), contents, fingerprint, "teacher set", read_set_record)
@@ -138,7 +139,6 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     device = resolve_device(config.device)
     for member in config.members:
         pretrained.check_source(member.name_or_path)
-    task = get_task(config.task, config.columns, config.data_dir)
     sources = [member.name_or_path for member in config.members]
     tokenizers = [pretrained.load_tokenizer(source) for source in sources]
     started = _start(config, task)

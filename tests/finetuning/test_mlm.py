@@ -498,6 +498,7 @@ def test_bad_options(make: Make, options: dict[str, Any], message: str) -> None:
         make(**options)
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer of .* reads about:UserWarning")
 def test_texts_that_do_not_fit_the_encoder(make: Make, tmp_path: Path) -> None:
     (tmp_path / "long").mkdir()
     rng = np.random.default_rng(0)
@@ -520,6 +521,7 @@ def command(*words: str) -> int:
     return main(["teacher", "objective=mlm", "progress=false", "device=cpu", *words])
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer of .* reads about:UserWarning")
 def test_the_command_from_the_embedded_text_to_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], encoder: str, text: str
 ) -> None:
@@ -572,3 +574,15 @@ def test_help_shows_the_objective(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     for part in ("objective=classification", "text=null", "text_column=null", "mask_rate=0.15", "objective=mlm text="):
         assert part in said
+
+
+def test_a_model_of_texts_that_have_changed_since_is_refused(make: Make, text: str, tmp_path: Path) -> None:
+    lines = (Path(text) / "lines.txt").read_text()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "lines.txt").write_text(lines)
+    config = make(text=str(tmp_path / "text"), epochs=1, evaluations_per_epoch=1)
+    folder = train_mlm(config)
+    assert train_mlm(config) == folder
+    (tmp_path / "text" / "lines.txt").write_text("\n".join(lines.splitlines()[:250]))
+    with pytest.raises(ValueError, match="other rows than are read now"):
+        train_mlm(config)

@@ -31,6 +31,10 @@ class LabelJob(Job[EnvConfig, Problem]):
     def check_training(self, problem: Problem) -> None:
         """Nothing: a probe told everything before."""
 
+    def row_hashes(self, problem: Problem) -> dict[str, str]:
+        """As in :class:`Job`."""
+        return row_hashes(problem)
+
     def training_env(self, problem: Problem) -> AnyVectorEnv:
         """As in :class:`Job`."""
         from kd_env.envs import make_vector
@@ -81,3 +85,13 @@ class LabelJob(Job[EnvConfig, Problem]):
     def appendix(self, problem: Problem, policy: Path) -> str:
         """Nothing."""
         return ""
+
+
+def row_hashes(problem: Problem) -> dict[str, str]:
+    """Hashes of the rows of a problem, by split; of texts the train split is all there is to hold back from."""
+    from kd_env.evaluation.judging.dev import check_dev
+
+    train = {"train": problem.fingerprint}
+    if problem.config.objective == "text":
+        return train
+    return {**train, **check_dev(problem.task, problem.config.data_dir)}

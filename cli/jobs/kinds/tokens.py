@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agents.common.saved import SavedAgent
 from cli.jobs.kinds import prepare
 from cli.jobs.kinds.base import AnyVectorEnv, Job
+from cli.jobs.kinds.labels import row_hashes
 from cli.jobs.kinds.token_samples import edited_samples
 from cli.jobs.kinds.token_students import keep_student, read_joint, save_starts, write_joint
 from cli.jobs.progress import show_progress
@@ -70,6 +71,10 @@ class TokenJob(Job[EnvConfig, Problem]):
 
         if self.learns:
             check_learns(self.settings, DistillVectorEnv(self.settings.resolved["num_envs"], problem=problem))
+
+    def row_hashes(self, problem: Problem) -> dict[str, str]:
+        """As in :class:`Job`."""
+        return row_hashes(problem)
 
     def training_env(self, problem: Problem) -> AnyVectorEnv:
         """As in :class:`Job`; with ``protocol=joint`` it holds the one student of the run's seed."""

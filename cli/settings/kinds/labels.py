@@ -18,9 +18,7 @@ from cli.settings.teachers import (
     teacher_list,
 )
 from kd_env.config.environment import EnvConfig
-from kd_env.data.loading import get_task
-from kd_env.decisions.catalog import DECISIONS
-from kd_env.decisions.options import env_config
+from kd_env.decisions.options import default_features, env_config
 
 if TYPE_CHECKING:
     from kd_env.finetuning.co_classifier import CoTeacherConfig
@@ -127,7 +125,8 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
     if env.get("objective") == "text":
         return _text_env(c, env, decision)
     if env["features"] == "auto":
-        env["features"] = list(default_features(task, decision, str(env.get("weighting", "batch"))))
+        about = {"task": task["name"], "columns": task["columns"], "weighting": env.get("weighting", "batch")}
+        env["features"] = list(default_features(decision, about))
     options = {
         **env,
         "decision": decision,
@@ -157,13 +156,3 @@ def _text_env(c: Mapping[str, Any], env: Mapping[str, Any], decision: str) -> En
     return env_config(
         decision=decision, task=task["name"], **rows, student=c["student"], device=str(c["device"]), **options
     )
-
-
-def default_features(task: Mapping[str, Any], decision: str, weighting: str) -> tuple[str, ...]:
-    """The default features that have a meaning for the task: entropy and agreement have none in regression."""
-    from kd_env.mdp.observations.layout import FEATURES
-
-    names = DECISIONS[decision].features_for({"weighting": weighting})
-    if not get_task(task["name"], task["columns"], task["data_dir"]).regression:
-        return names
-    return tuple(name for name in names if not FEATURES[name].classification_only)
