@@ -91,7 +91,7 @@ def test_only_evaluations_read_dev_rows() -> None:
         for path in house.sources("kd_env")
         if "kd_env.data.loading.load_dev" in house.imported_names(path)
     }
-    judging = {f"kd_env/evaluation/judging/{name}.py" for name in ("protocol", "dev", "tutor_dev")}
+    judging = {f"kd_env/evaluation/judging/{name}.py" for name in ("tables", "dev")}
     assert readers and readers <= {*judging, "kd_env/evaluation/downstream/fine_tuning.py", "kd_env/data/corpora.py"}
 
 

@@ -53,6 +53,9 @@ def keeper(settings: Settings[EnvConfig]) -> Keep | None:
             return
         with quiet_transformers():
             env.save_student(folder, replica)
+        if env.problem.config.objective == "text":  # no classifier, and so no teacher: `kd-env evaluate students=...`
+            print(f"Student of seed {seed}: {folder}", flush=True)
+            return
         write_record(folder, student_record(env.problem, policy=name, seed=seed, steered=steered))
         # Another run of this split would refuse it as a teacher.
         note = f"{folder} (feedback rows had a say: no teacher of this split)" if steered else f"teacher.path={folder}"

@@ -77,13 +77,13 @@ def resolve_overrides(job: str, overrides: Sequence[str], *, sweep: bool = False
 
 
 def _with_default_experiment(parsed: list[Any]) -> list[Any]:
-    """The overrides with ``experiment=none`` where a task or an environment is named and no experiment.
+    """The overrides with ``experiment=none`` where a task, environment or objective is named, and no experiment.
 
     The experiment that the primary configuration names is one problem: its wrong labels, terms and budget would be a
     surprise on any other.
     """
     named = {override.key_or_group for override in parsed}
-    if "experiment" in named or not named & {"task", "env", "env.id"}:
+    if "experiment" in named or not named & {"task", "env", "env.id", "objective"}:
         return parsed
     return [*parsed, _parse(f"experiment={NO_EXPERIMENT}")]
 

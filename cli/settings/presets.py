@@ -11,7 +11,7 @@ PACKAGE = "configs"
 NO_EXPERIMENT = "none"
 """The experiment that sets nothing: Hydra cannot take away a default by ``experiment=null``."""
 JOB_GROUPS = {
-    "config": ("task", "teacher", "student", "env", "agent", "experiment"),
+    "config": ("task", "teacher", "student", "env", "objective", "agent", "experiment"),
     "finetune": ("task", "teacher"),
 }
 """Groups of each primary configuration file, in the order in which help shows them."""

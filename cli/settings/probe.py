@@ -48,7 +48,7 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         self.teacher_updates = config.teacher_updates
         self.weighting, self.batch_size = config.weighting, config.batch_size
         self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)
-        regression = get_task(config.task, config.columns, config.data_dir).regression
+        regression = config.objective == "labels" and get_task(config.task, config.columns, config.data_dir).regression
         self.observation_layout, start = {}, 0
         for name in config.features:
             width = 3 if name in STUDENT_FEATURES and not regression else 1
@@ -104,6 +104,7 @@ def check(settings: Settings[EnvConfig]) -> Settings[EnvConfig]:
     from kd_env.envs.process import check_names
     from kd_env.envs.workers import VECTORIZATIONS
     from kd_env.evaluation.judging.dev import check_dev
+    from kd_env.evaluation.judging.tables import check_texts
     from kd_env.models.devices import resolve_device
 
     config, resolved = settings.env, settings.resolved
@@ -111,9 +112,13 @@ def check(settings: Settings[EnvConfig]) -> Settings[EnvConfig]:
     if resolved["vectorization"] not in VECTORIZATIONS:
         raise ValueError(unknown_name("vectorization", resolved["vectorization"], VECTORIZATIONS))
     _check_dropout(settings)
-    task = get_task(config.task, config.columns, config.data_dir)
-    check_names(config, task.regression)
-    check_dev(task, config.data_dir)
+    if config.objective == "text":
+        check_names(config, regression=False)
+        check_texts(config)
+    else:
+        task = get_task(config.task, config.columns, config.data_dir)
+        check_names(config, task.regression)
+        check_dev(task, config.data_dir)
     kind = agent_kind(settings.agent.name)
     if kind == "rule":
         _check_rule(settings.agent.name, config)
@@ -190,6 +195,11 @@ def _check_rule(name: str, env: EnvConfig) -> None:
     from agents.rules.catalog import rule_class
 
     if getattr(rule_class(name), "asks_influence", False):
+        if env.objective == "text":
+            raise ValueError(
+                f"The rule {name!r} asks for the influence of labelled rows on the loss of feedback labels, of which "
+                "objective='text' has none; choose another rule."
+            )
         feedback_rows(env, min(env.evaluation_rows, env.feedback_rows or env.evaluation_rows))
     if rule_class(name).reads_every_reward and env.evaluate_every != 1:
         raise ValueError(

@@ -290,3 +290,16 @@ def _packaged(task: str, member: Any) -> str:
     if member not in folders:
         raise ValueError(unknown_name("packaged teacher", str(member), folders))
     return folders[member]
+
+
+def language_model(c: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The masked language model that is there; none for the packaged one."""
+    teacher, text = c["teacher"], c["env"]["text"]
+    if teacher["name_or_path"]:
+        source = c["task"]["name"] if text == "auto" else text
+        raise ValueError(
+            f"teacher.name_or_path={teacher['name_or_path']} would have to be trained as a masked language model "
+            f"first: `kd-env teacher objective=mlm text={source} teacher.name_or_path=... output=<folder>`, then "
+            "teacher.path=<folder>. One that is trained already is given as teacher.path, too."
+        )
+    return (("language_model", str(teacher["path"])),) if teacher["path"] else ()

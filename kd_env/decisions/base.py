@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core.types import FeatureSlice, Floats
+from kd_env.mdp.assets import present_entries
 from kd_env.mdp.objectives.batches import Edit, StudentUpdate
 from kd_env.mdp.observations.layout import observe
 from kd_env.mdp.observations.space import make_space
-from kd_env.mdp.problem import Problem, present_entries
+from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
 
 BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY = "Box", "Discrete", "MultiDiscrete", "MultiBinary"

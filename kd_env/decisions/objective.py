@@ -19,16 +19,24 @@ _FOR_TEXT = ("text", "column", "student_head")
 _FOR_SLOTS = ("masking", "mask_rate", "slots")
 
 
-def objective_defaults(options: Mapping[str, Any], features: tuple[str, ...]) -> dict[str, Any]:
+_TEXT_OPTIONS: dict[str, Any] = {"weighs": ("plausibility",), "score": "edit_error"}
+"""Defaults of options that some decisions have."""
+
+
+def objective_defaults(
+    options: Mapping[str, Any], features: tuple[str, ...], of_decision: frozenset[str]
+) -> dict[str, Any]:
     """Defaults that the objective changes.
 
     Args:
         options: that are given.
         features: default ones of the decision.
+        of_decision: names of the options that are for the decision alone.
     """
     if options.get("objective") != "text":
         return {}
-    changed: dict[str, Any] = {"terms": TEXT_TERMS, "weighs": ("plausibility",), "teacher_source": "online"}
+    changed: dict[str, Any] = {"terms": TEXT_TERMS, "teacher_source": "online"}
+    changed |= {name: value for name, value in _TEXT_OPTIONS.items() if name in of_decision}
     readable = tuple(name for name in features if name not in FEATURES or not FEATURES[name].labels_only)
     per_row = any(FEATURES[name].per_row for name in readable if name in FEATURES)
     return {**changed, "features": (*readable, "row_edit") if per_row else readable}

@@ -24,7 +24,7 @@ def env_config(**options: Any) -> EnvConfig:
     options = kind.options_for(options)
     defaults = kind.defaults(options)
     if not kind.writes_tokens:
-        defaults |= objective_defaults(options, tuple(defaults.get("features", ())))
+        defaults |= objective_defaults(options, tuple(defaults.get("features", ())), kind.options)
     if options.get("teacher_updates", "none") != "none":  # no fixed teacher's loss is there to count a gap down to
         defaults["reward"] = "loss_drop"
     if kind.writes_tokens or options.get("objective") == "text":

@@ -17,14 +17,14 @@ from kd_env.decisions.catalog import DECISIONS
 from kd_env.envs.process import check_names, make_problem, projection_shapes, reads_influence
 from kd_env.envs.reader import label_reader
 from kd_env.envs.text import text_assets
+from kd_env.mdp.assets import Assets, label_width
 from kd_env.mdp.influence.rows import check_influence
-from kd_env.mdp.problem import Assets, Problem, label_width
+from kd_env.mdp.problem import Problem
 from kd_env.models import encoder, pretrained
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.devices import resolve_device
 from kd_env.models.layermap import layer_table
-from kd_env.models.students import build_student
-from kd_env.models.token_student import train_padding
+from kd_env.models.students import build_student, train_padding
 from kd_env.teachers.loading import LoadedTeacher, load_teachers, make_teacher, teacher_folders
 from kd_env.teachers.teacher_set import Teacher, TeacherTables, best_teacher
 

@@ -15,11 +15,12 @@ from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting import scores
 from kd_env.knowledge import TermSpec, build_terms, term_entries
 from kd_env.mdp import rewards
+from kd_env.mdp.assets import Assets
 from kd_env.mdp.influence.rows import check_influence
 from kd_env.mdp.objectives.catalog import OBJECTIVES
 from kd_env.mdp.observations import layout
 from kd_env.mdp.observations.base import Feature
-from kd_env.mdp.problem import Assets, Problem, Process
+from kd_env.mdp.problem import Problem, Process
 from kd_env.models import encoder
 from kd_env.models.layermap import layer_pairs
 from kd_env.teachers.teacher_set import Teacher, entry_name
@@ -127,7 +128,8 @@ def check_names(config: EnvConfig, regression: bool) -> dict[str, Feature]:
     if config.reward not in rewards.REWARDS:
         raise ValueError(unknown_name("reward", config.reward, rewards.REWARDS))
     _check_scores(config)
-    scores.resolve(config.score, regression)
+    if "score" in DECISIONS[config.decision].options:
+        scores.resolve(config.score, regression, config.objective)
     return layout.resolve(config.features, regression, len(config.terms), by_row=config.weighting == "sample")
 
 

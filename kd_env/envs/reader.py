@@ -15,7 +15,7 @@ from kd_env.data.tables import Table, same_tokens
 from kd_env.data.tasks import EMBEDDED, Task
 from kd_env.data.text import TokenFacts, token_facts
 from kd_env.data.toy import masked_lm_folder
-from kd_env.mdp.problem import Reader
+from kd_env.mdp.assets import Reader
 from kd_env.models.masked_lm import MaskedLM, check_fits, load_masked_lm
 from kd_env.models.pretrained import load_tokenizer
 from kd_env.teachers.outputs import weights_hash

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
 from kd_env.envs.shells.replicas import Replicas
 from kd_env.mdp import passes, transition
-from kd_env.mdp.problem import Problem, warn_floor
+from kd_env.mdp.problem import Problem
 from kd_env.mdp.rewards import gap_scale
 from kd_env.mdp.state import DistillState, Effect, TeacherState
 from kd_env.models.export import write_student
@@ -185,6 +186,24 @@ def _of_teacher(teacher: TeacherState | None) -> dict[str, np.ndarray]:
         return {}
     names = ("loss", "influence_ratio", "influence_cosine")
     return {f"teacher_{name}": getattr(teacher, name).copy() for name in names}
+
+
+def warn_floor(problem: Problem, loss_reset: float) -> None:
+    """The warning at construction where the floor of D is active."""
+    if problem.config.objective == "text":
+        warnings.warn(
+            f"The student's loss at reset ({loss_reset:.4f}) is hardly above the least that counts "
+            f"({problem.teacher_loss:.4f}); the gap is counted as 5% of the loss at reset.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return
+    warnings.warn(
+        f"The teacher's loss {problem.teacher_loss:.4f} is less than 5% below a fresh student's {loss_reset:.4f}: "
+        "the floor of the gap is active, and reports show the loss instead of the gap closed.",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def check_replicas(effect: Effect, count: int) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core.types import Batch
-from kd_env.data.corpora import load_texts
+from kd_env.data.corpora import Texts, load_texts
 from kd_env.data.splits import Splits
 from kd_env.data.tables import Table, make_buckets, on_device, same_tokens
 from kd_env.data.tasks import Task
@@ -18,13 +18,13 @@ from kd_env.data.text import TextSplits, TokenFacts, TokenizedTexts, cut_texts, 
 from kd_env.data.toy import masked_lm_folder
 from kd_env.envs.reader import language_model, make_reader, ordinary_places, slots_of, tokens_of
 from kd_env.knowledge import TermSpec, build_terms
+from kd_env.mdp.assets import Assets
 from kd_env.mdp.objectives import reading
 from kd_env.mdp.objectives.batches import at_slots, edited
-from kd_env.mdp.problem import Assets
 from kd_env.models.checks import check_positions
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.masked_lm import MaskedLM, check_fits
-from kd_env.models.token_student import build_token_student
+from kd_env.models.students import build_token_student
 from kd_env.teachers.outputs import weights_hash
 from kd_env.teachers.provenance import provenance
 from kd_env.teachers.sources import OnlineTeacher
@@ -40,9 +40,8 @@ def text_sources(config: EnvConfig) -> tuple[str, ...]:
     return (text,) if isinstance(text, str) else tuple(text)
 
 
-def cut(config: EnvConfig, *, dev: bool = False) -> TextSplits:
-    """The texts of the options, cut into splits; dev texts where they are asked for, which only reports may."""
-    texts = load_texts(text_sources(config), data_dir=config.data_dir, column=config.column, dev=dev)
+def cut(config: EnvConfig, texts: Texts) -> TextSplits:
+    """The texts of the options, cut into splits."""
     return cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
 
 
@@ -58,7 +57,7 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
     first = next(iter(folders))  # the first of several reads the masks
     folder, model = folders[first], models[first]
     tokenizer, tokens = tokens_of(folder)
-    texts = cut(config)
+    texts = cut(config, load_texts(text_sources(config), data_dir=config.data_dir, column=config.column))
     for name, other in folders.items():
         if name != first and not same_tokens(tokenizer, tokens_of(other)[0], texts.train[:64]):
             raise ValueError(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -13,59 +12,20 @@ from torch import Tensor
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core.types import ModelOutput, Signal
-from kd_env.data import splits
 from kd_env.data.tables import Table, make_buckets, tokenize
-from kd_env.data.tasks import Rows, Task
-from kd_env.data.text import TokenFacts
+from kd_env.data.tasks import Rows
 from kd_env.knowledge.plausibility import plausibility_floor
 from kd_env.mdp import rewards
+from kd_env.mdp.assets import Assets, Reader, label_width, present_entries
 from kd_env.mdp.objectives.batches import Edit, StudentBatch, StudentUpdate, TeacherPass
 from kd_env.mdp.observations.space import make_layout
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
-from kd_env.models import encoder
 from kd_env.models.layermap import layer_table
-from kd_env.models.masked_lm import MaskedLM
 from kd_env.numerics import losses, metrics
 from kd_env.numerics.calibration import check_calibration_rows, fit_temperature
 from kd_env.teachers import outputs, sources
 from kd_env.teachers.facts import TeacherFacts, teacher_facts
-from kd_env.teachers.teacher_set import Teacher, entry_name
-
-
-class Reader(NamedTuple):
-    """Who reads masked text, and how the train rows are masked."""
-
-    folder: str
-    identity: str  # hash of the weights
-    model: MaskedLM
-    tokens: TokenFacts
-    ids: np.ndarray  # [R, S] int32, tokens of the train rows on the host
-    ordinary: np.ndarray  # [R, S] bool, positions of train rows that may be masked
-    slots: int  # P
-    left_out: int  # train rows with fewer ordinary tokens than slots
-
-
-class Assets(NamedTuple):
-    """The costly parts, shared by every environment of one problem."""
-
-    task: Task
-    tokenizer: Any
-    splits: splits.Splits
-    train: Table
-    feedback: Table  # the fixed rows that are evaluated for reward and observation
-    selection: Table
-    teachers: tuple[Teacher, ...]
-    reference: int  # index of the only teacher, or of the best one on the selection split
-    student: encoder.Encoder
-    projections: dict[str, tuple[int, int]]  # parameter name -> (out, in)
-    device: torch.device
-    dtype: torch.dtype
-    reader: Reader | None = None  # where tokens are masked
-
-    @property
-    def reference_teacher(self) -> Teacher:
-        """The teacher whose loss is ``e_T``."""
-        return self.teachers[self.reference]
+from kd_env.teachers.teacher_set import entry_name
 
 
 class Decision(Protocol):
@@ -332,34 +292,3 @@ class Problem:
         # Alike for teacher and student: on the evaluated rows, with their labels as rewards see them.
         temperature = fit_temperature(self.reference.feedback_logits, self.feedback.labels)
         return float(losses.gold_loss(self.reference.feedback_logits / temperature, self.feedback.labels, None))
-
-
-def label_width(task: Task) -> float | None:
-    """Width of the label range of a regression task; None for classification."""
-    if not task.regression:
-        return None
-    assert task.label_range is not None
-    return float(task.label_range[1] - task.label_range[0])
-
-
-def warn_floor(problem: Problem, loss_reset: float) -> None:
-    """The warning at construction where the floor of D is active."""
-    if problem.config.objective == "text":
-        warnings.warn(
-            f"The student's loss at reset ({loss_reset:.4f}) is hardly above the least that counts "
-            f"({problem.teacher_loss:.4f}); the gap is counted as 5% of the loss at reset.",
-            UserWarning,
-            stacklevel=3,
-        )
-        return
-    warnings.warn(
-        f"The teacher's loss {problem.teacher_loss:.4f} is less than 5% below a fresh student's {loss_reset:.4f}: "
-        "the floor of the gap is active, and reports show the loss instead of the gap closed.",
-        UserWarning,
-        stacklevel=3,
-    )
-
-
-def present_entries(teachers: int, reads_teacher: Sequence[bool]) -> np.ndarray:
-    """Which entries of the loss table exist, ``[T, K]`` bool: a term without a teacher stands in row 0 only."""
-    return np.array([[row == 0 or reads for reads in reads_teacher] for row in range(teachers)])

@@ -6,6 +6,7 @@ Named as in Gymnasium's ``FuncEnv``. All of them work on N replicas at once; a s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,11 +17,12 @@ from kd_env.core import trees
 from kd_env.data.tables import draw, start_stream
 from kd_env.mdp import learning_teacher, rewards
 from kd_env.mdp.episodes import bounded, sub_seed, terminal, truncated
-from kd_env.mdp.feedback import evaluated
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
 from kd_env.mdp.update import TEACHER, update
 from kd_env.models.encoder import draw_projection
+
+logger = logging.getLogger("kd_env")
 
 
 def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> DistillState:
@@ -115,14 +117,14 @@ def transition(
     state = _in_rows(state, ready, lambda part: _whole(problem, part, trees.take(effect, np.flatnonzero(ready)), {}))
     # An episode that is cut off there is evaluated at its end, too.
     cut_off = waiting & truncated(problem.config.max_episode_steps, state)
-    state = _in_rows(state, cut_off, lambda part: evaluated(problem, part))
+    state = _in_rows(state, cut_off, lambda part: _evaluated(problem, part))
     return _in_rows(state, waiting, lambda part: problem.decision.proceed(problem, part))
 
 
 def _whole(problem: Problem, state: DistillState, effect: Effect, scratch: dict[str, Tensor]) -> DistillState:
     """Update, next batches, evaluation."""
     state = _next_batches(problem, update(problem, state, effect, scratch))
-    return evaluated(problem, problem.decision.prepare(problem, state))
+    return _evaluated(problem, problem.decision.prepare(problem, state))
 
 
 def _in_rows(state: DistillState, chosen: np.ndarray, change: Callable[[DistillState], DistillState]) -> DistillState:
@@ -140,6 +142,34 @@ def _next_batches(problem: Problem, state: DistillState) -> DistillState:
     for place, stream in enumerate(state.streams):
         next_rows[place], streams[place] = draw(problem.buckets, stream, problem.config.updates_per_step)
     return state._replace(streams=streams, next_rows=next_rows)
+
+
+def _evaluated(problem: Problem, state: DistillState) -> DistillState:
+    """Evaluate the replicas that are due; the others keep what they had."""
+    every = problem.config.evaluate_every
+    due = terminal(state) | truncated(problem.config.max_episode_steps, state)
+    if every > 0:
+        due |= state.updates % (every * problem.config.updates_per_step) == 0
+    due &= ~state.diverged
+    if not due.any():
+        return state
+    rows = np.flatnonzero(due)
+    models = (state.params, state.teacher)
+    if not due.all():
+        models = trees.take(models, rows)
+    measured = problem.objective.evaluate(problem, *models)
+    finite = np.isfinite(measured.loss)
+    good = rows[finite]
+    diverged = state.diverged.copy()
+    diverged[rows[~finite]] = True
+    for bad in rows[~finite]:
+        logger.warning("Replica %d: the feedback loss is not finite after update %d.", bad, state.updates[bad])
+    values = {}
+    for name, measurements in measured._asdict().items():
+        column = getattr(state, name).copy()
+        column[good] = measurements[finite]
+        values[name] = column
+    return state._replace(diverged=diverged, **values)
 
 
 def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kd_env import build_problem
 from kd_env.decisions.options import env_config
 from kd_env.envs import DistillEnv, DistillVectorEnv
-from kd_env.mdp import feedback
+from kd_env.mdp.objectives.labels import LabelsObjective
 from kd_env.numerics.calibration import BOUNDS, expected_calibration_error, fit_temperature, fit_temperatures
 from kd_env.numerics.losses import gold_loss, log_softmax
 
@@ -108,12 +108,12 @@ def test_the_size_of_logits_closes_no_gap() -> None:
         env.step(env.decision.encode(dict.fromkeys(env.term_names, 1.0)))
 
     params = env.run.started().params
-    before = feedback.evaluate(env.problem, params, None)
+    before = LabelsObjective().evaluate(env.problem, params, None)
     assert 0.3 < before.temperature[0] < 3.0, "at the bounds this test would show nothing"
     with torch.no_grad():
         for name in ("classifier.weight", "classifier.bias"):
             params[name] *= 2.0
-    after = feedback.evaluate(env.problem, params, None)
+    after = LabelsObjective().evaluate(env.problem, params, None)
     assert after.temperature[0] == pytest.approx(2.0 * before.temperature[0], rel=1e-3)
     assert after.loss[0] == pytest.approx(before.loss[0], rel=1e-5)
     assert abs(after.raw_loss[0] - before.raw_loss[0]) > 1e-4

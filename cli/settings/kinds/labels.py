@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from cli.settings import probe
 from cli.settings.controls import controlled_env
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
-from cli.settings.teachers import TASK_KEYS, cache_folder, cofinetuned_set, single_teacher, teacher_list
+from cli.settings.teachers import (
+    TASK_KEYS,
+    cache_folder,
+    cofinetuned_set,
+    language_model,
+    single_teacher,
+    teacher_list,
+)
 from kd_env.config.environment import EnvConfig
 from kd_env.data.loading import get_task
 from kd_env.decisions.catalog import DECISIONS
@@ -17,6 +24,9 @@ from kd_env.decisions.options import env_config
 
 if TYPE_CHECKING:
     from kd_env.finetuning.co_classifier import CoTeacherConfig
+
+
+AUTO = "auto"
 
 
 class LabelReader(Reader[EnvConfig]):
@@ -49,6 +59,9 @@ class LabelReader(Reader[EnvConfig]):
         env = with_ready(_env(c), c, teachers)
         chosen = {**c["env"]["optimizer"], "learning_rate": env.optimizer_config.rate}
         resolved = {**c["env"], "features": list(env.features), "optimizer": chosen}
+        if env.objective == "text":
+            plain = dataclasses.asdict(env)
+            resolved |= {key: plain[key] for key, value in resolved.items() if value == AUTO and key in plain}
         return ReadOptions(env, resolved, teachers, agent, cofinetuned)
 
     def check(self, settings: Settings[EnvConfig]) -> Settings[EnvConfig]:
@@ -65,6 +78,8 @@ def _teachers(c: Mapping[str, Any]) -> Teachers:
     """The teachers that are there or have to be made one by one, by name; none for packaged ones."""
     if c["teachers"] is not None:
         return teacher_list(c)
+    if c["env"].get("objective") == "text":
+        return language_model(c)
     teacher = c["teacher"]
     if teacher["name_or_path"] and c["env"].get("learning_teacher", {}).get("init", "finetuned") != "finetuned":
         raise ValueError(
@@ -104,6 +119,8 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
     task, env = c["task"], dict(c["env"])
     identity = env.pop("id")
     decision = _decision(identity)
+    if env.get("objective") == "text":
+        return _text_env(c, env, decision)
     if env["features"] == "auto":
         env["features"] = list(default_features(task, decision, str(env.get("weighting", "batch"))))
     options = {
@@ -120,6 +137,20 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         "show_progress": bool(c["progress"]),
     }
     return env_config(**options)
+
+
+def _text_env(c: Mapping[str, Any], env: Mapping[str, Any], decision: str) -> EnvConfig:
+    """Options under which students learn masked text; what is ``auto`` is left to decision and objective."""
+    task = c["task"]
+    options = {key: value for key, value in env.items() if value != AUTO}
+    if task["label_noise"]:
+        options["label_noise"] = task["label_noise"]
+    if c["teacher"]["source"] != "cached":  # the default of the group teacher, which has no meaning here
+        options["teacher_source"] = c["teacher"]["source"]
+    rows = {key: task[key] for key in TASK_KEYS if key != "columns"}
+    return env_config(
+        decision=decision, task=task["name"], **rows, student=c["student"], device=str(c["device"]), **options
+    )
 
 
 def default_features(task: Mapping[str, Any], decision: str, weighting: str) -> tuple[str, ...]:

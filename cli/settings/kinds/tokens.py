@@ -10,7 +10,7 @@ from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, T
 from cli.settings.kinds.token_probe import TokenProbe
 from cli.settings.learning import check_learns
 from cli.settings.presets import option_comments
-from cli.settings.teachers import TASK_KEYS, single_teacher
+from cli.settings.teachers import TASK_KEYS, language_model, single_teacher
 from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.decisions.options import env_config
@@ -64,7 +64,7 @@ class TokenReader(Reader[EnvConfig]):
         if is_joint(c):
             _check_joint(c)
         given = {**env, **_views(c, agent.name)}
-        teachers = single_teacher(c) if env["objective"] == "labels" else _language_model(c)
+        teachers = single_teacher(c) if env["objective"] == "labels" else language_model(c)
         config = with_ready(env_config(decision="tutor_token", **_options(c, given)), teachers)
         return ReadOptions(config, given, teachers, _with_recipe(agent, env["recipe"]))
 
@@ -159,19 +159,6 @@ def _with_recipe(agent: PolicySpec, recipe: str) -> PolicySpec:
     if agent.name != "tutor" or recipe == "modified":
         return agent
     return dataclasses.replace(agent, options={"recipe": recipe, **agent.options})
-
-
-def _language_model(c: Mapping[str, Any]) -> Teachers:
-    """The masked language model that is there; none for the packaged one."""
-    teacher, text = c["teacher"], c["env"]["text"]
-    if teacher["name_or_path"]:
-        source = c["task"]["name"] if text == AUTO else text
-        raise ValueError(
-            f"teacher.name_or_path={teacher['name_or_path']} would have to be trained as a masked language model "
-            f"first: `kd-env teacher objective=mlm text={source} teacher.name_or_path=... output=<folder>`, then "
-            "teacher.path=<folder>. One that is trained already is given as teacher.path, too."
-        )
-    return (("language_model", str(teacher["path"])),) if teacher["path"] else ()
 
 
 def _refuse_others(c: Mapping[str, Any]) -> None:

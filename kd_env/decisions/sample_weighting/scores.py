@@ -26,23 +26,30 @@ class Score(NamedTuple):
         compute: values ``[N, B]`` of the rows of the next batch.
         classification_only: whether it has no meaning in regression, where it is refused.
         reads_influence: whether it is the influence of rows, which needs feedback rows enough.
+        objective: under which it has a meaning.
     """
 
     compute: Callable[[View], np.ndarray]
     classification_only: bool = False
     reads_influence: bool = False
+    objective: str = "labels"
 
 
 SCORES: Registry[Score] = Registry("score", "kd_env.scores")
 
 
-def resolve(name: str, regression: bool) -> Score:
+def resolve(name: str, regression: bool, objective: str = "labels") -> Score:
     """The score of a name.
 
     Raises:
-        ValueError: an unknown name (with near matches), or one without meaning for this kind of task.
+        ValueError: an unknown name (with near matches), or one without meaning for this kind of task or objective.
     """
     score = SCORES[name]
+    if score.objective != objective:
+        allowed = [other for other in SCORES if SCORES[other].objective == objective]
+        raise ValueError(
+            f"The score {name!r} has no meaning with objective={objective!r}; set score to one of {', '.join(allowed)}."
+        )
     if regression and score.classification_only:
         allowed = [other for other in SCORES if not SCORES[other].classification_only]
         raise ValueError(
@@ -87,3 +94,5 @@ SCORES.register("margin")(Score(lambda v: losses.margin(v.next_batch.student_log
 SCORES.register("confidence")(Score(lambda v: losses.confidence(v.next_batch.student_logits), True))
 # Drop of the feedback loss per unit of the row's weight: what LGTM's rule weighs rows by.
 SCORES.register("influence")(Score(lambda v: v.row_influence, reads_influence=True))
+# Of masked text: the mean distance of the student's probability from the plausibility of the tokens to be written.
+SCORES.register("edit_error")(Score(lambda v: v.row_edit[..., 1], objective="text"))

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_env.config.environment import EnvConfig
+from kd_env.data.corpora import load_texts
 from kd_env.data.loading import load_dev
 from kd_env.data.tables import Table
 from kd_env.data.text import tokenize_texts
-from kd_env.envs.text import cut, evaluated_texts
+from kd_env.envs.text import cut, evaluated_texts, text_sources
 from kd_env.evaluation.judging.dev import check_lengths
 from kd_env.evaluation.judging.results import SELECTION
 from kd_env.mdp.problem import Problem
@@ -41,6 +43,11 @@ def judged_tables(problem: Problem, text_rows: int = TEXT_ROWS) -> JudgedTables:
     return _texts(problem, text_rows) if problem.config.objective == "text" else _rows(problem)
 
 
+def check_texts(config: EnvConfig) -> None:
+    """Check that there are dev texts before an agent is trained; raises ``ValueError``."""
+    load_texts(text_sources(config), data_dir=config.data_dir, column=config.column, dev=True)
+
+
 def _rows(problem: Problem) -> JudgedTables:
     dev = load_dev(problem.task, problem.config.data_dir)
     tables = {SELECTION: problem.selection, **{split: problem.tokenize(rows) for split, rows in dev.items()}}
@@ -55,7 +62,8 @@ def _rows(problem: Problem) -> JudgedTables:
 def _texts(problem: Problem, text_rows: int) -> JudgedTables:
     """Texts in which samples of the reader stand, as in those of feedback."""
     config, reader = problem.config, problem.reader
-    texts = cut(config, dev=True)
+    loaded = load_texts(text_sources(config), data_dir=config.data_dir, column=config.column, dev=True)
+    texts = cut(config, loaded)
     [dev] = problem.task.dev_splits
     least = reader.slots if config.masking == "fixed" else 1
     tables = {}

@@ -27,6 +27,11 @@ class VirtualOptions(TypedDict):
     clip: bool
 
 
+def has_influence(problem: Problem) -> bool:
+    """Whether rows have an influence: they are labelled, and stay as they are."""
+    return problem.assets.reader is None
+
+
 def row_influence(problem: Problem, state: DistillState) -> np.ndarray:
     """Drop of the raw feedback loss per unit of weight of each row of the next batch, ``[N, B]`` float64, finite.
 
@@ -37,6 +42,11 @@ def row_influence(problem: Problem, state: DistillState) -> np.ndarray:
     Raises:
         ValueError: fewer evaluated feedback rows than ``influence.rows``.
     """
+    if not has_influence(problem):
+        raise ValueError(
+            "The influence of rows is that of their labels on the loss of feedback labels, of rows as they are; there "
+            "is none where text is masked (objective='text', decision='tutor_token')."
+        )
     config = problem.config.optimizer_config
     rates = config.rate * learning_rate_factor(state.updates, state.budget, config.warmup)
     rows, feedback = state.next_rows[:, 0], feedback_choice(problem, state)
