@@ -300,7 +300,8 @@ def test_experiments(experiment: str, tmp_path: Path) -> None:
     assert experiment in description("experiment", experiment), "the command is missing"
     if embedded:
         check(found)
-    if found.env.task in EMBEDDED and found.env.decision != "tutor_token":  # of a tutor tests/command_line/test_tutor_job.py runs one
+    # Of tutors tests/command_line/test_tutor_job.py runs one.
+    if found.env.task in EMBEDDED and found.env.decision != "tutor_token":
         env = with_hardly_trained_set(found, tmp_path / "set")
         small = dataclasses.replace(env, budget=4, cache_dir=str(tmp_path), show_progress=False)
         run_two_steps(build_problem(small))
