@@ -120,7 +120,8 @@ def tiny_teachers(folder: str | Path, options: Mapping[str, Any]) -> dict[str, A
         tokenizer.save_pretrained(path)
         teachers.append({"name": name, "path": str(path)})
     found = {key: value for key, value in options.items() if key not in ("teacher", "features")}
-    return {**found, "teachers": teachers, "terms": ["hard_label", "soft_label", "hidden_states"]}
+    terms = ["hard_label", "soft_label", "hidden_states"]
+    return {**found, "teachers": teachers, "teacher_check": "none", "terms": terms}
 
 
 def tiny_text(folder: str | Path, *, rows: int = 240, seed: int = 0) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def keeper(settings: Settings[EnvConfig]) -> Keep | None:
         return None
     from kd_env.envs.student_record import student_record
     from kd_env.finetuning.store import write_record
-    from kd_env.models.loading import quiet_transformers
+    from kd_env.models.library.reading import quiet_transformers
 
     kept, label = settings.evaluation_seeds[:count], settings.agent.label
     steered = has_feedback(settings.agent.name)

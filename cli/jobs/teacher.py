@@ -11,6 +11,8 @@ from cli.settings.teachers import MLM_KEYS, mlm_config, set_config, teacher_conf
 from kd_env.core.registry import unknown_name
 
 _OBJECTIVES = ("classification", "mlm")
+_IN_USE = ("path", "source", "cache_dtype", "check")
+"""Options of ``teacher`` that say how a teacher is used."""
 _MLM_OPTIONS = ("text", "text_column", "mask_rate", "train_encoder")
 
 
@@ -85,7 +87,7 @@ def _refuse_unread(resolved: Mapping[str, Any], default: Mapping[str, Any]) -> N
     if resolved["objective"] not in _OBJECTIVES:
         raise ValueError(unknown_name("objective", resolved["objective"], _OBJECTIVES))
     teacher = resolved["teacher"]
-    for name in ("path", "source", "cache_dtype"):
+    for name in _IN_USE:
         if teacher[name] != default["teacher"][name]:
             hint = " The encoder to start from is teacher.name_or_path." if name == "path" else ""
             raise ValueError(
@@ -93,7 +95,7 @@ def _refuse_unread(resolved: Mapping[str, Any], default: Mapping[str, Any]) -> N
                 f"out.{hint}"
             )
     mlm = resolved["objective"] == "mlm"
-    own = ("path", "source", "cache_dtype", "name_or_path", *MLM_KEYS)
+    own = (*_IN_USE, "name_or_path", *MLM_KEYS)
     unread = [f"teacher.{name}" for name in teacher if name not in own and teacher[name] != default["teacher"][name]]
     if not mlm:
         unread = [name for name in _MLM_OPTIONS if resolved[name] != default[name]]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.settings.cache import made_folder
+from kd_env.core.records import read_record, read_set_record
 from kd_env.core.registry import unknown_name
 from kd_env.data import toy
 from kd_env.data.tasks import EMBEDDED
@@ -48,14 +47,6 @@ _OF_THE_SET = (*(key for key in _TRAINING_KEYS if key != "seed"), "shared_width"
 """Options of ``teacher`` that all members of a set share."""
 
 
-def cache_folder(configured: str | None) -> Path:
-    """The cache folder: ``cache_dir``, else ``$XDG_CACHE_HOME/kd_env``, else ``~/.cache/kd_env``."""
-    if configured:
-        return Path(configured).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "kd_env"
-
-
 def teacher_config(c: Mapping[str, Any], output: str | None) -> TeacherConfig:
     """Options of the fine-tuning that ``task`` and ``teacher`` describe; ``output`` None: a folder in the cache.
 
@@ -63,6 +54,7 @@ def teacher_config(c: Mapping[str, Any], output: str | None) -> TeacherConfig:
         ValueError: no encoder, or a value that does not fit.
     """
     from kd_env.finetuning.classifier import TeacherConfig
+    from kd_env.finetuning.contents import task_contents
 
     task, teacher = c["task"], c["teacher"]
     if not teacher["name_or_path"]:
@@ -85,9 +77,9 @@ def teacher_config(c: Mapping[str, Any], output: str | None) -> TeacherConfig:
     config = TeacherConfig.from_kwargs(**options)
     if output is not None:
         return config
-    return dataclasses.replace(
-        config, output=_made_folder(c, f"{task['name']}-{Path(config.name_or_path).name}", config.identity())
-    )
+    contents = task_contents(config.task, config.data_dir, [config.name_or_path])
+    what = f"{task['name']}-{Path(config.name_or_path).name}"
+    return dataclasses.replace(config, output=made_folder(c, what, config.identity(), contents, read_record))
 
 
 def set_config(c: Mapping[str, Any], given: Any, output: str | None, *, key: str) -> CoTeacherConfig:
@@ -106,6 +98,7 @@ def set_config(c: Mapping[str, Any], given: Any, output: str | None, *, key: str
         ValueError: no members, or a value that does not fit.
     """
     from kd_env.finetuning.co_classifier import CoTeacherConfig
+    from kd_env.finetuning.contents import task_contents
 
     if not isinstance(given, list) or not given or not all(isinstance(entry, Mapping) for entry in given):
         raise ValueError(
@@ -121,7 +114,9 @@ def set_config(c: Mapping[str, Any], given: Any, output: str | None, *, key: str
     )
     if output is not None:
         return config
-    return dataclasses.replace(config, output=_made_folder(c, f"{c['task']['name']}-set", config.identity()))
+    contents = task_contents(config.task, config.data_dir, [member.name_or_path for member in config.members])
+    folder = made_folder(c, f"{c['task']['name']}-set", config.identity(), contents, read_set_record)
+    return dataclasses.replace(config, output=folder)
 
 
 def mlm_config(c: Mapping[str, Any]) -> MlmConfig:
@@ -135,7 +130,8 @@ def mlm_config(c: Mapping[str, Any]) -> MlmConfig:
     Raises:
         ValueError: no text, no encoder, an option of classification, or a value that does not fit.
     """
-    from kd_env.finetuning.masked_lm_config import MlmConfig
+    from kd_env.finetuning.contents import text_contents
+    from kd_env.finetuning.masked_lm_config import MlmConfig, sources
 
     task, teacher, text = c["task"], c["teacher"], c["text"]
     for name, value in (("task.label_noise", task["label_noise"]), ("members", c["members"])):
@@ -164,7 +160,9 @@ def mlm_config(c: Mapping[str, Any]) -> MlmConfig:
     )
     if c["output"] is not None:
         return config
-    return dataclasses.replace(config, output=_made_folder(c, f"mlm-{Path(str(encoder)).name}", config.identity()))
+    contents = text_contents(sources(config.text), config.data_dir, config.name_or_path)
+    folder = made_folder(c, f"mlm-{Path(str(encoder)).name}", config.identity(), contents, read_record)
+    return dataclasses.replace(config, output=folder)
 
 
 def single_teacher(c: Mapping[str, Any]) -> tuple[tuple[str, str | TeacherConfig], ...]:
@@ -248,12 +246,6 @@ def _training_options(c: Mapping[str, Any]) -> dict[str, Any]:
         **{key: c["task"][key] for key in TASK_KEYS},
         **{key: c["teacher"][key] for key in _TRAINING_KEYS},
     }
-
-
-def _made_folder(c: Mapping[str, Any], what: str, identity: Mapping[str, Any]) -> str:
-    """The folder in the cache of what is made from these options."""
-    mark = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:10]
-    return str(cache_folder(c["cache_dir"]) / "teachers" / f"{what}-{mark}")
 
 
 def _member(c: Mapping[str, Any], entry: Mapping[Any, Any], key: str) -> dict[str, Any]:

@@ -87,6 +87,9 @@ class EnvConfig:
     """Several teachers: folders or hub names, or mappings ``{"name": ..., "path": ...}``; a folder that holds a
     co-fine-tuned set stands for its members. None: ``teacher``, or where teachers are weighed the packaged set of the
     embedded task."""
+    teacher_check: str = "refuse"
+    """What is done about a teacher that is no better than a constant on the selection rows, or whose outputs are in
+    another order or on another scale than the labels: ``refuse``, ``warn`` or ``none``."""
     teacher_source: str = "cached"
     """``cached`` (computed once), ``online`` (computed for every batch), or ``student``: a control in which every
     signal of the teacher is the student's own at that moment, so that there is nothing to be learned from it."""
@@ -348,6 +351,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "weighting": checks.one_of("batch", "sample"),
     "weighs": checks.names("soft_label"),
     "score": checks.text,
+    "teacher_check": checks.one_of("refuse", "warn", "none"),
     "teacher_source": checks.one_of("cached", "online", "student"),
     "teacher_updates": checks.one_of("none", "prokt", "weighted"),
     "cache_dir": checks.optional(checks.text),

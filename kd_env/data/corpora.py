@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kd_env.core.hub import hub_asked_once
 from kd_env.core.registry import unknown_name
 from kd_env.data.loading import load_dev, load_train
 from kd_env.data.splits import normalize
@@ -118,10 +119,11 @@ def _hub(name: str, column: str | None, dev: bool) -> Texts:
 
     path, _, configuration = name.partition(":")
     try:
-        splits = get_dataset_split_names(path, configuration or None)
-        dev_split = next((split for split in _DEV_SPLITS if split in splits), None)
-        wanted = ("train", dev_split) if dev and dev_split is not None else ("train",)
-        loaded = [load_dataset(path, configuration or None, split=split) for split in wanted]
+        with hub_asked_once():
+            splits = get_dataset_split_names(path, configuration or None)
+            dev_split = next((split for split in _DEV_SPLITS if split in splits), None)
+            wanted = ("train", dev_split) if dev and dev_split is not None else ("train",)
+            loaded = [load_dataset(path, configuration or None, split=split) for split in wanted]
     except Exception as error:  # many libraries fail here in their own ways; the cause is kept
         raise ValueError(
             f"Could not read the data set {name!r} from the hub: {type(error).__name__}: {error}. Without a network, "

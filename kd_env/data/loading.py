@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_env.core.hub import hub_asked_once
 from kd_env.core.registry import unknown_name
 from kd_env.data.files import FORMATS, Table, find_table, listing, number, read_table
 from kd_env.data.tasks import EMBEDDED, GLUE, METRICS, Rows, Task
@@ -99,7 +100,8 @@ def _hub_table(task: Task, split: str) -> Table:
     from datasets import load_dataset
 
     try:
-        data = load_dataset(HUB_NAME, task.name, split=split)
+        with hub_asked_once():
+            data = load_dataset(HUB_NAME, task.name, split=split)
     except Exception as error:  # many libraries fail here in their own ways; the cause is kept
         raise ValueError(
             f"Could not read {task.name}/{split} from the hub ({HUB_NAME}): {type(error).__name__}: {error}. Without a "

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd_env.config.environment import EnvConfig
+from kd_env.core.types import EncoderFacts, Signal
+from kd_env.knowledge import TERMS, TermEntry, TermSpec, term_entries
 from kd_env.mdp.observations.base import FEATURES
 from kd_env.mdp.rewards import BATCH_REWARDS
 
 TEXT_TERMS = ("plausibility", "hidden_states", "attention")
 _NOT_FOR_TEXT = (
     *("feedback_labels", "label_noise", "train_on", "columns", "gap", "teacher_updates"),
-    *("language_model", "cache_dir", "cache_dtype"),
+    *("language_model", "cache_dir", "cache_dtype", "teacher_check"),
 )
 _FOR_TEXT = ("text", "column", "student_head")
 _FOR_SLOTS = ("masking", "mask_rate", "slots")
@@ -73,6 +75,19 @@ def check_objective(config: EnvConfig, writes_tokens: bool) -> None:
     _check_text(config)
 
 
+_LIKE_ANY = EncoderFacts(num_layers=2, hidden_size=8, num_heads=2, num_labels=2, vocab_size=8)
+"""Sizes with which every term can be built, to ask which signals it reads."""
+
+
+def _reads_row_logits(entry: TermEntry) -> bool:
+    """Whether a term reads logits; one that these sizes do not suit is told where the real ones are known."""
+    try:
+        term = TERMS[entry.kind](TermSpec(_LIKE_ANY, _LIKE_ANY, ((1, 1), (2, 2)), regression=False), **entry.options)
+    except ValueError:
+        return False
+    return Signal("logits") in term.student_signals
+
+
 def _check_text(config: EnvConfig) -> None:
     usual = {field.name: field.default for field in dataclasses.fields(EnvConfig)}
     for name in _NOT_FOR_TEXT:
@@ -92,6 +107,13 @@ def _check_text(config: EnvConfig) -> None:
         raise ValueError("student.init='pretrained' has no meaning here; use fresh, or teacher with its layers.")
     if student.zero_head:
         raise ValueError("student.zero_head=True is not supported here; leave it out.")
+    for entry in term_entries(config.terms):
+        if entry.kind != "plausibility" and _reads_row_logits(entry):
+            raise ValueError(
+                f"The knowledge term {entry.name!r} reads logits of whole rows, which students of masked text "
+                "(objective='text') have not: leave it out, or use plausibility and terms on hidden states or "
+                "attention."
+            )
     if config.reward in BATCH_REWARDS:
         raise ValueError(
             f"reward={config.reward!r} reads labels of the batch, which objective='text' has not; use gap_closed or "

@@ -66,6 +66,7 @@ def make_problem(assets: Assets, config: EnvConfig) -> Problem:
         ValueError: names that do not exist, and options that do not fit each other or the parts.
     """
     features = check_names(config, assets.task.regression)
+    _check_masked(config, assets)
     if assets.reader is not None:
         assets = with_terms(assets, config)
     terms, teachers = assets.reference_teacher.terms, assets.teachers
@@ -156,6 +157,17 @@ def with_options(problem: Problem, **options: Any) -> Problem:
         if isinstance(options.get(name), Mapping):  # the options that are not named stay as they are
             options[name] = {**dataclasses.asdict(present), **options[name]}
     return make_problem(problem.assets, env_config(**{**_shallow(config), **options}))
+
+
+def _check_masked(config: EnvConfig, assets: Assets) -> None:
+    """Refuse a decision about parts that were not made for it: kept outputs are of rows as they are."""
+    if config.objective == "labels" and DECISIONS[config.decision].writes_tokens != (assets.reader is not None):
+        was = (
+            "the rows of this one are masked and read" if assets.reader is not None else "nobody reads masked rows here"
+        )
+        raise ValueError(
+            f"decision={config.decision!r} needs another problem, since {was}; build one with build_problem."
+        )
 
 
 def _check_scores(config: EnvConfig) -> None:

@@ -16,7 +16,8 @@ from kd_env.data.tasks import EMBEDDED, Task
 from kd_env.data.text import TokenFacts, token_facts
 from kd_env.data.toy import masked_lm_folder
 from kd_env.mdp.assets import Reader
-from kd_env.models.masked_lm import MaskedLM, check_fits, load_masked_lm
+from kd_env.models.checks import check_masked_lm
+from kd_env.models.masked_lm import MaskedLM, load_masked_lm
 from kd_env.models.pretrained import load_tokenizer
 from kd_env.teachers.outputs import weights_hash
 
@@ -84,8 +85,8 @@ def label_reader(
             f"{folder!r} have different vocabularies, so that the tokens that one suggests are not those that the "
             "other reads; use encoders with one tokenizer."
         )
-    whole, feedback, selection = rows.tables(tokenizer, config.max_length, torch.device("cpu"), torch.float32)
-    check_fits(folder, own_tokenizer, model, int(max(table.lengths.max() for table in (whole, feedback, selection))))
+    whole, *_ = rows.tables(tokenizer, config.max_length, torch.device("cpu"), torch.float32)
+    check_masked_lm(folder, own_tokenizer, model, whole, config.max_length)
     ordinary = ordinary_places(whole, tokens)
     slots, least = slots_of(config, ordinary)
     kept = np.flatnonzero(ordinary.sum(1) >= least)

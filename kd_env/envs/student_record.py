@@ -25,14 +25,13 @@ def student_record(problem: Problem, *, policy: str, seed: int, steered: bool) -
             that observes them.
     """
     from kd_env.finetuning.store import chained, source_record
-    from kd_env.models.loading import load_classifier, quiet_transformers
+    from kd_env.models.loading import load_classifier
 
     config, cut = problem.config, problem.splits
     sources = [source_record(teacher.folder, had_head=True) for teacher in problem.teachers]
     start = config.student_config.name_or_path
     if start is not None:
-        with quiet_transformers():
-            had_head = load_classifier(start, problem.task, None, 0).had_head
+        had_head = load_classifier(start, problem.task, None, 0).had_head
         sources.append(source_record(start, had_head))
     return {
         "task": problem.task.name,

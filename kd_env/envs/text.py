@@ -21,9 +21,9 @@ from kd_env.knowledge import TermSpec, build_terms
 from kd_env.mdp.assets import Assets
 from kd_env.mdp.objectives import reading
 from kd_env.mdp.objectives.batches import at_slots, edited
-from kd_env.models.checks import check_positions
+from kd_env.models.checks import check_masked_lm, check_positions
 from kd_env.models.layermap import layer_pairs
-from kd_env.models.masked_lm import MaskedLM, check_fits
+from kd_env.models.masked_lm import MaskedLM
 from kd_env.models.students import build_token_student
 from kd_env.teachers.outputs import weights_hash
 from kd_env.teachers.provenance import provenance
@@ -68,7 +68,7 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
     slots, least = slots_of(config, ordinary_places(whole.table, tokens))
     train = tokenize_texts(texts.train, tokenizer, tokens, config.max_length, at_least=least) if least > 1 else whole
     for name, other in folders.items():
-        check_fits(other, tokenizer, models[name], int(whole.table.lengths.max()))
+        check_masked_lm(other, tokenizer, models[name], whole.table, config.max_length)
     reader = make_reader(folder, model, tokens, train.table, slots, len(texts.train) - len(train.kept))
     student = build_token_student(config.student_config, config.student_head, model, device, dtype)
     check_positions(student, int(whole.table.lengths.max()), "student")
@@ -103,6 +103,8 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
                 feedback_logits=empty,
                 selection_logits=empty,
                 temperature=1.0,
+                verdict=None,
+                order=(),
                 language_model=models[name],
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from kd_env.core.locks import alone
 from kd_env.core.records import read_record
 from kd_env.data.loading import get_task
 from kd_env.finetuning.config import TeacherConfig
+from kd_env.finetuning.contents import MADE_FROM, encoders_of, task_contents
 from kd_env.finetuning.loop import Trainee, evaluate, making, train, verdict
 from kd_env.finetuning.model import start_classifier
-from kd_env.finetuning.preparation import check_fits, prepare
+from kd_env.finetuning.preparation import check_can_teach, check_fits, prepare, split_fingerprint
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import pretrained
-from kd_env.models.loading import quiet_transformers
+from kd_env.models.library.reading import quiet_transformers
 
 __all__ = ["TeacherConfig", "finetune", "teacher_record"]
 
@@ -42,7 +44,9 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     """
     config.validate()
     output = Path(config.output)
-    if finished(output, config.identity()):
+    contents = task_contents(config.task, config.data_dir, [config.name_or_path])
+    is_finished = partial(finished, output, config.identity(), contents, partial(split_fingerprint, config))
+    if is_finished():
         return output
     from kd_env.models.devices import resolve_device
 
@@ -54,18 +58,21 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     tokenizer = pretrained.load_tokenizer(config.name_or_path)
     data = prepare(config, task, tokenizer, config.name_or_path, device)
     check_fits(config.name_or_path, tokenizer, model, data)
+    check_can_teach(config.name_or_path, model, data, config.max_length)
     trainee = Trainee(f"teacher {config.task}", model, (model.to(device),), ())
     with alone(output, "teacher"):
-        if finished(output, config.identity()):  # by another process, while this one waited
+        if is_finished():  # by another process, while this one waited
             return output
-        store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
+        identity = {**config.identity(), "fingerprint": data.cut.fingerprint, **encoders_of(contents)}
+        store = Checkpoints(output, identity, resume=config.resume)
         state = train(config, data, trainee, store, on_evaluation)
         store.load_model(state["best_step"], model)
         [evaluation] = evaluate(config, data, trainee)
         with quiet_transformers(), becoming(output) as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            write_record(folder, {**making(config, data, state, source), **verdict(data, evaluation)})
+            record = {**making(config, data, state, source), **verdict(data, evaluation), MADE_FROM: contents}
+            write_record(folder, record)
         store.remove()
     return output
 

@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ from kd_env.finetuning.config import (
     encoder_identity,
     from_options,
 )
+from kd_env.finetuning.contents import MADE_FROM, encoders_of, task_contents
 from kd_env.finetuning.loop import Trainee, evaluate, making, summary, train, verdict
 from kd_env.finetuning.model import start_classifier
-from kd_env.finetuning.preparation import check_fits, prepare
+from kd_env.finetuning.preparation import check_can_teach, check_fits, prepare, split_fingerprint
 from kd_env.finetuning.store import Checkpoints, becoming, chained, finished, source_record, write_record
 from kd_env.models import pretrained
-from kd_env.models.loading import quiet_transformers
+from kd_env.models.library.reading import quiet_transformers
 from kd_env.models.pooling import AttentionPooling, PooledClassifier, save_pooled
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -126,7 +128,10 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     """
     config.validate()
     output = Path(config.output)
-    if finished(output, config.identity(), "teacher set", read_set_record):
+    contents = task_contents(config.task, config.data_dir, [member.name_or_path for member in config.members])
+    fingerprint = partial(split_fingerprint, config)
+    is_finished = partial(finished, output, config.identity(), contents, fingerprint, "teacher set", read_set_record)
+    if is_finished():
         return output
     from kd_env.models.devices import resolve_device
 
@@ -137,22 +142,25 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     sources = [member.name_or_path for member in config.members]
     tokenizers = [pretrained.load_tokenizer(source) for source in sources]
     started = _start(config, task)
+    encoders = [model.base_model for model, _ in started]
     data = prepare(config, task, tokenizers[0], sources[0], device, members=list(zip(tokenizers, sources, strict=True)))
     # Members of one vocabulary have the first one's tokenizer, by which they were trained.
     tokenizers = [
         tokenizer if data.of(place).train is not data.train else tokenizers[0]
         for place, tokenizer in enumerate(tokenizers)
     ]
-    for place, (encoder, _) in enumerate(started):
-        check_fits(sources[place], tokenizers[place], encoder, data.of(place))
-    classifiers = join([encoder for encoder, _ in started], task.num_labels, config)
+    for place, (model, _) in enumerate(started):
+        check_fits(sources[place], tokenizers[place], model, data.of(place))
+        check_can_teach(sources[place], model, data.of(place), config.max_length)
+    classifiers = join(encoders, task.num_labels, config)
     module = nn.ModuleList(classifiers).to(device)
     names = tuple(member.name for member in config.members)
     trainee = Trainee(f"teachers {config.task}", module, tuple(classifiers), names)
     with alone(output, "teacher set"):
-        if finished(output, config.identity(), "teacher set", read_set_record):
+        if is_finished():
             return output
-        store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
+        identity = {**config.identity(), "fingerprint": data.cut.fingerprint, **encoders_of(contents)}
+        store = Checkpoints(output, identity, resume=config.resume)
         state = train(config, data, trainee, store, on_evaluation)
         store.load_model(state["best_step"], module)
         evaluations = evaluate(config, data, trainee)
@@ -166,9 +174,11 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
                 # What another member had seen reaches this one through the shared layers.
                 source = chained([seen[place], *seen])
                 record = {**making(config, data, state, source), **verdict(data, evaluations[place])}
+                record[MADE_FROM] = contents
                 write_record(folder / name, {**record, "set": {**shared, "name": name}})
             record = {**shared, **making(config, data, state, chained(seen))}
-            write_record(folder, {**record, "selection": summary(trainee, evaluations)}, SET_RECORD)
+            record |= {"selection": summary(trainee, evaluations), MADE_FROM: contents}
+            write_record(folder, record, SET_RECORD)
         store.remove()
     return output
 
@@ -204,10 +214,10 @@ def _seed(config: CoTeacherConfig, place: int) -> int:
 
 
 def _start(config: CoTeacherConfig, task: Task) -> list[tuple[Any, dict[str, Any] | None]]:
-    """Encoders and what they had seen before."""
-    encoders = []
+    """Classifiers, of which the encoders are trained, and what they had seen before."""
+    classifiers = []
     for place, member in enumerate(config.members):
         model, had_head = start_classifier(member, task, _seed(config, place), f"members[{place}].")
         source = None if member.init == "fresh" else source_record(member.name_or_path, had_head)
-        encoders.append((model.base_model, source))
-    return encoders
+        classifiers.append((model, source))
+    return classifiers

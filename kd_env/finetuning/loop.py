@@ -6,7 +6,6 @@ One teacher and a set that shares layers are trained by the same loop, on the su
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from kd_env.core.types import Batch
 from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TrainingOptions
 from kd_env.finetuning.preparation import Data
-from kd_env.finetuning.store import Checkpoints
+from kd_env.finetuning.store import Checkpoints, versions
 from kd_env.knowledge.labels import cross_entropy, scaled_squared_error
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperature
@@ -181,8 +180,6 @@ def making(
         state: of the end of :func:`train`.
         source: what its weights had seen before (:func:`kd_env.finetuning.store.source_record`).
     """
-    import transformers
-
     return {
         "task": options.task,
         "labels": list(data.task.labels),
@@ -196,11 +193,7 @@ def making(
         "best_step": state["best_step"],
         "history": state["history"],
         "config": options.identity(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions(),
     }
 
 

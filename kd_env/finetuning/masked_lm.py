@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +20,14 @@ from kd_env.data.corpora import load_texts
 from kd_env.data.masking import bernoulli_slots, corrupt, draw_slots, ordinary_tokens
 from kd_env.data.tables import Table
 from kd_env.data.text import TextSplits, TokenFacts, cut_texts, token_facts, tokenize_texts
+from kd_env.finetuning.contents import MADE_FROM, encoders_of, text_contents
 from kd_env.finetuning.loop import epoch_batches
 from kd_env.finetuning.masked_lm_config import MlmConfig, sources
-from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
+from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, versions, write_record
 from kd_env.models import pretrained
-from kd_env.models.loading import quiet_transformers
-from kd_env.models.masked_lm import MaskedLM, check_fits, head_parameters, start_masked_lm
+from kd_env.models.checks import check_masked_lm
+from kd_env.models.library.reading import quiet_transformers
+from kd_env.models.masked_lm import MaskedLM, head_parameters, start_masked_lm
 from kd_env.numerics.optim import learning_rate_factor
 
 __all__ = ["Masked", "MlmConfig", "MlmData", "evaluate", "mask", "masked_logits", "prepare", "train_mlm"]
@@ -76,32 +78,34 @@ def train_mlm(config: MlmConfig, *, on_evaluation: Callable[[dict[str, Any]], No
         FloatingPointError: a loss that is not finite, with the step.
     """
     config.validate()
-    output = Path(config.output)
-    if finished(output, config.identity()):
+    output, contents = Path(config.output), text_contents(sources(config.text), config.data_dir, config.name_or_path)
+    is_finished = partial(finished, output, config.identity(), contents, lambda: _cut(config).fingerprint)
+    if is_finished():
         return output
     from kd_env.models.devices import resolve_device
 
     device = resolve_device(config.device)
-    pretrained.check_source(config.name_or_path)
     tokenizer = pretrained.load_tokenizer(config.name_or_path)
     data = prepare(config, tokenizer, device)
     started = start_masked_lm(config.name_or_path, num_hidden_layers=config.num_hidden_layers, seed=config.seed)
     model = started.model
-    longest = int(max(data.train.lengths.max(), data.selection.lengths.max()))
-    check_fits(config.name_or_path, tokenizer, model, longest)
+    for table in (data.selection, data.train):
+        check_masked_lm(config.name_or_path, tokenizer, model, table, config.max_length)
     model.module.to(device)
     if not config.train_encoder:
         model.module.base_model.requires_grad_(False)
     with alone(output, "teacher"):
-        if finished(output, config.identity()):  # by another process, while this one waited
+        if is_finished():  # by another process, while this one waited
             return output
-        store = Checkpoints(output, {**config.identity(), "fingerprint": data.cut.fingerprint}, resume=config.resume)
+        identity = {**config.identity(), "fingerprint": data.cut.fingerprint, **encoders_of(contents)}
+        store = Checkpoints(output, identity, resume=config.resume)
         state = _train(config, data, model, store, device, on_evaluation)
         store.load_model(state["best_step"], model.module)
         record = {
             **_making(config, data, state, source_record(config.name_or_path, started.had_task_head)),
             "head": "kept" if started.had_head else "drawn",
             "selection": evaluate(config, data, model),
+            MADE_FROM: contents,
         }
         with quiet_transformers(), becoming(output) as folder:
             model.module.save_pretrained(folder)
@@ -118,8 +122,7 @@ def prepare(config: MlmConfig, tokenizer: Any, device: torch.device) -> MlmData:
         ValueError: texts or tokenizer that do not fit the options.
     """
     facts = token_facts(tokenizer, config.name_or_path)
-    texts = load_texts(config.text, data_dir=config.data_dir, column=config.column)
-    cut = cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
+    cut = _cut(config)
     train, selection = (
         tokenize_texts(split_texts, tokenizer, facts, config.max_length) for split_texts in (cut.train, cut.selection)
     )
@@ -128,6 +131,11 @@ def prepare(config: MlmConfig, tokenizer: Any, device: torch.device) -> MlmData:
         rng = np.random.default_rng([config.split_seed, _SELECTION, index])
         chunks.append(mask(selection.table.gather(rows), facts, config.mask_rate, rng, device))
     return MlmData(cut, facts, train.table, selection.table, train.dropped + selection.dropped, tuple(chunks))
+
+
+def _cut(config: MlmConfig) -> TextSplits:
+    texts = load_texts(config.text, data_dir=config.data_dir, column=config.column)
+    return cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
 
 
 def mask(batch: Batch, facts: TokenFacts, rate: float, rng: np.random.Generator, device: torch.device) -> Masked:
@@ -273,8 +281,6 @@ def _making(
     config: MlmConfig, data: MlmData, state: Mapping[str, Any], source: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """The record of how the model was made, so that its provenance can be checked."""
-    import transformers
-
     identity = config.identity()
     return {
         "task": "mlm",
@@ -290,9 +296,5 @@ def _making(
         "best_step": state["best_step"],
         "history": state["history"],
         "config": identity,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions(),
     }

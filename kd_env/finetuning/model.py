@@ -8,7 +8,8 @@ from kd_env.data.tasks import Task
 from kd_env.finetuning.config import EncoderOptions
 from kd_env.models import encoder
 from kd_env.models.architecture import classifier_kind, encoder_sizes, fresh_encoder
-from kd_env.models.loading import Classifier, load_classifier, load_config, name_labels, quiet_transformers
+from kd_env.models.loading import Classifier, load_classifier, load_config, name_labels
+from kd_env.models.pretrained import local_folder
 
 
 def start_classifier(options: EncoderOptions, task: Task, seed: int, prefix: str = "") -> Classifier:
@@ -30,8 +31,7 @@ def new_classifier(options: EncoderOptions, task: Task, seed: int, prefix: str =
     Raises:
         ValueError: no configuration there, or sizes that the architecture does not take.
     """
-    with quiet_transformers():
-        config = load_config(options.name_or_path, None)
+    config = load_config(local_folder(options.name_or_path), options.name_or_path, None)
     name_labels(config, task)
     source_sizes = encoder_sizes(config)
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")

@@ -9,11 +9,12 @@ import torch
 
 from kd_env.data import splits
 from kd_env.data.label_noise import add_label_noise, rows_with_words
-from kd_env.data.loading import load_train
+from kd_env.data.loading import get_task, load_train
 from kd_env.data.tables import Table, same_tokens, tokenize
-from kd_env.data.tasks import Task
+from kd_env.data.tasks import Rows, Task
 from kd_env.finetuning.config import TrainingOptions
 from kd_env.models import encoder
+from kd_env.models.checks import check_family, check_vocabulary, probe_batch
 
 
 class Tokens(NamedTuple):
@@ -35,6 +36,25 @@ class Data(NamedTuple):
     def of(self, place: int) -> Data:
         """What the classifier at ``place`` reads."""
         return self._replace(**self.tokens[place]._asdict()) if self.tokens else self
+
+
+def cut_rows(options: TrainingOptions, task: Task) -> tuple[Rows, splits.Splits]:
+    """The official train split, and its cut."""
+    rows = load_train(task, options.data_dir)
+    cut = splits.cut(
+        rows,
+        seed=options.split_seed,
+        feedback_rows=options.feedback_rows,
+        selection_rows=options.selection_rows,
+        max_train_rows=options.max_train_rows,
+        regression=task.regression,
+    )
+    return rows, cut
+
+
+def split_fingerprint(options: TrainingOptions) -> str:
+    """The fingerprint of the split as the files are now."""
+    return cut_rows(options, get_task(options.task, options.columns, options.data_dir))[1].fingerprint
 
 
 def prepare(
@@ -61,15 +81,7 @@ def prepare(
     for reader, origin in members or ((tokenizer, source),):
         if reader.pad_token_id is None:
             raise ValueError(f"The tokenizer of {origin!r} has no padding token; batches need one.")
-    rows = load_train(task, options.data_dir)
-    cut = splits.cut(
-        rows,
-        seed=options.split_seed,
-        feedback_rows=options.feedback_rows,
-        selection_rows=options.selection_rows,
-        max_train_rows=options.max_train_rows,
-        regression=task.regression,
-    )
+    rows, cut = cut_rows(options, task)
     labels = rows.labels
     if options.label_noise:
         words = options.noisy_words
@@ -93,12 +105,14 @@ def prepare(
 
 def check_fits(source: str, tokenizer: Any, model: Any, data: Data) -> None:
     """Refuse an encoder ``source`` without embeddings for every token, or without positions for the longest row."""
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"The tokenizer of {source!r} has {len(tokenizer)} tokens, its model has "
-            f"{model.config.vocab_size}; give a folder whose tokenizer and model belong together."
-        )
+    check_vocabulary(tokenizer, model, source)
     longest = int(max(data.train.lengths.max(), data.selection.lengths.max()))
     positions = encoder.usable_positions(model)
     if positions is not None and longest > positions:
         raise ValueError(f"A row has {longest} tokens, {source!r} only {positions} positions; set max_length to them.")
+
+
+def check_can_teach(source: str, model: Any, data: Data, max_length: int) -> None:
+    """Refuse a classifier of a family that our forward pass would run wrongly, before it is trained as a teacher."""
+    wrapped = encoder.Encoder(model, encoder.encoder_facts(model.config), (), frozenset())
+    check_family(model, probe_batch(data.train, max_length, (wrapped,)), f"encoder {source!r}")

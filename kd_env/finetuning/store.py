@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from kd_env.core.records import RECORD, read_record
+from kd_env.finetuning.contents import ENCODERS, ROWS, Contents, changed
 
 _MODEL, _OPTIMIZER, _STATE, _IDENTITY = "model.safetensors", "optimizer.safetensors", "state.json", "identity.json"
 
@@ -19,6 +21,8 @@ _MODEL, _OPTIMIZER, _STATE, _IDENTITY = "model.safetensors", "optimizer.safetens
 def finished(
     output: Path,
     identity: Mapping[str, Any],
+    contents: Contents,
+    fingerprint: Callable[[], str],
     what: str = "teacher",
     read: Callable[[Path], dict[str, Any] | None] = read_record,
 ) -> bool:
@@ -27,6 +31,8 @@ def finished(
     Args:
         output: folder.
         identity: options.
+        contents: of what it is made from (:mod:`kd_env.finetuning.contents`).
+        fingerprint: gives that of the split, where the files of the rows are others than they were.
         what: ``teacher`` or ``teacher set``, for messages.
         read: gives the record in a folder, or None.
 
@@ -43,6 +49,14 @@ def finished(
     _refuse_other(
         f"The {what} in {str(output)!r}", record.get("config", {}), identity, "choose another output or delete it"
     )
+    others = changed(record, contents)
+    if ROWS in others and fingerprint() == record.get("fingerprint"):  # the same rows in other files
+        others.remove(ROWS)
+    if others:
+        raise ValueError(
+            f"The {what} in {str(output)!r} was made from other {' and '.join(others)} than there are now under the "
+            "same names; choose another output, or delete it to make it again."
+        )
     return True
 
 
@@ -57,6 +71,17 @@ def becoming(output: Path) -> Iterator[Path]:
 def write_record(folder: Path, record: Mapping[str, Any], name: str = RECORD) -> None:
     """Write a record into a folder."""
     _write_json(folder / name, record)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries, for records."""
+    import transformers
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def source_record(name_or_path: str, had_head: bool) -> dict[str, Any] | None:
@@ -113,6 +138,8 @@ class Checkpoints:
             _fresh(self.folder)
             _write_json(self.folder / _IDENTITY, identity)
         recorded = json.loads((self.folder / _IDENTITY).read_text(encoding="utf-8"))
+        # Those that were interrupted in earlier versions do not say which encoders they began with.
+        identity = {key: value for key, value in identity.items() if key != ENCODERS or key in recorded}
         remedy = "continue with those options, choose another output, or set resume=false to start afresh"
         _refuse_other(f"The interrupted run in {str(self.folder)!r}", recorded, identity, remedy)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kd_env.models.encoder import ATTENTION, encoder_facts, register_attention
-from kd_env.models.pretrained import first_line
+from kd_env.models.library.reading import first_line, quiet_transformers
 
 _INTERMEDIATE = ("intermediate_size", "hidden_dim")
 """Names of the width of the feed-forward layers; the second is DistilBERT's."""
@@ -135,7 +135,7 @@ def new_encoder(kind: type, config: Any) -> Any:
         ValueError: the architecture cannot be built with these sizes.
     """
     register_attention()
-    with torch.random.fork_rng(devices=[]):
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             model = kind._from_config(config, attn_implementation=ATTENTION, dtype=torch.float32)  # type: ignore[attr-defined]
@@ -150,5 +150,7 @@ def new_encoder(kind: type, config: Any) -> Any:
 def set_dropout(config: Any, dropout: float) -> None:
     """Set every dropout probability of a configuration."""
     for name in vars(config):
-        if "dropout" in name and isinstance(getattr(config, name), int | float):
+        value = getattr(config, name)
+        # A flag is no probability: ESM's token_dropout scales embeddings.
+        if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
             setattr(config, name, dropout)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from kd_env.data.tasks import Task
 from kd_env.models import pretrained
+from kd_env.models.library.reading import read_config, read_model
 
 
 class Classifier(NamedTuple):
@@ -36,14 +36,13 @@ def load_classifier(name_or_path: str, task: Task, num_hidden_layers: int | None
     Raises:
         ValueError: no model there, no network (with the local option), weights that do not fit, or too few blocks.
     """
-    pretrained.check_source(name_or_path)
-    with quiet_transformers():
-        config = load_config(name_or_path, num_hidden_layers)
-        keep_head = bool(task.labels) and [config.id2label.get(i) for i in range(len(config.id2label))] == list(
-            task.labels
-        )
-        name_labels(config, task)
-        model, report = _load_weights(name_or_path, config, seed)
+    from transformers import AutoModelForSequenceClassification
+
+    folder = pretrained.local_folder(name_or_path)
+    config = load_config(folder, name_or_path, num_hidden_layers)
+    keep_head = bool(task.labels) and [config.id2label.get(i) for i in range(len(config.id2label))] == list(task.labels)
+    name_labels(config, task)
+    model, report = read_model(AutoModelForSequenceClassification, folder, name_or_path, config, seed=seed)
     check_weights(name_or_path, model, report)
     if not keep_head:
         draw_head(model, seed)
@@ -65,22 +64,6 @@ def draw_head(model: Any, seed: int) -> None:
                     module.bias.zero_()
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without the library's load reports and progress bars, which tell of a new head as if it were a fault."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def name_labels(config: Any, task: Task) -> None:
     """Write the task's labels and kind of problem into a model's configuration."""
     names = task.labels or ("score",)
@@ -89,18 +72,14 @@ def name_labels(config: Any, task: Task) -> None:
     config.problem_type = "regression" if task.regression else "single_label_classification"
 
 
-def load_config(name_or_path: str, num_hidden_layers: int | None) -> Any:
+def load_config(folder: Path, name_or_path: str, num_hidden_layers: int | None) -> Any:
     """The configuration of an encoder, with its first blocks alone where a number is given.
 
     Raises:
-        ValueError: no model there, or fewer blocks.
+        ValueError: no encoder there, or fewer blocks.
     """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(name_or_path)
-    except Exception as error:  # the hub's client fails in many ways; the cause is kept
-        raise ValueError(not_loaded(name_or_path, error)) from error
+    config = read_config(folder, name_or_path)
+    pretrained.check_family(config, name_or_path)
     if num_hidden_layers is not None:
         blocks = getattr(config, "num_hidden_layers", None)
         if blocks is None or num_hidden_layers > blocks:
@@ -114,26 +93,6 @@ def load_config(name_or_path: str, num_hidden_layers: int | None) -> Any:
     return config
 
 
-def _load_weights(name_or_path: str, config: Any, seed: int) -> tuple[Any, dict[str, Any]]:
-    from transformers import AutoModelForSequenceClassification
-
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                name_or_path,
-                config=config,
-                dtype=torch.float32,  # checkpoints in half precision would otherwise be trained in half precision
-                ignore_mismatched_sizes=True,  # a head for other classes; anything else is refused below
-                output_loading_info=True,
-                use_safetensors=True,  # pickled weights are never read
-            )
-    except Exception as error:  # damaged weights, an unknown architecture, no network: each library in its own way
-        raise ValueError(not_loaded(name_or_path, error)) from error
-    return model, report
-
-
 def check_weights(name_or_path: str, model: Any, report: dict[str, Any]) -> None:
     """Refuse weights of another architecture: the encoder would start from noise without a word."""
     prefix = model.base_model_prefix + "."
@@ -145,12 +104,3 @@ def check_weights(name_or_path: str, model: Any, report: dict[str, Any]) -> None
             f"The weights of {name_or_path!r} do not fit its config.json: {len(faults)} tensors of the encoder are "
             f"missing or of another size, such as {faults[0]!r}. Give a complete folder in Hugging Face layout."
         )
-
-
-def not_loaded(name_or_path: str, error: Exception) -> str:
-    """Message for a model that could not be loaded, with the reason."""
-    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-    return (
-        f"The model {name_or_path!r} could not be loaded ({type(error).__name__}: {reason}). Without a network give a "
-        "local folder in Hugging Face layout that holds config.json, model.safetensors and a tokenizer."
-    )

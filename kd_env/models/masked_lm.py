@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -17,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
-from kd_env.models.encoder import ATTENTION, Encoder, encoder_facts, register_attention, usable_positions
-from kd_env.models.loading import check_weights, load_config, not_loaded, quiet_transformers
-from kd_env.models.pretrained import check_source
+from kd_env.models.encoder import ATTENTION, Encoder, encoder_facts, register_attention
+from kd_env.models.library.reading import read_model
+from kd_env.models.loading import check_weights, load_config
+from kd_env.models.pretrained import local_folder
 
 
 def _roberta(model: Any, hidden: Tensor) -> Tensor:
@@ -132,7 +134,8 @@ def load_masked_lm(name_or_path: str) -> MaskedLM:
             without a head that can be asked for single vectors, or no such head in the folder, with the command that
             trains one.
     """
-    model, missing, _ = _load(name_or_path, _config(name_or_path, None), seed=0)
+    folder = local_folder(name_or_path)
+    model, missing, _ = _load(folder, name_or_path, _config(folder, name_or_path, None), seed=0)
     if missing:
         raise ValueError(
             f"The model {name_or_path!r} has no masked-language-model head (no {missing[0]!r}, for one). Train one: "
@@ -164,9 +167,10 @@ def start_masked_lm(name_or_path: str, *, num_hidden_layers: int | None = None, 
     Raises:
         ValueError: as :func:`load_masked_lm`, but for the head, and too few blocks.
     """
-    config = _config(name_or_path, num_hidden_layers)
+    folder = local_folder(name_or_path)
+    config = _config(folder, name_or_path, num_hidden_layers)
     config.tie_word_embeddings = True
-    model, missing, unexpected = _load(name_or_path, config, seed)
+    model, missing, unexpected = _load(folder, name_or_path, config, seed)
     decoder, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if decoder.weight is not embeddings.weight:
         raise ValueError(
@@ -184,34 +188,14 @@ def head_parameters(model: MaskedLM) -> dict[str, nn.Parameter]:
     return {name: value for name, value in model.module.named_parameters() if id(value) not in inner}
 
 
-def check_fits(name_or_path: str, tokenizer: Any, model: MaskedLM, longest: int) -> None:
-    """Refuse an encoder without embeddings for every token, or without positions for a text of ``longest`` tokens.
-
-    Raises:
-        ValueError: either, with both numbers.
-    """
-    if len(tokenizer) > model.facts.vocab_size:
-        raise ValueError(
-            f"The tokenizer of {name_or_path!r} has {len(tokenizer)} tokens, its model has {model.facts.vocab_size}; "
-            "give a folder whose tokenizer and model belong together."
-        )
-    positions = usable_positions(model.module)
-    if positions is not None and longest > positions:
-        raise ValueError(
-            f"A text has {longest} tokens, {name_or_path!r} only {positions} positions; set max_length to them."
-        )
-
-
 def _ready(model: Any) -> MaskedLM:
     return MaskedLM(model.eval(), encoder_facts(model.config))
 
 
-def _config(name_or_path: str, num_hidden_layers: int | None) -> Any:
+def _config(folder: Path, name_or_path: str, num_hidden_layers: int | None) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-    check_source(name_or_path)
-    with quiet_transformers():
-        config = load_config(name_or_path, num_hidden_layers)
+    config = load_config(folder, name_or_path, num_hidden_layers)
     kinds: Any = MODEL_FOR_MASKED_LM_MAPPING
     if config.model_type not in _TRANSFORMS:
         known = ", ".join(sorted(_TRANSFORMS))
@@ -227,26 +211,14 @@ def _config(name_or_path: str, num_hidden_layers: int | None) -> Any:
     return config
 
 
-def _load(name_or_path: str, config: Any, seed: int) -> tuple[Any, list[str], list[str]]:
+def _load(folder: Path, name_or_path: str, config: Any, seed: int) -> tuple[Any, list[str], list[str]]:
     """The model, and the names of tensors of its head that the folder lacks, and of tensors that found no place."""
     from transformers import AutoModelForMaskedLM
 
     register_attention()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    try:
-        with quiet_transformers(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            model, report = AutoModelForMaskedLM.from_pretrained(
-                name_or_path,
-                config=config,
-                dtype=torch.float32,  # checkpoints in half precision would otherwise stay in half precision
-                attn_implementation=ATTENTION,
-                ignore_mismatched_sizes=True,  # judged below, by name
-                output_loading_info=True,
-                use_safetensors=True,  # pickled weights are never read
-            )
-    except Exception as error:  # damaged weights, no network: each library in its own way
-        raise ValueError(not_loaded(name_or_path, error)) from error
+    model, report = read_model(
+        AutoModelForMaskedLM, folder, name_or_path, config, seed=seed, attn_implementation=ATTENTION
+    )
     check_weights(name_or_path, model, report)
     absent = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
     prefix = model.base_model_prefix + "."

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kd_env.core.records import read_set_record
 from kd_env.models.encoder import ATTENTION, register_attention
+from kd_env.models.library.bounds import CONFIG
+from kd_env.models.library.reading import first_line, quiet_transformers, read_config, read_model, read_tokenizer
 from kd_env.models.pooling import has_pooling, load_pooled
+
+_HUB_FILES = (CONFIG, "*.safetensors", "*.safetensors.index.json", "token*", "*vocab*", "merges.txt", "*.model")
+"""What is fetched of a model of the hub: no pickled weights, and no code."""
 
 
 def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int = 0) -> Any:
@@ -26,49 +29,33 @@ def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int 
         ValueError: the folder is no model, its weights are damaged or do not fit its configuration, or there is no
             network (with the local option).
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging as hf_logging
 
-    check_source(name_or_path)
+    folder = local_folder(name_or_path)
     register_attention()
-    pooled = num_labels is None and has_pooling(name_or_path)
-    options: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
-    verbosity = hf_logging.get_verbosity()
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                name_or_path,
-                dtype=torch.float32,
-                attn_implementation=ATTENTION,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # judged below, by name
-                output_loading_info=True,
-                **options,
-            )
-    except SafetensorError as error:
-        raise ValueError(
-            f"The weights of {name_or_path!r} are damaged ({first_line(error)}); model.safetensors must be a complete "
-            "safetensors file: copy or download it again."
-        ) from error
-    except OSError as error:
-        raise ValueError(_no_model(name_or_path, str(error))) from error
-    except (ValueError, StrictDataclassError) as error:
-        raise ValueError(
-            f"{name_or_path!r} cannot be used as an encoder: {error} Name an encoder that "
-            "AutoModelForSequenceClassification knows and that lets its attention function be set."
-        ) from error
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()
+    pooled = num_labels is None and has_pooling(folder)
+    config = read_config(folder, name_or_path)
+    check_family(config, name_or_path)
+    if num_labels is not None:
+        config.num_labels = num_labels
+    model, report = read_model(
+        AutoModelForSequenceClassification, folder, name_or_path, config, seed=seed, attn_implementation=ATTENTION
+    )
     _check_loaded(model, name_or_path, report, new_head=pooled or num_labels is not None)
-    return (load_pooled(model.base_model, name_or_path) if pooled else model).eval()
+    return (load_pooled(model.base_model, folder) if pooled else model).eval()
+
+
+def check_family(config: Any, name: str) -> None:
+    """Refuse a model with a decoder: what it says of a row is not said by an encoder alone.
+
+    Raises:
+        ValueError: it has one.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{name!r} ({config.model_type}) is an encoder-decoder; teachers and students are encoders alone: use one "
+            "such as BERT, RoBERTa, DistilBERT or ELECTRA."
+        )
 
 
 def _check_loaded(model: Any, name_or_path: str, report: Mapping[str, Any], *, new_head: bool) -> None:
@@ -93,21 +80,40 @@ def _check_loaded(model: Any, name_or_path: str, report: Mapping[str, Any], *, n
 
 
 def load_tokenizer(name_or_path: str) -> Any:
-    """The fast tokenizer beside a model; the errors of :func:`load_encoder`."""
+    """The tokenizer beside a model.
+
+    Raises:
+        ValueError: no folder, no tokenizer in it, or a damaged one.
+    """
+    return read_tokenizer(local_folder(name_or_path), name_or_path)
+
+
+def local_folder(name_or_path: str) -> Path:
+    """The folder of a model: as given, or that of the hub's cache, filled where there is a network.
+
+    The network is asked once: the library's own readers ask for every file, and five times for each.
+
+    Raises:
+        ValueError: there is no such folder, it holds no model, or the hub gives none of that name.
+    """
     check_source(name_or_path)
     path = Path(name_or_path)
-    if (path / "tokenizer.json").is_file() and (path / "tokenizer_config.json").is_file():
-        from transformers import PreTrainedTokenizerFast
-
-        config = (path / "tokenizer_config.json").read_text(encoding="utf-8")
-        if '"PreTrainedTokenizerFast"' in config:  # saves the import of every tokenizer class (about a second)
-            return PreTrainedTokenizerFast.from_pretrained(name_or_path)
-    from transformers import AutoTokenizer
+    if path.exists():
+        return path
+    from huggingface_hub import snapshot_download
 
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        raise ValueError(_no_model(name_or_path, f"no tokenizer: {error}")) from error
+        with quiet_transformers():
+            folder = Path(snapshot_download(name_or_path, allow_patterns=list(_HUB_FILES)))
+    except Exception as error:  # the hub's client fails in many ways; the cause is kept
+        raise ValueError(
+            f"The model {name_or_path!r} could not be loaded: there is no such folder, and the hub gave none "
+            f"({type(error).__name__}: {first_line(error)}). Without a network give a local folder in Hugging Face "
+            "layout that holds config.json, model.safetensors and a tokenizer."
+        ) from error
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{name_or_path!r} is no model: the hub has no {CONFIG} of it. Name another one.")
+    return folder
 
 
 def check_source(name_or_path: str) -> None:
@@ -117,7 +123,7 @@ def check_source(name_or_path: str) -> None:
     if record is not None:
         folders = ", ".join(repr(str(path / name)) for name in record["members"])
         raise ValueError(f"The folder {name_or_path!r} holds a set of teachers, not one: give one of {folders}.")
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not (path / CONFIG).is_file():
         held = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
         raise ValueError(
             f"The folder {name_or_path!r} is no model: it has no config.json (it holds {held}). Give a folder in "
@@ -127,15 +133,3 @@ def check_source(name_or_path: str) -> None:
         raise ValueError(
             f"There is no folder {name_or_path!r}; check the path, or give a hub name such as 'org/model'."
         )
-
-
-def _no_model(name_or_path: str, reason: str) -> str:
-    return (
-        f"The model {name_or_path!r} could not be loaded ({first_line(reason)}). Without a network give a local "
-        "folder in Hugging Face layout that holds config.json and model.safetensors."
-    )
-
-
-def first_line(reason: object) -> str:
-    """The first line of a library's message, for messages of our own."""
-    return next((line for line in str(reason).strip().splitlines() if line), "unknown reason")

@@ -19,6 +19,7 @@ from kd_env.models.architecture import (
     set_dropout,
     token_classifier_kind,
 )
+from kd_env.models.checks import check_vocabulary
 from kd_env.models.encoder import Encoder
 from kd_env.models.layermap import cut_layers
 from kd_env.models.masked_lm import MaskedLM
@@ -191,6 +192,7 @@ def build_student(
             assert options.name_or_path is not None
             source_module = load_encoder(options.name_or_path, num_labels=task.num_labels)
             tokenizer = load_tokenizer(options.name_or_path)
+            check_vocabulary(tokenizer, source_module, options.name_or_path)
         depth = int(source_module.config.num_hidden_layers)
         count = options.num_hidden_layers
         if count is None and isinstance(options.layers, str):

@@ -17,13 +17,15 @@ from kd_env.data.tasks import EMBEDDED, Task
 from kd_env.knowledge import Term, TermSpec, build_terms
 from kd_env.models import encoder as models
 from kd_env.models import pretrained
-from kd_env.models.checks import check_encoder, check_positions, probe_batch
+from kd_env.models.checks import check_encoder, check_positions, check_vocabulary, probe_batch
 from kd_env.models.layermap import cut_layers, layer_pairs
 from kd_env.models.students import cut_encoder
 from kd_env.numerics.calibration import fit_temperature
 from kd_env.teachers import outputs, sources
+from kd_env.teachers.label_order import are_default, label_names, put_in_task_order
 from kd_env.teachers.provenance import provenance
 from kd_env.teachers.teacher_set import Teacher, TeacherTables, named_folders
+from kd_env.teachers.verdicts import Source, judge, pass_judgement
 
 
 class LoadedTeacher(NamedTuple):
@@ -34,6 +36,15 @@ class LoadedTeacher(NamedTuple):
     encoder: models.Encoder
     tokenizer: Any
     saw_feedback: str
+    order: tuple[int, ...]
+    """For each label of the task the output of the folder's model; empty where they are alike."""
+    named: bool
+    """Whether the folder names its outputs."""
+
+    @property
+    def source(self) -> Source:
+        """Where it comes from, for messages."""
+        return Source(self.name, self.folder, self.order, self.named)
 
 
 def teacher_folders(config: EnvConfig, task: Task, many: bool) -> dict[str, str]:
@@ -75,21 +86,24 @@ def load_teachers(
     teachers = []
     for name, folder in folders.items():
         saw_feedback = provenance(folder, task.name, fingerprint)
+        has_head = learning is None or learning.init == "finetuned"
+        module = pretrained.load_encoder(folder, num_labels=None if has_head else task.num_labels)
+        named = has_head and not are_default(label_names(module))
+        order = put_in_task_order(module, folder, task) if has_head else ()
         if learning is None:
-            module = pretrained.load_encoder(folder).to(device, dtype)
-            encoder = models.Encoder.build(module, train_embeddings=True, fresh="none")
+            encoder = models.Encoder.build(module.to(device, dtype), train_embeddings=True, fresh="none")
         else:
-            encoder = _learning_teacher(learning, folder, task, device, dtype)
-        check_teacher(encoder, folder, task)
-        teachers.append(LoadedTeacher(name, folder, encoder, pretrained.load_tokenizer(folder), saw_feedback))
+            encoder = _learning_teacher(learning, module, folder, task, device, dtype)
+        tokenizer = pretrained.load_tokenizer(folder)
+        check_vocabulary(tokenizer, encoder.module, folder)
+        teachers.append(LoadedTeacher(name, folder, encoder, tokenizer, saw_feedback, order, named))
     return teachers
 
 
 def _learning_teacher(
-    options: LearningTeacherConfig, folder: str, task: Task, device: torch.device, dtype: torch.dtype
+    options: LearningTeacherConfig, module: Any, folder: str, task: Task, device: torch.device, dtype: torch.dtype
 ) -> models.Encoder:
     bare = options.init != "finetuned"
-    module = pretrained.load_encoder(folder, num_labels=task.num_labels if bare else None)
     if options.num_hidden_layers is not None or options.dropout > 0:  # dropout is set where an encoder is made
         depth = int(module.config.num_hidden_layers)
         layers = cut_layers("first", options.num_hidden_layers or depth, depth)
@@ -180,12 +194,21 @@ def make_teacher(
         )
 
     def logits(table: Table) -> np.ndarray:
-        # What a teacher that learns says at first is never read: a pass over the rows would be for nothing.
-        if config.teacher_learns:
-            return np.zeros((len(table), task.num_labels), np.float32)
         return np.asarray(compute(table, set())[sources.LOGITS])
 
-    selection_logits, feedback_logits = logits(tables.selection), logits(tables.feedback)
+    def fixed_logits(table: Table) -> np.ndarray:
+        # What a teacher that learns says at first is read nowhere but in its verdict.
+        return np.zeros((len(table), task.num_labels), np.float32) if config.teacher_learns else logits(table)
+
+    verdict, labels = None, tables.selection.labels
+    selection_logits = fixed_logits(tables.selection)
+    learning = config.learning_teacher_config
+    # Without its head or some of its blocks it has everything still to learn.
+    if not config.teacher_learns or (learning.init == "finetuned" and learning.num_hidden_layers is None):
+        first_logits = logits(tables.selection) if config.teacher_learns else selection_logits
+        verdict = judge(first_logits, labels, task, tables.train.labels)
+        pass_judgement(verdict, config.teacher_check, loaded.source, task)
+    feedback_logits, fixed = fixed_logits(tables.feedback), task.regression or config.teacher_learns
     source: sources.TeacherSource
     if config.teacher_source == "cached":
         held = compute(tables.train, signals)
@@ -195,8 +218,8 @@ def make_teacher(
         teacher_table = tables.train if foreign else None
         online = sources.OnlineTeacher(encoder, signals, config.precision, table=teacher_table)
         source = sources.StudentAsTeacher(facts) if config.teacher_source == "student" else online
-        train_logits = np.zeros((len(tables.train), task.num_labels), np.float32) if edited else logits(tables.train)
-    labels, fixed = tables.selection.labels, task.regression or config.teacher_learns
+        nothing = np.zeros((len(tables.train), task.num_labels), np.float32)
+        train_logits = nothing if edited else fixed_logits(tables.train)
     return Teacher(
         name=loaded.name,
         folder=loaded.folder,
@@ -212,6 +235,8 @@ def make_teacher(
         feedback_logits=feedback_logits,
         selection_logits=selection_logits,
         temperature=1.0 if fixed else fit_temperature(selection_logits, labels, "selection"),
+        verdict=verdict,
+        order=loaded.order,
     )
 
 
@@ -224,22 +249,4 @@ def _check_foreign(name: str, terms: Sequence[Term]) -> None:
                 f"student's: the term {term.name!r} compares {', '.join(token_level)} token by token. Leave the term "
                 "out (logits and [CLS] still work: soft_label, logit_mse, cls), or use a teacher with the student's "
                 "tokenizer."
-            )
-
-
-def check_teacher(encoder: models.Encoder, name: str, task: Task) -> None:
-    """Refuse a teacher with other labels than the task's, or in another order."""
-    remedy = f"Fine-tune one for this task: `kd-env teacher task={task.name} teacher.name_or_path=...`."
-    names = encoder.module.config.id2label
-    labels = [str(names.get(index, f"LABEL_{index}")) for index in range(encoder.facts.num_labels)]
-    if encoder.facts.num_labels != task.num_labels:
-        raise ValueError(
-            f"The teacher {name!r} has {encoder.facts.num_labels} labels ({', '.join(labels)}), the task {task.name!r} "
-            f"has {task.num_labels} ({', '.join(task.labels) or 'a score'}). {remedy}"
-        )
-    if task.labels and not all(label.startswith("LABEL_") for label in labels):
-        plain = [label.lower().replace(" ", "_").replace("-", "_") for label in labels]
-        if plain != [label.lower().replace(" ", "_").replace("-", "_") for label in task.labels]:
-            raise ValueError(
-                f"The teacher {name!r} orders its labels {labels}, the task {task.name!r} {list(task.labels)}. {remedy}"
             )

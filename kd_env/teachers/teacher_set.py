@@ -16,6 +16,7 @@ from kd_env.models import encoder as models
 from kd_env.models.masked_lm import MaskedLM
 from kd_env.numerics import losses
 from kd_env.teachers import sources
+from kd_env.teachers.verdicts import Verdict
 
 
 class TeacherTables(NamedTuple):
@@ -51,6 +52,10 @@ class Teacher:
     selection_logits: np.ndarray
     temperature: float
     """Fitted on the selection split (1 in regression); used for the reference loss only."""
+    verdict: Verdict | None
+    """What the selection rows say about it; None for one that learns from the start, without a head of its own."""
+    order: tuple[int, ...]
+    """For each label of the task the output of the folder's model; empty where they are alike."""
     language_model: MaskedLM | None = None
     """With its head over the vocabulary, where students learn masked text."""
 

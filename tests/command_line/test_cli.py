@@ -341,7 +341,7 @@ def weighing(base: list[str], tiny_set: dict[str, Any]) -> list[str]:
     return [
         *(word for word in base if not word.startswith(left_out)),
         *("env=teacher_weighting", "env.budget=4", "env.updates_per_step=1", f"teachers=[{teachers}]"),
-        *("num_envs=2", "total_timesteps=16"),
+        *("num_envs=2", "total_timesteps=16", "teacher.check=none"),
     ]
 
 
@@ -412,7 +412,7 @@ def test_a_missing_teacher_is_made_once(base: list[str], tiny: dict[str, Any], t
     encoder = [f"teacher.name_or_path={tmp_path / 'encoder'}", "teacher.path=null", "teacher.epochs=1"]
     words = [*(w for w in base if not w.startswith(("teacher.path", "cache_dir"))), *encoder, f"cache_dir={tmp_path}"]
     words += [f"runs_dir={tmp_path / 'runs'}", "agent=rule/all", "evaluation.rules=[all]"]
-    words = [word for word in words if not word.startswith("agent.options")]
+    words = ["teacher.check=none", *(word for word in words if not word.startswith("agent.options"))]
     assert run("train", [*words, "name=a"], "kd-env train") == 0
     (teacher,) = (tmp_path / "teachers").iterdir()
     written = (teacher / "model.safetensors").stat().st_mtime_ns
@@ -437,7 +437,13 @@ def of_teachers(base: list[str], folder: Path) -> list[str]:
     left = [word for word in base if not word.startswith(("teacher.path", "cache_dir", "agent.options", "evaluation."))]
     return [
         *left,
-        *("env=teacher_weighting", "agent=rule/mt_bert", "evaluation.rules=[average]", "evaluation.seeds=2"),
+        *(
+            "env=teacher_weighting",
+            "teacher.check=none",
+            "agent=rule/mt_bert",
+            "evaluation.rules=[average]",
+            "evaluation.seeds=2",
+        ),
         *(f"cache_dir={folder}", f"runs_dir={folder / 'runs'}"),
     ]
 
@@ -617,7 +623,7 @@ def test_unknown_commands_and_teacher_mistakes(capsys: pytest.CaptureFixture[str
     fails(capsys, ["teacher", "task=mrpc", "teacher.name_or_path=x", "teacher.epochs=0"], "epochs=0")
     fails(capsys, ["teacher", "agent=reinforce"], "Unknown option 'agent'")
     made = ["teacher", "teacher.name_or_path=x"]
-    for unread in ("teacher.path=a", "teacher.source=online", "teacher.cache_dtype=float16"):
+    for unread in ("teacher.path=a", "teacher.source=online", "teacher.cache_dtype=float16", "teacher.check=warn"):
         fails(capsys, [*made, unread], unread, "leave it out")
     assert main([]) == 2
 

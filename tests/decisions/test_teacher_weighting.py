@@ -178,6 +178,7 @@ def test_one_teacher_is_the_single_teacher_environment_bit_for_bit(tiny: dict[st
 def test_all_weight_on_one_of_three_is_that_teacher_alone(tiny_set: dict[str, Any], tiny: dict[str, Any]) -> None:
     """The others' entries are computed, and weigh nothing."""
     shared = {**tiny, **PLAIN, "precision": "fp64", "terms": ["hard_label", "soft_label"], "features": ["gap"]}
+    shared["teacher_check"] = "none"
     shared.pop("teacher")
     options = {"teachers": tiny_set["teachers"], "decision": "teacher_weighting", "action_view": "discrete"}
     three = DistillEnv(**shared, **options)

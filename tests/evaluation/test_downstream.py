@@ -340,7 +340,7 @@ def test_mistakes_about_folders(
         (f"[{unread}]", "has no tokenizer"),
         (f"[{empty}]", "no model.safetensors"),
         (f"[{bare}]", "no config.json"),
-        (f"[{none},{broken}]", "broken", "could not be loaded"),
+        (f"[{none},{broken}]", "broken", "are damaged"),
     ):
         before = sorted(path.name for path in tmp_path.iterdir())
         assert main(["evaluate", f"students={value}", "name=few", f"runs_dir={tmp_path}"]) == 2

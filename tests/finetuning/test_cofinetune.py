@@ -325,7 +325,9 @@ def test_regression_and_one_member_alone(tiny_regression: dict[str, Any], tmp_pa
     record = teacher_record(folder / "only") or {}
     assert set(record["selection"]) == {"loss", "pearson", "spearmanr"} and record["temperature"] is None
     assert json.loads((folder / "kd_env_set.json").read_text())["selection"]["members"]["only"] == record["selection"]
-    problem = kd_env.build_problem(env_config(**{**tiny_regression, "teacher": str(folder / "only")}))
+    problem = kd_env.build_problem(
+        env_config(**{**tiny_regression, "teacher": str(folder / "only"), "teacher_check": "none"})
+    )
     assert np.isfinite(problem.teacher_loss)
 
 
@@ -337,7 +339,7 @@ def test_architectures_may_be_mixed(make: Make, tiny: dict[str, Any], tmp_path: 
     folder = cofinetune(make(members=given, epochs=1))
     for path in members(folder):
         student = {"init": "teacher", "num_hidden_layers": 2 if path.name == "Albert" else 1}
-        options = {**tiny, "teacher": str(path), "student": student, "max_length": 20}
+        options = {**tiny, "teacher": str(path), "student": student, "max_length": 20, "teacher_check": "none"}
         problem = kd_env.build_problem(env_config(**options))
         assert type(problem.student.module.encoder).__name__ == f"{path.name}Model"
 
@@ -398,7 +400,7 @@ def test_another_configuration_does_not_continue_a_checkpoint(make: Make) -> Non
 
 
 def saw_feedback(tiny: dict[str, Any], folder: Path) -> str:
-    problem = kd_env.build_problem(env_config(**{**tiny, "teacher": str(folder)}))
+    problem = kd_env.build_problem(env_config(**{**tiny, "teacher": str(folder), "teacher_check": "none"}))
     return str(problem.summary()["saw_feedback"])
 
 
@@ -434,7 +436,13 @@ def test_a_member_teaches_cached_and_online(ready: Path, tiny: dict[str, Any]) -
     for source in ("cached", "online"):
         env = gym.make(
             "kd_env/KnowledgeSelection-v0",
-            **{**tiny, "teacher": str(ready / "narrow"), "teacher_source": source, "precision": "fp64"},
+            **{
+                **tiny,
+                "teacher": str(ready / "narrow"),
+                "teacher_source": source,
+                "precision": "fp64",
+                "teacher_check": "none",
+            },
         )
         observation, _ = env.reset(seed=0)
         seen.append([observation])
@@ -452,7 +460,9 @@ def test_a_student_cut_from_a_member(
     student = {"init": "teacher", "num_hidden_layers": 1, "pooling": pooling_option}
     terms = ["hard_label", "soft_label", "hidden_states"]
     problem = kd_env.build_problem(
-        env_config(**{**tiny, "teacher": str(ready / name), "student": student, "terms": terms})
+        env_config(
+            **{**tiny, "teacher": str(ready / name), "student": student, "terms": terms, "teacher_check": "none"}
+        )
     )
     module, source = problem.student.module, load_file(str(ready / name / "model.safetensors"))
     keeps = pooling_option == "keep"
@@ -620,6 +630,7 @@ def test_a_set_of_different_vocabularies_teaches(
     env = {
         **{k: v for k, v in env.items() if k not in ("teacher", "features")},
         "terms": ["hard_label", "soft_label", "cls"],
+        "teacher_check": "none",
     }
     problem = kd_env.build_problem(env_config(**env, gap="divergence"))
     assert [teacher.foreign for teacher in problem.teachers] == [False, True]

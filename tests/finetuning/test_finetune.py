@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -427,6 +428,56 @@ def test_a_finished_teacher_is_returned_and_never_overwritten(make: Make) -> Non
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_what_was_made_from_other_rows_or_another_encoder_is_not_taken_for_it(
+    make: Make, encoder: str, data_dir: str, tmp_path: Path
+) -> None:
+    """Labels that were corrected in the same file; the same rows in another file are no others."""
+    data, start = tmp_path / "rows", tmp_path / "start"
+    shutil.copytree(f"{data_dir}/classes", data)
+    shutil.copytree(encoder, start)
+    config = make(epochs=1, data_dir=str(data), name_or_path=str(start))
+    folder = finetune(config)
+    text = (data / "train.csv").read_text()
+    (data / "train.csv").write_text(text.replace(",bad", ",'").replace(",good", ",bad").replace(",'", ",good"))
+    with pytest.raises(
+        ValueError, match=r"was made from other rows than there are now .*choose another output, or delete"
+    ):
+        finetune(config)
+    with (data / "train.csv").open("w", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(csv.reader(text.splitlines()))
+    assert finetune(config) == folder
+    tensors = load_file(str(start / "model.safetensors"))
+    save_file(
+        {name: 2 * tensor for name, tensor in tensors.items()}, str(start / "model.safetensors"), {"format": "pt"}
+    )
+    with pytest.raises(ValueError, match="was made from other encoders than there are now"):
+        finetune(config)
+    record = json.loads((folder / "kd_env_teacher.json").read_text())
+    del record["made_from"]  # as in earlier versions
+    (folder / "kd_env_teacher.json").write_text(json.dumps(record))
+    assert finetune(config) == folder
+
+
+def test_an_interrupted_training_goes_on_with_its_own_encoder(make: Make, encoder: str, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(encoder, start)
+    config = make(name_or_path=str(start))
+
+    def stop(entry: dict[str, Any]) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        finetune(config, on_evaluation=stop)
+    (start / "config.json").write_text((start / "config.json").read_text() + " ")
+    with pytest.raises(ValueError, match=r"interrupted run .* encoders"):
+        finetune(config)
+    identity = tmp_path / "teacher.partial" / "identity.json"
+    recorded = json.loads(identity.read_text())
+    del recorded["encoders"]  # as in earlier versions
+    identity.write_text(json.dumps(recorded))
+    finetune(config)
+
+
 def test_a_second_process_waits_and_takes_the_first_ones_teacher(make: Make, tmp_path: Path) -> None:
     """One trains; the other neither trains beside it nor touches its checkpoints."""
     config = make(epochs=1, evaluations_per_epoch=1)
@@ -538,7 +589,7 @@ def test_folders_that_are_no_model(make: Make, encoder: str, tmp_path: Path) -> 
         finetune(make(name_or_path=str(empty)))
     for name, change, message in (
         ("no_weights", lambda path: path.unlink(), "could not be loaded"),
-        ("damaged", lambda path: path.write_bytes(b"not safetensors"), "could not be loaded"),
+        ("damaged", lambda path: path.write_bytes(b"not safetensors"), "weights of .* are damaged"),
         (
             "foreign",
             lambda path: save_file({"other.weight": torch.zeros(2)}, str(path), {"format": "pt"}),

@@ -191,6 +191,20 @@ def test_rows_have_no_influence_where_text_is_masked(terms_problem: Any) -> None
         env.row_influence()
 
 
+def test_a_shared_problem_takes_other_decisions(terms_problem: Any) -> None:
+    """Of masked text any; of labels none that needs masks, or outputs of rows as they are, which were not made."""
+    tutored = with_options(terms_problem, decision="tutor_token", features=[], reward="tutor", updates_per_step=1)
+    env = DistillEnv(problem=tutored)
+    env.reset(seed=0)
+    assert env.step(env.action_space.sample())[4]["updated"]
+    labels = {**SMALL, "objective": "labels", "task": "toy", "teacher_source": "online"}
+    for made, other in (("knowledge_selection", "tutor_token"), ("tutor_token", "knowledge_selection")):
+        problem = build_problem(env_config(decision=made, **labels))
+        changes = {"decision": other, "features": [] if other == "tutor_token" else ["progress"]}
+        with pytest.raises(ValueError, match="needs another problem"):
+            with_options(problem, **changes, reward="gap_closed", updates_per_step=1)
+
+
 def test_a_shared_problem_takes_other_terms(terms_problem: Any) -> None:
     """No output of a teacher is kept, so that nothing has to be computed again."""
     fewer = with_options(terms_problem, terms=["plausibility"])

@@ -64,6 +64,7 @@ def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "decision": "teacher_weighting",
         "teachers": [{"name": name, "path": str(Path(folder) / name)} for name in NAMES],
         "student": {"hidden_size": 8, "num_attention_heads": 2},
+        "teacher_check": "none",
         "terms": ["soft_label"],
         "action_view": "subset",
         "features": ["gap"],

@@ -75,5 +75,7 @@ def describe(problem: Problem) -> None:
     )
     for teacher in problem.teachers:
         best = " (best on the selection split)" if len(problem.teachers) > 1 and teacher is problem.reference else ""
-        print(f"Teacher {teacher.folder}: saw feedback rows: {teacher.saw_feedback}.{best}")
+        verdict = "" if teacher.verdict is None else f"{teacher.verdict.words}; "
+        order = f" Its outputs {list(teacher.order)} are those of the task's labels, in order." if teacher.order else ""
+        print(f"Teacher {teacher.folder}: {verdict}saw feedback rows: {teacher.saw_feedback}.{best}{order}")
     print(problem.layer_table(), flush=True)

@@ -41,7 +41,7 @@ def keep_student(
         diverged: whether it is lost.
         finished: whether its episode was reset at its end.
     """
-    from kd_env.models.loading import quiet_transformers
+    from kd_env.models.library.reading import quiet_transformers
 
     target = folder / STUDENTS / name.replace("/", "-") / f"seed{seed}"
     shutil.rmtree(target, ignore_errors=True)
@@ -55,7 +55,7 @@ def keep_student(
 def save_starts(folder: Path, problem: Problem, seeds: Sequence[int]) -> None:
     """Keep students as they are at reset, the same for every tutor."""
     from kd_env.envs import DistillEnv
-    from kd_env.models.loading import quiet_transformers
+    from kd_env.models.library.reading import quiet_transformers
 
     for seed in seeds:
         target = folder / STUDENTS / START / f"seed{seed}"

@@ -54,10 +54,12 @@ class TokenJob(Job[EnvConfig, Problem]):
         problem = build_problem(config)
         facts, reader = problem.summary(), problem.reader
         words = "Labels of " if config.objective == "labels" else ""
+        verdict = problem.reference.verdict
+        judged = "" if verdict is None else f"{verdict.words}; "
         print(
             f"{words}{facts['task']}: {len(problem.train)} train rows ({reader.left_out} left out, with too few "
-            f"tokens), {reader.slots} slots a row, {len(problem.feedback)} feedback rows. Teacher saw feedback rows: "
-            f"{facts['saw_feedback']}.",
+            f"tokens), {reader.slots} slots a row, {len(problem.feedback)} feedback rows. Teacher: {judged}"
+            f"saw feedback rows: {facts['saw_feedback']}.",
             flush=True,
         )
         return problem

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cli.settings import probe
+from cli.settings.cache import cache_folder
 from cli.settings.controls import controlled_env
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
 from cli.settings.teachers import (
     TASK_KEYS,
-    cache_folder,
     cofinetuned_set,
     language_model,
     single_teacher,
@@ -48,6 +48,11 @@ class LabelReader(Reader[EnvConfig]):
 
     def read(self, c: dict[str, Any], agent: PolicySpec) -> ReadOptions:
         """As in :class:`Reader`."""
+        if c["env"].get("objective") == "text" and c["control"] in ("shuffled_feedback", "teacher_is_student"):
+            raise ValueError(
+                f"control={c['control']} is about feedback labels or kept outputs of the teacher, of which "
+                "objective=text has none; possible: none, shuffled_reward, untrained."
+            )
         c = {**c, "env": controlled_env(c["env"], c["control"])}
         cofinetuned: CoTeacherConfig | None = None
         teachers: Teachers
@@ -131,6 +136,7 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         "label_noise": task["label_noise"],
         "student": c["student"],
         "teacher_source": env.pop("teacher_source", c["teacher"]["source"]),
+        "teacher_check": str(c["teacher"]["check"]),
         "cache_dtype": c["teacher"]["cache_dtype"],
         "cache_dir": str(cache_folder(c["cache_dir"]) / "teacher_outputs"),
         "device": str(c["device"]),

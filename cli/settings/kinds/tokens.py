@@ -118,7 +118,7 @@ def _options(c: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
     options = {key: value for key, value in env.items() if key not in _OF_THE_JOB and value != AUTO}
     options["optimizer"] = {key: value for key, value in env["optimizer"].items() if value != AUTO}
     if labels:
-        options |= {"task": task["name"], "columns": task["columns"]}
+        options |= {"task": task["name"], "columns": task["columns"], "teacher_check": str(c["teacher"]["check"])}
         if env["text"] != AUTO:
             raise ValueError(f"env.text={env['text']!r} is for env.objective=text; labels has the rows of task=...")
     elif env["text"] == AUTO and task["name"] == "custom":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +24,6 @@ from kd_env.finetuning.store import Checkpoints
 from kd_env.models import pretrained
 from kd_env.models.loading import draw_head, load_classifier
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
 _UPDATES_A_REPORT = 25
 _FEW = 3  # the random stream of few labels, beside those of :mod:`kd_env.data.splits`
 
@@ -55,7 +53,6 @@ def load_material(config: TeacherConfig) -> Material:
     from kd_env.models.devices import resolve_device
 
     source, device = config.name_or_path, resolve_device(config.device)
-    _check_tokenizer_files(source)
     tokenizer = pretrained.load_tokenizer(source)
     task = get_task(config.task, config.columns, config.data_dir)
     data = prepare(config, task, tokenizer, source, device)
@@ -79,7 +76,6 @@ def check_student(config: TeacherConfig, material: Material) -> None:
         ValueError: no model, damaged weights, or an encoder without embeddings or positions for the rows.
     """
     source = config.name_or_path
-    _check_tokenizer_files(source)
     model, tokenizer = start(config, material.task), pretrained.load_tokenizer(source)
     for table in (material.data.selection, *material.dev.values()):
         check_fits(source, tokenizer, model, material.data._replace(selection=table))
@@ -215,14 +211,3 @@ def _share_unknown(table: Table, tokenizer: Any) -> float:
     others = [token for token in tokenizer.all_special_ids if token != unknown]
     counted = real & ~np.isin(ids, others)
     return float((ids[counted] == unknown).mean()) if unknown is not None and counted.any() else 0.0
-
-
-def _check_tokenizer_files(source: str) -> None:
-    """The library makes an empty tokenizer for a folder without one, and everything would be an unknown word."""
-    pretrained.check_source(source)
-    folder = Path(source)
-    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ValueError(
-            f"The folder {source!r} has no tokenizer ({', '.join(_TOKENIZER_FILES)}); save that of the teacher beside "
-            "the student, as save_student does."
-        )

@@ -9,6 +9,7 @@ from typing import Any
 from kd_env.evaluation.reports.report import Report, Row
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, paired_difference
 from kd_env.evaluation.statistics.verdicts import seeds_words, show
+from kd_env.teachers.verdicts import verdict_words
 
 
 def plain_words(report: Report) -> str:
@@ -76,6 +77,9 @@ def facts_in_words(facts: Mapping[str, Any], measure: str) -> list[str]:
             "The teacher's calibrated loss is hardly below that of a fresh student (the floor of the gap is active), "
             "so losses are shown in place of the gap closed."
         )
+    words += [
+        f"Teacher {name}: {verdict_words(verdict)}." for name, verdict in facts.get("teacher_verdicts", {}).items()
+    ]
     if facts["saw_feedback"] != "no":
         words.append(
             "It is unknown whether the teacher saw rows of the feedback split; rewards, and what agents learned from "
