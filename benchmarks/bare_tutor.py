@@ -78,7 +78,7 @@ class BareTutor:
             {"params": [p for p in self.tensors if p.dim() > 1], "weight_decay": given.weight_decay},
             {"params": [p for p in self.tensors if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=given.learning_rate, betas=given.betas, eps=given.eps, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=given.rate, betas=given.betas, eps=given.eps, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda update: (budget - update) / budget)
         self.max_norm = given.max_grad_norm or float("inf")
 

@@ -28,7 +28,7 @@ GROUPS = groups()
 NEEDS_MODEL = ["teacher.name_or_path=encoder"]
 NO_SIZES = dict.fromkeys(("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"))
 LABEL_ENVIRONMENTS = [name for name in GROUPS["env"] if name != "tutor_token"]
-TOKEN_AGENTS = ("tutor", *(f"rule/{name}" for name, rule in RULES.items() if rule.decision == "tutor_tokens"))
+TOKEN_AGENTS = ("tutor", *(f"rule/{name}" for name, rule in RULES.items() if rule.decision == "tutor_token"))
 """Agents of the one other environment; tests/command_line/test_tutor_job.py runs it."""
 TASKS = [name for name in GROUPS["task"] if name not in EMBEDDED]
 
@@ -300,7 +300,8 @@ def test_experiments(experiment: str, tmp_path: Path) -> None:
     assert experiment in description("experiment", experiment), "the command is missing"
     if embedded:
         check(found)
-    if found.env.task in EMBEDDED:  # of a tutor tests/command_line/test_tutor_job.py runs one
+    # Of tutors tests/command_line/test_tutor_job.py runs one.
+    if found.env.task in EMBEDDED and found.env.decision != "tutor_token":
         env = with_hardly_trained_set(found, tmp_path / "set")
         small = dataclasses.replace(env, budget=4, cache_dir=str(tmp_path), show_progress=False)
         run_two_steps(build_problem(small))
