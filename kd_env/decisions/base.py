@@ -145,7 +145,7 @@ class Decision(ABC):
 
     @abstractmethod
     def apply(self, problem: Problem, state: DistillState, actions: Any) -> Effect:
-        """Effect of raw actions ``[N, ...]`` in a state; raises ``ValueError`` for values outside the space."""
+        """Effect of raw actions ``[N, ...]`` of the action space (:mod:`kd_env.decisions.raw`) in a state."""
 
     @abstractmethod
     def encode(self, weights: Any, gate: float = 1.0) -> np.ndarray:

@@ -15,6 +15,7 @@ from torch import Tensor
 from kd_env.data.tables import Table
 from kd_env.decisions.base import Decision
 from kd_env.decisions.options import env_config
+from kd_env.decisions.raw import checked_actions
 from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
 from kd_env.envs.shells.replicas import Replicas
@@ -85,10 +86,14 @@ class Run(Replicas[DistillState]):
     def advance(self, before: DistillState, actions: Any) -> tuple[DistillState, np.ndarray, np.ndarray]:
         """The state after a step, its rewards, and whether they were clipped."""
         # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
-        effect = actions if isinstance(actions, Effect) else self.decision.apply(self.problem, before, actions)
+        effect = actions if isinstance(actions, Effect) else self._effect(before, actions)
         check_replicas(effect, self.num_replicas)
         after = transition.transition(self.problem, before, effect, self._scratch)
         return after, *transition.reward(self.problem, before, after)
+
+    def _effect(self, before: DistillState, actions: Any) -> Effect:
+        raw = checked_actions(actions, self.decision.action_space, self.num_replicas)
+        return self.decision.apply(self.problem, before, raw)
 
     def warn_floor(self, loss_reset: float) -> None:
         """Say that the gap is counted down to a floor."""

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from kd_env.core import trees
+from kd_env.decisions.raw import raw_array
 from kd_env.envs.shells.replicas import Replicas
 from kd_env.mdp.state import Effect
 
@@ -45,7 +46,7 @@ class SingleEnv(gym.Env[Any, Any]):
         """One step; refuses to go past the end of an episode."""
         if self.run.state is not None and self.run.ended[0]:
             raise RuntimeError("The episode has ended; call reset() before the next step.")
-        out = self.run.step(action if isinstance(action, Effect) else np.asarray(action)[None])
+        out = self.run.step(action if isinstance(action, Effect) else raw_array(action)[None])
         return (
             _first(out.observation),
             float(out.reward[0]),
