@@ -37,7 +37,7 @@ def one_of(*valid: str) -> Check:
     """One of some names."""
 
     def run(name: str, value: Any) -> None:
-        if value not in valid:
+        if not isinstance(value, str) or value not in valid:
             raise ValueError(unknown_name(f"value of {name}:", value, valid))
 
     return run

@@ -18,6 +18,7 @@ from kd_env.decisions.options import env_config
 from kd_env.decisions.raw import checked_actions
 from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
+from kd_env.envs.shells.course import Panels
 from kd_env.envs.shells.replicas import Replicas
 from kd_env.mdp import passes, transition
 from kd_env.mdp.observations.layout import observe
@@ -141,6 +142,18 @@ class Run(Replicas[DistillState]):
         self.check_replica(replica)
         params = {name: p[replica] for name, p in self.started().params.items()}
         return write_student(self.problem.student, params, self.problem.assets.tokenizer, folder)
+
+    def panels(self) -> Panels:
+        """Gap and return, the terms' losses and their weights; NaN before the first step."""
+        s, present = self.started(), self.problem.present
+        begun = np.where(s.steps > 0, 1.0, np.nan)
+        losses, weights = (values[:, present] * begun[:, None] for values in (s.raw_losses, s.weights))
+        names = self.problem.entry_names
+        return {
+            "feedback rows": {"gap closed": (s.loss_reset - s.loss) / s.gap_scale, "return": s.returns},
+            "losses": dict(zip(names, losses.T, strict=True)),
+            "weights": {**dict(zip(names, weights.T, strict=True)), "update scale": s.update_scale * begun},
+        }
 
     def line(self, replica: int) -> str:
         """One readable line about the last step."""

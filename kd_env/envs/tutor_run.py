@@ -18,6 +18,7 @@ from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorProblem, warn_floor
 from kd_env.decisions.tutor_token.process import with_tutor_options
 from kd_env.decisions.tutor_token.state import TutorState
+from kd_env.envs.shells.course import Panels
 from kd_env.envs.shells.replicas import Replicas
 from kd_env.mdp.rewards import gap_scale
 from kd_env.models.export import write_student
@@ -145,6 +146,15 @@ class TutorRun(Replicas[TutorState]):
         params = self.finished[replica] if finished else {n: p[replica] for n, p in self.started().params.items()}
         params = {name: p for name, p in params.items() if name != reading.PROJECTION}
         return write_student(self.problem.student, params, self.problem.assets.tokenizer, folder)
+
+    def panels(self) -> Panels:
+        """Gap and return, and the student's losses; NaN before the first step."""
+        s = self.started()
+        losses = s.losses * np.where(s.steps > 0, 1.0, np.nan)[:, None]
+        return {
+            "feedback rows": {"gap closed": (s.loss_reset - s.loss) / s.gap_scale, "return": s.returns},
+            "losses": dict(zip(self.problem.loss_names, losses.T, strict=True)),
+        }
 
     def line(self, replica: int) -> str:
         """One readable line about the last step."""

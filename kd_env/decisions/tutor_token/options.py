@@ -48,6 +48,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kd_env.config.environment import RENDER_MODES
 from kd_env.config.optimizer import OptimizerConfig, check_optimizer
 from kd_env.config.student import StudentConfig, check_student
 from kd_env.core import checks
@@ -240,7 +241,7 @@ class TutorConfig:
         choices["projection"] = ("auto", "always")
         choices["precision"] = ("fp32", "bf16", "fp64")
         checks.check_fields("", self, {name: checks.one_of(*valid) for name, valid in choices.items()})
-        checks.check_fields("", self, {"render_mode": checks.optional(checks.one_of("ansi"))})
+        checks.check_fields("", self, {"render_mode": checks.optional(checks.one_of(*RENDER_MODES))})
         checks.check_fields("", self, {"layer_map": checks.layer_numbers(0, length=2)})
         check_optimizer(self.optimizer_config)
         check_student(self.student_config)
