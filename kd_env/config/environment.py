@@ -258,7 +258,7 @@ def _teacher_entries(name: str, value: Any) -> None:
 _ROWS = checks.optional(checks.whole(1))
 _ENVIRONMENT: dict[str, checks.Check] = {
     "task": checks.text,
-    "data_dir": checks.optional(checks.text),
+    "data_dir": checks.optional(checks.folder),
     "columns": checks.optional(checks.mapping),
     "split_seed": checks.whole(0),
     "feedback_rows": _ROWS,
@@ -270,7 +270,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "max_length": checks.whole(3),
     "label_noise": checks.within(0.0, 1.0),
     "train_on": checks.one_of("train", "train+feedback"),
-    "teacher": checks.optional(checks.text),
+    "teacher": checks.optional(checks.folder),
     "teachers": checks.optional(_teacher_entries),
     "decision": checks.text,
     "weighting": checks.one_of("batch", "sample"),
@@ -278,7 +278,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "score": checks.text,
     "teacher_source": checks.one_of("cached", "online", "student"),
     "teacher_updates": checks.one_of("none", "prokt", "weighted"),
-    "cache_dir": checks.optional(checks.text),
+    "cache_dir": checks.optional(checks.folder),
     "cache_dtype": checks.one_of("float32", "float16"),
     "layer_map": checks.layer_numbers(0, length=2),
     "terms": checks.names("hard_label", mappings=True),

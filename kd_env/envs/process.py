@@ -10,10 +10,10 @@ from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.core.types import Signal
 from kd_env.decisions.base import Parts
-from kd_env.decisions.catalog import check_decision, make_decision
+from kd_env.decisions.catalog import check_decision, in_view, make_decision
 from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting import scores
-from kd_env.knowledge import term_entries
+from kd_env.knowledge import check_term_values, term_entries
 from kd_env.mdp import rewards
 from kd_env.mdp.influence.rows import check_influence
 from kd_env.mdp.observations import layout
@@ -81,6 +81,7 @@ def check_names(config: EnvConfig, regression: bool) -> dict[str, Feature]:
         ValueError: a name that does not exist (with near matches), or one without meaning here.
     """
     check_decision(config)
+    check_term_values(config.terms, regression)
     check_term_weights(config)
     if config.reward not in rewards.REWARDS:
         raise ValueError(unknown_name("reward", config.reward, rewards.REWARDS))
@@ -106,6 +107,8 @@ def with_options(problem: Problem, **options: Any) -> Problem:
                 f"{', '.join(sorted(PROCESS_OPTIONS))}."
             )
     config = problem.config
+    if isinstance(options.get("action_view"), str):
+        config = in_view(config, options["action_view"])
     for name, present in (("optimizer", config.optimizer_config), ("influence", config.influence_config)):
         if isinstance(options.get(name), Mapping):  # the options that are not named stay as they are
             options[name] = {**dataclasses.asdict(present), **options[name]}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from kd_env.core.registry import unknown_name
+from kd_env.core.types import EncoderFacts
 from kd_env.knowledge.base import TERMS, Term, TermFactory, TermInputs, TermSpec
-from kd_env.knowledge.options import number
+from kd_env.knowledge.options import DoesNotFit, number
 
 
 def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tuple[Term, ...]:
@@ -31,6 +33,22 @@ def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tup
         term = dataclasses.replace(TERMS[entry.kind](spec, **entry.options), name=entry.name)
         terms.append(term if entry.weight == 1 else dataclasses.replace(term, loss=_times(entry.weight, term.loss)))
     return tuple(terms)
+
+
+def check_term_values(names: Sequence[str | Mapping[str, Any]], regression: bool) -> None:
+    """Refuse values of options that no student and teacher would make right, before either is there.
+
+    Raises:
+        ValueError: the first such value, with what is allowed.
+    """
+    facts = EncoderFacts(num_layers=2, hidden_size=48, num_heads=12, num_labels=1 if regression else 2, vocab_size=9)
+    # Of two widths, since some options have a meaning only then.
+    spec = TermSpec(facts, facts._replace(hidden_size=96), ((0, 0), (1, 1), (2, 2)), regression)
+    for entry in term_entries(names):
+        factory = TERMS[entry.kind]
+        if factory.__module__.startswith(__package__):  # those of others may ask more of a student than this one has
+            with suppress(DoesNotFit):
+                factory(spec, **entry.options)
 
 
 def _times(weight: float, loss: Callable[[TermInputs], Tensor]) -> Callable[[TermInputs], Tensor]:

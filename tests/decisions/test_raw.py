@@ -83,3 +83,17 @@ def test_every_view_of_every_decision(
         with pytest.raises(ValueError, match="The action holds"):
             env.step(action)
     env.step(good)
+
+
+def test_options_of_other_views_are_refused(tiny: dict[str, Any], tiny_problem: Any) -> None:
+    """A gate where there is none, a score where nothing is ranked; another view of a problem leaves them out."""
+    rows = {"decision": "sample_weighting", "updates_per_step": 1}
+    for options, message in (
+        ({"gate": False}, r"Nothing reads gate=False in action_view='native'.*only action_view='box' does"),
+        ({**rows, "gate": False, "action_view": "box"}, "Nothing reads gate=False in action_view='box'.*: leave it"),
+        ({**rows, "score": "margin"}, r"score='margin' in action_view='native'.*only action_view='discrete' or 'box'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DistillEnv(**{**tiny, **options})
+    gated = DistillEnv(problem=tiny_problem, action_view="box", gate=False)
+    assert DistillEnv(problem=gated.problem, action_view="native").problem.config.gate is True

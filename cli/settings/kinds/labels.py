@@ -104,6 +104,10 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
     task, env = c["task"], dict(c["env"])
     identity = env.pop("id")
     decision = _decision(identity)
+    _check_view(c, decision)
+    for name, views in DECISIONS[decision].view_options.items():
+        if env["action_view"] not in views:
+            env.pop(name, None)  # of a preset: what is given and not read is refused
     if env["features"] == "auto":
         env["features"] = list(default_features(task, decision, str(env.get("weighting", "batch"))))
     options = {
@@ -120,6 +124,21 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         "show_progress": bool(c["progress"]),
     }
     return env_config(**options)
+
+
+def _check_view(c: Mapping[str, Any], decision: str) -> None:
+    """Refuse what the agent's preset brings and the environment has not; nobody typed it."""
+    view, chosen = c["agent"]["action_view"], c["env"]["action_view"]
+    fitting = [name for name in DECISIONS if view in DECISIONS[name].view_names()]
+    if c["env"].get("weighting", "batch") == "sample":
+        fitting = [name for name in fitting if "weighting" in DECISIONS[name].options]
+    if decision in fitting or chosen != view or not fitting:
+        return
+    preset = c["presets"].get("agent", c["agent"]["name"])
+    raise ValueError(
+        f"agent={preset} is for {' or '.join(f'env={name}' for name in fitting)} (it acts row by row or on teachers, "
+        f"in action_view={view!r}), but the environment is env={decision}; choose another agent or environment."
+    )
 
 
 def default_features(task: Mapping[str, Any], decision: str, weighting: str) -> tuple[str, ...]:
