@@ -48,8 +48,10 @@ def build_problem(config: EnvConfig) -> Problem:
 
     learning = config.learning_teacher_config if config.teacher_learns else None
     loaded = load_teachers(folders, task, rows.splits.fingerprint, device, dtype, learning)
+    # Scores begin at their mean: a student that has yet to leave 0 would seem to learn.
+    offset = float(rows.train_labels[rows.train].mean()) if task.regression else 0.0
     student, tokenizer = build_student(
-        config.student_config, loaded[0].encoder, loaded[0].tokenizer, task, device, dtype
+        config.student_config, loaded[0].encoder, loaded[0].tokenizer, task, device, dtype, offset
     )
     tables = TeacherTables(*rows.tables(tokenizer, config.max_length, device, dtype))
     make_buckets(tables.train.lengths, config.batch_size)  # refuses a table smaller than a batch before a teacher runs

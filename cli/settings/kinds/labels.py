@@ -11,7 +11,6 @@ from cli.settings.controls import controlled_env
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
 from cli.settings.teachers import TASK_KEYS, cache_folder, cofinetuned_set, single_teacher, teacher_list
 from kd_env.config.environment import EnvConfig
-from kd_env.data.loading import get_task
 from kd_env.decisions.catalog import DECISIONS
 from kd_env.decisions.options import env_config
 
@@ -109,7 +108,7 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         if env["action_view"] not in views:
             env.pop(name, None)  # of a preset: what is given and not read is refused
     if env["features"] == "auto":
-        env["features"] = list(default_features(task, decision, str(env.get("weighting", "batch"))))
+        del env["features"]
     options = {
         **env,
         "decision": decision,
@@ -139,13 +138,3 @@ def _check_view(c: Mapping[str, Any], decision: str) -> None:
         f"agent={preset} is for {' or '.join(f'env={name}' for name in fitting)} (it acts row by row or on teachers, "
         f"in action_view={view!r}), but the environment is env={decision}; choose another agent or environment."
     )
-
-
-def default_features(task: Mapping[str, Any], decision: str, weighting: str) -> tuple[str, ...]:
-    """The default features that have a meaning for the task: entropy and agreement have none in regression."""
-    from kd_env.mdp.observations.layout import FEATURES
-
-    names = DECISIONS[decision].features_for({"weighting": weighting})
-    if not get_task(task["name"], task["columns"], task["data_dir"]).regression:
-        return names
-    return tuple(name for name in names if not FEATURES[name].classification_only)

@@ -24,7 +24,7 @@ from kd_env.numerics import losses
 def judged_splits(
     problem: Problem, tables: Mapping[str, Table], teacher_logits: Mapping[str, NDArray[Any]], seeds: Sequence[int]
 ) -> dict[str, Split]:
-    """Each split with what fresh students of the seeds, ``[N]``, lose on it at reset."""
+    """Each split with what fresh students of the seeds, ``[N]``, lose on it at reset: what the gap counts from."""
     at_reset: dict[str, list[Floats]] = {name: [] for name in tables}
     raw: dict[str, list[Floats]] = {name: [] for name in tables}
     groups = _groups(problem, seeds)
@@ -34,8 +34,10 @@ def judged_splits(
         fitted = temperatures(problem, env.predict(problem.calibration))
         for name, table in tables.items():
             logits = env.predict(table)
-            at_reset[name].append(problem.loss(logits, table, teacher_logits[name], fitted))
-            raw[name].append(losses.gold_loss(logits, table.labels, problem.label_width))
+            loss = problem.loss(logits, table, teacher_logits[name], fitted)
+            at_reset[name].append(problem.reset_loss(loss, table, teacher_logits[name]))
+            raw_loss = losses.gold_loss(logits, table.labels, problem.label_width)
+            raw[name].append(problem.reset_loss(raw_loss, table))
     env.close()
     return {
         name: Split(
