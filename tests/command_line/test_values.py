@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
+from cli.jobs.evaluate import split_run
 from cli.settings.compose import compose
 from cli.settings.options import split_options
 from cli.settings.read import check, read_begun
@@ -152,3 +154,11 @@ def test_a_study_has_no_processes_of_an_evaluation(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=r"'evaluation.jobs=4' has no place in a study: each training is one process"):
         study(["evaluation.jobs=4", f"runs_dir={tmp_path}"], "")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["run='runs/a b'", 'run="runs/a b"', "run=runs/a b", "runs/a b", "'runs/a b'"])
+def test_run_folders_may_be_quoted(word: str) -> None:
+    """As values of other options are, where a shell has left the marks."""
+    assert split_run([word, "env.budget=8"]) == (Path("runs/a b"), ["env.budget=8"])
+    with pytest.raises(ValueError, match="the quotation mark ' is not closed"):
+        split_run(["run='runs/a"])
