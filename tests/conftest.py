@@ -68,6 +68,14 @@ def tiny_set(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def tiny_set_problem(tiny_set: dict[str, Any]) -> Any:
+    """The tiny problem of three teachers, shared: environments of it cost nothing to make."""
+    from kd_env import build_problem
+
+    return build_problem(env_config(**{**tiny_set, "decision": "teacher_weighting", "updates_per_step": 1}))
+
+
+@pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Options of the tutor's environment for a tiny text."""
     from kd_env.testing import tiny_text

@@ -33,6 +33,7 @@ from agents.common.base import (
 from agents.common.saved import SavedAgent
 from agents.sb3 import storage as sb3_storage
 from agents.sb3.algorithms import ALGORITHMS, Algorithm, algorithm, check_actions, defaults
+from agents.sb3.options import check_values, policy_options
 
 
 class SB3Agent(SavedAgent):
@@ -77,11 +78,16 @@ class SB3Agent(SavedAgent):
         for key in hyperparameters:
             if key not in known:
                 raise ValueError(unknown_name(f"hyper-parameter of sb3/{name}", key, known))
+        check_values(self.name, model_class.__init__, hyperparameters)
         self.reward_transform = reward_transform
         if reward_transform is not None and entry.family != "on":
             on = ", ".join(f"sb3/{key}" for key, other in ALGORITHMS.items() if other.family == "on")
             raise ValueError(f"sb3/{name} keeps no rollout whose rewards could be transformed; possible: {on}.")
-        self._build(model_class, entry, env, device, hyperparameters)
+        try:
+            self._build(model_class, entry, env, device, hyperparameters)
+        except (AssertionError, AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
+            # SB3 looks at few of its options itself; whatever its constructor stumbles over was among these.
+            raise ValueError(f"{self.name} cannot be made with {hyperparameters}: {error}.") from error
 
     def _build(
         self, model_class: Any, entry: Algorithm, env: AnyEnv | Spaces, device: str, given: Mapping[str, Any]
@@ -106,7 +112,7 @@ class SB3Agent(SavedAgent):
         if isinstance(options.get("train_freq"), list):
             options["train_freq"] = tuple(options["train_freq"])
         # SB3 adds entries to the mapping that it is given; ours is saved.
-        options["policy_kwargs"] = dict(options.get("policy_kwargs") or {})
+        options["policy_kwargs"] = policy_options(self.name, options.get("policy_kwargs"))
         options |= {"seed": self.seed, "device": device}
         if adapter is not None:
             self.model = model_class(policy, adapter, **options)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cli.runs import folder as runs
 from cli.runs.paths import absolute
 from cli.settings.kinds.catalog import reader_of
-from cli.settings.options import flag, names_of, split_options
+from cli.settings.options import names_of, split_options
 from cli.settings.read import agent_label
 from kd_env.core.registry import unknown_name
 
@@ -51,9 +51,7 @@ def compare_runs(overrides: Sequence[str], command: str) -> Path:
         mark = hashlib.sha256("\n".join(sorted(str(folder.resolve()) for folder in folders)).encode()).hexdigest()
         out = str(Path(options["runs_dir"]) / f"compare-{mark[:10]}")
     target = Path(str(out)).expanduser()
-    if target.exists() and not (
-        target.is_dir() and (flag("overwrite", options["overwrite"]) or not any(target.iterdir()))
-    ):
+    if target.exists() and not (target.is_dir() and (options["overwrite"] or not any(target.iterdir()))):
         raise ValueError(
             f"{target} exists; replace its comparison with overwrite=true, or choose another place with out=..."
         )

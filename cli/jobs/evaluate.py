@@ -115,7 +115,16 @@ def split_run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
         raise ValueError(
             "Name one run folder: kd-env evaluate run=<folder> [key=value ...]; or students to fine-tune: students=..."
         )
-    return Path(named[0].removeprefix("run=")).expanduser(), [text for text in words if text not in named]
+    folder = named[0].removeprefix("run=")
+    if folder[:1] in ("'", '"'):  # quoted, as other values may be
+        folder = _unquoted(folder)
+    return Path(folder).expanduser(), [text for text in words if text not in named]
+
+
+def _unquoted(text: str) -> str:
+    if len(text) < 3 or text[-1] != text[0]:
+        raise ValueError(f"Cannot read run={text}: the quotation mark {text[0]} is not closed.")
+    return text[1:-1]
 
 
 def with_experiment(before: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:

@@ -31,6 +31,7 @@ _INSTEAD = {
     "seed": "first_seed=... is the seed of the first training",
     "threads": "each training has one thread, and jobs=... says how many run at a time",
     "resume": "a study always goes on from what is there",
+    "evaluation.jobs": "each training is one process, and jobs=... says how many run at a time",
 }
 """Options of the main job that a study sets itself."""
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from cli.settings.presets import NO_EXPERIMENT, PACKAGE, groups
 from cli.settings.recipes import check_recipe, paper_recipe, paper_recipes
+from cli.settings.unread import refuse_unread
+from cli.settings.values import check_values
 from kd_env.core.registry import unknown_name
 from kd_env.data.tasks import EMBEDDED
 
@@ -37,6 +39,9 @@ def compose(job: str, overrides: Sequence[str]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from error
     assert isinstance(config, dict)
+    check_values(config)
+    if job == "config":
+        refuse_unread([override.key_or_group for override in map(_parse, overrides)], config)
     return {**{str(key): value for key, value in config.items()}, "presets": presets}
 
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from cli.settings.presets import PACKAGE
+from cli.settings.values import check_values
 
 
 def split_options(job: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -41,6 +42,7 @@ def split_options(job: str, words: Sequence[str]) -> tuple[dict[str, Any], list[
             ) from error
     options = OmegaConf.to_container(OmegaConf.merge(defaults, given), resolve=True)
     assert isinstance(options, dict)
+    check_values(options)
     return {str(key): value for key, value in options.items()}, others
 
 
@@ -56,17 +58,6 @@ def names_of(key: str, value: Any) -> list[str]:
     if len(set(names)) != len(names):
         raise ValueError(f"{key}={value!r} names something twice.")
     return names
-
-
-def flag(key: str, value: Any) -> bool:
-    """A value that is true or false.
-
-    Raises:
-        ValueError: anything else.
-    """
-    if not isinstance(value, bool):
-        raise ValueError(f"{key}={value!r} must be true or false.")
-    return value
 
 
 def whole(key: str, value: Any, low: int) -> int:

@@ -20,7 +20,7 @@ from kd_env.core.types import FeatureSlice
 from kd_env.data import toy
 from kd_env.data.loading import get_task
 from kd_env.decisions.base import Parts
-from kd_env.decisions.catalog import DECISIONS, check_decision, make_decision
+from kd_env.decisions.catalog import DECISIONS, check_decision, in_view, make_decision
 from kd_env.knowledge import TERMS, reads_teacher, term_entries
 from kd_env.mdp.influence.rows import feedback_rows
 from kd_env.mdp.observations.layout import FEATURES
@@ -180,7 +180,7 @@ def rule_view(spec: PolicySpec, env: EnvConfig, teachers: Sequence[str]) -> str:
     errors = []
     for view in dict.fromkeys([*(v for v in views if v == env.action_view), *views]):
         try:
-            viewed = dataclasses.replace(env, action_view=view)
+            viewed = in_view(env, view)
             check_decision(viewed)
             make_rule(spec.name, ProbeEnv(viewed, 1, teachers), **spec.options)
         except ValueError as error:

@@ -13,6 +13,15 @@ from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.catalog import reader_of
 from kd_env.core import checks
 
+_MOST_STUDENTS = 100_000
+"""Of a training or an evaluation: each has parameters of its own."""
+_OF_THE_JOB = {
+    "seed": "seed=... of the job is the agent's, too",
+    "device": "agent_device=... says where its networks are",
+    "env": "env=... says what it acts in",
+}
+"""What an agent is made with beside its hyper-parameters."""
+
 
 def with_defaults(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """A composed configuration with what its environment takes where nothing is given."""
@@ -78,11 +87,14 @@ def check(settings: Settings[Any]) -> Settings[Any]:
 
 
 def _agent(c: Mapping[str, Any]) -> PolicySpec:
-    if not isinstance(c["options"], Mapping):
-        raise ValueError(
-            f"agent.options={c['options']!r} must hold options by name, as agent.options.learning_rate=0.001."
-        )
+    _refuse_of_the_job("agent.options", c["options"])
     return PolicySpec(str(c["name"]), dict(c["options"]), agent_label(c))
+
+
+def _refuse_of_the_job(where: str, options: Mapping[str, Any]) -> None:
+    for key, instead in _OF_THE_JOB.items():
+        if key in options:
+            raise ValueError(f"{where}: {key} is no option of a policy: {instead}; leave it out.")
 
 
 def _rules(given: Any, agent: PolicySpec) -> tuple[PolicySpec, ...] | None:
@@ -97,6 +109,7 @@ def _rules(given: Any, agent: PolicySpec) -> tuple[PolicySpec, ...] | None:
         if not isinstance(options.get("name"), str):
             raise ValueError(f"evaluation.rules holds {item!r}; write a name, or {{name: fixed, weights: {{...}}}}.")
         name = str(options.pop("name"))
+        _refuse_of_the_job("evaluation.rules", options)
         same = sum(rule.name == name for rule in found)
         label = options.pop("label", f"{name}_{same + 1}" if same else name)
         # A rule that the run's agent is, too, is judged once.
@@ -137,22 +150,16 @@ def _check_numbers(c: Mapping[str, Any]) -> None:
         "evaluation.seeds": (evaluation["seeds"], 1),
         "evaluation.first_seed": (evaluation["first_seed"], 0),
         **({} if evaluation["jobs"] == "auto" else {"evaluation.jobs": (evaluation["jobs"], 1)}),
-        **({} if c["threads"] is None else {"threads": (c["threads"], 1)}),
         # Left out where the length of an episode decides.
         **({} if c["total_timesteps"] is None else {"total_timesteps": (c["total_timesteps"], 1)}),
     }
     for name, (value, low) in lows.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least {low}.")
+        checks.whole(low)(name, value)
+    for name, value in (("num_envs", c["num_envs"]), ("evaluation.seeds", evaluation["seeds"])):
+        checks.whole(1, _MOST_STUDENTS)(name, value)
     if c["save_students"] > evaluation["seeds"]:
         raise ValueError(
             f"save_students={c['save_students']} is more than evaluation.seeds={evaluation['seeds']}: only judged "
             "students are kept. Lower it, or raise evaluation.seeds."
         )
-    for name, value in (
-        ("resume", c["resume"]),
-        ("progress", c["progress"]),
-        ("evaluation.deterministic", evaluation["deterministic"]),
-    ):
-        if not isinstance(value, bool):
-            raise ValueError(f"{name}={value!r} must be true or false.")
+    checks.boolean("evaluation.deterministic", evaluation["deterministic"])

@@ -152,7 +152,7 @@ def mlm_config(c: Mapping[str, Any]) -> MlmConfig:
         output=c["output"] or "cache",
         device=c["device"],
         show_progress=bool(c["progress"]),
-        resume=bool(c["resume"]),
+        resume=c["resume"],
         mask_rate=c["mask_rate"],
         train_encoder=c["train_encoder"],
         **{key: task[key] for key in TASK_KEYS if key != "columns"},
@@ -242,7 +242,7 @@ def _training_options(c: Mapping[str, Any]) -> dict[str, Any]:
         "task": c["task"]["name"],
         "device": c["device"],
         "show_progress": bool(c["progress"]),
-        "resume": bool(c.get("resume", True)),
+        "resume": c.get("resume", True),
         **{key: c["task"][key] for key in TASK_KEYS},
         **{key: c["teacher"][key] for key in _TRAINING_KEYS},
     }

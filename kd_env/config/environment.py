@@ -18,6 +18,7 @@ from kd_env.config.student import StudentConfig, check_student
 from kd_env.core import checks
 from kd_env.core.plain import Plain, nested_options, plain_value, refuse_unknown
 
+RENDER_MODES = ("ansi", "rgb_array")
 DEFAULT_TERMS = ("hard_label", "soft_label", "hidden_states", "relation")
 
 
@@ -176,7 +177,7 @@ class EnvConfig:
     max_episode_steps: int | None = None
     """Steps after which an episode is truncated; None: episodes end with the budget only."""
     render_mode: str | None = None
-    """None or ``ansi``."""
+    """None, ``ansi`` (a line about the last step) or ``rgb_array`` (the course of the episode as a picture)."""
     show_progress: bool = False
     """Progress bars on long preparation (teacher outputs)."""
 
@@ -374,7 +375,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "action_view": checks.text,
     "gate": checks.boolean,
     "max_episode_steps": _ROWS,
-    "render_mode": checks.optional(checks.one_of("ansi")),
+    "render_mode": checks.optional(checks.one_of(*RENDER_MODES)),
     "show_progress": checks.boolean,
 }
 

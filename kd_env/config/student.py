@@ -55,12 +55,15 @@ def check_student(student: StudentConfig) -> None:
             )
 
 
+_WIDEST = 65_536
+"""Beyond it nothing could be built, and trying would end the process."""
 _STUDENT: dict[str, checks.Check] = {
     "init": checks.one_of("fresh", "teacher", "pretrained"),
     "name_or_path": checks.optional(checks.text),
     "layers": checks.layer_numbers(1),
-    **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1)),
-    **dict.fromkeys(("num_hidden_layers", "intermediate_size", "embedding_size"), checks.optional(checks.whole(1))),
+    **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1, _WIDEST)),
+    **dict.fromkeys(("intermediate_size", "embedding_size"), checks.optional(checks.whole(1, _WIDEST))),
+    "num_hidden_layers": checks.optional(checks.whole(1, 1000)),
     "train_embeddings": checks.optional(checks.boolean),
     "pooling": checks.optional(checks.one_of("keep", "library")),
     "dropout": checks.within(0.0, 0.9),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
-from kd_env.core.registry import unknown_name
+from kd_env.core.registry import shown, unknown_name
 
 Check = Callable[[str, Any], None]
 """Takes an option's name and value; raises ``ValueError``."""
@@ -20,7 +21,7 @@ def check_fields(prefix: str, options: object, checks: Mapping[str, Check]) -> N
 
 def refuse(name: str, value: object, allowed: str) -> NoReturn:
     """Raise the ``ValueError`` of a value that is not allowed."""
-    raise ValueError(f"{name}={value!r} must be {allowed}.")
+    raise ValueError(f"{name}={shown(value)} must be {allowed}.")
 
 
 def optional(check: Check) -> Check:
@@ -37,18 +38,19 @@ def one_of(*valid: str) -> Check:
     """One of some names."""
 
     def run(name: str, value: Any) -> None:
-        if value not in valid:
+        if not isinstance(value, str) or value not in valid:
             raise ValueError(unknown_name(f"value of {name}:", value, valid))
 
     return run
 
 
-def whole(low: int) -> Check:
-    """An integer of at least ``low``; True and 2.0 are none."""
+def whole(low: int, high: int = 2**63 - 1) -> Check:
+    """An integer of at least ``low`` and at most ``high``; True and 2.0 are none."""
 
     def run(name: str, value: Any) -> None:
-        if not is_whole(value, low):
-            refuse(name, value, f"a whole number of at least {low}")
+        if not is_whole(value, low) or value > high:
+            limit = f" and at most {high}" if isinstance(value, int) and value >= low else ""
+            refuse(name, value, f"a whole number of at least {low}{limit}")
 
     return run
 
@@ -104,6 +106,12 @@ def filled(name: str, value: Any) -> None:
         refuse(name, value, "a text that is not empty")
 
 
+def folder(name: str, value: Any) -> None:
+    """The path of a folder or the name of a model: a text that is not empty."""
+    if not isinstance(value, str) or not value:
+        refuse(name, value, "a folder" + (f"; write {name}=\"'{value}'\"" if is_number(value) else ""))
+
+
 def mapping(name: str, value: Any) -> None:
     """A mapping with texts as keys."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
@@ -152,10 +160,12 @@ def pair_of_rates(name: str, value: Any) -> None:
 
 
 def is_whole(value: object, low: int) -> bool:
-    """Whether ``value`` is an integer (no bool) of at least ``low``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+    """Whether ``value`` is an integer (no bool) of at least ``low`` that fits into 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
 
 
-def is_number(value: object) -> bool:
-    """Whether ``value`` is an int or float, not a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether ``value`` is a float, or an int (no bool) that a float can hold."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, float)

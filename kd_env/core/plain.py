@@ -7,10 +7,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from kd_env.core import checks
 from kd_env.core.registry import unknown_name
 
 Plain = Mapping[str, Any]
+
+
+class UnknownOption(TypeError, ValueError):
+    """A keyword that does not exist. Tools that make environments by id go on without one after a ``TypeError``."""
 
 
 def nested_options(name: str, options: Any, target: type[Any], allowed: str) -> Any:
@@ -24,9 +30,11 @@ def nested_options(name: str, options: Any, target: type[Any], allowed: str) -> 
 
 
 def plain_value(value: Any) -> Any:
-    """Paths as texts, and lists (of lists) as tuples, so that configurations compare and hash by value."""
+    """Paths as texts, NumPy's values as Python's, and lists (of lists) as tuples, so that configurations compare."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return tuple(plain_value(entry) for entry in value)
     return value
@@ -37,4 +45,6 @@ def refuse_unknown(kind: str, options: Plain, target: type[Any]) -> None:
     valid = [f.name for f in dataclasses.fields(target)]
     for key in options:
         if key not in valid:
-            raise ValueError(unknown_name(kind, key, valid))
+            # TorchRL looks for Python's own words before it goes on without a keyword.
+            python_words = f" (got an unexpected keyword argument {key!r})"
+            raise UnknownOption(unknown_name(kind, key, valid) + python_words)

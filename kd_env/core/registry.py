@@ -10,12 +10,21 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+def shown(value: object) -> str:
+    """A value as messages write it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return f"<{type(value).__name__} of too many digits>"
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"
+
+
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     """Message for a name that does not exist: the value, near matches and every valid name."""
     names = sorted(valid)
-    near = get_close_matches(str(name), names, n=3, cutoff=0.5)
+    near = get_close_matches(name, names, n=3, cutoff=0.5) if isinstance(name, str) else []
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"Unknown {kind} {name!r}.{hint} Valid: {', '.join(names) or '(none)'}."
+    return f"Unknown {kind} {shown(name)}.{hint} Valid: {', '.join(names) or '(none)'}."
 
 
 class Registry(Generic[T]):
@@ -46,13 +55,13 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         self._load_plugins()
-        if name not in self._items:
+        if not isinstance(name, str) or name not in self._items:
             raise ValueError(unknown_name(self.kind, name, self._items))
         return self._items[name]
 
     def __contains__(self, name: object) -> bool:
         self._load_plugins()
-        return name in self._items
+        return isinstance(name, str) and name in self._items
 
     def __iter__(self) -> Iterator[str]:
         self._load_plugins()

@@ -91,6 +91,7 @@ class Decision(ABC):
         given_names: numbers by name that every effect gives to knowledge terms (``TermInputs.given``); ``info`` shows
             them.
         weights_per_row: how many weights an action gives to each row of the next batch; 0 where it addresses none.
+        view_options: by option of :class:`kd_env.config.environment.EnvConfig`, the only views that read it.
         view_hints: by action view, what else has to be changed for it with the other options as they are.
         constant_refusal: why the same action at every step would say nothing, with the remedy; empty where it does.
         shared_refusal: why no policy can be applied to every row of the batch, with the remedy; empty where one can.
@@ -101,6 +102,7 @@ class Decision(ABC):
     options: ClassVar[frozenset[str]] = frozenset()
     default_features: ClassVar[tuple[str, ...]]
     many_teachers: ClassVar[bool] = False
+    view_options: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     weighs_teacher_rows: ClassVar[bool] = False
     """Whether an action can weigh the rows of a learning teacher's update (``teacher_updates=weighted``)."""
     writes_tokens: ClassVar[bool] = False
@@ -173,7 +175,7 @@ class Decision(ABC):
 
     @abstractmethod
     def apply(self, problem: Problem, state: DistillState, actions: Any) -> Effect:
-        """Effect of raw actions ``[N, ...]`` in a state; raises ``ValueError`` for values outside the space."""
+        """Effect of raw actions ``[N, ...]`` of the action space (:mod:`kd_env.decisions.raw`) in a state."""
 
     @abstractmethod
     def encode(self, weights: Any, gate: float = 1.0) -> np.ndarray:

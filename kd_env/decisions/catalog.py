@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from kd_env.config.environment import EnvConfig
 from kd_env.core import checks
 from kd_env.core.registry import Registry
@@ -45,4 +48,24 @@ def check_decision(config: EnvConfig) -> None:
         )
     if not config.features and kind.default_features:
         checks.names("progress")("features", config.features)
+    for name, value in unread_in_view(config, config.action_view).items():
+        views = " or ".join(repr(view) for view in kind.view_options[name])
+        remedy = f"only action_view={views} does; leave it out, or change the view" if views else "leave it out"
+        raise ValueError(
+            f"Nothing reads {name}={value!r} in action_view={config.action_view!r} of decision={config.decision!r}: "
+            f"{remedy}."
+        )
     kind.check(config)
+
+
+def unread_in_view(config: EnvConfig, view: str) -> dict[str, Any]:
+    """The options that are not as by default, and that this view of the decision does not read."""
+    readers = DECISIONS[config.decision].view_options
+    values = {name: getattr(config, name) for name, views in readers.items() if view not in views}
+    return {name: value for name, value in values.items() if value != getattr(EnvConfig, name)}
+
+
+def in_view(config: EnvConfig, view: str) -> EnvConfig:
+    """The options with another action view, and without what that view does not read."""
+    defaults = {name: getattr(EnvConfig, name) for name in unread_in_view(config, view)}
+    return dataclasses.replace(config, action_view=view, **defaults)

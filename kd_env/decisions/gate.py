@@ -24,11 +24,3 @@ def encode_gate(gate: float, gated: bool) -> list[float]:
     if not gated and gate != 1.0:
         raise ValueError(f"gate={gate} needs action_view='box' with gate=true.")
     return [2.0 * gate - 1.0] if gated else []
-
-
-def check_range(raw: np.ndarray, shape: tuple[int, ...], low: float, high: float, view: str) -> None:
-    """Refuse raw actions of another shape, or with a value outside ``[low, high]`` (NaN too)."""
-    if raw.shape != shape:
-        raise ValueError(f"Actions have shape {raw.shape}, but the {view} view takes {shape}.")
-    if not ((raw >= low) & (raw <= high)).all():  # NaN fails both comparisons
-        raise ValueError(f"Actions {raw.tolist()} must lie in [{low}, {high}] in the {view} view.")

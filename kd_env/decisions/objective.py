@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd_env.config.environment import EnvConfig
-from kd_env.core.types import EncoderFacts, Signal
-from kd_env.knowledge import TERMS, TermEntry, TermSpec, term_entries
 from kd_env.mdp.observations.base import FEATURES
 from kd_env.mdp.rewards import BATCH_REWARDS
 
@@ -21,8 +19,7 @@ _FOR_TEXT = ("text", "column", "student_head")
 _FOR_SLOTS = ("masking", "mask_rate", "slots")
 
 
-_TEXT_OPTIONS: dict[str, Any] = {"weighs": ("plausibility",), "score": "edit_error"}
-"""Defaults of options that some decisions have."""
+_SCORED_VIEWS = ("discrete", "box")
 
 
 def objective_defaults(
@@ -38,7 +35,8 @@ def objective_defaults(
     if options.get("objective") != "text":
         return {}
     changed: dict[str, Any] = {"terms": TEXT_TERMS, "teacher_source": "online"}
-    changed |= {name: value for name, value in _TEXT_OPTIONS.items() if name in of_decision}
+    if "weighs" in of_decision:
+        changed["weighs"] = ("plausibility",)
     readable = tuple(name for name in features if name not in FEATURES or not FEATURES[name].labels_only)
     per_row = any(FEATURES[name].per_row for name in readable if name in FEATURES)
     return {**changed, "features": (*readable, "row_edit") if per_row else readable}
@@ -52,6 +50,14 @@ def with_heads(student: Any) -> Any:
     if isinstance(student, Mapping) and student.get("init", "fresh") == "fresh" and "hidden_size" not in student:
         return {"num_attention_heads": 4, **student}
     return student
+
+
+def with_score(options: Mapping[str, Any], of_decision: frozenset[str]) -> dict[str, Any]:
+    """Options of masked text with a score that reads it, in the views that rank rows; the usual one reads labels."""
+    usual = options.get("score", EnvConfig.score) == EnvConfig.score
+    if usual and "score" in of_decision and options.get("action_view") in _SCORED_VIEWS:
+        return {**options, "score": "edit_error"}
+    return dict(options)
 
 
 def check_objective(config: EnvConfig, writes_tokens: bool) -> None:
@@ -75,19 +81,6 @@ def check_objective(config: EnvConfig, writes_tokens: bool) -> None:
     _check_text(config)
 
 
-_LIKE_ANY = EncoderFacts(num_layers=2, hidden_size=8, num_heads=2, num_labels=2, vocab_size=8)
-"""Sizes with which every term can be built, to ask which signals it reads."""
-
-
-def _reads_row_logits(entry: TermEntry) -> bool:
-    """Whether a term reads logits; one that these sizes do not suit is told where the real ones are known."""
-    try:
-        term = TERMS[entry.kind](TermSpec(_LIKE_ANY, _LIKE_ANY, ((1, 1), (2, 2)), regression=False), **entry.options)
-    except ValueError:
-        return False
-    return Signal("logits") in term.student_signals
-
-
 def _check_text(config: EnvConfig) -> None:
     usual = {field.name: field.default for field in dataclasses.fields(EnvConfig)}
     for name in _NOT_FOR_TEXT:
@@ -107,13 +100,6 @@ def _check_text(config: EnvConfig) -> None:
         raise ValueError("student.init='pretrained' has no meaning here; use fresh, or teacher with its layers.")
     if student.zero_head:
         raise ValueError("student.zero_head=True is not supported here; leave it out.")
-    for entry in term_entries(config.terms):
-        if entry.kind != "plausibility" and _reads_row_logits(entry):
-            raise ValueError(
-                f"The knowledge term {entry.name!r} reads logits of whole rows, which students of masked text "
-                "(objective='text') have not: leave it out, or use plausibility and terms on hidden states or "
-                "attention."
-            )
     if config.reward in BATCH_REWARDS:
         raise ValueError(
             f"reward={config.reward!r} reads labels of the batch, which objective='text' has not; use gap_closed or "

@@ -8,7 +8,7 @@ from typing import Any
 from kd_env.config.environment import EnvConfig
 from kd_env.data.tasks import is_regression
 from kd_env.decisions.catalog import DECISIONS, check_decision
-from kd_env.decisions.objective import check_objective, objective_defaults, with_heads
+from kd_env.decisions.objective import check_objective, objective_defaults, with_heads, with_score
 from kd_env.mdp.observations.layout import FEATURES
 
 
@@ -30,6 +30,8 @@ def env_config(**options: Any) -> EnvConfig:
         defaults |= objective_defaults(options, tuple(defaults.get("features", ())), kind.options)
     if options.get("teacher_updates", "none") != "none":  # no fixed teacher's loss is there to count a gap down to
         defaults["reward"] = "loss_drop"
+    if options.get("objective") == "text":
+        options = with_score(options, kind.options)
     if kind.writes_tokens or options.get("objective") == "text":
         options = {**options, "student": with_heads(options.get("student", {}))}
     config = EnvConfig.from_kwargs(**{**defaults, **options})

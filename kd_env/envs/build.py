@@ -63,8 +63,10 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
 
     learning = config.learning_teacher_config if config.teacher_learns else None
     loaded = load_teachers(folders, task, rows.splits.fingerprint, device, dtype, learning)
+    # Scores begin at their mean: a student that has yet to leave 0 would seem to learn.
+    offset = float(rows.train_labels[rows.train].mean()) if task.regression else 0.0
     student, tokenizer = build_student(
-        config.student_config, loaded[0].encoder, loaded[0].tokenizer, task, device, dtype
+        config.student_config, loaded[0].encoder, loaded[0].tokenizer, task, device, dtype, offset
     )
     reader = None
     if kind.writes_tokens:

@@ -10,10 +10,10 @@ from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.core.types import Signal
 from kd_env.decisions.base import Parts
-from kd_env.decisions.catalog import DECISIONS, check_decision, make_decision
+from kd_env.decisions.catalog import DECISIONS, check_decision, in_view, make_decision
 from kd_env.decisions.options import env_config
 from kd_env.decisions.sample_weighting import scores
-from kd_env.knowledge import TermSpec, build_terms, term_entries
+from kd_env.knowledge import TermSpec, build_terms, check_term_values, term_entries
 from kd_env.mdp import rewards
 from kd_env.mdp.assets import Assets
 from kd_env.mdp.influence.rows import check_influence
@@ -125,11 +125,12 @@ def check_names(config: EnvConfig, regression: bool) -> dict[str, Feature]:
             f"task={config.task!r} has scores, and the tutor is rewarded for the teacher's confidence in a label; use "
             "a task of classes, or objective='text' for pre-training distillation."
         )
+    check_term_values(config.terms, regression, text=config.objective == "text")
     check_term_weights(config)
     if config.reward not in rewards.REWARDS:
         raise ValueError(unknown_name("reward", config.reward, rewards.REWARDS))
     _check_scores(config)
-    if "score" in DECISIONS[config.decision].options:
+    if config.action_view in DECISIONS[config.decision].view_options.get("score", ()):
         scores.resolve(config.score, regression, config.objective)
     return layout.resolve(config.features, regression, len(config.terms), by_row=config.weighting == "sample")
 
@@ -153,6 +154,8 @@ def with_options(problem: Problem, **options: Any) -> Problem:
                 f"{', '.join(sorted(changeable))}."
             )
     config = problem.config
+    if isinstance(options.get("action_view"), str):
+        config = in_view(config, options["action_view"])
     for name, present in (("optimizer", config.optimizer_config), ("influence", config.influence_config)):
         if isinstance(options.get(name), Mapping):  # the options that are not named stay as they are
             options[name] = {**dataclasses.asdict(present), **options[name]}

@@ -16,8 +16,10 @@ from torch import Tensor
 from kd_env.data.tables import Table
 from kd_env.decisions.base import Decision
 from kd_env.decisions.options import env_config
+from kd_env.decisions.raw import checked_actions
 from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
+from kd_env.envs.shells.course import Panels
 from kd_env.envs.shells.replicas import Replicas
 from kd_env.mdp import passes, transition
 from kd_env.mdp.problem import Problem
@@ -87,7 +89,7 @@ class Run(Replicas[DistillState]):
     def advance(self, before: DistillState, actions: Any) -> tuple[DistillState, np.ndarray, np.ndarray]:
         """The state after a step, its rewards, and whether they were clipped."""
         # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
-        effect = actions if isinstance(actions, Effect) else self.decision.apply(self.problem, before, actions)
+        effect = actions if isinstance(actions, Effect) else self._effect(before, actions)
         check_replicas(effect, self.num_replicas)
         after = transition.transition(self.problem, before, effect, self._scratch)
         return after, *transition.reward(self.problem, before, after)
@@ -99,6 +101,10 @@ class Run(Replicas[DistillState]):
                 params = self.started().params.items()
                 self.finished[replica] = {name: p[replica].detach().cpu().clone() for name, p in params}
         super().reset(replicas, budget)
+
+    def _effect(self, before: DistillState, actions: Any) -> Effect:
+        raw = checked_actions(actions, self.decision.action_space, self.num_replicas)
+        return self.decision.apply(self.problem, before, raw)
 
     def warn_floor(self, loss_reset: float) -> None:
         """Say that the gap is counted down to a floor."""
@@ -160,6 +166,18 @@ class Run(Replicas[DistillState]):
             )
         params = self.finished[replica] if finished else {n: p[replica] for n, p in self.started().params.items()}
         return write_student(self.problem.student, params, self.problem.assets.tokenizer, folder)
+
+    def panels(self) -> Panels:
+        """Gap and return, the terms' losses and their weights; NaN before the first step."""
+        s, present = self.started(), self.problem.present
+        begun = np.where(s.steps > 0, 1.0, np.nan)
+        losses, weights = (values[:, present] * begun[:, None] for values in (s.raw_losses, s.weights))
+        names = self.problem.entry_names
+        return {
+            "feedback rows": {"gap closed": (s.loss_reset - s.loss) / s.gap_scale, "return": s.returns},
+            "losses": dict(zip(names, losses.T, strict=True)),
+            "weights": {**dict(zip(names, weights.T, strict=True)), "update scale": s.update_scale * begun},
+        }
 
     def line(self, replica: int) -> str:
         """One readable line about the last step."""

@@ -15,7 +15,7 @@ from kd_env.knowledge.base import (
     reads_teacher,
     without_teacher,
 )
-from kd_env.knowledge.build import TermEntry, build_terms, term_entries
+from kd_env.knowledge.build import TermEntry, build_terms, check_term_values, term_entries
 
 __all__ = [
     "TERMS",
@@ -27,6 +27,7 @@ __all__ = [
     "TermSpec",
     "attentions",
     "build_terms",
+    "check_term_values",
     "features",
     "labels",
     "plausibility",

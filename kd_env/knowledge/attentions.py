@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from kd_env.core.checks import names, whole
 from kd_env.core.types import ModelOutput, Signal, SignalKind
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
-from kd_env.knowledge.options import block_pairs, choose, reduction_of
+from kd_env.knowledge.options import DoesNotFit, block_pairs, choose, reduction_of
 from kd_env.knowledge.tensors import masked_log_softmax, token_mean, token_pair_mean, wide
 
 RELATIONS: dict[str, tuple[SignalKind, SignalKind]] = {
@@ -129,8 +130,7 @@ def minilm(
 
     Config: ``terms: [{name: minilm, relations: [query_query, key_key, value_value], relation_heads: 12}]``
     """
-    if isinstance(relations, str) or not relations:
-        raise ValueError(f"minilm.relations={relations!r} must be a list of names, such as ['query_key'].")
+    names("query_key")("minilm.relations", relations)
     for name in relations:
         choose("minilm", "relations", name, tuple(RELATIONS))
     if len(set(relations)) != len(relations):
@@ -174,11 +174,10 @@ def _check_relation_heads(spec: TermSpec, relation_heads: int | None) -> None:
                 f"{teacher.hidden_size})."
             )
         return
-    if isinstance(relation_heads, bool) or not isinstance(relation_heads, int) or relation_heads < 1:
-        raise ValueError(f"minilm.relation_heads={relation_heads!r} must be a whole number of at least 1, or None.")
+    whole(1)("minilm.relation_heads", relation_heads)
     for owner, facts in (("student", student), ("teacher", teacher)):
         if facts.hidden_size % relation_heads:
-            raise ValueError(
+            raise DoesNotFit(
                 f"minilm.relation_heads={relation_heads} does not divide the {owner}'s hidden size "
                 f"{facts.hidden_size}; choose a divisor of {student.hidden_size} and {teacher.hidden_size}."
             )

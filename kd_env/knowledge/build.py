@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from kd_env.core.registry import unknown_name
-from kd_env.core.types import Signal
+from kd_env.core.types import EncoderFacts, Signal
 from kd_env.knowledge.base import TERMS, Term, TermFactory, TermInputs, TermSpec
-from kd_env.knowledge.options import number
+from kd_env.knowledge.options import DoesNotFit, number
 
 
 def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tuple[Term, ...]:
@@ -30,14 +31,38 @@ def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tup
     terms = []
     for entry in term_entries(names):
         term = dataclasses.replace(TERMS[entry.kind](spec, **entry.options), name=entry.name)
-        if spec.text and entry.kind != "plausibility" and Signal("logits") in term.student_signals:
-            raise ValueError(
-                f"The knowledge term {entry.name!r} reads logits of whole rows, which students of masked text "
-                "(objective='text') have not: leave it out, or use plausibility and terms on hidden states or "
-                "attention."
-            )
+        _refuse_row_logits(term, entry, spec)
         terms.append(term if entry.weight == 1 else dataclasses.replace(term, loss=_times(entry.weight, term.loss)))
     return tuple(terms)
+
+
+def check_term_values(names: Sequence[str | Mapping[str, Any]], regression: bool, text: bool = False) -> None:
+    """Refuse values of options that no student and teacher would make right, before either is there.
+
+    Args:
+        names: as in :func:`build_terms`.
+        regression: kind of the task.
+        text: whether students learn masked text.
+
+    Raises:
+        ValueError: the first such value, with what is allowed, or a term without meaning under the objective.
+    """
+    facts = EncoderFacts(num_layers=2, hidden_size=48, num_heads=12, num_labels=1 if regression else 2, vocab_size=9)
+    # Of two widths, since some options have a meaning only then.
+    spec = TermSpec(facts, facts._replace(hidden_size=96), ((0, 0), (1, 1), (2, 2)), regression, text=text)
+    for entry in term_entries(names):
+        factory = TERMS[entry.kind]
+        if factory.__module__.startswith(__package__):  # those of others may ask more of a student than this one has
+            with suppress(DoesNotFit):
+                _refuse_row_logits(factory(spec, **entry.options), entry, spec)
+
+
+def _refuse_row_logits(term: Term, entry: TermEntry, spec: TermSpec) -> None:
+    if spec.text and entry.kind != "plausibility" and Signal("logits") in term.student_signals:
+        raise ValueError(
+            f"The knowledge term {entry.name!r} reads logits of whole rows, which students of masked text "
+            "(objective='text') have not: leave it out, or use plausibility and terms on hidden states or attention."
+        )
 
 
 def _times(weight: float, loss: Callable[[TermInputs], Tensor]) -> Callable[[TermInputs], Tensor]:

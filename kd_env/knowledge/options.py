@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kd_env.core.checks import is_number, refuse
 from kd_env.core.registry import unknown_name
 from kd_env.knowledge.base import LayerPairs, TermInputs, TermSpec
 from kd_env.knowledge.tensors import wide
 
 
+class DoesNotFit(ValueError):
+    """An option that is right by itself, and does not fit this student or teacher."""
+
+
 def choose(term: str, option: str, value: object, valid: tuple[str, ...]) -> None:
     """Refuse a value that is not one of the valid names."""
-    if value not in valid:
+    if not isinstance(value, str) or value not in valid:
         raise ValueError(unknown_name(f"value of {term}.{option}:", value, valid))
 
 
@@ -25,23 +30,17 @@ def number(
     term: str, option: str, value: object, low: float, high: float = float("inf"), *, open_low: bool = False
 ) -> None:
     """Refuse what is no finite number in [low, high], or in (low, high] with ``open_low``."""
-    inside = (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and isfinite(value)
-        and (low < value if open_low else low <= value)
-        and value <= high
-    )
+    inside = is_number(value) and isfinite(value) and (low < value if open_low else low <= value) and value <= high
     if not inside:
         bounds = f"above {low}" if open_low else f"at least {low}"
         bounds += f" and at most {high}" if isfinite(high) else ""
-        raise ValueError(f"{term}.{option}={value!r} must be a finite number {bounds}.")
+        refuse(f"{term}.{option}", value, f"a finite number {bounds}")
 
 
 def flag(term: str, option: str, value: object) -> None:
     """Refuse what is neither True nor False."""
     if not isinstance(value, bool):
-        raise ValueError(f"{term}.{option}={value!r} must be true or false.")
+        refuse(f"{term}.{option}", value, "true or false")
 
 
 def same_labels(term: str, spec: TermSpec) -> None:

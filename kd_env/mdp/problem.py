@@ -218,6 +218,26 @@ class Problem:
         """
         return self.objective.loss(self, logits, table, teacher_logits, temperature)
 
+    def reset_loss(self, loss: np.ndarray, table: Table, teacher_logits: np.ndarray | None = None) -> np.ndarray:
+        """``e_reset``, from which the gap counts: the fresh students' ``loss [N]``, in regression the best constant's.
+
+        A constant has learned nothing from any row; what begins elsewhere would gain by getting there. It is the mean
+        over the train rows of what students are compared with.
+
+        Args:
+            loss: of the fresh students on the table.
+            table: R rows.
+            teacher_logits: ``[R, C]``, read with ``gap=divergence``; None compares with gold labels whatever the gap.
+        """
+        if not self.task.regression:
+            return loss
+        if teacher_logits is None or self.config.gap != "divergence":
+            teacher_logits, mean = None, self.train.labels.mean(dtype=np.float64)
+        else:
+            mean = self.reference.train_logits.mean(dtype=np.float64)
+        target = table.labels if teacher_logits is None else teacher_logits[..., 0]
+        return np.full(len(loss), losses.gold_loss(np.full((len(table), 1), mean), target, self.label_width))
+
     def reference_loss(self, teacher_logits: np.ndarray, table: Table) -> float:
         """``e_T`` on a table: the calibrated teacher's loss; 0 with ``gap=divergence`` or if the teacher learns.
 

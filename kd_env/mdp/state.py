@@ -72,7 +72,7 @@ class DistillState(NamedTuple):
     updates: np.ndarray  # [N] int64, budget spent
     budget: np.ndarray  # [N] int64
     steps: np.ndarray  # [N] int64, elapsed steps
-    loss_reset: np.ndarray  # [N] float64, feedback loss at reset
+    loss_reset: np.ndarray  # [N] float64, feedback loss at reset; in regression that of the best constant
     gap_scale: np.ndarray  # [N] float64, D
     loss: np.ndarray  # [N] float64, feedback loss e at the last evaluation
     raw_loss: np.ndarray  # [N] float64, loss against gold labels there, without a temperature

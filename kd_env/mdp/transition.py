@@ -43,7 +43,8 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         learning_teacher.begin(problem, [sub_seed(seed, TEACHER) for seed in seeds]) if config.teacher_learns else None
     )
     measured = problem.objective.evaluate(problem, params, teacher)
-    scale, _ = rewards.gap_scale(measured.loss, problem.teacher_loss)
+    loss_reset = problem.reset_loss(measured.loss, problem.feedback, problem.reference.feedback_logits)
+    scale, _ = rewards.gap_scale(loss_reset, problem.teacher_loss)
     table = (count, *problem.present.shape)
     pairs = len(problem.term_names) if problem.wants_cosines else 0
     per_row = problem.decision.weights_per_row
@@ -61,7 +62,7 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         updates=np.zeros(count, np.int64),
         budget=np.asarray(budgets, np.int64),
         steps=np.zeros(count, np.int64),
-        loss_reset=measured.loss,
+        loss_reset=loss_reset,
         gap_scale=scale,
         loss=measured.loss,
         raw_loss=measured.raw_loss,

@@ -110,6 +110,7 @@ class Encoder:
         trainable: names of the parameters that a student trains.
         fresh: those of them that are drawn anew from the episode's seed.
         zero: those of the fresh ones that are 0 instead.
+        offset: value of the last prediction layer's bias where it is fresh: what a student of scores says at first.
     """
 
     module: Any
@@ -117,6 +118,7 @@ class Encoder:
     trainable: tuple[str, ...]
     fresh: frozenset[str]
     zero: frozenset[str] = frozenset()
+    offset: float = 0.0
 
     @cached_property
     def _tied(self) -> bool:
@@ -128,10 +130,12 @@ class Encoder:
         return len({id(tensor) for _, tensor in named}) < len(named)
 
     @classmethod
-    def build(cls, module: Any, *, train_embeddings: bool, fresh: str, zero_head: bool = False) -> Encoder:
+    def build(
+        cls, module: Any, *, train_embeddings: bool, fresh: str, zero_head: bool = False, offset: float = 0.0
+    ) -> Encoder:
         """Wrap a classifier; drawn anew by seed is ``all`` of it, its ``head`` (the prediction layers), or ``none``.
 
-        With ``zero_head`` the last of its prediction layers is 0 instead.
+        With ``zero_head`` the last of its prediction layers is 0 instead; its bias is ``offset`` either way.
         """
         embeddings = module.get_input_embeddings()
         frozen = {id(embeddings.weight)} if not train_embeddings else set()
@@ -143,7 +147,7 @@ class Encoder:
         for parameter in module.parameters():
             parameter.requires_grad_(False)
         zero = _last_layer(module) & set(drawn) if zero_head else frozenset()
-        return cls(module, encoder_facts(module.config), tuple(named), frozenset(drawn), frozenset(zero))
+        return cls(module, encoder_facts(module.config), tuple(named), frozenset(drawn), frozenset(zero), offset)
 
     def initial(self, seed: int) -> dict[str, Tensor]:
         """Trainable parameters of one student at the start of an episode, a function of the seed alone."""
@@ -170,6 +174,9 @@ class Encoder:
                 result[name] = fresh.to(value)
             else:
                 result[name] = value.detach().clone()
+        for name in _last_layer(self.module) & self.fresh if self.offset else ():
+            if name.endswith("bias"):
+                result[name] = torch.full_like(result[name], self.offset)
         return result
 
     def forward(

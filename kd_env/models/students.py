@@ -169,8 +169,11 @@ def build_student(
     task: Task,
     device: torch.device,
     dtype: torch.dtype,
+    offset: float = 0.0,
 ) -> tuple[Encoder, Any]:
     """The student's template and its tokenizer: that of the first teacher, or a pre-trained student's own.
+
+    ``offset`` is the bias with which its head begins.
 
     Raises:
         ValueError: sizes that the architecture does not take, layers that do not exist, or a pooling that is not there.
@@ -213,7 +216,7 @@ def build_student(
         module.config.id2label = dict(enumerate(task.labels))
         module.config.label2id = {label: index for index, label in enumerate(task.labels)}
     return Encoder.build(
-        module.to(device, dtype), train_embeddings=trains, fresh=fresh, zero_head=options.zero_head
+        module.to(device, dtype), train_embeddings=trains, fresh=fresh, zero_head=options.zero_head, offset=offset
     ), tokenizer
 
 

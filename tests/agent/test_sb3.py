@@ -282,3 +282,44 @@ def test_loading_checks_spaces_and_kind(tmp_path: Path) -> None:
     make_agent("reinforce", identity_vector_env("discrete", 2), seed=0).save(tmp_path / "b")
     with pytest.raises(ValueError, match="not one of SB3"):
         SB3Agent.load(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ppo", {"learning_rate": "lin_3e-4"}, "sb3/ppo: learning_rate='lin_3e-4' must be a number"),
+        ("ppo", {"ent_coef": "auto"}, "sb3/ppo: ent_coef='auto' must be a number"),
+        ("ppo", {"n_steps": 8.5}, "n_steps=8.5 must be a whole number"),
+        ("ppo", {"n_steps": 0}, "n_steps=0 must be at least 1"),
+        ("ppo", {"n_epochs": 0}, "n_epochs=0 must be at least 1"),
+        ("ppo", {"gamma": 1.5}, r"gamma=1.5 must lie in \[0, 1\]"),
+        ("ppo", {"policy_kwargs": 5}, "policy_kwargs=5 must be options by name or null"),
+        ("ppo", {"policy_kwargs": {"activation_fn": "rleu"}}, "Did you mean 'relu'"),
+        ("ppo", {"policy_kwargs": {"layers": [8]}}, "sb3/ppo cannot be made with .*unexpected keyword argument"),
+        ("ppo", {"policy": "MlpPolciy"}, "MlpPolciy"),
+        ("ppo", {"verbose": True}, "verbose=True must be a whole number"),
+        ("sac", {"ent_coef": "automatic"}, "ent_coef='automatic' must be a number, auto or auto_<first value>"),
+        ("td3", {"action_noise_std": "a"}, "action_noise_std='a' must be a number or null"),
+        ("dqn", {"train_freq": "often"}, "train_freq='often' must be"),
+    ],
+)
+def test_values_that_sb3_would_stumble_over(name: str, options: dict[str, Any], message: str) -> None:
+    """One line before any work, where SB3 has a traceback or learns nothing."""
+    kind = {"sac": "box", "td3": "box"}.get(name, "discrete")
+    with pytest.raises(ValueError, match=message):
+        make_sb3(name, identity_vector_env(kind, 2), seed=0, **options)
+
+
+def test_values_that_sb3_takes(tmp_path: Path) -> None:
+    """Names of activations, which survive storage; lists, texts and null where the algorithm has them."""
+    env = identity_vector_env("discrete", 2)
+    agent = make_sb3("ppo", env, seed=0, n_steps=8, policy_kwargs={"activation_fn": "relu", "net_arch": [8]})
+    assert "ReLU" in str(agent.model.policy.mlp_extractor) and agent.hyperparameters["policy_kwargs"] == {
+        "activation_fn": "relu",
+        "net_arch": [8],
+    }
+    agent.save(tmp_path / "agent")
+    assert "ReLU" in str(load_agent(tmp_path / "agent").model.policy.mlp_extractor)  # type: ignore[attr-defined]
+    make_sb3("sac", identity_vector_env("box", 2), seed=0, ent_coef="auto_0.1", target_entropy="auto")
+    make_sb3("dqn", env, seed=0, train_freq=[4, "step"], learning_rate=1)
+    make_sb3("ppo", env, seed=0, clip_range_vf=None, target_kl=0.1, normalize_advantage=False)

@@ -106,7 +106,7 @@ def test_bad_actions_are_refused(view: str, action: Any, tiny_problem: Any) -> N
     """Wrong shape, value outside the space, NaN: an error that says so, and the episode is unharmed."""
     env = DistillEnv(problem=tiny_problem, action_view=view)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="view"):
+    with pytest.raises(ValueError, match="action space"):
         env.step(action)
     assert env.step(env.action_space.sample())[4]["updates"] == 2
 

@@ -27,7 +27,7 @@ def test_all_ones_equals_a_plain_adamw_loop(tiny: dict[str, Any]) -> None:
     from transformers import BertForSequenceClassification
 
     options = {**tiny, "terms": ["hard_label", {"name": "soft_label", "temperature": 2.0}], "budget": 10}
-    env = DistillEnv(**options, precision="fp64", term_scale="none", gate=False)
+    env = DistillEnv(**options, precision="fp64", term_scale="none")
     env.reset(seed=0)
     problem, config = env.problem, env.problem.config.optimizer_config
     model = BertForSequenceClassification(problem.student.module.config).double()

@@ -69,7 +69,7 @@ NAN, INF = float("nan"), float("inf")
     ("key", "values", "allowed"),
     [
         ("task", [None, 3], "a text"),
-        ("cache_dir", [5], "a text"),
+        ("cache_dir", [5, ""], "a folder"),
         ("reward", [["gap_closed"]], "a text"),
         ("columns", [["text"]], "a mapping"),
         ("terms", [3, None], "must be a list"),
@@ -160,6 +160,16 @@ def test_paths_are_taken_as_texts(tmp_path: Path) -> None:
     config = env_config(cache_dir=tmp_path, student=tmp_path)
     assert config.cache_dir == config.student_config.name_or_path == str(tmp_path)
     json.dumps(config.to_dict())
+
+
+@pytest.mark.parametrize("decision", ["knowledge_selection", "teacher_weighting", "sample_weighting"])
+def test_default_features_have_a_meaning_for_the_task(decision: str, tiny_regression: dict[str, Any]) -> None:
+    """Nobody named those that are for classes alone."""
+    options = {key: value for key, value in tiny_regression.items() if key != "features"}
+    rows = {"updates_per_step": 1} if decision == "sample_weighting" else {}
+    features = DistillEnv(**{**options, **rows, "decision": decision}).problem.features
+    assert "progress" in features and not any(feature.classification_only for feature in features.values())
+    assert "agreement" in env_config(decision=decision).features or decision != "knowledge_selection"
 
 
 def test_features_without_meaning_are_refused_by_name(tiny_regression: dict[str, Any]) -> None:

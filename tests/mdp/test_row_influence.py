@@ -248,7 +248,10 @@ def test_lgtm_where_it_cannot_be(problem: Any, tiny_problem: Any) -> None:
         ),
         ({"evaluation_rows": 64, "influence": {"rows": 33}}, "33 .* only 32 .*raise evaluation_rows and feedback_rows"),
         ({"batch_size": 40}, "draws 40 feedback rows .*by default batch_size.* only 32"),
-        ({"batch_size": 40, "features": ["progress"], "score": "influence"}, "draws 40 feedback rows"),
+        (
+            {"batch_size": 40, "features": ["progress"], "score": "influence", "action_view": "box"},
+            "draws 40 feedback rows",
+        ),
         ({"evaluation_rows": 64, "features": ["progress"], "influence": {"rows": 33}}, "draws 33 feedback rows"),
         ({"feedback_labels": "none"}, "Unknown value of feedback_labels: 'none'"),
     ],

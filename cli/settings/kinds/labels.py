@@ -18,7 +18,8 @@ from cli.settings.teachers import (
     teacher_list,
 )
 from kd_env.config.environment import EnvConfig
-from kd_env.decisions.options import default_features, env_config
+from kd_env.decisions.catalog import DECISIONS
+from kd_env.decisions.options import env_config
 
 if TYPE_CHECKING:
     from kd_env.finetuning.co_classifier import CoTeacherConfig
@@ -122,11 +123,14 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
     task, env = c["task"], dict(c["env"])
     identity = env.pop("id")
     decision = _decision(identity)
+    _check_view(c, decision)
+    for name, views in DECISIONS[decision].view_options.items():
+        if env["action_view"] not in views:
+            env.pop(name, None)  # of a preset: what is given and not read is refused
     if env.get("objective") == "text":
         return _text_env(c, env, decision)
-    if env["features"] == "auto":
-        about = {"task": task["name"], "columns": task["columns"], "weighting": env.get("weighting", "batch")}
-        env["features"] = list(default_features(decision, about))
+    if env["features"] == AUTO:
+        del env["features"]
     options = {
         **env,
         "decision": decision,
@@ -155,4 +159,19 @@ def _text_env(c: Mapping[str, Any], env: Mapping[str, Any], decision: str) -> En
     rows = {key: task[key] for key in TASK_KEYS if key != "columns"}
     return env_config(
         decision=decision, task=task["name"], **rows, student=c["student"], device=str(c["device"]), **options
+    )
+
+
+def _check_view(c: Mapping[str, Any], decision: str) -> None:
+    """Refuse what the agent's preset brings and the environment has not; nobody typed it."""
+    view, chosen = c["agent"]["action_view"], c["env"]["action_view"]
+    fitting = [name for name in DECISIONS if view in DECISIONS[name].view_names()]
+    if c["env"].get("weighting", "batch") == "sample":
+        fitting = [name for name in fitting if "weighting" in DECISIONS[name].options]
+    if decision in fitting or chosen != view or not fitting:
+        return
+    preset = c["presets"].get("agent", c["agent"]["name"])
+    raise ValueError(
+        f"agent={preset} is for {' or '.join(f'env={name}' for name in fitting)} (it acts row by row or on teachers, "
+        f"in action_view={view!r}), but the environment is env={decision}; choose another agent or environment."
     )

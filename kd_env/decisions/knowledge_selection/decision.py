@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ class KnowledgeSelection(Decision):
 
     name = "knowledge_selection"
     views = ((MULTI_BINARY, "native"), (BOX, "box"), (DISCRETE, "discrete"), (MULTI_DISCRETE, "native"))
+    view_options = MappingProxyType({"gate": ("box",)})
     default_features = (
         "progress",
         "remaining_budget",

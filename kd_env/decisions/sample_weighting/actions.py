@@ -10,7 +10,6 @@ import numpy as np
 from gymnasium import spaces
 
 from kd_env.core.registry import unknown_name
-from kd_env.decisions.gate import check_range
 from kd_env.mdp.state import Effect, TeacherEffect
 from kd_env.mdp.teacher_gradient import TARGETS
 
@@ -81,21 +80,16 @@ class SampleWeightingActions:
             return spaces.MultiBinary(self.rows)
         return spaces.Box(-1.0, 1.0, (len(self.action_names),), np.float32)
 
-    def decode(self, actions: Any, scores: np.ndarray | None = None) -> Effect:
-        """Effect of ``actions`` ``[N, ...]``, one raw action per replica.
+    def decode(self, raw: np.ndarray, scores: np.ndarray | None = None) -> Effect:
+        """Effect of raw actions of the space, ``[N, ...]``, one per replica.
 
         Args:
-            actions: raw actions.
+            raw: raw actions.
             scores: ``[N, B]`` of the rows, finite; needed in the discrete and box view.
 
         Raises:
-            ValueError: a shape or a value outside the space (NaN too), or scores that are missing.
+            ValueError: scores that are missing.
         """
-        raw = np.asarray(actions)
-        if self.view == "discrete":
-            check_range(raw, (len(raw),), 0, len(self.action_names) - 1, self.view)
-        else:
-            check_range(raw, (len(raw), len(self.action_names)), -1.0 * (self.view != "subset"), 1.0, self.view)
         if self.view == "native":
             return self.effect(raw.astype(np.float64) + 1.0)
         if self.view == "subset":

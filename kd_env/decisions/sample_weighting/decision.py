@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class SampleWeighting(Decision):
     name = "sample_weighting"
     views = ((MULTI_BINARY, "subset"), (BOX, "box"), (DISCRETE, "discrete"), (BOX, "native"))
     options = frozenset({"weighting", "score"})
+    view_options = MappingProxyType({"gate": (), "score": ("discrete", "box")})
     default_features = (
         "progress",
         "remaining_budget",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class TeacherWeighting(Decision):
     name = "teacher_weighting"
     views = ((BOX, "simplex"), (MULTI_BINARY, "subset"), (DISCRETE, "discrete"), (BOX, "box"))
     options = frozenset({"weighting", "weighs"})
+    view_options = MappingProxyType({"gate": ("box",)})
     default_features = (
         "progress",
         "remaining_budget",

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from kd_env.core.registry import unknown_name
+from kd_env.decisions.raw import checked_actions
 
 Ints = NDArray[np.int64]
 
@@ -62,36 +63,9 @@ class TokenActions(ABC):
         """Tokens ``[N, B, Q]`` of the raw actions of N replicas.
 
         Raises:
-            ValueError: another shape, a value that is not finite or outside the space (with both).
+            ValueError: what :func:`kd_env.decisions.raw.checked_actions` refuses.
         """
-        count, space = len(choices.candidates), self.space
-        values = np.asarray(raw)
-        wanted = (count, *(space.shape or ()))
-        if values.dtype.kind not in "biuf":
-            raise ValueError(f"The action holds {values.dtype} values, but the view takes numbers: {space}.")
-        if values.shape != wanted:
-            raise ValueError(
-                f"The actions have shape {values.shape}, but the view takes {wanted}, one action for each of {count} "
-                f"replicas: {space}."
-            )
-        if not np.isfinite(values.astype(np.float64)).all():
-            raise ValueError(f"The action holds a value that is not finite; the view takes {space}.")
-        low, high = self.limits
-        if values.size and (values.min() < low or values.max() > high):
-            bad = values.min() if values.min() < low else values.max()
-            raise ValueError(f"The action holds {bad}, outside [{low}, {high}] of the view: {space}.")
-        if not isinstance(space, spaces.Box):
-            whole = values.astype(np.int64)
-            if (values != whole).any():
-                bad = values[values != whole][0]
-                raise ValueError(f"The action holds {bad}, but the view takes whole numbers: {space}.")
-            values = whole
-        return self.tokens(values, choices)
-
-    @property
-    @abstractmethod
-    def limits(self) -> tuple[float, float]:
-        """Least and greatest value of a component."""
+        return self.tokens(checked_actions(raw, self.space, len(choices.candidates)), choices)
 
     def _slot_names(self) -> tuple[str, ...]:
         return tuple(f"row{row}_slot{slot}" for row in range(self.batch_size) for slot in range(self.slots))
@@ -104,11 +78,6 @@ class NativeActions(TokenActions):
     def space(self) -> spaces.MultiDiscrete:
         """One token id a slot, row by row."""
         return spaces.MultiDiscrete(np.full(self.batch_size * self.slots, self.vocab_size))
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The vocabulary."""
-        return 0, self.vocab_size - 1
 
     @property
     def action_names(self) -> tuple[str, ...]:
@@ -129,11 +98,6 @@ class CandidateActions(TokenActions):
         return spaces.MultiDiscrete(np.full(self.batch_size * self.slots, self.num_candidates))
 
     @property
-    def limits(self) -> tuple[float, float]:
-        """The ranks."""
-        return 0, self.num_candidates - 1
-
-    @property
     def action_names(self) -> tuple[str, ...]:
         """Row and slot of each component."""
         return self._slot_names()
@@ -151,11 +115,6 @@ class DiscreteActions(TokenActions):
     def space(self) -> spaces.Discrete:
         """One rank."""
         return spaces.Discrete(self.num_candidates)
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The ranks."""
-        return 0, self.num_candidates - 1
 
     @property
     def action_names(self) -> tuple[str, ...]:
@@ -181,11 +140,6 @@ class BoxActions(TokenActions):
     def space(self) -> spaces.Box:
         """Both controls."""
         return spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The box."""
-        return -1.0, 1.0
 
     @property
     def action_names(self) -> tuple[str, ...]:

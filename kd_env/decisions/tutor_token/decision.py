@@ -33,6 +33,7 @@ class TutorToken(Decision):
     name = "tutor_token"
     views = ((MULTI_DISCRETE, "candidates"), (DISCRETE, "discrete"), (BOX, "box"), (MULTI_DISCRETE, "native"))
     options = frozenset({"recipe", "mode", "teacher_every", "num_candidates", "observation"})
+    view_options = MappingProxyType({"gate": ()})
     default_features = ()
     writes_tokens = True
     sets_weights = False

@@ -12,7 +12,8 @@ import torch
 from gymnasium import Space
 from gymnasium.utils import seeding
 
-from kd_env.core import trees
+from kd_env.core import checks, trees
+from kd_env.envs.shells.course import Course, Panels
 from kd_env.mdp.episodes import Episode, credit, terminal, truncated
 from kd_env.mdp.rewards import gap_scale
 
@@ -38,6 +39,17 @@ class Transition(NamedTuple):
     info: dict[str, np.ndarray]
 
 
+def plain_seed(seed: int | np.integer[Any]) -> int:
+    """NumPy's integers as Python's, which Gymnasium wants.
+
+    Raises:
+        ValueError: no whole number of at least 0.
+    """
+    plain = int(seed) if isinstance(seed, np.integer) else seed
+    checks.whole(0)("seed", plain)
+    return plain
+
+
 class Replicas(ABC, Generic[S]):
     """N replicas of one problem, each with a generator of its own."""
 
@@ -49,6 +61,7 @@ class Replicas(ABC, Generic[S]):
         self.state: S | None = None
         self.generators = [seeding.np_random()[0] for _ in range(num_replicas)]
         self.ended = np.ones(num_replicas, dtype=bool)
+        self._course = Course(num_replicas)
 
     @property
     @abstractmethod
@@ -62,7 +75,7 @@ class Replicas(ABC, Generic[S]):
 
     @property
     def render_mode(self) -> str | None:
-        """``ansi`` or None."""
+        """``ansi``, ``rgb_array`` or None."""
         mode: str | None = self.problem.config.render_mode
         return mode
 
@@ -90,6 +103,10 @@ class Replicas(ABC, Generic[S]):
     @abstractmethod
     def info(self) -> dict[str, np.ndarray]:
         """Fresh host arrays ``[N, ...]`` about the last step."""
+
+    @abstractmethod
+    def panels(self) -> Panels:
+        """What a picture shows of the last step."""
 
     @abstractmethod
     def line(self, replica: int) -> str:
@@ -125,6 +142,7 @@ class Replicas(ABC, Generic[S]):
         else:
             self.state = trees.set_rows(trees.copy_arrays(self.started()), replicas, fresh)
         self.ended[replicas] = False
+        self._note(replicas, begins=True)
         floored = gap_scale(fresh.loss_reset, self.floor)[1]
         if floored.any() and not self._warned:
             self._warned = True
@@ -137,13 +155,14 @@ class Replicas(ABC, Generic[S]):
         terminated = terminal(self.state)
         cut_off = truncated(self.problem.config.max_episode_steps, self.state) & ~terminated
         self.ended = terminated | cut_off
+        self._note(range(self.num_replicas))
         info = {**self.info(), "reward_clipped": clipped}
         return Transition(self.observation(), value, terminated, cut_off, info)
 
     def seed(self, replica: int, seed: int | None) -> None:
         """Give a replica a new generator; None keeps its present one."""
         if seed is not None:
-            self.generators[replica] = seeding.np_random(seed)[0]
+            self.generators[replica] = seeding.np_random(plain_seed(seed))[0]
 
     def get_state(self) -> EnvState:
         """A deep copy."""
@@ -158,6 +177,8 @@ class Replicas(ABC, Generic[S]):
         Raises:
             ValueError: it is of another problem, or of another number of replicas.
         """
+        if not isinstance(state, EnvState):
+            raise ValueError(f"A state is what get_state() of an environment gives, got {type(state).__name__}.")
         if state.spec != self.spec:
             raise ValueError(
                 f"The state is of another problem (spec {state.spec}, here {self.spec}); restore it into an "
@@ -170,6 +191,20 @@ class Replicas(ABC, Generic[S]):
             self.generators[index] = np.random.Generator(getattr(np.random, saved["bit_generator"])())
             self.generators[index].bit_generator.state = saved
         self.ended = state.ended.copy()
+        self._note(range(self.num_replicas), begins=True)  # the steps before are not part of a state
+
+    def render(self, replica: int) -> Any:
+        """What ``render_mode`` asks for of one replica; None without one."""
+        if self.render_mode == "ansi":
+            return self.line(replica)
+        self.started()
+        return self._course.picture(replica) if self.render_mode == "rgb_array" else None
+
+    def _note(self, replicas: Sequence[int] | np.ndarray, begins: bool = False) -> None:
+        if self.render_mode == "rgb_array":
+            if begins:
+                self._course.begin(replicas)
+            self._course.add(replicas, self.started().updates, self.panels())
 
     def check_replica(self, replica: int) -> None:
         """Refuse the number of a replica that there is not."""

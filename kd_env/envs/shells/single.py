@@ -8,15 +8,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from kd_env.config.environment import RENDER_MODES
 from kd_env.core import trees
-from kd_env.envs.shells.replicas import Replicas
+from kd_env.decisions.raw import raw_array
+from kd_env.envs.shells.copies import Copied
+from kd_env.envs.shells.replicas import Replicas, plain_seed
 from kd_env.mdp.state import Effect
 
 
-class SingleEnv(gym.Env[Any, Any]):
+class SingleEnv(Copied, gym.Env[Any, Any]):
     """One replica of a run, one step at a time; subclasses say what is decided."""
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium's own attribute
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012 - Gymnasium's own attribute
 
     run: Replicas[Any]
 
@@ -37,7 +40,7 @@ class SingleEnv(gym.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; ``options={"budget": n}`` gives it another number of updates."""
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else plain_seed(seed))
         self.run.reset(np.array([0]), budget_of(options))
         return _first(self.run.observation()), self._info(self.run.info())
 
@@ -45,7 +48,7 @@ class SingleEnv(gym.Env[Any, Any]):
         """One step; refuses to go past the end of an episode."""
         if self.run.state is not None and self.run.ended[0]:
             raise RuntimeError("The episode has ended; call reset() before the next step.")
-        out = self.run.step(action if isinstance(action, Effect) else np.asarray(action)[None])
+        out = self.run.step(action if isinstance(action, Effect) else raw_array(action)[None])
         return (
             _first(out.observation),
             float(out.reward[0]),
@@ -54,9 +57,9 @@ class SingleEnv(gym.Env[Any, Any]):
             self._info(out.info),
         )
 
-    def render(self) -> str | None:
-        """With ``render_mode="ansi"``: one readable line about the last step."""
-        return self.run.line(0) if self.render_mode == "ansi" else None
+    def render(self) -> Any:
+        """With ``render_mode="ansi"`` a line about the last step, with ``"rgb_array"`` a picture of the episode."""
+        return self.run.render(0)
 
     def save_student(self, folder: str | Path, finished: bool = False) -> Path:
         """Write the present student in Hugging Face layout, or with ``finished`` that of the last episode that ended.

@@ -10,17 +10,19 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from kd_env.config.environment import RENDER_MODES
 from kd_env.core import trees
+from kd_env.envs.shells.copies import Copied
 from kd_env.envs.shells.replicas import Replicas
 from kd_env.envs.shells.single import budget_of
 
 _MODES = {"same_step": AutoresetMode.SAME_STEP, "disabled": AutoresetMode.DISABLED}
 
 
-class StackedEnv(VectorEnv[Any, Any, np.ndarray]):
+class StackedEnv(Copied, VectorEnv[Any, Any, np.ndarray]):
     """N replicas of a run; subclasses say what is decided."""
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
     run: Replicas[Any]
 
     def __init__(self, run: Replicas[Any], mode: AutoresetMode) -> None:
@@ -80,9 +82,13 @@ class StackedEnv(VectorEnv[Any, Any, np.ndarray]):
             observation = self.run.observation()
         return observation, out.reward, out.terminated, out.truncated, info
 
-    def render(self) -> tuple[str, ...] | None:
-        """With ``render_mode="ansi"``: one line per replica."""
-        return tuple(self.run.line(i) for i in range(self.num_envs)) if self.render_mode == "ansi" else None
+    def render(self) -> tuple[Any, ...] | None:
+        """One line (``render_mode="ansi"``) or picture (``"rgb_array"``) per replica."""
+        return None if self.render_mode is None else tuple(self.run.render(i) for i in range(self.num_envs))
+
+    def arguments(self) -> dict[str, Any]:
+        """Keywords that make this environment again."""
+        return {**super().arguments(), "num_envs": self.num_envs, "autoreset_mode": self.autoreset_mode}
 
     def save_student(self, folder: str | Path, replica: int = 0, finished: bool = False) -> Path:
         """Write the student of one replica, as :meth:`kd_env.envs.shells.single.SingleEnv.save_student`."""

@@ -30,7 +30,7 @@ class Split:
     teacher_logits: NDArray[Any]  # [R, C]
     teacher_loss: float
     raw_teacher_loss: float  # the calibrated teacher's against gold labels, whatever the gap is
-    reset_loss: Floats  # [N], of the fresh students; the same for every policy, since the seeds are
+    reset_loss: Floats  # [N], from which the gap counts; the same for every policy, since the seeds are
     raw_reset_loss: Floats | None  # [N], against gold labels without a temperature; None where there is no other loss
 
 

@@ -19,7 +19,7 @@ from kd_env.mdp.problem import Problem
 
 
 def judged_splits(problem: Problem, judged: JudgedTables, seeds: Sequence[int]) -> dict[str, Split]:
-    """Each split with what fresh students of the seeds, ``[N]``, lose on it at reset."""
+    """Each split with what fresh students of the seeds, ``[N]``, lose on it at reset: what the gap counts from."""
     groups = _groups(problem, seeds)
     env = DistillVectorEnv(len(groups[0]), problem=problem, autoreset_mode="disabled")
     parts = []
@@ -37,13 +37,14 @@ def splits_at_reset(problem: Problem, judged: JudgedTables, students: Students) 
     for name, table in judged.tables.items():
         outputs, teacher = students.predict(table), judged.teacher_logits[name]
         temperature = np.ones(len(outputs)) if fitted is None else fitted
+        raw = problem.objective.raw_loss(problem, outputs, table)
         splits[name] = Split(
             table,
             teacher,
             problem.reference_loss(teacher, table),
             problem.reference_label_loss(teacher, table),
-            problem.loss(outputs, table, teacher, temperature),
-            problem.objective.raw_loss(problem, outputs, table),
+            problem.reset_loss(problem.loss(outputs, table, teacher, temperature), table, teacher),
+            None if raw is None else problem.reset_loss(raw, table),
         )
     return splits
 

@@ -51,7 +51,7 @@ class _JointRun(Run):
         super().__init__(problem, 1)
         self.result: PolicyResult | None = None
         self._judged, self._seed, self._name = judged, seed, name
-        self._course: Course | None = None
+        self._judging: Course | None = None
         self._splits: dict[str, Split] = {}
 
     def seed(self, replica: int, seed: int | None) -> None:
@@ -68,19 +68,19 @@ class _JointRun(Run):
             self.finished = kept
         if self.result is None:
             self._splits = splits_at_reset(self.problem, self._judged, self)
-            self._course = Course(self.problem, self.decision, self._splits, 1)
+            self._judging = Course(self.problem, self.decision, self._splits, 1)
 
     def step(self, actions: object) -> Transition:
         """One step; judged where it ends the episode."""
         out = super().step(actions)
-        if self._course is not None:
+        if self._judging is not None:
             everyone = np.ones(1, dtype=bool)
-            self._course.add(out.info, out.reward, everyone)
+            self._judging.add(out.info, out.reward, everyone)
             if out.terminated[0] or out.truncated[0]:
-                self._course.finish(out.info, self, everyone)
-                episodes = [self._course.ended()]
+                self._judging.finish(out.info, self, everyone)
+                episodes = [self._judging.ended()]
                 self.result = policy_result(
                     self._name, episodes, self.problem, self._splits, self.problem, learned=True
                 )
-                self._course = None
+                self._judging = None
         return out

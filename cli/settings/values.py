@@ -1,0 +1,44 @@
+"""Types of the options that jobs share, checked where a configuration is put together: no job meets another kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from kd_env.core import checks
+
+
+def _device(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        checks.refuse(name, value, "auto, cpu, cuda or cuda:<n>")
+
+
+VALUES: dict[str, checks.Check] = {
+    **dict.fromkeys(("resume", "progress", "overwrite"), checks.boolean),
+    "threads": checks.optional(checks.whole(1)),
+    "runs_dir": checks.folder,
+    **dict.fromkeys(("cache_dir", "output", "out", "data_dir", "task.data_dir"), checks.optional(checks.folder)),
+    **dict.fromkeys(("device", "agent_device"), _device),
+    **dict.fromkeys(("task.name", "agent.name"), checks.text),
+    **dict.fromkeys(("columns", "task.columns"), checks.optional(checks.mapping)),
+    **dict.fromkeys(("teacher.path", "teacher.name_or_path"), checks.optional(checks.folder)),
+    "agent.label": checks.optional(checks.text),
+    "agent.options": checks.mapping,
+}
+"""By dotted key; jobs without an option of that name pass."""
+
+
+def check_values(options: Mapping[Any, Any]) -> None:
+    """Refuse a value of another type.
+
+    Raises:
+        ValueError: the first such option, with its value and what is allowed.
+    """
+    for key, check in VALUES.items():
+        *sections, name = key.split(".")
+        values: Any = options
+        for section in sections:
+            values = values.get(section, {})
+        if name in values:
+            check(key, values[name])
