@@ -67,24 +67,25 @@ def downstream(overrides: Sequence[str], command: str) -> Path:
     numbers = read_rows(options["train_rows"], tasks)
     configs = {task: _config(options, task, students[baseline][0]) for task in tasks}
     seeds = range(options["first_seed"], options["first_seed"] + options["seeds"])
-    check_folder(folder, options)
-    jobs = [
-        Job(student, task, rows, seed)
-        for task in tasks
-        for rows in numbers[task]
-        for seed in seeds
-        for student in {one.digest: one for folders in students.values() for one in folders}.values()
-    ]
-    todo = [job for job in jobs if not job.path(folder).is_file()]
-    from cli.jobs.kinds.prepare import set_threads
+    with runs.writing(folder):
+        check_folder(folder, options)
+        jobs = [
+            Job(student, task, rows, seed)
+            for task in tasks
+            for rows in numbers[task]
+            for seed in seeds
+            for student in {one.digest: one for folders in students.values() for one in folders}.values()
+        ]
+        todo = [job for job in jobs if not job.path(folder).is_file()]
+        from cli.jobs.kinds.prepare import set_threads
 
-    set_threads(options["threads"])
-    materials = _materials(todo, configs)
-    _check_same_rows(folder, jobs, materials)
-    _open_folder(folder, options, command)
-    print(f"{folder}: {len(jobs)} fine-tunings, {len(jobs) - len(todo)} of them finished before.", flush=True)
-    _run(folder, todo, configs, materials, options)
-    _report(folder, students, baseline, {task: numbers[task] for task in tasks}, seeds, command)
+        set_threads(options["threads"])
+        materials = _materials(todo, configs)
+        _check_same_rows(folder, jobs, materials)
+        _open_folder(folder, options, command)
+        print(f"{folder}: {len(jobs)} fine-tunings, {len(jobs) - len(todo)} of them finished before.", flush=True)
+        _run(folder, todo, configs, materials, options)
+        _report(folder, students, baseline, {task: numbers[task] for task in tasks}, seeds, command)
     return folder
 
 

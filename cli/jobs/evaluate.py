@@ -18,6 +18,8 @@ from cli.settings.presets import NO_EXPERIMENT
 from cli.settings.read import check, read_settings
 from kd_env.data.tasks import EMBEDDED
 
+EVALUATIONS = "evaluations"
+
 
 def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     """``kd-env evaluate run=<folder> [overrides]``: the evaluation again, also on another task or student.
@@ -46,13 +48,13 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     if task != other:
         _refuse_other_teachers(composed["teachers"], task, other, names_key(given, "teachers"))
         _refuse_other_set(composed["cofinetuned"], task, other, names_key(given, "cofinetuned"))
-    folder = (
-        run / "evaluations" / (str(composed["name"]) if names_key(given, "name") else _next_name(run / "evaluations"))
-    )
-    if folder.exists():
-        raise ValueError(f"{folder} exists; choose another name with name=...")
     settings = check(read_settings(composed))
-    return _evaluate_into(folder, run, settings, given, command)
+    name = str(composed["name"]) if names_key(given, "name") else _next_name(run / EVALUATIONS)
+    folder = run / EVALUATIONS / name
+    with runs.writing(folder, "evaluation"):
+        if folder.exists():
+            raise ValueError(f"{folder} exists; choose another name with name=...")
+        return _evaluate_into(folder, run, settings, given, command)
 
 
 def _evaluate_into(folder: Path, run: Path, settings: Settings[Any], given: Sequence[str], command: str) -> Path:
@@ -136,7 +138,8 @@ def _key(override: str) -> str:
 
 
 def _next_name(folder: Path) -> str:
+    """The first free number; of two evaluations that begin at once both may find it, and one is refused."""
     number = 1
-    while (folder / str(number)).exists():
+    while (folder / str(number)).exists() or (folder / f".{number}.lock").exists():
         number += 1
     return str(number)

@@ -86,6 +86,13 @@ def study(overrides: Sequence[str], command: str) -> Path:
     folder = trainings[0].folder.parent
     if (folder / runs.CONFIG).is_file():
         raise ValueError(f"{folder} is a run folder; choose another name of the study with name=...")
+    with runs.writing(folder, "study"):
+        _run(folder, trainings, jobs, command)
+    return folder
+
+
+def _run(folder: Path, trainings: Sequence[Training], jobs: int, command: str) -> None:
+    folder.mkdir(exist_ok=True)
     todo = [training for training in trainings if not training.finished()]
     _make_teachers(todo)
     atomic_write(folder / runs.COMMAND, command + "\n")
@@ -102,7 +109,6 @@ def study(overrides: Sequence[str], command: str) -> Path:
             f"{len(failed)} of {len(trainings)} trainings failed; the others are kept, and the same command tries "
             f"these again. Logs: {logs}"
         )
-    return folder
 
 
 def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:

@@ -32,14 +32,15 @@ def train(overrides: Sequence[str], command: str) -> Path:
     settings = check(read_begun(compose("config", overrides)))
     set_threads(settings.resolved["threads"])
     folder, job = settings.run_folder, job_of(settings)
-    runs.check_folder(folder, settings.resolved)
-    problem = job.load_problem()
-    job.check_training(problem)
-    # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
-    runs.open_run(folder, settings.resolved, overrides, command)
-    agent, history = learn(job, problem)
-    report = job.evaluate(problem, agent, folder / runs.POLICY)
-    write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
+    with runs.writing(folder):
+        runs.check_folder(folder, settings.resolved)
+        problem = job.load_problem()
+        job.check_training(problem)
+        # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
+        runs.open_run(folder, settings.resolved, overrides, command)
+        agent, history = learn(job, problem)
+        report = job.evaluate(problem, agent, folder / runs.POLICY)
+        write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
     return folder
 
 

@@ -6,13 +6,15 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from kd_env.config.optimizer import FRESH_LEARNING_RATE
 from kd_env.core.files import atomic_write
+from kd_env.core.locks import owned
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
 POLICY, CHECKPOINT, LOGS, RESULTS, SPACES = "policy", "checkpoint", "logs", "results.json", "spaces.json"
@@ -33,16 +35,27 @@ _PACKAGES = (
 )
 
 
+@contextmanager
+def writing(folder: Path, what: str = "run folder") -> Iterator[None]:
+    """Be the only process that writes into a folder while it works; makes the folder above it.
+
+    Raises:
+        ValueError: another process does, named with its host, or no folder can be made there.
+    """
+    _make_runs_dir(folder.parent)
+    with owned(folder, what, "wait for its end or stop it, or choose another name with name=..."):
+        yield
+
+
 def check_folder(folder: Path, resolved: Mapping[str, Any]) -> None:
-    """Check that the run may use its folder, and make the folder above it; called before any work.
+    """Check that the run may use its folder; called before any work.
 
     A folder in which nothing but the description of a run lies does not count: that run failed before its training.
 
     Raises:
         ValueError: the folder exists and ``resume`` was not asked for, the options differ from those it began with, or
-            no folder can be made there.
+            no run lies there.
     """
-    _make_runs_dir(folder.parent)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if (folder / CONFIG).is_file() and not _began(folder):

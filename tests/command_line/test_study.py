@@ -103,7 +103,7 @@ def test_finished_means_judged_as_asked_for(words: list[str]) -> None:
     first, second, *_ = planned(words)
     for training in (first, second):
         assert not training.finished()
-        training.folder.mkdir()
+        training.folder.mkdir(parents=True)
         (training.folder / "results.json").touch()
         (training.folder / runs.CONFIG).write_text(runs.to_yaml(training.settings.resolved))
         assert training.finished()
