@@ -11,6 +11,7 @@ from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
+from cli.runs.checkpoints import Checkpoints
 from cli.runs.watch import GapRecorder, Watch, read_history
 from cli.settings import probe
 from cli.settings.compose import compose
@@ -50,7 +51,7 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
 
     settings = job.settings
     folder, c = settings.run_folder, settings.resolved
-    logs, checkpoint, policy = folder / runs.LOGS, folder / runs.CHECKPOINT, folder / runs.POLICY
+    logs, policy, checkpoints = folder / runs.LOGS, folder / runs.POLICY, Checkpoints(folder / runs.CHECKPOINT)
     if agent_kind(settings.agent.name) == "rule":
         rule = make_agent(settings.agent.name, job.rule_env(problem), seed=0, **settings.agent.options)
         rule.save(policy)
@@ -58,11 +59,15 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
     device = agent_device(c)
     if policy.is_dir():
         print(f"The policy in {policy} is trained already.", flush=True)
-        return load_agent(policy, device=device), read_history(logs)
+        try:
+            return load_agent(policy, device=device), read_history(logs)
+        except ValueError as error:
+            raise ValueError(f"{error} Without {policy} the training goes on from its last checkpoint.") from error
     env = GapRecorder(job.training_env(problem))
     try:
         agent: Any
-        if checkpoint.is_dir():
+        checkpoint = checkpoints.newest()
+        if checkpoint is not None:
             agent = load_agent(checkpoint, env, device=device, **agent_options(c["control"], c["seed"]))
         else:
             agent = make_agent(settings.agent.name, env, seed=c["seed"], device=device, **job.agent_options(env))
@@ -73,7 +78,7 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
             total=total,
             done=done,
             checkpoint_every=c["checkpoint_every"],
-            checkpoint=lambda: agent.save(checkpoint),
+            checkpoint=lambda: checkpoints.save(agent, int(agent.num_timesteps)),
             shown=c["progress"],
         )
 
