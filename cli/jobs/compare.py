@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.runs import folder as runs
+from cli.runs.config import at, differences, read_config
+from cli.runs.former import with_former_defaults
 from cli.settings.kinds.catalog import reader_of
 from cli.settings.options import flag, names_of, split_options
 from cli.settings.read import agent_label
 from kd_env.core.registry import unknown_name
+from kd_files.reading import read_json
 
 if TYPE_CHECKING:
     from kd_env.evaluation.comparing.runs import Run
@@ -114,7 +116,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     from kd_env.evaluation.comparing.runs import Run
 
-    configs = [runs.from_yaml((folder / runs.CONFIG).read_text(encoding="utf-8")) for folder in folders]
+    configs = [read_config(folder / runs.CONFIG) for folder in folders]
     check_comparable(list(zip(map(str, folders), configs, strict=True)))
     return [
         Run(
@@ -122,7 +124,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             agent=label,
             control=str(config["control"]),
             train_seeds=range(config["seed"], config["seed"] + config["num_envs"]),
-            results=_read_results(folder / runs.RESULTS),
+            results=read_json(folder / runs.RESULTS, "judge the run again with resume=true"),
             searched=config["agent"]["name"] == "searched",
         )
         for folder, config, label in zip(folders, configs, agent_labels(configs), strict=True)
@@ -147,13 +149,13 @@ def check_comparable(configs: Sequence[tuple[str, Config]]) -> None:
     (first_name, first), *others = configs
     for name, config in others:
         a, b = _problem(first), _problem(config)
-        for key in runs.differences(a, b):
+        for key in differences(a, b):
             controls = {str(first["control"]), str(config["control"])}
             apart = sorted(controls & _OTHER_PROBLEM) if len(controls) > 1 else []
             hint = "".join(f" control={name} changes the problem: compare its runs apart." for name in apart)
             raise ValueError(
-                f"{first_name} and {name} cannot be compared: {key} is {_at(a, key)!r} in the first and "
-                f"{_at(b, key)!r} in the second.{hint}"
+                f"{first_name} and {name} cannot be compared: {key} is {at(a, key)!r} in the first and "
+                f"{at(b, key)!r} in the second.{hint}"
             )
 
 
@@ -169,15 +171,15 @@ def agent_labels(configs: Sequence[Config]) -> list[str]:
     for whole in wholes:
         name = agent_label(whole["agent"])
         known = kinds[name]
-        keys = list(dict.fromkeys(key for other in known for key in runs.differences(known[0], other)))
-        shown = ", ".join(f"{key}={textwrap.shorten(str(_at(whole, key)), 40)}" for key in keys)
+        keys = list(dict.fromkeys(key for other in known for key in differences(known[0], other)))
+        shown = ", ".join(f"{key}={textwrap.shorten(str(at(whole, key)), 40)}" for key in keys)
         labels.append(name if len(known) == 1 else f"{name} #{known.index(whole) + 1} ({shown})")
     return labels
 
 
 def _problem(config: Config) -> dict[str, Any]:
     """What all runs of a comparison share: neither which rules, deterministic given the seeds, nor by how many jobs."""
-    config = runs.with_former_defaults(config)
+    config = with_former_defaults(config)
     return {
         **{key: config[key] for key in _PROBLEM},
         **{key: config.get(key) for key in _SETS},  # runs of earlier versions have none
@@ -198,23 +200,6 @@ def _of_the_agent(config: Config) -> tuple[str, ...]:
     return reader_of(config["env"].get("id")).of_the_agent
 
 
-def _at(values: Config, key: str) -> Any:
-    found: Any = values
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
-
-
 def _matches(pattern: str) -> list[Path]:
     """Runs and nothing else; a folder in which no training has begun yet holds only its description."""
     return [path for path in map(Path, sorted(glob.glob(pattern))) if (path / runs.CONFIG).is_file()]
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}); judge the run again with resume=true.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no results; judge the run again with resume=true.")
-    return found

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.jobs.students import Student, read_students
 from cli.runs import folder as runs
+from cli.runs.config import read_config, to_yaml
 from cli.settings.options import flag, names_of, split_options, whole
 from kd_env.core.checks import is_whole
 from kd_env.core.registry import unknown_name
+from kd_files.reading import read_json
+from kd_files.writing import atomic_write, write_json
 
 if TYPE_CHECKING:
     from kd_env.evaluation.downstream.fine_tuning import Material
@@ -116,7 +118,7 @@ def check_folder(folder: Path, options: Mapping[str, Any]) -> None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    before = runs.from_yaml((folder / runs.CONFIG).read_text()) if (folder / runs.CONFIG).is_file() else {}
+    before = read_config(folder / runs.CONFIG) if (folder / runs.CONFIG).is_file() else {}
     if "min_updates" not in before:
         raise ValueError(f"{folder} exists and holds no fine-tuned students; choose another name with name=...")
     changed = [key for key in _KEPT if before.get(key) != options[key]]
@@ -188,12 +190,10 @@ def _check_same_rows(folder: Path, jobs: Sequence[Job], materials: Mapping[tuple
 
 
 def _open_folder(folder: Path, options: Mapping[str, Any], command: str) -> None:
-    from kd_env.core.files import atomic_write
-
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / runs.CONFIG, runs.to_yaml(options))
+    atomic_write(folder / runs.CONFIG, to_yaml(options))
     atomic_write(folder / runs.COMMAND, command + "\n")
-    atomic_write(folder / runs.VERSIONS, json.dumps(runs.versions(), indent=2) + "\n")
+    write_json(folder / runs.VERSIONS, runs.versions())
 
 
 def _run(
@@ -205,7 +205,6 @@ def _run(
 ) -> None:
     from tqdm import tqdm
 
-    from kd_env.core.files import atomic_write
     from kd_env.evaluation.downstream.fine_tuning import fine_tune, training_length
 
     least = options["min_updates"]
@@ -229,7 +228,7 @@ def _run(
                 **{"seed": job.seed, "fingerprint": material.data.cut.fingerprint, **found},
             }
             job.path(folder).parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(job.path(folder), json.dumps(record, indent=2) + "\n")
+            write_json(job.path(folder), record)
 
 
 def _report(
@@ -240,7 +239,6 @@ def _report(
     seeds: Sequence[int],
     command: str,
 ) -> None:
-    from kd_env.core.files import atomic_write
     from kd_env.evaluation.downstream import report
 
     results = {
@@ -261,7 +259,7 @@ def _report(
         "seeds": list(seeds),
     }
     data = {**facts, **report.to_json(summaries, baseline), "words": words}
-    atomic_write(folder / runs.RESULTS, json.dumps(data, indent=2) + "\n")
+    write_json(folder / runs.RESULTS, data)
     atomic_write(folder / "results.md", text)
     curves = report.learning_curves(summaries)
     if curves is not None:
@@ -270,8 +268,4 @@ def _report(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and it is made again.") from error
-    return found
+    return read_json(path, "delete it, and it is made again", {"fingerprint": str})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import set_threads
 from cli.runs import folder as runs
 from cli.settings import probe
-from cli.settings.compose import compose
 from cli.settings.kinds.base import Settings
-from cli.settings.presets import NO_EXPERIMENT
 from cli.settings.read import check, read_settings
+from cli.settings.rejudged import composed_again, names_key, names_section, rejudged
 from kd_env.data.tasks import EMBEDDED
 
 EVALUATIONS = "evaluations"
@@ -33,10 +33,8 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     probe.require_own_agents()
     run, given = split_run(overrides)
     before, first_overrides = runs.read_run(run)
-    _refuse_agent(run, before, any(_key(text).split(".")[0] == "agent" for text in given))
-    overrides = merge_overrides(with_experiment(before, first_overrides), given)
-    composed = runs.with_former_rate(run, compose("config", overrides))
-    composed = runs.with_former_gap(run, composed, given)
+    _refuse_agent(run, before, names_section(given, "agent"))
+    composed = composed_again(before, first_overrides, given)
     _refuse_agent(run, before, composed["agent"]["name"] != before["agent"]["name"])  # an experiment may name one too
     task, other = composed["task"]["name"], before["task"]["name"]
     if task != other and composed["teacher"]["path"] and not names_key(given, "teacher.path"):
@@ -48,6 +46,9 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     if task != other:
         _refuse_other_teachers(composed["teachers"], task, other, names_key(given, "teachers"))
         _refuse_other_set(composed["cofinetuned"], task, other, names_key(given, "cofinetuned"))
+    composed, others = rejudged(before, first_overrides, given, composed)
+    if others:
+        print(f"{run / runs.CONFIG} is what counts: {', '.join(others)}.", file=sys.stderr, flush=True)
     settings = check(read_settings(composed))
     name = str(composed["name"]) if names_key(given, "name") else _next_name(run / EVALUATIONS)
     folder = run / EVALUATIONS / name
@@ -108,33 +109,6 @@ def split_run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
             "Name one run folder: kd-env evaluate run=<folder> [key=value ...]; or students to fine-tune: students=..."
         )
     return Path(named[0].removeprefix("run=")).expanduser(), [text for text in words if text not in named]
-
-
-def with_experiment(before: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
-    """The overrides of a run with the experiment that it had by default, which is another one on another task.
-
-    Args:
-        before: resolved configuration of the run; in earlier versions the default was none.
-        overrides: of the run.
-    """
-    if names_key(overrides, "experiment"):
-        return list(overrides)
-    return [f"experiment={before['presets'].get('experiment', NO_EXPERIMENT)}", *overrides]
-
-
-def merge_overrides(first: Sequence[str], second: Sequence[str]) -> list[str]:
-    """Both in order; a key of the second list replaces the same key of the first."""
-    replaced = {_key(text) for text in second}
-    return [*(text for text in first if _key(text) not in replaced), *second]
-
-
-def names_key(overrides: Sequence[str], key: str) -> bool:
-    """Whether one of the overrides sets ``key``."""
-    return any(_key(text) == key for text in overrides)
-
-
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+")
 
 
 def _next_name(folder: Path) -> str:

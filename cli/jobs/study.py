@@ -19,8 +19,8 @@ from cli.settings.kinds.base import Settings
 from cli.settings.options import names_of, split_options, whole
 from cli.settings.presets import groups, option_comments
 from cli.settings.read import check, read_begun, with_defaults
-from kd_env.core.files import atomic_write
 from kd_env.core.registry import unknown_name
+from kd_files.writing import atomic_write
 
 SEED_STEP = 100
 _ENTRY_KEYS = ("name", "label", "options", "env")
@@ -63,7 +63,7 @@ class Training:
         runs.check_folder(self.folder, self.settings.resolved)
         if not (self.folder / runs.RESULTS).is_file():
             return False
-        before = dict(runs.from_yaml((self.folder / runs.CONFIG).read_text(encoding="utf-8"))["evaluation"])
+        before = dict(runs.run_config(self.folder)["evaluation"])
         wanted = dict(self.settings.resolved["evaluation"])
         if not wanted["rules"]:  # rules that are there do no harm
             before["rules"] = wanted["rules"]

@@ -12,9 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kd_env.config.optimizer import FRESH_LEARNING_RATE
-from kd_env.core.files import atomic_write
+from cli.runs.config import differences, read_config, to_yaml
+from cli.runs.former import with_former_defaults
 from kd_env.core.locks import owned
+from kd_files.reading import DamagedFile, parse_json, read_json, read_text
+from kd_files.writing import atomic_write, write_json
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
 POLICY, CHECKPOINT, LOGS, RESULTS, SPACES = "policy", "checkpoint", "logs", "results.json", "spaces.json"
@@ -23,6 +25,7 @@ _MAY_CHANGE = (
     *("resume", "progress", "threads", "checkpoint_every", "evaluation"),
     *("save_students", "runs_dir", "cache_dir"),
 )
+_SECTIONS = {**dict.fromkeys(("task", "teacher", "student", "env", "agent", "evaluation"), dict), "seed": int}
 _PACKAGES = (
     "torch",
     "transformers",
@@ -78,54 +81,39 @@ def open_run(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str]
     atomic_write(folder / CONFIG, to_yaml(resolved))
     atomic_write(folder / OVERRIDES, json.dumps(list(overrides)) + "\n")
     atomic_write(folder / COMMAND, command + "\n")
-    atomic_write(folder / VERSIONS, json.dumps(versions(), indent=2) + "\n")
+    write_json(folder / VERSIONS, versions())
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Resolved configuration and overrides of a run.
 
     Raises:
-        ValueError: no run folder, or one that has no policy yet.
+        ValueError: no run folder, a damaged one, or one that has no policy yet.
     """
     if not (folder / CONFIG).is_file() or not (folder / OVERRIDES).is_file():
         raise ValueError(f"{folder} is no run folder: {CONFIG} or {OVERRIDES} is missing.")
     if not (folder / POLICY).is_dir():
         raise ValueError(f"The run {folder} has no policy yet; finish its training with resume=true.")
-    return from_yaml((folder / CONFIG).read_text()), list(json.loads((folder / OVERRIDES).read_text()))
+    path, remedy = folder / OVERRIDES, "copy the run folder again, or choose another"
+    overrides = parse_json(path, read_text(path, remedy), remedy)
+    if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
+        raise DamagedFile(path, "it holds no list of options", remedy)
+    return run_config(folder), overrides
 
 
-def with_former_rate(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A composed configuration with the learning rate of the run in ``folder``, where an earlier version began it.
-
-    The default was 0.007 for every student then. Such a run of students that are not fresh goes on, and is judged, as
-    it began, where ``config`` has the same kind of student and chooses no learning rate; else nothing is changed.
-    """
-    same = dict(config)
-    env, init = config["env"], config["student"]["init"]
-    if not _began(folder) or not (folder / CONFIG).is_file() or env["optimizer"]["learning_rate"] is not None:
-        return same
-    before = from_yaml((folder / CONFIG).read_text())
-    rate = before["env"]["optimizer"]["learning_rate"]
-    if init == "fresh" or before["student"]["init"] != init or rate != FRESH_LEARNING_RATE:
-        return same
-    return {**same, "env": {**env, "optimizer": {**env["optimizer"], "learning_rate": rate}}}
+def run_config(folder: Path) -> dict[str, Any]:
+    """Resolved configuration of a run, with the sections that every version wrote; raises :class:`DamagedFile`."""
+    return read_config(folder / CONFIG, _SECTIONS)
 
 
-def with_former_gap(folder: Path, config: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """A composed configuration with the ``env.gap`` that the run in ``folder`` was trained with.
-
-    Its policy has observed that loss. The default was another one in earlier versions, so that the overrides of a run
-    do not tell; what is among ``given`` stays.
-    """
-    before = from_yaml((folder / CONFIG).read_text())["env"].get("gap")
-    if before is None or any(text.lstrip("+").startswith("env.gap=") for text in given):
-        return dict(config)
-    return {**config, "env": {**config["env"], "gap": before}}
+def begun_config(folder: Path) -> dict[str, Any] | None:
+    """Resolved configuration of a run whose training has begun; None where none has."""
+    return run_config(folder) if (folder / CONFIG).is_file() and _began(folder) else None
 
 
 def write_spaces(folder: Path, env: Any) -> None:
     """Write what the observations and actions of a training meant."""
-    atomic_write(folder / SPACES, json.dumps(_meaning(env), indent=2) + "\n")
+    write_json(folder / SPACES, _meaning(env))
 
 
 def check_spaces(folder: Path, env: Any) -> None:
@@ -145,7 +133,7 @@ def check_spaces(folder: Path, env: Any) -> None:
         raise ValueError(
             f"The run {folder} does not say what its policy was trained with ({SPACES} is missing); train it again."
         )
-    before, now = json.loads(path.read_text(encoding="utf-8")), _meaning(env)
+    before, now = read_json(path, "copy the run folder again, or train it again"), _meaning(env)
     before.setdefault(_VIEW, now.get(_VIEW))  # what runs of earlier versions do not say
     if getattr(env, "weighting", "batch") == "sample":
         before, now = (_of_one_row(meaning, env.row_features) for meaning in (before, now))
@@ -220,53 +208,12 @@ def versions() -> dict[str, Any]:
     }
 
 
-def to_yaml(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(dict(values)))
-
-
-def from_yaml(text: str) -> dict[str, Any]:
-    """YAML that :func:`to_yaml` wrote."""
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(OmegaConf.create(text))
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ."""
-    found: list[str] = []
-    for key in dict.fromkeys([*first, *second]):
-        a, b = first.get(key), second.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}")
-    return found
-
-
-def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run with the options that earlier versions did not have, as they did without them."""
-    found = {"agent_device": "cpu", **config, "student": {"zero_head": False, **config["student"]}}
-    env, influence = dict(config["env"]), config["env"].get("influence")
-    if isinstance(env.get("learning_teacher"), Mapping):
-        env["learning_teacher"] = {"zero_head": False, "dropout": 0.0, **env["learning_teacher"]}
-    # Earlier influence was without clipping; where nothing learned from it, that is no difference.
-    asked = "influence" in (env.get("score"), *(str(name).removeprefix("row_") for name in env.get("features") or ()))
-    if isinstance(influence, Mapping) and not asked:
-        env["influence"] = {"clip": True, **influence}
-    return {**found, "env": env}
-
-
 def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
     if not (folder / CONFIG).is_file():
         raise ValueError(
             f"{folder} exists and is no run folder ({CONFIG} is missing); choose another name with name=..."
         )
-    before = with_former_defaults(from_yaml((folder / CONFIG).read_text()))
+    before = with_former_defaults(run_config(folder))
     changed = [key for key in differences(before, resolved) if key.split(".")[0] not in _MAY_CHANGE]
     if changed:
         raise ValueError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.runs import folder as runs
+from cli.runs.former import with_former_rate
 from cli.settings.controls import check_control
 from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.catalog import reader_of
@@ -61,7 +62,8 @@ def read_begun(resolved: Mapping[str, Any]) -> Settings[Any]:
     settings = read_settings(resolved)
     if not settings.resolved["resume"]:
         return settings
-    return read_settings(runs.with_former_rate(settings.run_folder, resolved))
+    before = runs.begun_config(settings.run_folder)
+    return settings if before is None else read_settings(with_former_rate(before, resolved))
 
 
 def check(settings: Settings[Any]) -> Settings[Any]:

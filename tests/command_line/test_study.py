@@ -16,6 +16,7 @@ import pytest
 from cli.jobs import study
 from cli.jobs.compare import agent_labels
 from cli.runs import folder as runs
+from cli.runs.config import to_yaml
 from cli.runs.pool import Child, run_all
 from cli.settings.options import split_options
 
@@ -46,7 +47,7 @@ def test_a_study_runs_resumes_and_tells_what_failed(
     broken = planned(words)[3]
     (broken.folder / "policy").mkdir(parents=True)
     (broken.folder / "policy" / "agent.json").write_text("{}")
-    (broken.folder / runs.CONFIG).write_text(runs.to_yaml(broken.settings.resolved))
+    (broken.folder / runs.CONFIG).write_text(to_yaml(broken.settings.resolved))
     with pytest.raises(ValueError, match=r"1 of 4 trainings failed.*custom-reinforce-seed100\.log \(.*has format None"):
         study.study(words, "kd-env study ...")
     folder = tmp_path / "small"
@@ -105,7 +106,7 @@ def test_finished_means_judged_as_asked_for(words: list[str]) -> None:
         assert not training.finished()
         training.folder.mkdir(parents=True)
         (training.folder / "results.json").touch()
-        (training.folder / runs.CONFIG).write_text(runs.to_yaml(training.settings.resolved))
+        (training.folder / runs.CONFIG).write_text(to_yaml(training.settings.resolved))
         assert training.finished()
     more = planned([*(w for w in words if w != "evaluation.seeds=2"), "evaluation.seeds=3"])
     assert not more[0].finished() and not more[1].finished()
