@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kd_files.reading import DamagedFile, check_keys, read_json
+from kd_files.reading import check_keys, damaged, read_json
 
 logger = logging.getLogger("kd_env")
 
@@ -62,7 +62,7 @@ def check_manifest(folder: Path, remedy: str | None = None, *, ours: bool = True
     entries = read_json(path, remedy, {"format": int, "files": dict})["files"]
     for name, entry in entries.items():
         if not isinstance(entry, dict) or Path(name).name != name:
-            raise DamagedFile(path, f"{name!r} has no size and hash", remedy)
+            raise damaged(path, f"{name!r} has no size and hash", remedy)
         check_keys(path, entry, {"bytes": int, "sha256": str}, remedy)
         _check_file(folder / name, entry, remedy)
     return True
@@ -73,9 +73,9 @@ def _check_file(path: Path, entry: dict[str, Any], remedy: str) -> None:
         raise ValueError(f"{path} is missing; {remedy}.")
     size = path.stat().st_size
     if size != entry["bytes"]:
-        raise DamagedFile(path, f"{size} bytes, {entry['bytes']} when it was written", remedy)
+        raise damaged(path, f"{size} bytes, {entry['bytes']} when it was written", remedy)
     if digest(path) != entry["sha256"]:
-        raise DamagedFile(path, "other content than when it was written", remedy)
+        raise damaged(path, "other content than when it was written", remedy)
 
 
 def digest(path: Path) -> str:

@@ -16,8 +16,10 @@ Kinds = type | tuple[type, ...]
 class DamagedFile(ValueError):
     """A file that is not what it should be; the message names it, the fault and the remedy."""
 
-    def __init__(self, path: Path, fault: object, remedy: str) -> None:
-        super().__init__(f"{path} is damaged ({' '.join(str(fault).split())}); {remedy}.")
+
+def damaged(path: Path, fault: object, remedy: str) -> DamagedFile:
+    """The error for a damaged file, in one line."""
+    return DamagedFile(f"{path} is damaged ({' '.join(str(fault).split())}); {remedy}.")
 
 
 def read_text(path: Path, remedy: str, *, largest: int = LARGEST) -> str:
@@ -39,11 +41,11 @@ def read_text(path: Path, remedy: str, *, largest: int = LARGEST) -> str:
     except (IsADirectoryError, NotADirectoryError):
         raise ValueError(f"{path} must be a file, and a folder is in its place or on its way; {remedy}.") from None
     if len(data) > largest:
-        raise DamagedFile(path, f"it has more than {largest} bytes", remedy)
+        raise damaged(path, f"it has more than {largest} bytes", remedy)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DamagedFile(path, f"byte {error.start} is no UTF-8", remedy) from error
+        raise damaged(path, f"byte {error.start} is no UTF-8", remedy) from error
 
 
 def read_json(path: Path, remedy: str, schema: Mapping[str, Kinds] | None = None) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def read_json(path: Path, remedy: str, schema: Mapping[str, Kinds] | None = None
     """
     values = parse_json(path, read_text(path, remedy), remedy)
     if not isinstance(values, dict):
-        raise DamagedFile(path, "it holds no JSON object", remedy)
+        raise damaged(path, "it holds no JSON object", remedy)
     check_keys(path, values, schema or {}, remedy)
     return values
 
@@ -69,19 +71,19 @@ def parse_json(path: Path, text: str, remedy: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of too many digits is a plain ValueError
-        raise DamagedFile(path, f"no JSON: {error}", remedy) from error
+        raise damaged(path, f"no JSON: {error}", remedy) from error
 
 
 def check_keys(path: Path, values: Mapping[str, Any], schema: Mapping[str, Kinds], remedy: str) -> None:
     """Refuse values that lack a key of ``schema``, or have another type there."""
     for key, kinds in schema.items():
         if key not in values:
-            raise DamagedFile(path, f"{key!r} is missing", remedy)
+            raise damaged(path, f"{key!r} is missing", remedy)
         value = values[key]
         wanted = kinds if isinstance(kinds, tuple) else (kinds,)
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             names = " or ".join(kind.__name__ for kind in wanted)
-            raise DamagedFile(path, f"{key!r} is {_short(value)}, no {names}", remedy)
+            raise damaged(path, f"{key!r} is {_short(value)}, no {names}", remedy)
 
 
 def _short(value: object) -> str:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kd_files.reading import DamagedFile
+from kd_files.reading import damaged
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -36,4 +36,4 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise DamagedFile(path, error, remedy) from error
+        raise damaged(path, error, remedy) from error

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from kd_files.manifest import write_manifest
 
 
@@ -41,6 +43,9 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     What was there stays until the new one is whole and on the disk. A process that is killed between the two renames
     leaves it under another name, and :func:`recover` puts it back.
+
+    Raises:
+        OSError: the disk is full, read-only or the like; also where a library says so in its own way.
     """
     recover(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +59,8 @@ def new_folder(target: Path) -> Iterator[Path]:
             target.rename(old)
         fresh.rename(target)
         flush_folder(target.parent)
+    except SafetensorError as error:
+        raise OSError(f"{target} cannot be written ({error})") from error
     finally:
         recover(target)
         shutil.rmtree(fresh, ignore_errors=True)

@@ -16,7 +16,7 @@ from cli.settings.kinds.catalog import reader_of
 from cli.settings.options import flag, names_of, split_options
 from cli.settings.read import agent_label
 from kd_env.core.registry import unknown_name
-from kd_files.reading import read_json
+from kd_files.reading import check_keys, damaged, read_json
 
 if TYPE_CHECKING:
     from kd_env.evaluation.comparing.runs import Run
@@ -124,11 +124,23 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             agent=label,
             control=str(config["control"]),
             train_seeds=range(config["seed"], config["seed"] + config["num_envs"]),
-            results=read_json(folder / runs.RESULTS, "judge the run again with resume=true"),
+            results=read_results(folder / runs.RESULTS),
             searched=config["agent"]["name"] == "searched",
         )
         for folder, config, label in zip(folders, configs, agent_labels(configs), strict=True)
     ]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a report wrote, with what every comparison reads; raises :class:`kd_files.reading.DamagedFile`."""
+    remedy = "delete it, and judge the run again with resume=true"
+    results = read_json(path, remedy, {"seeds": list, "policies": list})
+    for row in results["policies"]:
+        if not isinstance(row, dict):
+            raise damaged(path, "it holds a policy without a name", remedy)
+        check_keys(path, row, {"policy": str, "learned": bool, "seeds": dict}, remedy)
+        check_keys(path, row["seeds"], {"splits": dict}, remedy)
+    return results
 
 
 def check_comparable(configs: Sequence[tuple[str, Config]]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cli.jobs.students import Student, read_students
 from cli.runs import folder as runs
 from cli.runs.config import read_config, to_yaml
-from cli.settings.options import flag, names_of, split_options, whole
+from cli.settings.options import flag, folder_name, names_of, split_options, whole
 from kd_env.core.checks import is_whole
 from kd_env.core.registry import unknown_name
 from kd_files.reading import read_json
@@ -134,10 +134,7 @@ def _check(options: Mapping[str, Any]) -> Path:
     if options["threads"] is not None:
         whole("threads", options["threads"], 1)
     flag("progress", options["progress"])
-    name = options["name"]
-    if not isinstance(name, str) or name != Path(name).name or name.startswith(".") or not name:
-        raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
-    return Path(str(options["runs_dir"])).expanduser() / name
+    return Path(str(options["runs_dir"])).expanduser() / folder_name(options["name"])
 
 
 def _config(options: Mapping[str, Any], task: str, student: Student) -> TeacherConfig:

@@ -16,7 +16,7 @@ from cli.runs.pool import Child, run_all
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.kinds.base import Settings
-from cli.settings.options import names_of, split_options, whole
+from cli.settings.options import folder_name, names_of, split_options, whole
 from cli.settings.presets import groups, option_comments
 from cli.settings.read import check, read_begun, with_defaults
 from kd_env.core.registry import unknown_name
@@ -229,9 +229,7 @@ def _check_controls(controls: Sequence[str], evaluation: dict[str, Any]) -> None
 
 def _study_folder(options: dict[str, Any], resolved: dict[str, Any]) -> Path:
     name = options["name"] or f"{resolved['presets'].get('experiment') or resolved['task']['name']}-study"
-    if not isinstance(name, str) or name != Path(name).name or name.startswith("."):
-        raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
-    return Path(str(options["runs_dir"])).expanduser() / name
+    return Path(str(options["runs_dir"])).expanduser() / folder_name(name)
 
 
 def _refuse_rule(resolved: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kd_files.reading import DamagedFile, Kinds, check_keys, read_text
+from kd_files.reading import Kinds, check_keys, damaged, read_text
 
 _LARGEST, _DEEPEST = 2**20, 30
 """Bytes of a configuration file, and how deeply its values may be nested; ours have some thousands and five."""
@@ -42,9 +42,9 @@ def read_config(path: Path, schema: Mapping[str, Kinds] | None = None, *, remedy
         _check_plain(text)
         values = OmegaConf.to_container(OmegaConf.create(text))
     except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise DamagedFile(path, f"no plain YAML: {error}", remedy) from error
+        raise damaged(path, f"no plain YAML: {error}", remedy) from error
     if not isinstance(values, dict):
-        raise DamagedFile(path, "it holds no options by name", remedy)
+        raise damaged(path, "it holds no options by name", remedy)
     found = {str(key): value for key, value in values.items()}
     check_keys(path, found, schema or {}, remedy)
     return found

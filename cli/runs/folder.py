@@ -15,7 +15,7 @@ from typing import Any
 from cli.runs.config import differences, read_config, to_yaml
 from cli.runs.former import with_former_defaults
 from kd_env.core.locks import owned
-from kd_files.reading import DamagedFile, parse_json, read_json, read_text
+from kd_files.reading import damaged, parse_json, read_json, read_text
 from kd_files.writing import atomic_write, write_json
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
@@ -97,7 +97,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
     path, remedy = folder / OVERRIDES, "copy the run folder again, or choose another"
     overrides = parse_json(path, read_text(path, remedy), remedy)
     if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
-        raise DamagedFile(path, "it holds no list of options", remedy)
+        raise damaged(path, "it holds no list of options", remedy)
     return run_config(folder), overrides
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
-from kd_files.reading import DamagedFile, parse_json, read_text
+from kd_files.reading import damaged, parse_json, read_text
 from kd_files.writing import atomic_write
 
 METRICS = "metrics.jsonl"
@@ -117,7 +117,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     for number, line in enumerate(lines, 1):
         point = parse_json(path, line, remedy)
         if not isinstance(point, dict) or "timesteps" not in point or not all(map(_is_number, point.values())):
-            raise DamagedFile(path, f"line {number} is no log of a rollout", remedy)
+            raise damaged(path, f"line {number} is no log of a rollout", remedy)
         points.append({str(key): float(value) for key, value in point.items()})
     return points
 

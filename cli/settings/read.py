@@ -11,6 +11,7 @@ from cli.runs.former import with_former_rate
 from cli.settings.controls import check_control
 from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.catalog import reader_of
+from cli.settings.options import folder_name
 
 
 def with_defaults(resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,9 +38,7 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
     _check_numbers(c)
     check_control(c["control"], agent_kind(str(c["agent"]["name"])) == "rule")
     read = reader.read(c, _agent(c["agent"]))
-    name = c["name"] or default_name(c)
-    if not isinstance(name, str) or name != Path(name).name or name.startswith("."):
-        raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
+    name = folder_name(c["name"] or default_name(c))
     return Settings(
         kind=reader.name,
         resolved={**c, "name": name, "env": read.resolved},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cli.jobs.students import STUDENTS
+from kd_files.reading import damaged, read_json
+from kd_files.writing import write_json
 
 if TYPE_CHECKING:
     from kd_env.decisions.tutor_token.problem import TutorProblem
@@ -74,24 +75,23 @@ def save_starts(folder: Path, problem: TutorProblem, seeds: Sequence[int]) -> No
 
 def write_joint(folder: Path, result: TutorResult) -> None:
     """Write what the student of a training came to."""
-    from kd_env.core.files import atomic_write
-
-    atomic_write(folder / JOINT, json.dumps(_plain(dataclasses.asdict(result))) + "\n")
+    write_json(folder / JOINT, _plain(dataclasses.asdict(result)))
 
 
 def read_joint(folder: Path) -> TutorResult:
     """What :func:`write_joint` wrote.
 
     Raises:
-        ValueError: it is missing.
+        ValueError: it is missing or damaged.
     """
     from kd_env.evaluation.judging.tutoring import TutorResult, TutorScores
 
-    path = folder / JOINT
-    if not path.is_file():
-        raise ValueError(f"{path} is missing, which holds the result of the student; train in another folder, name=...")
-    values = _arrays(json.loads(path.read_text(encoding="utf-8")))
-    return TutorResult(**{**values, "selection": TutorScores(**values["selection"])})
+    path, remedy = folder / JOINT, "it holds the result of the student: train in another folder, name=..."
+    try:
+        values = _arrays(read_json(path, remedy, {"selection": dict}))
+        return TutorResult(**{**values, "selection": TutorScores(**values["selection"])})
+    except TypeError as error:
+        raise damaged(path, error, remedy) from error
 
 
 def _plain(value: Any) -> Any:
