@@ -5,11 +5,8 @@ Large students gain nothing from stacking on a CPU, and two threads in one proce
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +17,7 @@ from cli.settings import probe
 from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.labels import with_feedback
 from kd_env.config.environment import EnvConfig
+from kd_env.core.processes import Tell, side_by_side
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
@@ -120,22 +118,12 @@ def judge_in_processes(
     """The same in ``jobs`` spawned processes with one thread each, which read the agent from the folder ``policy``."""
     from kd_env.evaluation.judging.protocol import merge_evaluations
 
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        events: Any = manager.Queue()
-        told = threading.Thread(target=_tell, args=(events, progress), daemon=True)
-        told.start()
-        try:
-            with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-                parts = [pool.submit(_part, settings, policy, chosen[place::jobs], events) for place in range(jobs)]
-                found = [part.result() for part in parts]
-        finally:  # the queue ends with its manager: whoever still listened then would tell of an error of its own
-            events.put(None)
-            told.join()
+    tasks = [(settings, policy, chosen[place::jobs]) for place in range(jobs)]
+    found = side_by_side(_part, tasks, lambda event: None if progress is None else progress(*event))
     return merge_evaluations(found, chosen)
 
 
-def _part(settings: Settings[EnvConfig], policy: Path, chosen: Sequence[str], events: Any) -> Evaluation:
+def _part(settings: Settings[EnvConfig], policy: Path, chosen: Sequence[str], tell: Tell) -> Evaluation:
     import torch
 
     # Two processes with two threads each run several times slower than with one.
@@ -147,10 +135,4 @@ def _part(settings: Settings[EnvConfig], policy: Path, chosen: Sequence[str], ev
     problem, agent = build_problem(settings.env), None
     if settings.agent.label in chosen and agent_kind(settings.agent.name) != "rule":
         agent = load_policy(policy, DistillVectorEnv(1, problem=problem))
-    return judge(settings, problem, agent, chosen, lambda *event: events.put(event))
-
-
-def _tell(events: Any, progress: Progress | None) -> None:
-    while (event := events.get()) is not None:
-        if progress is not None:
-            progress(*event)
+    return judge(settings, problem, agent, chosen, lambda *event: tell(event))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cli.errors import going_on
 from cli.jobs.students import Student, read_students
 from cli.runs import folder as runs
 from cli.runs.config import read_config, to_yaml
@@ -86,7 +87,8 @@ def downstream(overrides: Sequence[str], command: str) -> Path:
         _check_same_rows(folder, jobs, materials)
         _open_folder(folder, options, command)
         print(f"{folder}: {len(jobs)} fine-tunings, {len(jobs) - len(todo)} of them finished before.", flush=True)
-        _run(folder, todo, configs, materials, options)
+        with going_on(lambda: f"{folder} keeps finished fine-tunings; the same command goes on with the others."):
+            _run(folder, todo, configs, materials, options)
         _report(folder, students, baseline, {task: numbers[task] for task in tasks}, seeds, command)
     return folder
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.errors import going_on
 from cli.jobs.compare import check_comparable, compare_folders
 from cli.jobs.kinds.catalog import job_of
 from cli.runs import folder as runs
@@ -99,7 +100,10 @@ def _run(folder: Path, trainings: Sequence[Training], jobs: int, command: str) -
     print(f"{folder}: {len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before.", flush=True)
     for training in todo:
         (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
-    failed = run_all([_child(training) for training in todo], jobs, shown=trainings[0].settings.resolved["progress"])
+    keeps = f"{folder} keeps finished trainings and the checkpoints of the others; the same command goes on with them."
+    with going_on(lambda: keeps):
+        shown = trainings[0].settings.resolved["progress"]
+        failed = run_all([_child(training) for training in todo], jobs, shown=shown)
     done = [training.folder for training in trainings if (training.folder / runs.RESULTS).is_file()]
     if done:
         compare_folders(done, folder, command)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.errors import going_on
 from cli.jobs.kinds.base import Job
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
@@ -39,10 +40,21 @@ def train(overrides: Sequence[str], command: str) -> Path:
         job.check_training(problem)
         # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
         runs.open_run(folder, settings.resolved, overrides, command)
-        agent, history = learn(job, problem)
-        report = job.evaluate(problem, agent, folder / runs.POLICY)
-        write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
+        with going_on(lambda: kept(folder)):
+            agent, history = learn(job, problem)
+            report = job.evaluate(problem, agent, folder / runs.POLICY)
+            write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
     return folder
+
+
+def kept(folder: Path) -> str:
+    """What a run that is stopped keeps, and how it goes on."""
+    if (folder / runs.POLICY).is_dir():
+        what = "the trained policy"
+    else:
+        steps = Checkpoints(folder / runs.CHECKPOINT).steps()
+        what = "no checkpoint yet" if steps is None else f"the checkpoint of step {steps}"
+    return f"{folder} keeps {what}; the same command with resume=true goes on."
 
 
 def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]]:

@@ -52,6 +52,10 @@ class Checkpoints:
             raise ValueError(f"{faults[0]} No other checkpoint is left: to begin anew delete {self.folder}.")
         return None
 
+    def steps(self) -> int | None:
+        """Steps of the newest numbered checkpoint, whole or not; None where there is none."""
+        return next((int(path.name) for path in self._numbered()), None)
+
     def save(self, agent: Saved, steps: int) -> None:
         """Keep an agent, and then drop what was kept before."""
         target = self.folder / f"{steps:012d}"
