@@ -89,3 +89,8 @@ def digest(path: Path) -> str:
     if time.time_ns() - stat.st_mtime_ns > _SETTLED:
         _digests[key] = found
     return found
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder by name; empty where there is no folder."""
+    return {path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.errors import going_on
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import set_threads
 from cli.runs import folder as runs
+from cli.runs.config import differences
 from cli.settings import probe
 from cli.settings.kinds.base import Settings
 from cli.settings.read import check, read_settings
@@ -50,12 +52,14 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     if others:
         print(f"{run / runs.CONFIG} is what counts: {', '.join(others)}.", file=sys.stderr, flush=True)
     settings = check(read_settings(composed))
-    name = str(composed["name"]) if names_key(given, "name") else _next_name(run / EVALUATIONS)
-    folder = run / EVALUATIONS / name
+    folder = run / EVALUATIONS / (str(composed["name"]) if names_key(given, "name") else _next_name(run, settings))
     with runs.writing(folder, "evaluation"):
-        if folder.exists():
+        if folder.exists() and not _goes_on(folder, settings):
             raise ValueError(f"{folder} exists; choose another name with name=...")
-        return _evaluate_into(folder, run, settings, given, command)
+        with going_on(
+            lambda: f"{folder} keeps the policies that were judged; the same command goes on with the others."
+        ):
+            return _evaluate_into(folder, run, settings, given, command)
 
 
 def _evaluate_into(folder: Path, run: Path, settings: Settings[Any], given: Sequence[str], command: str) -> Path:
@@ -65,7 +69,7 @@ def _evaluate_into(folder: Path, run: Path, settings: Settings[Any], given: Sequ
     problem = job.load_problem()
     agent = job.load_policy(run, problem)
     # Before the work: students that are kept go into the folder.
-    runs.open_run(folder, settings.resolved, given, command)
+    runs.describe(folder, settings.resolved, given, command)
     report = job.evaluate(problem, agent, run / runs.POLICY)
     write_results(folder, report, appendix=job.appendix(problem, run / runs.POLICY))
     return folder
@@ -111,9 +115,23 @@ def split_run(overrides: Sequence[str]) -> tuple[Path, list[str]]:
     return Path(named[0].removeprefix("run=")).expanduser(), [text for text in words if text not in named]
 
 
-def _next_name(folder: Path) -> str:
-    """The first free number; of two evaluations that begin at once both may find it, and one is refused."""
+def _next_name(run: Path, settings: Settings[Any]) -> str:
+    """The first number that is free, or whose evaluation was the same and is not finished.
+
+    Of two evaluations that begin at once both may find it, and one is refused.
+    """
     number = 1
-    while (folder / str(number)).exists() or (folder / f".{number}.lock").exists():
+    while True:
+        folder = run / EVALUATIONS / str(number)
+        free = not folder.exists() and not folder.with_name(f".{number}.lock").exists()
+        if free or _goes_on(folder, settings):
+            return str(number)
         number += 1
-    return str(number)
+
+
+def _goes_on(folder: Path, settings: Settings[Any]) -> bool:
+    """Whether an evaluation with these options was broken off in a folder."""
+    if (folder / runs.RESULTS).exists() or not (folder / runs.CONFIG).is_file():
+        return False
+    changed = differences(runs.run_config(folder), settings.resolved)
+    return all(key in ("name", "progress", "threads", "evaluation.jobs") for key in changed)

@@ -77,6 +77,11 @@ def open_run(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str]
         ValueError: as :func:`check_folder`, which is asked again: other work may have come first.
     """
     check_folder(folder, resolved)
+    describe(folder, resolved, overrides, command)
+
+
+def describe(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str], command: str) -> None:
+    """Make a folder where it is missing and write what describes its run or evaluation."""
     folder.mkdir(exist_ok=True)
     atomic_write(folder / CONFIG, to_yaml(resolved))
     atomic_write(folder / OVERRIDES, json.dumps(list(overrides)) + "\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.common.saved import SavedAgent
+from cli.jobs.contenders import JUDGED
 from cli.jobs.kinds import prepare
 from cli.jobs.kinds.base import AnyVectorEnv, Job
 from cli.jobs.kinds.token_samples import edited_samples
@@ -20,9 +21,11 @@ from cli.settings.learning import check_learns, learning_options, total_steps
 from kd_env.decisions.tutor_token.options import TutorConfig
 from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.decisions.tutor_token.process import with_tutor_options
+from kd_files.manifest import digests
 
 if TYPE_CHECKING:
     from kd_env.envs.tutor_env import TutorVectorEnv
+    from kd_env.evaluation.judging.kept import KeptResults
     from kd_env.evaluation.judging.tutor_dev import Judged
     from kd_env.evaluation.judging.tutoring import Contender, TutorResult
     from kd_env.evaluation.reports.report import Report
@@ -148,9 +151,20 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
         def on_end(name: str, env: TutorVectorEnv, result: TutorResult, of: Sequence[int]) -> None:
             keep_students(settings.run_folder, name, env, result, of, self._kept())
 
-        progress = show_progress() if settings.resolved["progress"] else None
+        kept, policies = self._kept_results(problem), {name: self._identity(name, policy) for name in contenders}
+        found = {name: kept.read(name, identity) for name, identity in policies.items()}
+        finished = {name: result for name, result in found.items() if result is not None}
+        if finished:
+            print(f"Judged before, and kept: {', '.join(finished)}.", flush=True)
         results = evaluate_tutors(
-            _native(problem), contenders, settings.evaluation_seeds, judged=judged, progress=progress, on_end=on_end
+            _native(problem),
+            contenders,
+            settings.evaluation_seeds,
+            judged=judged,
+            progress=show_progress(len(contenders) - len(finished)) if settings.resolved["progress"] else None,
+            on_end=on_end,
+            finished=finished,
+            on_result=lambda name, result: kept.write(name, policies[name], result),
         )
         label = settings.agent.label
         if self.joint and self.learns:
@@ -190,6 +204,30 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
             rules = [agent, *rules]
         contenders = {} if self.joint or not self.learns else {agent.label: Contender(self._trained(policy), problem)}
         return {**contenders, **{spec.label: Contender(self._rule(spec), native) for spec in rules}}
+
+    def _kept_results(self, problem: TutorProblem) -> KeptResults:
+        """Where results of single policies are kept until the evaluation is written."""
+        import kd_env
+        from kd_env.evaluation.judging.kept import KeptResults
+
+        evaluation = self.settings.resolved["evaluation"]
+        models = (problem.config.teacher, problem.config.student_config.name_or_path)
+        identity = {
+            "version": kd_env.__version__,
+            "rows": problem.fingerprint,
+            "env": problem.config.to_dict(),
+            "models": [digests(Path(folder)) for folder in models if folder],
+            "seeds": list(self.settings.evaluation_seeds),
+            "options": [evaluation["first_seed"], evaluation["deterministic"], self._kept(), DEV_ROWS],
+        }
+        return KeptResults(self.settings.run_folder / JUDGED, identity)
+
+    def _identity(self, name: str, policy: Path) -> list[Any]:
+        agent = self.settings.agent
+        if name == agent.label and self.learns:
+            return [agent.name, agent.options, digests(policy)]
+        spec = next(spec for spec in (agent, *(self.settings.rules or ())) if spec.label == name)
+        return [spec.name, spec.options]
 
     def _rule(self, spec: PolicySpec) -> Callable[[TutorVectorEnv], Any]:
         from agents import make_rule

@@ -91,6 +91,8 @@ def evaluate_tutors(
     judged: Judged | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     on_end: Callable[[str, TutorVectorEnv, TutorResult, list[int]], None] | None = None,
+    finished: Mapping[str, TutorResult] | None = None,
+    on_result: Callable[[str, TutorResult], None] | None = None,
 ) -> dict[str, TutorResult]:
     """Distil one fresh student for every seed under every tutor, all on the same seeds.
 
@@ -103,6 +105,8 @@ def evaluate_tutors(
         progress: called with the tutor's name, the steps done and those of an episode.
         on_end: called as students are judged, with the tutor's name, the environment that holds them, their result and
             their seeds: all of a tutor at once, or one after another where they have dropout.
+        finished: results of tutors that are judged already, on the same seeds.
+        on_result: told about every other result as it is there.
 
     Raises:
         ValueError: a contender whose students would not be the same ones, or learn otherwise than by their tokens.
@@ -110,8 +114,11 @@ def evaluate_tutors(
     for name, tutor in tutors.items():
         if isinstance(tutor, Contender):
             _check_comparable(name, tutor.problem, problem)
-    judged, found = judged or judged_problems(problem, dev_rows), {}
+    judged, found = judged or judged_problems(problem, dev_rows), dict[str, TutorResult]()
     for name, tutor in tutors.items():
+        if finished and name in finished:
+            found[name] = finished[name]
+            continue
         own = tutor if isinstance(tutor, Contender) else Contender(tutor, problem)
         # Students with dropout cannot be stacked.
         apart = problem.config.student_config.dropout > 0
@@ -124,6 +131,8 @@ def evaluate_tutors(
             if on_end is not None:
                 on_end(name, env, parts[-1], together)
         found[name] = joined(parts)
+        if on_result is not None:
+            on_result(name, found[name])
     return found
 
 
