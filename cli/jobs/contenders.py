@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 from agents import agent_kind
 from cli.jobs.progress import Progress
 from cli.jobs.students import keeper
+from cli.runs import folder as runs
 from cli.settings import probe
 from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.labels import with_feedback
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from kd_env.mdp.problem import Problem
 
 EXTRA = " (train+feedback)"
-JUDGED = "judged"
-"""Folder of kept results in a run folder."""
 
 
 def names(settings: Settings[EnvConfig]) -> list[str]:
@@ -125,7 +124,7 @@ def kept_results(settings: Settings[EnvConfig], problem: Problem) -> KeptResults
         "seeds": list(settings.evaluation_seeds),
         "deterministic": settings.resolved["evaluation"]["deterministic"],
     }
-    return KeptResults(settings.run_folder / JUDGED, identity)
+    return KeptResults(settings.run_folder / runs.JUDGED, identity)
 
 
 def judge(

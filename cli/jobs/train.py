@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.common.storage import read_header
 from cli.errors import going_on
 from cli.jobs.kinds.base import Job
 from cli.jobs.kinds.catalog import job_of
@@ -47,6 +48,15 @@ def train(overrides: Sequence[str], command: str) -> Path:
     return folder
 
 
+def _steps_of(saved: Path | None) -> int | None:
+    """Environment steps after which an agent was saved; None where none is, or a rule, or a damaged one."""
+    try:
+        steps = None if saved is None else read_header(saved).get("num_timesteps")
+    except ValueError:  # told by whoever wants to use it
+        return None
+    return steps if isinstance(steps, int) else None
+
+
 def kept(folder: Path) -> str:
     """What a run that is stopped keeps, and how it goes on."""
     if (folder / runs.POLICY).is_dir():
@@ -69,16 +79,20 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
         rule.save(policy)
         return None, []
     device = agent_device(c)
-    if policy.is_dir():
+    trained, wanted = _steps_of(policy), 0 if c["control"] == "untrained" else c["total_timesteps"] or 0
+    if policy.is_dir() and not (job.goes_on and trained is not None and trained < wanted):
         print(f"The policy in {policy} is trained already.", flush=True)
         try:
             return load_agent(policy, device=device), read_history(logs)
         except ValueError as error:
             raise ValueError(f"{error} Without {policy} the training goes on from its last checkpoint.") from error
+    (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer steps
     env = GapRecorder(job.training_env(problem))
     try:
         agent: Any
         checkpoint = checkpoints.newest()
+        if trained is not None and trained > (_steps_of(checkpoint) or 0):
+            checkpoint = policy
         if checkpoint is not None:
             agent = load_agent(checkpoint, env, device=device, **agent_options(c["control"], c["seed"]))
         else:

@@ -20,6 +20,9 @@ from kd_files.writing import atomic_write, write_json
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
 POLICY, CHECKPOINT, LOGS, RESULTS, SPACES = "policy", "checkpoint", "logs", "results.json", "spaces.json"
+RESUMED, JUDGED = "resumed", "judged"
+"""Key of the versions under which a run went on, and folder of policies that are judged while others are not."""
+_VERSIONS_REMEDY = "delete it, and it is written again"
 _COMPONENTS, _FEATURES, _VIEW = "action components", "observation features", "action view"
 _MAY_CHANGE = (
     *("resume", "progress", "threads", "checkpoint_every", "evaluation"),
@@ -81,12 +84,33 @@ def open_run(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str]
 
 
 def describe(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str], command: str) -> None:
-    """Make a folder where it is missing and write what describes its run or evaluation."""
+    """Make a folder where it is missing and write what describes its run or evaluation.
+
+    Of one that goes on, commands and versions stay, and those of now stand behind them.
+    """
     folder.mkdir(exist_ok=True)
+    commands, first = _former_description(folder)
     atomic_write(folder / CONFIG, to_yaml(resolved))
     atomic_write(folder / OVERRIDES, json.dumps(list(overrides)) + "\n")
-    atomic_write(folder / COMMAND, command + "\n")
-    write_json(folder / VERSIONS, versions())
+    atomic_write(folder / COMMAND, "".join(f"{line}\n" for line in [*commands, command]))
+    now = versions()
+    write_json(folder / VERSIONS, now if first is None else {**first, RESUMED: [*first.get(RESUMED, []), now]})
+
+
+def resumed(folder: Path) -> int:
+    """How often a run or an evaluation went on in its folder."""
+    return len(read_json(folder / VERSIONS, _VERSIONS_REMEDY).get(RESUMED, []))
+
+
+def _former_description(folder: Path) -> tuple[list[str], dict[str, Any] | None]:
+    """Commands and versions under which work has begun in a folder; none where it has not."""
+    if not _began(folder) or not (folder / VERSIONS).is_file():
+        return [], None
+    former = read_json(folder / VERSIONS, _VERSIONS_REMEDY)
+    if not isinstance(former.get(RESUMED, []), list):
+        raise damaged(folder / VERSIONS, f"{RESUMED!r} is no list", _VERSIONS_REMEDY)
+    path = folder / COMMAND
+    return (read_text(path, "delete it").splitlines() if path.is_file() else []), former
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -152,7 +176,7 @@ def check_spaces(folder: Path, env: Any) -> None:
 
 
 def _began(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (POLICY, CHECKPOINT, LOGS, RESULTS))
+    return any((folder / name).exists() for name in (POLICY, CHECKPOINT, LOGS, RESULTS, JUDGED))
 
 
 def _meaning(env: Any) -> dict[str, list[Any]]:
@@ -220,6 +244,9 @@ def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
         )
     before = with_former_defaults(run_config(folder))
     changed = [key for key in differences(before, resolved) if key.split(".")[0] not in _MAY_CHANGE]
+    former, wanted = before.get("total_timesteps"), resolved.get("total_timesteps")
+    if isinstance(former, int) and isinstance(wanted, int) and wanted > former:  # more of the same
+        changed = [key for key in changed if key != "total_timesteps"]
     if changed:
         raise ValueError(
             f"The run {folder} was started with other values of {', '.join(changed)}; resume it with the same, or "

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents import load_agent
 from cli.jobs.progress import show_progress
-from cli.main import main
+from cli.main import main, run
+from cli.runs.watch import read_history
 from kd_env.evaluation.judging import protocol, tutoring
 from kd_env.evaluation.judging.kept import KeptResults
 from kd_env.evaluation.judging.results import Measured, PolicyResult, SplitScores, TaughtBeside
@@ -165,3 +167,25 @@ def test_progress_is_told_in_lines_with_the_time_left(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     show_progress(1)("a", 1, 1)
     assert capsys.readouterr().err.endswith("evaluating 100%  a 1/1  ETA 0 s\n")
+
+
+def test_a_run_that_goes_on_says_so_and_can_be_trained_further(words: list[str], tmp_path: Path) -> None:
+    """Commands and versions of before stay; more steps of a finished training are taken from its policy."""
+    trained = [
+        *(word for word in words if word != "agent=rule/all" and not word.startswith("evaluation.rules")),
+        *("agent=actor_critic", "agent.options.n_steps=2", "num_envs=2", "checkpoint_every=0", "evaluation.rules=[]"),
+    ]
+    folder = tmp_path / "mine"
+    assert run("train", [*trained, "total_timesteps=8"], "first") == 0
+    assert json.loads((folder / "results.json").read_text())["resumed"] == 0
+    assert run("train", [*trained, "total_timesteps=8", "resume=true"], "second") == 0
+    assert load_agent(folder / "policy").num_timesteps == 8  # type: ignore[attr-defined]
+    assert run("train", [*trained, "total_timesteps=16", "resume=true"], "third") == 0
+    assert load_agent(folder / "policy").num_timesteps == 16  # type: ignore[attr-defined]
+    commands = (folder / "command.txt").read_text().splitlines()
+    assert [line.split()[0] for line in commands] == ["first", "second", "third"]
+    versions = json.loads((folder / "versions.json").read_text())
+    assert len(versions.pop("resumed")) == 2 and "torch" in versions
+    assert json.loads((folder / "results.json").read_text())["resumed"] == 2
+    assert [point["timesteps"] for point in read_history(folder / "logs")] == [4, 8, 12, 16]
+    assert run("train", [*trained, "total_timesteps=8", "resume=true"], "fewer") == 2

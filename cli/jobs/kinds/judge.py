@@ -10,6 +10,7 @@ from typing import Any
 
 from cli.jobs import contenders
 from cli.jobs.progress import show_progress
+from cli.runs import folder as runs
 from cli.settings.kinds.base import Settings
 from kd_env.config.environment import EnvConfig
 from kd_env.evaluation.reports.report import Report
@@ -49,6 +50,6 @@ def write_results(
     print_report(report)
     if appendix:
         print(f"\n{appendix}", end="")
-    write_report(folder, report, history, appendix)
-    shutil.rmtree(folder / contenders.JUDGED, ignore_errors=True)  # all of it stands in the report now
+    write_report(folder, report, history, appendix, {runs.RESUMED: runs.resumed(folder)})
+    shutil.rmtree(folder / runs.JUDGED, ignore_errors=True)  # all of it stands in the report now
     print(f"Written to {folder}", flush=True)

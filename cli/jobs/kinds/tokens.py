@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.common.saved import SavedAgent
-from cli.jobs.contenders import JUDGED
 from cli.jobs.kinds import prepare
 from cli.jobs.kinds.base import AnyVectorEnv, Job
 from cli.jobs.kinds.token_samples import edited_samples
@@ -102,6 +101,11 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
     def is_over(self, env: AnyVectorEnv) -> bool:
         """With ``protocol=joint`` a student that diverged ends the training."""
         return self.joint and _result(env) is not None
+
+    @property
+    def goes_on(self) -> bool:
+        """Not where the one student of the training is judged."""
+        return not self.joint
 
     def end_training(self, agent: Any, env: AnyVectorEnv) -> None:
         """With ``protocol=joint`` the student is judged already, and kept."""
@@ -220,7 +224,7 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
             "seeds": list(self.settings.evaluation_seeds),
             "options": [evaluation["first_seed"], evaluation["deterministic"], self._kept(), DEV_ROWS],
         }
-        return KeptResults(self.settings.run_folder / JUDGED, identity)
+        return KeptResults(self.settings.run_folder / runs.JUDGED, identity)
 
     def _identity(self, name: str, policy: Path) -> list[Any]:
         agent = self.settings.agent

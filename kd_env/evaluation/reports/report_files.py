@@ -49,7 +49,13 @@ def markdown_table(report: Report) -> str:
     return "\n\n".join(text for text in (report.headline, table.rstrip(), report.detectable) if text) + "\n"
 
 
-def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = (), appendix: str = "") -> None:
+def write_report(
+    folder: Path,
+    report: Report,
+    history: Iterable[Mapping[str, float]] = (),
+    appendix: str = "",
+    origin: Mapping[str, Any] | None = None,
+) -> None:
     """``results.json``, ``results.csv``, ``results.md`` and pictures.
 
     ``weights.png`` shows the weights of terms where there are any, ``traces.png`` what else was followed, and with a
@@ -60,6 +66,7 @@ def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, fl
         report: what is written.
         history: of the training.
         appendix: Markdown that ``results.md`` ends with.
+        origin: what ``results.json`` says of the run beside, as plain values.
     """
     from kd_env.evaluation.reports.plots import learning_curve, traces_over_time, weights_over_time
 
@@ -74,7 +81,9 @@ def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, fl
     points = list(history)
     if any(name in point for point in points for name in ("return_mean", "reward")):
         atomic_write(folder / "learning_curve.png", learning_curve(points))
-    write_json(folder / "results.json", to_json(report))  # last: who finds it takes the evaluation to be finished
+    write_json(
+        folder / "results.json", {**to_json(report), **(origin or {})}
+    )  # last: who finds it takes the evaluation to be finished
 
 
 def to_json(report: Report) -> dict[str, Any]:
