@@ -12,7 +12,7 @@ lint:
 	ruff format --check .
 
 types:
-	mypy kd_env agents cli train_agent.py
+	mypy kd_files kd_env agents cli train_agent.py
 
 # All of them in a fresh virtual environment, and the main job.
 ci:

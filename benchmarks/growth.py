@@ -14,7 +14,6 @@ import gc
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import torch
 
 from benchmarks import common
 from kd_env import DistillVectorEnv, build_problem
-from kd_env.core import checks
+from kd_env.core import checks, processes
 from kd_env.decisions.options import env_config
 from kd_env.models.devices import resolve_device
 
@@ -196,15 +195,9 @@ def measure(options: Options, cell: dict[str, int]) -> dict[str, float]:
 
 
 def _in_child(options: Options, cell: dict[str, int]) -> dict[str, float]:
-    root = Path(__file__).resolve().parent.parent
     words = json.dumps({"options": dataclasses.asdict(options), "cell": cell})
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.growth", words], cwd=root, env=environment, capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"The process that measures {cell} failed:\n{done.stderr}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    printed = processes.output(["benchmarks.growth", words], environment={"OMP_NUM_THREADS": str(options.threads)})
+    found: dict[str, float] = json.loads(printed.splitlines()[-1])
     return found
 
 

@@ -9,8 +9,6 @@ batches from all teachers.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ import torch
 
 from benchmarks import common, growth
 from kd_env import DistillEnv, build_problem
-from kd_env.core import checks
+from kd_env.core import checks, processes
 from kd_env.core.files import atomic_write
 from kd_env.data.tables import draw, start_stream
 from kd_env.decisions.options import env_config
@@ -257,19 +255,9 @@ def _step(env: DistillEnv) -> dict[str, Any]:
 
 
 def _in_child(options: Options, given: dict[str, Any]) -> float:
-    root = Path(__file__).resolve().parent.parent
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     words = json.dumps({"threads": options.threads, "given": given})
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.teacher_set", words],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"The process that reads the caches failed:\n{done.stderr}")
-    return float(done.stdout.splitlines()[-1])
+    environment = {"OMP_NUM_THREADS": str(options.threads)}
+    return float(processes.output(["benchmarks.teacher_set", words], environment=environment).splitlines()[-1])
 
 
 def _main(words: str) -> None:

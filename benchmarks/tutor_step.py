@@ -16,8 +16,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +28,7 @@ import torch
 
 from benchmarks import common, growth
 from benchmarks.bare_tutor import LOOPS, agree, next_text, start
-from kd_env.core import checks
+from kd_env.core import checks, processes
 from kd_env.core.files import atomic_write
 from kd_env.data.toy import masked_lm_folder
 from kd_env.decisions.options import env_config
@@ -375,19 +373,9 @@ def measure_memory(options: Options, loop: str) -> dict[str, Any]:
 
 
 def _in_child(options: Options, loop: str) -> dict[str, Any]:
-    root = Path(__file__).resolve().parent.parent
     words = json.dumps({"options": dataclasses.asdict(options), "loop": loop})
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.tutor_step", words],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"The process that measures the memory of {loop} failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    printed = processes.output(["benchmarks.tutor_step", words], environment={"OMP_NUM_THREADS": str(options.threads)})
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return found
 
 

@@ -13,7 +13,8 @@ def evaluate_any(overrides: Sequence[str], command: str) -> Path:
     Raises:
         ValueError: as :func:`evaluate_run` and :func:`cli.jobs.downstream.downstream`; or both are named.
     """
-    from cli.jobs.evaluate import evaluate_run, names_key
+    from cli.jobs.evaluate import evaluate_run
+    from cli.settings.rejudged import names_key
 
     if not names_key(overrides, "students"):
         return evaluate_run(overrides, command)

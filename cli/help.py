@@ -42,6 +42,16 @@ EXAMPLES = {
     ),
 }
 
+GOING_ON = {
+    "train": "the same command with resume=true goes on from the last checkpoint, and with policies not judged yet; "
+    "a higher total_timesteps goes on with a finished run.",
+    "teacher": "the same command goes on from the last evaluation; a finished teacher of the same options is kept.",
+    "evaluate": "the same command goes on with policies, or fine-tunings, that are not finished.",
+    "study": "the same command goes on with trainings that are not finished.",
+    "compare": "nothing is lost; the same command with overwrite=true writes it again.",
+}
+"""What to do with a job that was ended from outside."""
+
 
 def overview() -> str:
     """``kd-env --help``."""
@@ -84,6 +94,7 @@ def command_help(name: str) -> str:
         lines += ["", "Options of students=...:"]
         for key, value, comment in option_comments("downstream"):
             lines += _wrap(f"  {key}={value}  ", comment, 40)
+    lines += ["", *_wrap("Stopped or killed:  ", GOING_ON[name])]
     cfg = "--cfg job (print the resolved configuration), " if grouped else ""
     lines += ["", f"Flags: --help, {cfg}--debug (tracebacks)", "", "Examples:"]
     lines += [f"  {example}" for example in EXAMPLES[name]]

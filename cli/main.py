@@ -59,7 +59,7 @@ def _print_help(name: str, words: Sequence[str]) -> None:
 
 
 def _print_config(name: str, overrides: Sequence[str]) -> None:
-    from cli.runs.folder import to_yaml
+    from cli.runs.config import to_yaml
     from cli.settings.compose import compose
     from cli.settings.presets import JOB_GROUPS
 

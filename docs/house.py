@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("kd_env", "agents", "cli")
+PACKAGES = ("kd_files", "kd_env", "agents", "cli")
 FLOORS = (
     ("core",),
     ("config", "data", "knowledge"),

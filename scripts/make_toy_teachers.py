@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kd_env.data.loading import get_task
 from kd_env.data.tasks import Rows
 from kd_env.data.toy import teacher_folder, toy_rows, vocabulary
+from kd_files.manifest import write_manifest
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_POSITIONS = 40
@@ -207,6 +208,7 @@ def save(
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         (Path(aside) / "kd_env_teacher.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_manifest(Path(aside))
         for path in sorted(Path(aside).iterdir()):
             path.chmod(0o644)  # weights are written for the owner alone, but the package is for everybody
             os.replace(path, folder / path.name)

@@ -76,7 +76,7 @@ def test_paths_exist(page: str) -> None:
 def test_every_room_is_described() -> None:
     table = read("CONTRIBUTING.md").split("| room |")[1].split("\n\n")[0]
     rooms = [f"kd_env/{room}" for floor in house.FLOORS for room in floor]
-    assert re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE) == [*rooms, "agents", "cli", "configs"]
+    assert re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE) == ["kd_files", *rooms, "agents", "cli", "configs"]
 
 
 def test_entry_point_groups_are_those_of_the_code() -> None:

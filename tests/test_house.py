@@ -78,6 +78,11 @@ def test_kd_env_knows_neither_agents_nor_the_command_line() -> None:
             assert "stable_baselines3" not in top, path
 
 
+def test_files_know_nothing_of_what_is_in_them() -> None:
+    for path in house.sources("kd_files"):
+        assert not {name.split(".")[0] for name in house.imported_names(path)} & {"kd_env", "agents", "cli"}, path
+
+
 def test_agents_never_import_kd_env() -> None:
     for path in house.sources("agents"):
         assert not any(name.split(".")[0] in ("kd_env", "cli", "train_agent") for name in house.imported_names(path)), (

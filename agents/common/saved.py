@@ -14,7 +14,7 @@ from agents.common.base import AnyEnv, Array, RewardTransform, Spaces, as_path, 
 
 
 class SavedAgent(ABC):
-    """An agent that is kept as a folder: ``agent.json`` (the header) and tensors in files of safetensors.
+    """An agent that is kept as a folder: ``agent.json`` (the header), tensors in files of safetensors and a manifest.
 
     It holds what agents check before they learn, too, whoever's loop they run.
     """
@@ -101,12 +101,14 @@ class SavedAgent(ABC):
         """
         folder = as_path(path)
         header = cls._read_header(folder)
-        saved = cls._saved_interface(header)
+        with storage.restoring(folder):
+            saved = cls._saved_interface(header)
         if env is not None:
             cls._check_fits(saved, env)
-        options = {"seed": header["seed"], "device": device, "reward_transform": reward_transform}
-        agent = cls._fresh(header, saved if env is None else env, **options)
-        agent._restore(folder, header, force_reset=force_reset)
+        with storage.restoring(folder):
+            options = {"seed": header["seed"], "device": device, "reward_transform": reward_transform}
+            agent = cls._fresh(header, saved if env is None else env, **options)
+            agent._restore(folder, header, force_reset=force_reset)
         return agent
 
     def _check_learns(self, has_env: bool, total_timesteps: int) -> None:

@@ -1,13 +1,12 @@
-"""Agents on disk: a folder with ``agent.json`` and safetensors, never a pickle.
+"""Agents on disk: a folder with ``agent.json``, safetensors and a manifest, never a pickle.
 
-A folder is written beside its place under a temporary name and renamed, so that a crash leaves the old one.
+A folder is written beside its place under a temporary name and renamed, so that a crash leaves the old one. Nothing is
+written, or read to act, that is not finite: such a policy does something, and nobody would see that it chooses nothing.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +16,18 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agents.common.base import ActionSpace, Spaces
+from kd_files import reading, tensors, writing
+from kd_files.manifest import check_manifest
 
 HEADER = "agent.json"
 FORMAT = 1
+REMEDY = "copy the whole folder again, or train the agent again"
+_ACTING = ("networks", "normalizer", "candidates")
+"""Files of what actions are made from."""
+_MISFITS = (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError, AssertionError)
 
 
 @contextmanager
@@ -35,56 +39,88 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / HEADER).is_file()):
         raise ValueError(f"{target} exists and is no saved agent; choose another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    fresh, old = target.with_name(f".{target.name}.{mark}.new"), target.with_name(f".{target.name}.{mark}.old")
-    fresh.mkdir()
-    try:
+    with writing.new_folder(target) as fresh:
         yield fresh
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_header(folder: Path, header: Mapping[str, Any]) -> None:
     """Write ``agent.json``; ``header["agent"]`` names the agent."""
-    (folder / HEADER).write_text(json.dumps({"format": FORMAT, **header}, indent=2) + "\n")
+    text = json.dumps({"format": FORMAT, **header}, indent=2) + "\n"
+    (folder / HEADER).write_text(text, encoding="utf-8")
 
 
 def read_header(folder: Path, expected: str | None = None) -> dict[str, Any]:
-    """Read ``agent.json``.
+    """Read ``agent.json``, once all files of the folder are known to be as they were written.
 
     Raises:
-        ValueError: no saved agent, one of another format, or another agent than ``expected``.
+        ValueError: no saved agent, a damaged one, one of another format, or another agent than ``expected``.
     """
+    writing.recover(folder)
     path = folder / HEADER
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{folder} holds no saved agent ({HEADER} is missing).")
-    header: dict[str, Any] = json.loads(path.read_text())
+    check_manifest(folder, REMEDY)
+    header = reading.read_json(path, REMEDY)
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} has format {header.get('format')!r}, this version reads {FORMAT}; train it again.")
+    reading.check_keys(path, header, {"agent": str}, REMEDY)
     if expected is not None and header["agent"] != expected:
         raise ValueError(f"{folder} holds the agent {header['agent']!r}, not {expected!r}; use agents.load_agent.")
     return header
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, each with memory of its own (shared memory is refused by the format)."""
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Tell in one line that the files of a folder do not fit together, where an agent cannot be made from them.
+
+    Raises:
+        ValueError: in place of what a missing key, another type or another shape raises.
+    """
+    try:
+        yield
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        MemoryError,
+        AssertionError,
+    ) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"The files of the saved agent {folder} do not fit together ({reason}); {REMEDY}.") from error
+
+
+def write_tensors(path: Path, values: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors.
+
+    Raises:
+        ValueError: values to act with that are not finite.
+    """
+    if name := _not_finite(path, values):
+        raise ValueError(
+            f"The agent's {path.stem} are not finite ({name}): its training diverged, and it is not saved. Go on from "
+            "what was saved before, or train again with a lower learning_rate."
+        )
+    tensors.write_tensors(path, values)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        ValueError: the file is missing.
+        ValueError: the file is missing or damaged, or holds values to act with that are not finite.
     """
-    if not path.is_file():
-        raise ValueError(f"{path.parent} is not a complete saved agent: {path.name} is missing.")
-    return load_file(path)
+    values = tensors.read_tensors(path, REMEDY)
+    if name := _not_finite(path, values):
+        raise ValueError(f"{path} holds values that are not finite ({name}): no policy can act with them; {REMEDY}.")
+    return values
+
+
+def _not_finite(path: Path, values: Mapping[str, Tensor]) -> str | None:
+    if path.stem not in _ACTING:
+        return None
+    return next((name for name, value in values.items() if not bool(torch.isfinite(value).all())), None)
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

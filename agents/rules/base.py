@@ -150,8 +150,9 @@ class Rule(ABC):
         header = storage.read_header(as_path(path), cls.name)
         if env is None:
             raise ValueError(f"The rule {cls.name!r} reads names from its environment; give env to load.")
-        rule = cls(env, seed=header["seed"], **header["options"])
-        rule.restore_generators(header["generators"])
+        with storage.restoring(as_path(path)):
+            rule = cls(env, seed=header["seed"], **header["options"])
+            rule.restore_generators(header["generators"])
         return rule
 
     def generator_states(self) -> list[Any]:

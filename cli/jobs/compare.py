@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.runs import folder as runs
+from cli.runs.config import at, differences, read_config
+from cli.runs.former import with_former_defaults
 from cli.runs.paths import absolute
 from cli.settings.kinds.catalog import reader_of
 from cli.settings.options import names_of, split_options
 from cli.settings.read import agent_label
 from kd_env.core.registry import unknown_name
+from kd_files.reading import check_keys, damaged, read_json
 
 if TYPE_CHECKING:
     from kd_env.evaluation.comparing.runs import Run
@@ -113,7 +115,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     from kd_env.evaluation.comparing.runs import Run
 
-    configs = [runs.from_yaml((folder / runs.CONFIG).read_text(encoding="utf-8")) for folder in folders]
+    configs = [read_config(folder / runs.CONFIG) for folder in folders]
     check_comparable(list(zip(map(str, folders), configs, strict=True)))
     return [
         Run(
@@ -121,11 +123,33 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             agent=label,
             control=str(config["control"]),
             train_seeds=range(config["seed"], config["seed"] + config["num_envs"]),
-            results=_read_results(folder / runs.RESULTS),
+            results=read_results(folder / runs.RESULTS),
             searched=config["agent"]["name"] == "searched",
         )
         for folder, config, label in zip(folders, configs, agent_labels(configs), strict=True)
     ]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a report wrote, with what every comparison reads; raises :class:`kd_files.reading.DamagedFile`."""
+    remedy = "delete it, and judge the run again with resume=true"
+    results = read_json(path, remedy, {"seeds": list, "policies": list})
+    for row in results["policies"]:
+        if not isinstance(row, dict):
+            raise damaged(path, "it holds a policy without a name", remedy)
+        check_keys(path, row, {"policy": str, "learned": bool, "seeds": dict}, remedy)
+        check_keys(path, row["seeds"], {"splits": dict}, remedy)
+    return {**results, "facts": _with_absolute_teachers(results["facts"])} if "facts" in results else results
+
+
+def _with_absolute_teachers(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a problem; the folders of teachers were as they had been given in earlier versions."""
+    found = dict(facts)
+    if "teacher" in facts:
+        found["teacher"] = absolute(facts["teacher"])
+    if "teachers" in facts:
+        found["teachers"] = {name: absolute(folder) for name, folder in facts["teachers"].items()}
+    return found
 
 
 def check_comparable(configs: Sequence[tuple[str, Config]]) -> None:
@@ -146,13 +170,13 @@ def check_comparable(configs: Sequence[tuple[str, Config]]) -> None:
     (first_name, first), *others = configs
     for name, config in others:
         a, b = _problem(first), _problem(config)
-        for key in runs.differences(a, b):
+        for key in differences(a, b):
             controls = {str(first["control"]), str(config["control"])}
             apart = sorted(controls & _OTHER_PROBLEM) if len(controls) > 1 else []
             hint = "".join(f" control={name} changes the problem: compare its runs apart." for name in apart)
             raise ValueError(
-                f"{first_name} and {name} cannot be compared: {key} is {runs.value_at(a, key)!r} in the first and "
-                f"{runs.value_at(b, key)!r} in the second.{hint}"
+                f"{first_name} and {name} cannot be compared: {key} is {at(a, key)!r} in the first and "
+                f"{at(b, key)!r} in the second.{hint}"
             )
 
 
@@ -168,15 +192,15 @@ def agent_labels(configs: Sequence[Config]) -> list[str]:
     for whole in wholes:
         name = agent_label(whole["agent"])
         known = kinds[name]
-        keys = list(dict.fromkeys(key for other in known for key in runs.differences(known[0], other)))
-        shown = ", ".join(f"{key}={textwrap.shorten(str(runs.value_at(whole, key)), 40)}" for key in keys)
+        keys = list(dict.fromkeys(key for other in known for key in differences(known[0], other)))
+        shown = ", ".join(f"{key}={textwrap.shorten(str(at(whole, key)), 40)}" for key in keys)
         labels.append(name if len(known) == 1 else f"{name} #{known.index(whole) + 1} ({shown})")
     return labels
 
 
 def _problem(config: Config) -> dict[str, Any]:
     """What all runs of a comparison share: neither which rules, deterministic given the seeds, nor by how many jobs."""
-    config = runs.with_former_defaults(config)
+    config = with_former_defaults(config)
     return {
         **{key: config[key] for key in _PROBLEM},
         **{key: config.get(key) for key in _SETS},  # runs of earlier versions have none
@@ -200,23 +224,3 @@ def _of_the_agent(config: Config) -> tuple[str, ...]:
 def _matches(pattern: str) -> list[Path]:
     """Runs and nothing else; a folder in which no training has begun yet holds only its description."""
     return [path for path in map(Path, sorted(glob.glob(pattern))) if (path / runs.CONFIG).is_file()]
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}); judge the run again with resume=true.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no results; judge the run again with resume=true.")
-    return {**found, "facts": _with_absolute_teachers(found["facts"])} if "facts" in found else found
-
-
-def _with_absolute_teachers(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a problem; the folders of teachers were as they had been given in earlier versions."""
-    found = dict(facts)
-    if "teacher" in facts:
-        found["teacher"] = absolute(facts["teacher"])
-    if "teachers" in facts:
-        found["teachers"] = {name: absolute(folder) for name, folder in facts["teachers"].items()}
-    return found

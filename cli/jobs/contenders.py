@@ -5,30 +5,32 @@ Large students gain nothing from stacking on a CPU, and two threads in one proce
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gymnasium.vector import VectorEnv
 
+from agents import agent_kind
+from cli.jobs.progress import Progress
 from cli.jobs.students import keeper
+from cli.runs import folder as runs
 from cli.settings import probe
 from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.labels import with_feedback
 from kd_env.config.environment import EnvConfig
+from kd_env.core.processes import Tell, side_by_side
+from kd_files.manifest import digests
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
     from kd_env.evaluation.judging.contenders import Contender, Policy
-    from kd_env.evaluation.judging.results import Evaluation
+    from kd_env.evaluation.judging.kept import KeptResults
+    from kd_env.evaluation.judging.results import Evaluation, PolicyResult
     from kd_env.mdp.problem import Problem
 
 EXTRA = " (train+feedback)"
-Progress = Callable[[str, int, int], None]
 
 
 def names(settings: Settings[EnvConfig]) -> list[str]:
@@ -64,7 +66,7 @@ def load_policy(folder: Path, env: VectorEnv[Any, Any, Any]) -> Any:
     Raises:
         ValueError: no saved agent, or one that does not fit the spaces (or rows) of the environment.
     """
-    from agents import agent_kind, load_agent
+    from agents import load_agent
     from agents.common.base import check_same_spaces
     from agents.common.storage import read_header
 
@@ -100,12 +102,55 @@ def number_of_jobs(settings: Settings[EnvConfig], problem: Problem, count: int) 
     return min(os.cpu_count() or 1, count) if chosen == "processes" else 1
 
 
+def policy_identity(settings: Settings[EnvConfig], name: str, policy: Path) -> list[Any]:
+    """What a policy is: its name and options, and of an agent that has learned the files that it is saved in."""
+    if name == settings.agent.label:
+        learned = agent_kind(settings.agent.name) != "rule"
+        files = digests(policy) if learned else None
+        return [settings.agent.name, settings.agent.options, files, settings.resolved["save_students"]]
+    spec = {rule.label: rule for rule in settings.rules or ()}[name.removesuffix(EXTRA)]
+    return [spec.name, spec.options]
+
+
+def kept_results(settings: Settings[EnvConfig], problem: Problem) -> KeptResults:
+    """Where the evaluation keeps the results of single policies until it is written."""
+    import kd_env
+    from kd_env.evaluation.judging.kept import KeptResults
+
+    models = [*(teacher.folder for teacher in problem.teachers), problem.config.student_config.name_or_path]
+    identity = {
+        "version": kd_env.__version__,
+        "rows": problem.fingerprint,
+        "env": {key: value for key, value in problem.config.to_dict().items() if key != "show_progress"},
+        "models": [digests(Path(folder)) for folder in models if folder],
+        "seeds": list(settings.evaluation_seeds),
+        "deterministic": settings.resolved["evaluation"]["deterministic"],
+    }
+    return KeptResults(settings.run_folder / runs.JUDGED, identity)
+
+
 def judge(
-    settings: Settings[EnvConfig], problem: Problem, agent: Any, chosen: Sequence[str], progress: Progress | None
+    settings: Settings[EnvConfig],
+    problem: Problem,
+    agent: Any,
+    policy: Path,
+    chosen: Sequence[str],
+    progress: Progress | None,
 ) -> Evaluation:
-    """The evaluation of the chosen policies in this process."""
+    """The evaluation of the chosen policies in this process, but for those whose results are kept.
+
+    Args:
+        settings: of the run.
+        problem: of training.
+        agent: None where the run's agent is a rule.
+        policy: the folder that it is saved in.
+        chosen: of :func:`names`.
+        progress: told about every step.
+    """
     from kd_env.evaluation.judging.protocol import evaluate_policies
 
+    kept = kept_results(settings, problem)
+    policies = {name: policy_identity(settings, name, policy) for name in chosen}
     return evaluate_policies(
         problem,
         contenders(settings, agent, chosen),
@@ -113,46 +158,47 @@ def judge(
         deterministic=settings.resolved["evaluation"]["deterministic"],
         progress=progress,
         keep=keeper(settings),
+        finished=finished_results(settings, problem, policy, chosen),
+        on_result=lambda result: kept.write(result.name, policies[result.name], result),
     )
 
 
+def finished_results(
+    settings: Settings[EnvConfig], problem: Problem, policy: Path, chosen: Sequence[str]
+) -> dict[str, PolicyResult]:
+    """Kept results of the chosen policies, by name."""
+    kept = kept_results(settings, problem)
+    found = {name: kept.read(name, policy_identity(settings, name, policy)) for name in chosen}
+    return {name: result for name, result in found.items() if result is not None}
+
+
 def judge_in_processes(
-    settings: Settings[EnvConfig], policy: Path, chosen: Sequence[str], jobs: int, progress: Progress | None
+    settings: Settings[EnvConfig],
+    policy: Path,
+    chosen: Sequence[str],
+    finished: Mapping[str, PolicyResult],
+    jobs: int,
+    progress: Progress | None,
 ) -> Evaluation:
-    """The same in ``jobs`` spawned processes with one thread each, which read the agent from the folder ``policy``."""
+    """The same in up to ``jobs`` spawned processes with one thread each, which read the agent from ``policy``."""
     from kd_env.evaluation.judging.protocol import merge_evaluations
 
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        events: Any = manager.Queue()
-        told = threading.Thread(target=_tell, args=(events, progress), daemon=True)
-        told.start()
-        try:
-            with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-                parts = [pool.submit(_part, settings, policy, chosen[place::jobs], events) for place in range(jobs)]
-                found = [part.result() for part in parts]
-        finally:  # the queue ends with its manager: whoever still listened then would tell of an error of its own
-            events.put(None)
-            told.join()
-    return merge_evaluations(found, chosen)
+    # Nobody may be left to be judged, and what an evaluation says of the problem is still wanted.
+    left = [name for name in chosen if name not in finished] or list(chosen)
+    tasks = [(settings, policy, left[place::jobs]) for place in range(min(jobs, len(left)))]
+    found = side_by_side(_part, tasks, lambda event: None if progress is None else progress(*event))
+    return merge_evaluations(found, chosen, finished)
 
 
-def _part(settings: Settings[EnvConfig], policy: Path, chosen: Sequence[str], events: Any) -> Evaluation:
+def _part(settings: Settings[EnvConfig], policy: Path, chosen: Sequence[str], tell: Tell) -> Evaluation:
     import torch
 
     # Two processes with two threads each run several times slower than with one.
     torch.set_num_threads(1)
-    from agents import agent_kind
     from kd_env.envs import DistillVectorEnv
     from kd_env.envs.build import build_problem
 
     problem, agent = build_problem(settings.env), None
     if settings.agent.label in chosen and agent_kind(settings.agent.name) != "rule":
         agent = load_policy(policy, DistillVectorEnv(1, problem=problem))
-    return judge(settings, problem, agent, chosen, lambda *event: events.put(event))
-
-
-def _tell(events: Any, progress: Progress | None) -> None:
-    while (event := events.get()) is not None:
-        if progress is not None:
-            progress(*event)
+    return judge(settings, problem, agent, policy, chosen, lambda *event: tell(event))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cli.errors import going_on
 from cli.jobs.students import Student, read_students
 from cli.runs import folder as runs
-from cli.settings.options import names_of, split_options, whole
+from cli.runs.config import read_config, to_yaml
+from cli.settings.options import flag, folder_name, names_of, split_options, whole
 from kd_env.core.checks import is_whole
 from kd_env.core.registry import unknown_name
+from kd_files.reading import read_json
+from kd_files.writing import atomic_write, write_json
 
 if TYPE_CHECKING:
     from kd_env.evaluation.downstream.fine_tuning import Material
@@ -67,24 +70,26 @@ def downstream(overrides: Sequence[str], command: str) -> Path:
     numbers = read_rows(options["train_rows"], tasks)
     configs = {task: _config(options, task, students[baseline][0]) for task in tasks}
     seeds = range(options["first_seed"], options["first_seed"] + options["seeds"])
-    check_folder(folder, options)
-    jobs = [
-        Job(student, task, rows, seed)
-        for task in tasks
-        for rows in numbers[task]
-        for seed in seeds
-        for student in {one.digest: one for folders in students.values() for one in folders}.values()
-    ]
-    todo = [job for job in jobs if not job.path(folder).is_file()]
-    from cli.jobs.kinds.prepare import set_threads
+    with runs.writing(folder):
+        check_folder(folder, options)
+        jobs = [
+            Job(student, task, rows, seed)
+            for task in tasks
+            for rows in numbers[task]
+            for seed in seeds
+            for student in {one.digest: one for folders in students.values() for one in folders}.values()
+        ]
+        todo = [job for job in jobs if not job.path(folder).is_file()]
+        from cli.jobs.kinds.prepare import set_threads
 
-    set_threads(options["threads"])
-    materials = _materials(todo, configs)
-    _check_same_rows(folder, jobs, materials)
-    _open_folder(folder, options, command)
-    print(f"{folder}: {len(jobs)} fine-tunings, {len(jobs) - len(todo)} of them finished before.", flush=True)
-    _run(folder, todo, configs, materials, options)
-    _report(folder, students, baseline, {task: numbers[task] for task in tasks}, seeds, command)
+        set_threads(options["threads"])
+        materials = _materials(todo, configs)
+        _check_same_rows(folder, jobs, materials)
+        _open_folder(folder, options, command)
+        print(f"{folder}: {len(jobs)} fine-tunings, {len(jobs) - len(todo)} of them finished before.", flush=True)
+        with going_on(lambda: f"{folder} keeps finished fine-tunings; the same command goes on with the others."):
+            _run(folder, todo, configs, materials, options)
+        _report(folder, students, baseline, {task: numbers[task] for task in tasks}, seeds, command)
     return folder
 
 
@@ -115,7 +120,7 @@ def check_folder(folder: Path, options: Mapping[str, Any]) -> None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    before = runs.from_yaml((folder / runs.CONFIG).read_text()) if (folder / runs.CONFIG).is_file() else {}
+    before = read_config(folder / runs.CONFIG) if (folder / runs.CONFIG).is_file() else {}
     if "min_updates" not in before:
         raise ValueError(f"{folder} exists and holds no fine-tuned students; choose another name with name=...")
     changed = [key for key in _KEPT if before.get(key) != options[key]]
@@ -128,10 +133,10 @@ def check_folder(folder: Path, options: Mapping[str, Any]) -> None:
 def _check(options: Mapping[str, Any]) -> Path:
     for name, low in {"seeds": 1, "first_seed": 0, "min_updates": 0}.items():
         whole(name, options[name], low)
-    name = options["name"]
-    if not isinstance(name, str) or name != Path(name).name or name.startswith(".") or not name:
-        raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
-    return Path(options["runs_dir"]).expanduser() / name
+    if options["threads"] is not None:
+        whole("threads", options["threads"], 1)
+    flag("progress", options["progress"])
+    return Path(str(options["runs_dir"])).expanduser() / folder_name(options["name"])
 
 
 def _config(options: Mapping[str, Any], task: str, student: Student) -> TeacherConfig:
@@ -184,12 +189,10 @@ def _check_same_rows(folder: Path, jobs: Sequence[Job], materials: Mapping[tuple
 
 
 def _open_folder(folder: Path, options: Mapping[str, Any], command: str) -> None:
-    from kd_env.core.files import atomic_write
-
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / runs.CONFIG, runs.to_yaml(options))
+    atomic_write(folder / runs.CONFIG, to_yaml(options))
     atomic_write(folder / runs.COMMAND, command + "\n")
-    atomic_write(folder / runs.VERSIONS, json.dumps(runs.versions(), indent=2) + "\n")
+    write_json(folder / runs.VERSIONS, runs.versions())
 
 
 def _run(
@@ -201,7 +204,6 @@ def _run(
 ) -> None:
     from tqdm import tqdm
 
-    from kd_env.core.files import atomic_write
     from kd_env.evaluation.downstream.fine_tuning import fine_tune, training_length
 
     least = options["min_updates"]
@@ -225,7 +227,7 @@ def _run(
                 **{"seed": job.seed, "fingerprint": material.data.cut.fingerprint, **found},
             }
             job.path(folder).parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(job.path(folder), json.dumps(record, indent=2) + "\n")
+            write_json(job.path(folder), record)
 
 
 def _report(
@@ -236,7 +238,6 @@ def _report(
     seeds: Sequence[int],
     command: str,
 ) -> None:
-    from kd_env.core.files import atomic_write
     from kd_env.evaluation.downstream import report
 
     results = {
@@ -257,7 +258,7 @@ def _report(
         "seeds": list(seeds),
     }
     data = {**facts, **report.to_json(summaries, baseline), "words": words}
-    atomic_write(folder / runs.RESULTS, json.dumps(data, indent=2) + "\n")
+    write_json(folder / runs.RESULTS, data)
     atomic_write(folder / "results.md", text)
     curves = report.learning_curves(summaries)
     if curves is not None:
@@ -266,8 +267,4 @@ def _report(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and it is made again.") from error
-    return found
+    return read_json(path, "delete it, and it is made again", {"fingerprint": str})

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.errors import going_on
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import set_threads
 from cli.runs import folder as runs
-from cli.runs.paths import with_absolute_paths, with_former_paths
+from cli.runs.config import differences
+from cli.runs.paths import with_absolute_paths
 from cli.runs.rows import check_rows, same_sources, write_rows
 from cli.settings import probe
-from cli.settings.compose import compose
 from cli.settings.kinds.base import Settings
-from cli.settings.presets import NO_EXPERIMENT
 from cli.settings.read import check, read_settings
+from cli.settings.rejudged import composed_again, names_key, names_section, rejudged
 from kd_env.data.tasks import EMBEDDED
+
+EVALUATIONS = "evaluations"
 
 
 def evaluate_run(overrides: Sequence[str], command: str) -> Path:
@@ -33,11 +37,8 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     probe.require_own_agents()
     run, given = split_run(overrides)
     before, first_overrides = runs.read_run(run)
-    _refuse_agent(run, before, any(_key(text).split(".")[0] == "agent" for text in given))
-    overrides = merge_overrides(with_experiment(before, first_overrides), given)
-    composed = runs.with_former_rate(run, compose("config", overrides))
-    composed = runs.with_former_gap(run, composed, given)
-    composed = with_former_paths(composed, before, map(_key, given))
+    _refuse_agent(run, before, names_section(given, "agent"))
+    composed = composed_again(before, first_overrides, given)
     _refuse_agent(run, before, composed["agent"]["name"] != before["agent"]["name"])  # an experiment may name one too
     task, other = composed["task"]["name"], before["task"]["name"]
     if task != other and composed["teacher"]["path"] and not names_key(given, "teacher.path"):
@@ -49,14 +50,19 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     if task != other:
         _refuse_other_teachers(composed["teachers"], task, other, names_key(given, "teachers"))
         _refuse_other_set(composed["cofinetuned"], task, other, names_key(given, "cofinetuned"))
-    folder = (
-        run / "evaluations" / (str(composed["name"]) if names_key(given, "name") else _next_name(run / "evaluations"))
-    )
-    if folder.exists():
-        raise ValueError(f"{folder} exists; choose another name with name=...")
+    composed, others = rejudged(before, first_overrides, given, composed)
+    if others:
+        print(f"{run / runs.CONFIG} is what counts: {', '.join(others)}.", file=sys.stderr, flush=True)
     settings = check(read_settings(composed))
     same = same_sources(with_absolute_paths(before), settings.resolved) and not names_key(given, "task.data_dir")
-    return _evaluate_into(folder, run, settings, given, command, same_rows=same)
+    folder = run / EVALUATIONS / (str(composed["name"]) if names_key(given, "name") else _next_name(run, settings))
+    with runs.writing(folder, "evaluation"):
+        if folder.exists() and not _goes_on(folder, settings):
+            raise ValueError(f"{folder} exists; choose another name with name=...")
+        with going_on(
+            lambda: f"{folder} keeps the policies that were judged; the same command goes on with the others."
+        ):
+            return _evaluate_into(folder, run, settings, given, command, same_rows=same)
 
 
 def _evaluate_into(
@@ -71,7 +77,7 @@ def _evaluate_into(
         check_rows(run, hashes, "say with task.data_dir=... that it is to be judged on other rows")
     agent = job.load_policy(run, problem)
     # Before the work: students that are kept go into the folder.
-    runs.open_run(folder, settings.resolved, given, command)
+    runs.describe(folder, settings.resolved, given, command)
     write_rows(folder, hashes)
     report = job.evaluate(problem, agent, run / runs.POLICY)
     write_results(folder, report, appendix=job.appendix(problem, run / runs.POLICY))
@@ -127,35 +133,23 @@ def _unquoted(text: str) -> str:
     return text[1:-1]
 
 
-def with_experiment(before: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
-    """The overrides of a run with the experiment that it had by default, which is another one on another task.
+def _next_name(run: Path, settings: Settings[Any]) -> str:
+    """The first number that is free, or whose evaluation was the same and is not finished.
 
-    Args:
-        before: resolved configuration of the run; in earlier versions the default was none.
-        overrides: of the run.
+    Of two evaluations that begin at once both may find it, and one is refused.
     """
-    if names_key(overrides, "experiment"):
-        return list(overrides)
-    return [f"experiment={before['presets'].get('experiment', NO_EXPERIMENT)}", *overrides]
-
-
-def merge_overrides(first: Sequence[str], second: Sequence[str]) -> list[str]:
-    """Both in order; a key of the second list replaces the same key of the first."""
-    replaced = {_key(text) for text in second}
-    return [*(text for text in first if _key(text) not in replaced), *second]
-
-
-def names_key(overrides: Sequence[str], key: str) -> bool:
-    """Whether one of the overrides sets ``key``."""
-    return any(_key(text) == key for text in overrides)
-
-
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+")
-
-
-def _next_name(folder: Path) -> str:
     number = 1
-    while (folder / str(number)).exists():
+    while True:
+        folder = run / EVALUATIONS / str(number)
+        free = not folder.exists() and not folder.with_name(f".{number}.lock").exists()
+        if free or _goes_on(folder, settings):
+            return str(number)
         number += 1
-    return str(number)
+
+
+def _goes_on(folder: Path, settings: Settings[Any]) -> bool:
+    """Whether an evaluation with these options was broken off in a folder."""
+    if (folder / runs.RESULTS).exists() or not (folder / runs.CONFIG).is_file():
+        return False
+    changed = differences(runs.run_config(folder), settings.resolved)
+    return all(key in ("name", "progress", "threads", "evaluation.jobs") for key in changed)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.errors import going_on
 from cli.jobs.compare import check_comparable, compare_folders
 from cli.jobs.kinds.catalog import job_of
 from cli.runs import folder as runs
@@ -16,11 +17,11 @@ from cli.runs.pool import Child, run_all
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.kinds.base import Settings
-from cli.settings.options import names_of, split_options, whole
+from cli.settings.options import folder_name, names_of, split_options, whole
 from cli.settings.presets import groups, option_comments
 from cli.settings.read import check, read_begun, with_defaults
-from kd_env.core.files import atomic_write
 from kd_env.core.registry import unknown_name
+from kd_files.writing import atomic_write
 
 SEED_STEP = 100
 _ENTRY_KEYS = ("name", "label", "options", "env")
@@ -64,7 +65,7 @@ class Training:
         runs.check_folder(self.folder, self.settings.resolved)
         if not (self.folder / runs.RESULTS).is_file():
             return False
-        before = dict(runs.from_yaml((self.folder / runs.CONFIG).read_text(encoding="utf-8"))["evaluation"])
+        before = dict(runs.run_config(self.folder)["evaluation"])
         wanted = dict(self.settings.resolved["evaluation"])
         if not wanted["rules"]:  # rules that are there do no harm
             before["rules"] = wanted["rules"]
@@ -87,13 +88,23 @@ def study(overrides: Sequence[str], command: str) -> Path:
     folder = trainings[0].folder.parent
     if (folder / runs.CONFIG).is_file():
         raise ValueError(f"{folder} is a run folder; choose another name of the study with name=...")
+    with runs.writing(folder, "study"):
+        _run(folder, trainings, jobs, command)
+    return folder
+
+
+def _run(folder: Path, trainings: Sequence[Training], jobs: int, command: str) -> None:
+    folder.mkdir(exist_ok=True)
     todo = [training for training in trainings if not training.finished()]
     _make_teachers(todo)
     atomic_write(folder / runs.COMMAND, command + "\n")
     print(f"{folder}: {len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before.", flush=True)
     for training in todo:
         (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
-    failed = run_all([_child(training) for training in todo], jobs, shown=trainings[0].settings.resolved["progress"])
+    keeps = f"{folder} keeps finished trainings and the checkpoints of the others; the same command goes on with them."
+    with going_on(lambda: keeps):
+        shown = trainings[0].settings.resolved["progress"]
+        failed = run_all([_child(training) for training in todo], jobs, shown=shown)
     done = [training.folder for training in trainings if (training.folder / runs.RESULTS).is_file()]
     if done:
         compare_folders(done, folder, command)
@@ -103,7 +114,6 @@ def study(overrides: Sequence[str], command: str) -> Path:
             f"{len(failed)} of {len(trainings)} trainings failed; the others are kept, and the same command tries "
             f"these again. Logs: {logs}"
         )
-    return folder
 
 
 def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
@@ -224,9 +234,7 @@ def _check_controls(controls: Sequence[str], evaluation: dict[str, Any]) -> None
 
 def _study_folder(options: dict[str, Any], resolved: dict[str, Any]) -> Path:
     name = options["name"] or f"{resolved['presets'].get('experiment') or resolved['task']['name']}-study"
-    if not isinstance(name, str) or name != Path(name).name or name.startswith("."):
-        raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
-    return Path(str(options["runs_dir"])).expanduser() / name
+    return Path(str(options["runs_dir"])).expanduser() / folder_name(name)
 
 
 def _refuse_rule(resolved: dict[str, Any]) -> None:

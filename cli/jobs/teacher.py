@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.errors import going_on
 from cli.settings.compose import compose
 from cli.settings.teachers import MLM_KEYS, mlm_config, set_config, teacher_config
 from kd_env.core.registry import unknown_name
@@ -29,7 +30,10 @@ def make_teacher(overrides: Sequence[str], command: str) -> Path:
     alone = _make_one if resolved["members"] is None else _make_set
     make = _make_mlm if resolved["objective"] == "mlm" else alone
     set_threads(resolved["threads"])
-    return make(resolved, command)
+    place = "the partial folder beside the output" if resolved["output"] is None else f"{resolved['output']}.partial"
+    keeps = f"{place} keeps what was trained up to the last evaluation; the same command goes on."
+    with going_on(lambda: keeps):
+        return make(resolved, command)
 
 
 def _make_one(resolved: Mapping[str, Any], command: str) -> Path:

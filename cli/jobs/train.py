@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.common.storage import read_header
+from cli.errors import going_on
 from cli.jobs.kinds.base import Job
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
+from cli.runs.checkpoints import Checkpoints
 from cli.runs.rows import check_rows, write_rows
 from cli.runs.watch import GapRecorder, Watch, read_history
 from cli.settings import probe
@@ -33,18 +36,39 @@ def train(overrides: Sequence[str], command: str) -> Path:
     settings = check(read_begun(compose("config", overrides)))
     set_threads(settings.resolved["threads"])
     folder, job = settings.run_folder, job_of(settings)
-    runs.check_folder(folder, settings.resolved)
-    problem = job.load_problem()
-    job.check_training(problem)
-    hashes = job.row_hashes(problem)
-    check_rows(folder, hashes, "train another run with name=...")
-    # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
-    runs.open_run(folder, settings.resolved, overrides, command)
-    write_rows(folder, hashes)
-    agent, history = learn(job, problem)
-    report = job.evaluate(problem, agent, folder / runs.POLICY)
-    write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
+    with runs.writing(folder):
+        runs.check_folder(folder, settings.resolved)
+        problem = job.load_problem()
+        job.check_training(problem)
+        hashes = job.row_hashes(problem)
+        check_rows(folder, hashes, "train another run with name=...")
+        # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
+        runs.open_run(folder, settings.resolved, overrides, command)
+        write_rows(folder, hashes)
+        with going_on(lambda: kept(folder)):
+            agent, history = learn(job, problem)
+            report = job.evaluate(problem, agent, folder / runs.POLICY)
+            write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
     return folder
+
+
+def _steps_of(saved: Path | None) -> int | None:
+    """Environment steps after which an agent was saved; None where none is, or a rule, or a damaged one."""
+    try:
+        steps = None if saved is None else read_header(saved).get("num_timesteps")
+    except ValueError:  # told by whoever wants to use it
+        return None
+    return steps if isinstance(steps, int) else None
+
+
+def kept(folder: Path) -> str:
+    """What a run that is stopped keeps, and how it goes on."""
+    if (folder / runs.POLICY).is_dir():
+        what = "the trained policy"
+    else:
+        steps = Checkpoints(folder / runs.CHECKPOINT).steps()
+        what = "no checkpoint yet" if steps is None else f"the checkpoint of step {steps}"
+    return f"{folder} keeps {what}; the same command with resume=true goes on."
 
 
 def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]]:
@@ -53,19 +77,27 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
 
     settings = job.settings
     folder, c = settings.run_folder, settings.resolved
-    logs, checkpoint, policy = folder / runs.LOGS, folder / runs.CHECKPOINT, folder / runs.POLICY
+    logs, policy, checkpoints = folder / runs.LOGS, folder / runs.POLICY, Checkpoints(folder / runs.CHECKPOINT)
     if agent_kind(settings.agent.name) == "rule":
         rule = make_agent(settings.agent.name, job.rule_env(problem), seed=0, **settings.agent.options)
         rule.save(policy)
         return None, []
     device = agent_device(c)
-    if policy.is_dir():
+    trained, wanted = _steps_of(policy), 0 if c["control"] == "untrained" else c["total_timesteps"] or 0
+    if policy.is_dir() and not (job.goes_on and trained is not None and trained < wanted):
         print(f"The policy in {policy} is trained already.", flush=True)
-        return load_agent(policy, device=device), read_history(logs)
+        try:
+            return load_agent(policy, device=device), read_history(logs)
+        except ValueError as error:
+            raise ValueError(f"{error} Without {policy} the training goes on from its last checkpoint.") from error
+    (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer steps
     env = GapRecorder(job.training_env(problem))
     try:
         agent: Any
-        if checkpoint.is_dir():
+        checkpoint = checkpoints.newest()
+        if trained is not None and trained > (_steps_of(checkpoint) or 0):
+            checkpoint = policy
+        if checkpoint is not None:
             agent = load_agent(checkpoint, env, device=device, **agent_options(c["control"], c["seed"]))
         else:
             agent = make_agent(settings.agent.name, env, seed=c["seed"], device=device, **job.agent_options(env))
@@ -76,7 +108,7 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
             total=total,
             done=done,
             checkpoint_every=c["checkpoint_every"],
-            checkpoint=lambda: agent.save(checkpoint),
+            checkpoint=lambda: checkpoints.save(agent, int(agent.num_timesteps)),
             shown=c["progress"],
         )
 

@@ -7,22 +7,30 @@ import os
 import platform
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cli.runs.paths import has_moved, with_absolute_paths
-from kd_env.config.optimizer import FRESH_LEARNING_RATE
-from kd_env.core.files import atomic_write
+from cli.runs.config import at, differences, read_config, to_yaml
+from cli.runs.former import with_former_defaults
+from cli.runs.paths import has_moved
+from kd_env.core.locks import owned
+from kd_files.reading import damaged, parse_json, read_json, read_text
+from kd_files.writing import atomic_write, write_json
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
 POLICY, CHECKPOINT, LOGS, RESULTS, SPACES = "policy", "checkpoint", "logs", "results.json", "spaces.json"
+RESUMED, JUDGED = "resumed", "judged"
+"""Key of the versions under which a run went on, and folder of policies that are judged while others are not."""
+_VERSIONS_REMEDY = "delete it, and it is written again"
 _COMPONENTS, _FEATURES, _VIEW = "action components", "observation features", "action view"
 _MAY_CHANGE = (
     *("resume", "progress", "threads", "checkpoint_every", "evaluation"),
     *("save_students", "runs_dir", "cache_dir"),
 )
+_SECTIONS = {**dict.fromkeys(("task", "teacher", "student", "env", "agent", "evaluation"), dict), "seed": int}
 _PACKAGES = (
     "torch",
     "transformers",
@@ -35,16 +43,27 @@ _PACKAGES = (
 )
 
 
+@contextmanager
+def writing(folder: Path, what: str = "run folder") -> Iterator[None]:
+    """Be the only process that writes into a folder while it works; makes the folder above it.
+
+    Raises:
+        ValueError: another process does, named with its host, or no folder can be made there.
+    """
+    _make_runs_dir(folder.parent)
+    with owned(folder, what, "wait for its end or stop it, or choose another name with name=..."):
+        yield
+
+
 def check_folder(folder: Path, resolved: Mapping[str, Any]) -> None:
-    """Check that the run may use its folder, and make the folder above it; called before any work.
+    """Check that the run may use its folder; called before any work.
 
     A folder in which nothing but the description of a run lies does not count: that run failed before its training.
 
     Raises:
         ValueError: the folder exists and ``resume`` was not asked for, the options differ from those it began with, or
-            no folder can be made there.
+            no run lies there.
     """
-    _make_runs_dir(folder.parent)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if (folder / CONFIG).is_file() and not _began(folder):
@@ -63,58 +82,69 @@ def open_run(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str]
         ValueError: as :func:`check_folder`, which is asked again: other work may have come first.
     """
     check_folder(folder, resolved)
+    describe(folder, resolved, overrides, command)
+
+
+def describe(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str], command: str) -> None:
+    """Make a folder where it is missing and write what describes its run or evaluation.
+
+    Of one that goes on, commands and versions stay, and those of now stand behind them.
+    """
     folder.mkdir(exist_ok=True)
+    commands, first = _former_description(folder)
     atomic_write(folder / CONFIG, to_yaml(resolved))
     atomic_write(folder / OVERRIDES, json.dumps(list(overrides)) + "\n")
-    atomic_write(folder / COMMAND, command + "\n")
-    atomic_write(folder / VERSIONS, json.dumps(versions(), indent=2) + "\n")
+    atomic_write(folder / COMMAND, "".join(f"{line}\n" for line in [*commands, command]))
+    now = versions()
+    write_json(folder / VERSIONS, now if first is None else {**first, RESUMED: [*first.get(RESUMED, []), now]})
+
+
+def resumed(folder: Path) -> int:
+    """How often a run or an evaluation went on in its folder."""
+    return len(read_json(folder / VERSIONS, _VERSIONS_REMEDY).get(RESUMED, []))
+
+
+def _former_description(folder: Path) -> tuple[list[str], dict[str, Any] | None]:
+    """Commands and versions under which work has begun in a folder; none where it has not."""
+    if not _began(folder) or not (folder / VERSIONS).is_file():
+        return [], None
+    former = read_json(folder / VERSIONS, _VERSIONS_REMEDY)
+    if not isinstance(former.get(RESUMED, []), list):
+        raise damaged(folder / VERSIONS, f"{RESUMED!r} is no list", _VERSIONS_REMEDY)
+    path = folder / COMMAND
+    return (read_text(path, "delete it").splitlines() if path.is_file() else []), former
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Resolved configuration and overrides of a run.
 
     Raises:
-        ValueError: no run folder, or one that has no policy yet.
+        ValueError: no run folder, a damaged one, or one that has no policy yet.
     """
     if not (folder / CONFIG).is_file() or not (folder / OVERRIDES).is_file():
         raise ValueError(f"{folder} is no run folder: {CONFIG} or {OVERRIDES} is missing.")
     if not (folder / POLICY).is_dir():
         raise ValueError(f"The run {folder} has no policy yet; finish its training with resume=true.")
-    return from_yaml((folder / CONFIG).read_text()), list(json.loads((folder / OVERRIDES).read_text()))
+    path, remedy = folder / OVERRIDES, "copy the run folder again, or choose another"
+    overrides = parse_json(path, read_text(path, remedy), remedy)
+    if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
+        raise damaged(path, "it holds no list of options", remedy)
+    return run_config(folder), overrides
 
 
-def with_former_rate(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A composed configuration with the learning rate of the run in ``folder``, where an earlier version began it.
-
-    The default was 0.007 for every student then. Such a run of students that are not fresh goes on, and is judged, as
-    it began, where ``config`` has the same kind of student and chooses no learning rate; else nothing is changed.
-    """
-    same = dict(config)
-    env, init = config["env"], config["student"]["init"]
-    if not _began(folder) or not (folder / CONFIG).is_file() or env["optimizer"]["learning_rate"] is not None:
-        return same
-    before = from_yaml((folder / CONFIG).read_text())
-    rate = before["env"]["optimizer"]["learning_rate"]
-    if init == "fresh" or before["student"]["init"] != init or rate != FRESH_LEARNING_RATE:
-        return same
-    return {**same, "env": {**env, "optimizer": {**env["optimizer"], "learning_rate": rate}}}
+def run_config(folder: Path) -> dict[str, Any]:
+    """Resolved configuration of a run, with the sections that every version wrote; raises :class:`DamagedFile`."""
+    return read_config(folder / CONFIG, _SECTIONS)
 
 
-def with_former_gap(folder: Path, config: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """A composed configuration with the ``env.gap`` that the run in ``folder`` was trained with.
-
-    Its policy has observed that loss. The default was another one in earlier versions, so that the overrides of a run
-    do not tell; what is among ``given`` stays.
-    """
-    before = from_yaml((folder / CONFIG).read_text())["env"].get("gap")
-    if before is None or any(text.lstrip("+").startswith("env.gap=") for text in given):
-        return dict(config)
-    return {**config, "env": {**config["env"], "gap": before}}
+def begun_config(folder: Path) -> dict[str, Any] | None:
+    """Resolved configuration of a run whose training has begun; None where none has."""
+    return run_config(folder) if (folder / CONFIG).is_file() and _began(folder) else None
 
 
 def write_spaces(folder: Path, env: Any) -> None:
     """Write what the observations and actions of a training meant."""
-    atomic_write(folder / SPACES, json.dumps(_meaning(env), indent=2) + "\n")
+    write_json(folder / SPACES, _meaning(env))
 
 
 def check_spaces(folder: Path, env: Any) -> None:
@@ -134,7 +164,7 @@ def check_spaces(folder: Path, env: Any) -> None:
         raise ValueError(
             f"The run {folder} does not say what its policy was trained with ({SPACES} is missing); train it again."
         )
-    before, now = json.loads(path.read_text(encoding="utf-8")), _meaning(env)
+    before, now = read_json(path, "copy the run folder again, or train it again"), _meaning(env)
     before.setdefault(_VIEW, now.get(_VIEW))  # what runs of earlier versions do not say
     if getattr(env, "weighting", "batch") == "sample":
         before, now = (_of_one_row(meaning, env.row_features) for meaning in (before, now))
@@ -148,7 +178,7 @@ def check_spaces(folder: Path, env: Any) -> None:
 
 
 def _began(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (POLICY, CHECKPOINT, LOGS, RESULTS))
+    return any((folder / name).exists() for name in (POLICY, CHECKPOINT, LOGS, RESULTS, JUDGED))
 
 
 def _meaning(env: Any) -> dict[str, list[Any]]:
@@ -209,73 +239,24 @@ def versions() -> dict[str, Any]:
     }
 
 
-def to_yaml(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(dict(values)))
-
-
-def from_yaml(text: str) -> dict[str, Any]:
-    """YAML that :func:`to_yaml` wrote."""
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(OmegaConf.create(text))
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ."""
-    found: list[str] = []
-    for key in dict.fromkeys([*first, *second]):
-        a, b = first.get(key), second.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}")
-    return found
-
-
-def value_at(values: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key; None where there is none."""
-    found: Any = values
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
-
-
-def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run with the options that earlier versions did not have, as they did without them.
-
-    Their paths were as they had been given; they are seen from here.
-    """
-    found = {"agent_device": "cpu", **config, "student": {"zero_head": False, **config["student"]}}
-    env, influence = dict(config["env"]), config["env"].get("influence")
-    if isinstance(env.get("learning_teacher"), Mapping):
-        env["learning_teacher"] = {"zero_head": False, "dropout": 0.0, **env["learning_teacher"]}
-    # Earlier influence was without clipping; where nothing learned from it, that is no difference.
-    asked = "influence" in (env.get("score"), *(str(name).removeprefix("row_") for name in env.get("features") or ()))
-    if isinstance(influence, Mapping) and not asked:
-        env["influence"] = {"clip": True, **influence}
-    return with_absolute_paths({**found, "env": env})
-
-
 def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
     if not (folder / CONFIG).is_file():
         raise ValueError(
             f"{folder} exists and is no run folder ({CONFIG} is missing); choose another name with name=..."
         )
-    before = with_former_defaults(from_yaml((folder / CONFIG).read_text()))
+    before = with_former_defaults(run_config(folder))
     changed = [key for key in differences(before, resolved) if key.split(".")[0] not in _MAY_CHANGE]
-    for key in [key for key in changed if has_moved(key, value_at(before, key), value_at(resolved, key))]:
+    for key in [key for key in changed if has_moved(key, at(before, key), at(resolved, key))]:
         # The hashes of the rows tell whether it holds the same ones.
         warnings.warn(
-            f"{key}={value_at(before, key)} is not there any more; {value_at(resolved, key)} is read in its place.",
+            f"{key}={at(before, key)} is not there any more; {at(resolved, key)} is read in its place.",
             UserWarning,
             stacklevel=2,
         )
         changed.remove(key)
+    former, wanted = before.get("total_timesteps"), resolved.get("total_timesteps")
+    if isinstance(former, int) and isinstance(wanted, int) and wanted > former:  # more of the same
+        changed = [key for key in changed if key != "total_timesteps"]
     if changed:
         raise ValueError(
             f"The run {folder} was started with other values of {', '.join(changed)}; resume it with the same, or "

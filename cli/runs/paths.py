@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,6 @@ def with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     return _changed(config, lambda key, path: absolute(path, always=key in _FOLDERS))
 
 
-def with_former_paths(config: Mapping[str, Any], before: Mapping[str, Any], given: Iterable[str]) -> dict[str, Any]:
-    """The configuration with the paths that a run began with, where it was composed from the same relative ones.
-
-    Args:
-        config: composed from the overrides of a run and others.
-        before: the configuration of the run, whose paths are absolute.
-        given: keys of the others, whose paths are seen from here.
-    """
-    former: dict[str, str] = {}
-    names = set(given)
-    _changed(before, lambda key, path: former.setdefault(key, path))
-
-    def change(key: str, path: str) -> str:
-        seen = former.get(key, path)
-        named = any(key == name or key.startswith(f"{name}.") for name in names)
-        return seen if not named and os.path.isabs(seen) and _ends_with(seen, path) else path
-
-    return _changed(config, change)
-
-
 def has_moved(key: str, then: object, now: object) -> bool:
     """Whether the value of a key is a path that is not there any more, and another one now is."""
     if key not in (*_FOLDERS, *_MODELS, _TEXTS, "cofinetuned") or not isinstance(then, str) or not isinstance(now, str):
@@ -54,11 +34,6 @@ def absolute(path: str, *, always: bool = False) -> str:
     """A path as seen from here; what is not there may be a name of the hub, and stays unless ``always``."""
     place = Path(path).expanduser()
     return os.path.abspath(place) if always or place.exists() else path
-
-
-def _ends_with(whole: str, relative: str) -> bool:
-    parts = [part for part in Path(os.path.normpath(relative)).parts if part not in ("..", ".")]
-    return not os.path.isabs(relative) and list(Path(whole).parts)[len(Path(whole).parts) - len(parts) :] == parts
 
 
 def _changed(config: Mapping[str, Any], change: Callable[[str, str], str]) -> dict[str, Any]:

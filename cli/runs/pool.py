@@ -1,19 +1,15 @@
-"""Processes of the command line side by side, each with one thread and a log file; stopping one's parent stops them."""
+"""Processes of the command line side by side, each with one thread and a log file; they end with the one above them."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-import cli
+from kd_env.core import processes
 
 _POLL, _PATIENCE = 0.1, 10.0
 """Seconds between two looks at the processes, and those that a stopped one has to end by itself."""
@@ -31,7 +27,7 @@ class Child(NamedTuple):
 
 class _Running(NamedTuple):
     child: Child
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[Any]
     log: IO[bytes]
 
 
@@ -42,74 +38,51 @@ def run_all(children: Sequence[Child], jobs: int, *, shown: bool) -> list[Child]
         children: in the order in which they start.
         jobs: at the same time.
         shown: whether a progress bar is shown.
-
-    Raises:
-        SystemExit: status 130, after an interrupt or SIGTERM; every process was stopped first.
     """
     waiting, running, failed = list(children), list[_Running](), list[Child]()
     bar = _Bar(len(children), shown)
-    with _terminated_as_interrupted():
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    running.append(_start(waiting.pop(0)))
-                time.sleep(_POLL)
-                for one in [one for one in running if one.process.poll() is not None]:
-                    running.remove(one)
-                    one.log.close()
-                    if one.process.returncode != 0:
-                        failed.append(one.child)
-                    bar.ended(one.child.name, one.process.returncode)
-        except KeyboardInterrupt:
-            print("\nstopping the trainings; the same command goes on with them", file=sys.stderr, flush=True)
-            raise SystemExit(130) from None
-        finally:
-            bar.close()
-            _stop(running)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_start(waiting.pop(0)))
+            time.sleep(_POLL)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                one.log.close()
+                if one.process.returncode != 0:
+                    failed.append(one.child)
+                bar.ended(one.child.name, one.process.returncode)
+    finally:
+        bar.close()
+        _stop(running)
     return failed
 
 
 def _start(child: Child) -> _Running:
-    root = str(Path(cli.__file__).resolve().parent.parent)
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     log = child.log.open("ab")
-    process = subprocess.Popen(
-        [sys.executable, "-m", *child.words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
+    # A session of its own: an interrupt from the terminal reaches it once, from here, and not its workers.
+    process = processes.start(
+        child.words,
+        environment={"OMP_NUM_THREADS": "1"},
         stdout=log,
         stderr=subprocess.STDOUT,
-        # A group of its own: an interrupt from the terminal reaches it once, from here, and its workers end with it.
         start_new_session=True,
     )
     return _Running(child, process, log)
 
 
 def _stop(running: Sequence[_Running]) -> None:
-    """Interrupt the processes, so that they close what they opened; kill the groups of those that stay."""
+    """Terminate the processes, so that they close what they opened; kill those that stay, and so their workers."""
     for one in running:
-        one.process.send_signal(signal.SIGINT)
+        one.process.terminate()
     end = time.monotonic() + _PATIENCE
     for one in running:
         try:
             one.process.wait(timeout=max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.kill()
             one.process.wait()
         one.log.close()
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM would end this process alone and leave the others behind. Handlers exist in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Bar:

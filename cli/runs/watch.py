@@ -12,6 +12,9 @@ from typing import Any, Self
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
+from kd_files.reading import damaged, parse_json, read_text
+from kd_files.writing import atomic_write
+
 METRICS = "metrics.jsonl"
 
 
@@ -71,9 +74,8 @@ class Watch:
         self._writer: Any = SummaryWriter(str(folder), purge_step=done or None)
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("w", encoding="utf-8")
-        for point in self.history:
-            self._file.write(json.dumps(point) + "\n")
+        atomic_write(self._path, "".join(json.dumps(point) + "\n" for point in self.history))
+        self._file = self._path.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,15 +103,27 @@ class Watch:
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """The logged rollouts of a training, in order; a last line cut off by a crash is dropped."""
+    """The logged rollouts of a training, in order; a last line cut off by a crash is dropped.
+
+    Raises:
+        DamagedFile: another line is no log of a rollout.
+    """
     path = folder / METRICS
+    if not path.exists():
+        return []
+    remedy = "delete the file (only the curve of the training is lost)"
+    lines = read_text(path, remedy).split("\n")[:-1]  # what stands behind the last line end was cut off
     points = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            points.append({str(key): float(value) for key, value in json.loads(line).items()})
-        except json.JSONDecodeError:
-            break
+    for number, line in enumerate(lines, 1):
+        point = parse_json(path, line, remedy)
+        if not isinstance(point, dict) or "timesteps" not in point or not all(map(_is_number, point.values())):
+            raise damaged(path, f"line {number} is no log of a rollout", remedy)
+        points.append({str(key): float(value) for key, value in point.items()})
     return points
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class _Bar:

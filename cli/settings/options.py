@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from cli.settings.presets import PACKAGE
 from cli.settings.values import check_values
+
+LONGEST_NAME = 200
+"""Bytes of a folder's name: systems take 255, and its lock and log have longer names."""
 
 
 def split_options(job: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -58,6 +63,32 @@ def names_of(key: str, value: Any) -> list[str]:
     if len(set(names)) != len(names):
         raise ValueError(f"{key}={value!r} names something twice.")
     return names
+
+
+def folder_name(value: Any) -> str:
+    """The value of ``name``, which a folder is to have.
+
+    Raises:
+        ValueError: no plain name, or one that is too long for a folder with what stands beside it.
+    """
+    if not isinstance(value, str) or not value or value != Path(value).name or value.startswith("."):
+        raise ValueError(f"name={value!r} must be a plain folder name; set runs_dir=... for another place.")
+    if len(os.fsencode(value)) > LONGEST_NAME:
+        raise ValueError(
+            f"name={value[:40]}... has {len(os.fsencode(value))} bytes; choose one of at most {LONGEST_NAME}."
+        )
+    return value
+
+
+def flag(key: str, value: Any) -> bool:
+    """A value that is true or false.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{key}={value!r} must be true or false.")
+    return value
 
 
 def whole(key: str, value: Any, low: int) -> int:

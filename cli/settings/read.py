@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cli.runs import folder as runs
+from cli.runs.former import with_former_rate
 from cli.runs.paths import with_absolute_paths
 from cli.settings.controls import check_control
 from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.catalog import reader_of
+from cli.settings.options import folder_name
 from kd_env.core import checks
 
 _MOST_STUDENTS = 100_000
@@ -49,9 +51,7 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
     _check_numbers(c)
     check_control(c["control"], agent_kind(str(c["agent"]["name"])) == "rule")
     read = reader.read(c, _agent(c["agent"]))
-    name = c["name"] or default_name(c)
-    if not isinstance(name, str) or name != Path(name).name or name.startswith("."):
-        raise ValueError(f"name={name!r} must be a plain folder name; set runs_dir=... for another place.")
+    name = folder_name(c["name"] or default_name(c))
     return Settings(
         kind=reader.name,
         resolved={**c, "name": name, "env": read.resolved},
@@ -74,7 +74,8 @@ def read_begun(resolved: Mapping[str, Any]) -> Settings[Any]:
     settings = read_settings(resolved)
     if not settings.resolved["resume"]:
         return settings
-    return read_settings(runs.with_former_rate(settings.run_folder, resolved))
+    before = runs.begun_config(settings.run_folder)
+    return settings if before is None else read_settings(with_former_rate(before, resolved))
 
 
 def check(settings: Settings[Any]) -> Settings[Any]:

@@ -1,28 +1,15 @@
-"""Files that are whole or not there at all."""
+"""What files of results are made of, beside :mod:`kd_files`, which writes them."""
 
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kd_files.writing import atomic_write
 
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write to a temporary name beside ``path``, then rename: readers see the old file or the whole new one."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+__all__ = ["atomic_write", "without_infinities"]
 
 
 def without_infinities(value: Any) -> Any:

@@ -1,9 +1,15 @@
-"""Locks on files, so that of several processes that want to make the same thing one makes it and the others wait."""
+"""Locks on files, so that of several processes that want to make the same thing one makes it and the others wait.
+
+A lock file holds who has it, for those who wait or are refused. What is in it does not count: the system frees the
+lock of a process that ends, however it ends, and the next one takes the file over.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +32,8 @@ def acquire(lock: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+            os.truncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
             return descriptor
     except (BlockingIOError, FileNotFoundError):  # held by another, or that has just finished and taken the file away
         pass
@@ -42,6 +50,15 @@ def release(lock: Path, held: int) -> None:
     os.close(held)
 
 
+def owner(lock: Path) -> str:
+    """Who holds a lock, in words."""
+    try:
+        holder = json.loads(lock.read_text(encoding="utf-8"))
+        return f"process {int(holder['pid'])} on {holder['host']}"
+    except (OSError, ValueError, LookupError, TypeError):  # it has just ended, or is about to write its name
+        return "another process"
+
+
 @contextmanager
 def alone(output: Path, what: str) -> Iterator[None]:
     """Be the only process that makes ``output``; waits for one that already does.
@@ -52,18 +69,52 @@ def alone(output: Path, what: str) -> Iterator[None]:
         output: what is made; the lock lies beside it as ``.<name>.lock``.
         what: for the line that is logged while another process is waited for.
     """
-    lock = output.with_name(f".{output.name}.lock")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    lock = _beside(output)
     try:
         held = acquire(lock)
     except ModuleNotFoundError:
         yield
         return
     if held is None:
-        logger.warning("Another process makes the %s %s; waiting for it.", what, output)
+        logger.warning("The %s %s is being made by %s; waiting for it.", what, output, owner(lock))
         while (held := acquire(lock)) is None:
             time.sleep(POLL_SECONDS)
     try:
         yield
     finally:
         release(lock, held)
+
+
+@contextmanager
+def owned(folder: Path, what: str, remedy: str) -> Iterator[None]:
+    """Be the only process that writes into ``folder``, from before it exists; refused where another one does.
+
+    Without file locks of Unix nobody is refused.
+
+    Args:
+        folder: what is written; the lock lies beside it as ``.<name>.lock``.
+        what: of the folder, for the message.
+        remedy: what to do instead, for the message.
+
+    Raises:
+        ValueError: another process holds it, named with its host.
+    """
+    lock = _beside(folder)
+    try:
+        held = acquire(lock)
+    except ModuleNotFoundError:
+        yield
+        return
+    if held is None:
+        raise ValueError(f"The {what} {folder} is being written by {owner(lock)}; {remedy}.")
+    try:
+        yield
+    finally:
+        release(lock, held)
+
+
+def _beside(output: Path) -> Path:
+    """The lock of a folder, the same by whatever links it is reached."""
+    place = output.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place.with_name(f".{place.name}.lock")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from kd_files.reading import read_json
 
 RECORD = "kd_env_teacher.json"
 SET_RECORD = "kd_env_set.json"
@@ -33,15 +34,7 @@ def read_set_record(folder: str | Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); fine-tune the teacher again or delete the file.") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} holds no record; fine-tune the teacher again or delete the file.")
-    return record
+    return read_json(path, "copy the folder again, or fine-tune the teacher again") if path.is_file() else None
 
 
 def members(folder: str | Path) -> list[Path]:

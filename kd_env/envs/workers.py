@@ -14,6 +14,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core import trees
+from kd_env.core.processes import end_with_parent
 from kd_env.core.registry import unknown_name
 from kd_env.envs.build import build_problem
 from kd_env.envs.run import Run, check_replicas
@@ -122,6 +123,7 @@ def _worker_env(options: dict[str, Any]) -> gym.Env[Any, Any]:
     # Two processes with two threads each run several times slower than with one. AsyncVectorEnv also makes one of these
     # in its own process, to read the spaces: threads must stay as they are there.
     if multiprocessing.parent_process() is not None:
+        end_with_parent()
         torch.set_num_threads(1)
     from kd_env.envs.env import DistillEnv
 

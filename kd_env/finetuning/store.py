@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +15,12 @@ import torch
 
 from kd_env.core.records import RECORD, read_record
 from kd_env.finetuning.contents import ENCODERS, ROWS, Contents, changed
+from kd_files.manifest import check_manifest, write_manifest
+from kd_files.reading import read_json
+from kd_files.tensors import read_tensors, write_tensors
+from kd_files.writing import new_folder, write_json
+
+logger = logging.getLogger("kd_env")
 
 _MODEL, _OPTIMIZER, _STATE, _IDENTITY = "model.safetensors", "optimizer.safetensors", "state.json", "identity.json"
 
@@ -63,14 +70,15 @@ def finished(
 @contextmanager
 def becoming(output: Path) -> Iterator[Path]:
     """A new folder beside ``output`` that is renamed to it at the end; a crash leaves nothing half-written there."""
-    temporary = _fresh(output.with_name(f".{output.name}.tmp"))
-    yield temporary
-    temporary.rename(output)
+    shutil.rmtree(output.with_name(f".{output.name}.tmp"), ignore_errors=True)  # of earlier versions
+    with new_folder(output) as folder:
+        yield folder
 
 
 def write_record(folder: Path, record: Mapping[str, Any], name: str = RECORD) -> None:
-    """Write a record into a folder."""
-    _write_json(folder / name, record)
+    """Write a record into a folder, and bring its manifest up to date."""
+    write_json(folder / name, record)
+    write_manifest(folder)
 
 
 def versions() -> dict[str, str]:
@@ -132,43 +140,56 @@ class Checkpoints:
 
     def __init__(self, output: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
         self.folder = output.with_name(output.name + ".partial")
+        self._remedy = f"to start afresh set resume=false, or delete {self.folder}"
         if self.folder.exists() and not resume:
             shutil.rmtree(self.folder)
         if not (self.folder / _IDENTITY).is_file():
             _fresh(self.folder)
-            _write_json(self.folder / _IDENTITY, identity)
-        recorded = json.loads((self.folder / _IDENTITY).read_text(encoding="utf-8"))
+            write_json(self.folder / _IDENTITY, identity)
+        recorded = read_json(self.folder / _IDENTITY, self._remedy)
         # Those that were interrupted in earlier versions do not say which encoders they began with.
         identity = {key: value for key, value in identity.items() if key != ENCODERS or key in recorded}
         remedy = "continue with those options, choose another output, or set resume=false to start afresh"
         _refuse_other(f"The interrupted run in {str(self.folder)!r}", recorded, identity, remedy)
 
     def latest(self) -> dict[str, Any] | None:
-        """The state saved last, or None."""
-        steps = self._steps()
-        if not steps:
-            return None
-        state: dict[str, Any] = json.loads((self._at(max(steps)) / _STATE).read_text(encoding="utf-8"))
-        return state
+        """The state of the newest checkpoint that is whole, as that of its best step is; None where there is none.
+
+        Raises:
+            ValueError: every one that there is is damaged.
+        """
+        fault: ValueError | None = None
+        for step in sorted(self._steps(), reverse=True):
+            try:
+                state = read_json(self._at(step) / _STATE, self._remedy, {"step": int, "best_step": int})
+                for each in (step, state["best_step"]):
+                    check_manifest(self._at(each), self._remedy, ours=False)
+                    if not (self._at(each) / _MODEL).is_file():
+                        raise ValueError(f"{self._at(each) / _MODEL} is missing; {self._remedy}.")
+            except ValueError as error:
+                fault = fault or error
+                continue
+            if fault is not None:
+                logger.warning("%s Going on from the older checkpoint of step %d.", fault, step)
+            return state
+        if fault is not None:
+            raise fault
+        return None
 
     def save(self, state: Mapping[str, Any], model: Any, optimizer: torch.optim.Optimizer) -> None:
         """Save after the update ``state["step"]`` and drop what neither resuming nor ``state["best_step"]`` needs."""
-        from safetensors.torch import save_file, save_model
+        from safetensors.torch import save_model
 
-        temporary = _fresh(self.folder / ".tmp")
-        save_model(model, str(temporary / _MODEL))
         names = {parameter: name for name, parameter in model.named_parameters()}
-        tensors = {
-            f"{key}.{names[parameter]}": value.detach().cpu().contiguous()
+        moments = {
+            f"{key}.{names[parameter]}": value
             for parameter, values in optimizer.state.items()
             for key, value in values.items()
         }
-        save_file(tensors, str(temporary / _OPTIMIZER))
-        _write_json(temporary / _STATE, state)
-        target = self._at(state["step"])
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
+        with new_folder(self._at(state["step"])) as folder:
+            save_model(model, str(folder / _MODEL))
+            write_tensors(folder / _OPTIMIZER, moments)
+            write_json(folder / _STATE, state)
         for step in self._steps():
             if step not in (state["step"], state["best_step"]):
                 shutil.rmtree(self._at(step))
@@ -181,11 +202,9 @@ class Checkpoints:
 
     def load_optimizer(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> None:
         """Put the moments and step counts of a saved step into the optimiser."""
-        from safetensors.torch import load_file
-
         names = {parameter: name for name, parameter in model.named_parameters()}
         saved: dict[str, dict[str, torch.Tensor]] = {}
-        for key, value in load_file(str(self._at(step) / _OPTIMIZER)).items():
+        for key, value in read_tensors(self._at(step) / _OPTIMIZER, self._remedy).items():
             kind, name = key.split(".", 1)
             saved.setdefault(name, {})[kind] = value
         order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -208,12 +227,6 @@ def _fresh(folder: Path) -> Path:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     return folder
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.rename(path)
 
 
 def _refuse_other(what: str, recorded: Mapping[str, Any], options: Mapping[str, Any], remedy: str) -> None:

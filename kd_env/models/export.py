@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from torch import Tensor
 
 from kd_env.models.encoder import Encoder
 from kd_env.models.pooling import PooledClassifier, save_pooled
+from kd_files.writing import new_folder
 
 
 def write_student(student: Encoder, params: Mapping[str, Tensor], tokenizer: Any, folder: str | Path) -> Path:
@@ -27,21 +25,14 @@ def write_student(student: Encoder, params: Mapping[str, Tensor], tokenizer: Any
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; choose another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
     state = student.module.state_dict()
     state.update({name: params[name] for name in student.trainable})
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with new_folder(target) as fresh:
         if isinstance(student.module, PooledClassifier):
-            save_pooled(student.module, temporary, state)
+            save_pooled(student.module, fresh, state)
         else:
             student.module.save_pretrained(
-                temporary, state_dict={name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+                fresh, state_dict={name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
             )
-        tokenizer.save_pretrained(temporary)
-        if target.exists():
-            target.rmdir()
-        os.rename(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        tokenizer.save_pretrained(fresh)
     return target

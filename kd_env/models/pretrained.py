@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kd_env.core.records import read_set_record
+from kd_env.core.records import RECORD, read_set_record
 from kd_env.models.encoder import ATTENTION, register_attention
 from kd_env.models.library.bounds import CONFIG
 from kd_env.models.library.reading import first_line, quiet_transformers, read_config, read_model, read_tokenizer
 from kd_env.models.pooling import has_pooling, load_pooled
+from kd_files.manifest import check_manifest
 
 _HUB_FILES = (CONFIG, "*.safetensors", "*.safetensors.index.json", "token*", "*vocab*", "merges.txt", "*.model")
 """What is fetched of a model of the hub: no pickled weights, and no code."""
@@ -117,7 +118,7 @@ def local_folder(name_or_path: str) -> Path:
 
 
 def check_source(name_or_path: str) -> None:
-    """Refuse a local folder that is no model, before anything heavy is imported."""
+    """Refuse a local folder that is no model or not as it was written, before anything heavy is imported."""
     path = Path(name_or_path)
     record = read_set_record(path)
     if record is not None:
@@ -129,6 +130,8 @@ def check_source(name_or_path: str) -> None:
             f"The folder {name_or_path!r} is no model: it has no config.json (it holds {held}). Give a folder in "
             "Hugging Face layout, such as one that `kd-env teacher` writes."
         )
+    if path.is_dir():
+        check_manifest(path, ours=(path / RECORD).is_file())
     if not path.exists() and (path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1):
         raise ValueError(
             f"There is no folder {name_or_path!r}; check the path, or give a hub name such as 'org/model'."

@@ -25,6 +25,9 @@ from typing import Any
 import numpy as np
 
 from kd_env.core.locks import POLL_SECONDS, acquire, release
+from kd_files.manifest import digest
+from kd_files.reading import read_json
+from kd_files.writing import write_json
 
 logger = logging.getLogger("kd_env")
 
@@ -146,8 +149,8 @@ def _build(folder: Path, partial: Path, meta: Mapping[str, Any], fill: Fill, row
                 recorded = done
     finally:
         _record(partial, arrays, done, rows_at_once)
-    digests = {file: _digest(partial / file) for file in arrays}
-    _write_json(partial / _META, {**meta, "sha256": digests})
+    digests = {file: digest(partial / file) for file in arrays}
+    write_json(partial / _META, {**meta, "sha256": digests})
     os.rename(partial, folder)
     (folder / _PROGRESS).unlink()
 
@@ -200,15 +203,14 @@ def _record(partial: Path, arrays: Mapping[str, Array], chunks: int, rows_at_onc
     for array in arrays.values():
         array.flush()
         drop_pages(array)
-    _write_json(partial / _PROGRESS, {"rows_at_once": rows_at_once, "chunks": chunks})
+    write_json(partial / _PROGRESS, {"rows_at_once": rows_at_once, "chunks": chunks})
 
 
 def _recorded(partial: Path) -> dict[str, Any] | None:
     try:
-        progress: dict[str, Any] = json.loads((partial / _PROGRESS).read_text(encoding="utf-8"))
+        return read_json(partial / _PROGRESS, "", {"rows_at_once": int, "chunks": int})
     except (OSError, ValueError):  # nothing was begun, or the system went down before the file was on the disk
         return None
-    return progress
 
 
 @contextmanager
@@ -235,8 +237,8 @@ def _alone(lock: Path, partial: Path, chunks: int, progress: bool) -> Iterator[N
 def _check(folder: Path, meta: Mapping[str, Any]) -> None:
     remedy = f"Delete {folder} or name another cache_dir."
     try:
-        stored = json.loads((folder / _META).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        stored = read_json(folder / _META, "", {"sha256": dict})
+    except (OSError, ValueError) as error:
         raise ValueError(f"The teacher cache {folder} has no readable {_META}. {remedy}") from error
     for name, value in meta.items():
         if stored.get(name) != value:
@@ -246,16 +248,5 @@ def _check(folder: Path, meta: Mapping[str, Any]) -> None:
             )
     for file in meta["signals"]:
         path = folder / file
-        if not path.is_file() or _digest(path) != stored.get("sha256", {}).get(file):
+        if not path.is_file() or digest(path) != stored["sha256"].get(file):
             raise ValueError(f"The teacher cache file {path} is missing, cut short or of other content. {remedy}")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:  # read in pieces: mapping it would make all of it resident
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    temporary.rename(path)

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli.jobs.evaluate import with_experiment
 from cli.jobs.study import plan
 from cli.main import main, run
 from cli.runs import folder as runs
+from cli.runs.config import differences, read_config
+from cli.runs.former import with_former_defaults, with_former_rate
 from cli.runs.watch import read_history
 from cli.settings import probe
 from cli.settings.compose import compose
@@ -24,6 +25,7 @@ from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.options import split_options
 from cli.settings.presets import groups
 from cli.settings.read import read_settings
+from cli.settings.rejudged import composed_again, rejudged, with_experiment
 from kd_env import DistillVectorEnv
 from kd_env.decisions.options import env_config
 
@@ -65,7 +67,7 @@ def fails(capsys: pytest.CaptureFixture[str], words: list[str], *expected: str) 
 
 
 def load(folder: Path) -> dict[str, Any]:
-    return runs.from_yaml((folder / "config.yaml").read_text())
+    return read_config(folder / "config.yaml")
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -162,7 +164,9 @@ def test_runs_that_began_under_the_former_default_learning_rate(
 
     assert run("train", [*words, "resume=true"], "kd-env train") == 0
     assert used(folder) == 0.007 and gaps(folder) == first
+    capsys.readouterr()
     assert main(["evaluate", f"run={folder}"]) == 0
+    assert f"config.yaml is what counts: {rate} (0.007 there, 0.0003 by overrides.json)." in capsys.readouterr().err
     assert used(folder / "evaluations" / "1") == 0.007 and gaps(folder / "evaluations" / "1") == first
     fails(capsys, ["train", *words, "resume=true", f"{rate}=0.0003"], rate, "resume")
     options, own = split_options("study", [*words[:-1], f"runs_dir={tmp_path}", "name=old", "trainings=1"])
@@ -171,16 +175,15 @@ def test_runs_that_began_under_the_former_default_learning_rate(
         plan({**options, "trainings": 2}, own)  # a new training beside it, which nothing tells how the study began
 
     other = compose("config", [*plain, "student=pretrained", "student.name_or_path=folder"])
-    assert runs.with_former_rate(folder, other) == other  # not the kind of student that the run began with
+    assert with_former_rate(load(folder), other) == other  # not the kind of student that the run began with
     shutil.rmtree(folder / "policy")
     for name in ("logs", "checkpoint"):
         shutil.rmtree(folder / name)
     (folder / "results.json").unlink()
-    again = compose("config", words)
-    assert runs.with_former_rate(folder, again) == again  # it failed before its training: begun anew
+    assert runs.begun_config(folder) is None  # it failed before its training: begun anew
 
 
-def test_runs_of_earlier_versions_are_what_they_were(tmp_path: Path) -> None:
+def test_runs_of_earlier_versions_are_what_they_were() -> None:
     """Options that there were not stand for what was done without them; a policy sees the loss it has learned on."""
     now = compose("config", ["task=toy"])
     env = {key: value for key, value in now["env"].items() if key != "gap"}
@@ -188,13 +191,14 @@ def test_runs_of_earlier_versions_are_what_they_were(tmp_path: Path) -> None:
     teacher = {key: value for key, value in (now["env"].get("learning_teacher") or {}).items() if key != "dropout"}
     before = {**now, "student": student, "env": {**env, "gap": "labels", "learning_teacher": teacher}}
     before["env"]["influence"] = {k: v for k, v in (now["env"].get("influence") or {}).items() if k != "clip"}
-    (tmp_path / "config.yaml").write_text(runs.to_yaml(before))
     composed = {**now, "env": {"learning_teacher": {}, "influence": {}, **now["env"]}}
-    assert runs.differences(runs.with_former_defaults(before), runs.with_former_defaults(composed)) == ["env.gap"]
-    assert runs.with_former_gap(tmp_path, now, [])["env"]["gap"] == "labels"
-    assert runs.with_former_gap(tmp_path, now, ["env.gap=calibrated"])["env"]["gap"] == "calibrated"
+    assert differences(with_former_defaults(before), with_former_defaults(composed)) == ["env.gap"]
+    words = ["task=toy"]
+    for given, gap in ([], "labels"), (["env.gap=calibrated"], "calibrated"):
+        judged, _ = rejudged(before, words, given, composed_again(before, words, given))
+        assert judged["env"]["gap"] == gap
     asked = {**before, "env": {**before["env"], "score": "influence"}}
-    assert "clip" not in runs.with_former_defaults(asked)["env"]["influence"]  # it was another influence
+    assert "clip" not in with_former_defaults(asked)["env"]["influence"]  # it was another influence
 
 
 def test_a_run_is_judged_under_the_experiment_that_it_had() -> None:
@@ -234,7 +238,7 @@ def test_evaluate_refuses_what_means_something_else(
         fails(capsys, [*words, override], "'actor_critic'", "kd-env train agent=")
     other = {**load(finished), "agent": {"name": "reinforce", "options": {}}}
     with monkeypatch.context() as patch:  # as by an experiment that names an agent
-        patch.setattr("cli.jobs.evaluate.compose", lambda *_: other)
+        patch.setattr("cli.jobs.evaluate.composed_again", lambda *_: other)
         fails(capsys, words, "'actor_critic'", "kd-env train agent=")
     assert all(path.name in ("1", "wider", "jobs1", "jobs2") for path in (finished / "evaluations").glob("*"))
 

@@ -12,7 +12,8 @@ import pytest
 from cli.jobs.compare import read_runs
 from cli.main import main
 from cli.runs import folder as runs
-from cli.runs.paths import with_absolute_paths, with_former_paths
+from cli.runs.config import read_config
+from cli.runs.paths import with_absolute_paths
 from cli.settings.compose import compose
 from cli.settings.read import read_settings
 
@@ -41,7 +42,7 @@ def results(folder: Path) -> Any:
 
 
 def test_the_configuration_of_a_run_holds_absolute_paths(home: Path) -> None:
-    config = runs.from_yaml((home / "runs" / "run" / "config.yaml").read_text())
+    config = read_config(home / "runs" / "run" / "config.yaml")
     paths = (config["task"]["data_dir"], config["teacher"]["path"], config["runs_dir"], config["cache_dir"])
     assert paths == tuple(str(home / name) for name in ("data", "teacher", "runs", "cache"))
 
@@ -64,7 +65,7 @@ def test_a_run_is_judged_from_elsewhere_by_its_own_files(
     # What is given now is seen from here.
     assert main([*judged, "name=given", "task.data_dir=data"]) == 0
     given = home / "runs" / "run" / "evaluations" / "given"
-    assert runs.from_yaml((given / "config.yaml").read_text())["task"]["data_dir"] == str(other)
+    assert read_config(given / "config.yaml")["task"]["data_dir"] == str(other)
     assert results(given)["facts"]["split_fingerprint"] != results(again)["facts"]["split_fingerprint"]
     # Resumed with the same words from here it would be another run, and is refused.
     capsys.readouterr()
@@ -81,7 +82,7 @@ def test_runs_of_earlier_versions_are_seen_from_here(
     for name in ("config.yaml", "results.json"):
         (folder / name).write_text((folder / name).read_text().replace(f"{home}/", ""))
     monkeypatch.chdir(home)
-    assert runs.from_yaml((folder / "config.yaml").read_text())["task"]["data_dir"] == "data"
+    assert read_config(folder / "config.yaml")["task"]["data_dir"] == "data"
     settings = read_settings(compose("config", [*RUN, "resume=true"]))
     runs.check_folder(folder, settings.resolved)
     first, second = read_runs([home / "runs" / "run", folder])
@@ -159,17 +160,6 @@ def test_every_kind_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     }
     assert with_absolute_paths(found) == found
     assert with_absolute_paths({**config, "cofinetuned": "b"})["cofinetuned"] == f"{here}/b"
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    again = with_former_paths(config, found, [])
-    assert again == {**found, "task": config["task"]}  # what is absolute with ~ needs no help
-    named = with_former_paths(config, found, ["teachers", "env.text", "teacher.path"])
-    assert [named[key] for key in ("teachers", "teacher")] == [config["teachers"], config["teacher"]]
-    assert named["env"] == {"text": config["env"]["text"], "language_model": f"{here}/b"}
-    other = {**config, "teacher": {"path": "c", "name_or_path": "google/bert"}}
-    assert with_former_paths(other, found, [])["teacher"] == other["teacher"]
-    up = {**config, "runs_dir": "../runs"}
-    assert with_former_paths(up, found, [])["runs_dir"] == f"{here}/runs"
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_a_training_goes_on_and_a_policy_is_judged_again(
     first = results(folder)
     (folder / "results.json").unlink()
     assert run("train", [*command, "resume=true"], "") == 0
-    assert results(folder) == first and "is trained already" in capsys.readouterr().out
+    assert results(folder) == {**first, "resumed": 1} and "is trained already" in capsys.readouterr().out
     assert run("evaluate", [f"run={folder}", "evaluation.seeds=2", "evaluation.rules=[keep_original]"], "") == 0
     again = rows(folder / "evaluations" / "1")
     assert list(again) == ["tutor", "keep_original"]

@@ -15,6 +15,7 @@ from kd_env.data.loading import get_task, load_dev, load_train
 from kd_env.data.splits import cut
 from kd_env.data.tasks import Rows
 from kd_env.data.toy import SIZES, teacher_folder, toy_rows, vocabulary
+from kd_files.manifest import check_manifest
 
 TASKS = ["toy", "toy_pair"]
 
@@ -111,6 +112,7 @@ def test_packaged_teacher_is_small_accurate_and_calibrated(name: str) -> None:
     assert accuracy >= 0.97 and loss < 0.2
     folder = teacher_folder(name)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 2**20
+    assert check_manifest(folder)
     facts = json.loads((folder / "kd_env_teacher.json").read_text(encoding="utf-8"))
     assert facts["trained_on"] == "rows apart from every split" and facts["task"] == name
     assert facts["dev accuracy"] == pytest.approx(accuracy, abs=2e-3)

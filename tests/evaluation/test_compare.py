@@ -16,6 +16,7 @@ import pytest
 
 from cli.jobs.compare import agent_labels, compare_runs, find_runs
 from cli.runs import folder as run_files
+from cli.runs.config import to_yaml
 from kd_env.evaluation.comparing import report as r
 from kd_env.evaluation.comparing.compare import compare
 from kd_env.evaluation.comparing.comparison import Comparison
@@ -407,7 +408,7 @@ def config(seed: int = 0, **changes: Any) -> dict[str, Any]:
 
 def folder(place: Path, values: dict[str, Any], *rows: dict[str, Any]) -> Path:
     place.mkdir(parents=True)
-    (place / run_files.CONFIG).write_text(run_files.to_yaml(values))
+    (place / run_files.CONFIG).write_text(to_yaml(values))
     (place / run_files.RESULTS).write_text(json.dumps(results(*rows)))
     return place
 
@@ -496,5 +497,5 @@ def test_mistakes_of_the_command(two: Path) -> None:
         with pytest.raises(ValueError, match=expected):
             compare_runs(words, "")
     (two / "ac-1" / run_files.RESULTS).write_text("{")
-    with pytest.raises(ValueError, match=r"ac-1/results.json is no JSON"):
+    with pytest.raises(ValueError, match=r"ac-1/results\.json is damaged \(no JSON"):
         compare_runs([str(two / "ac-0"), str(two / "ac-1")], "")

@@ -28,6 +28,7 @@ from kd_env.evaluation.downstream.report import columns_of, difference, learning
 from kd_env.evaluation.statistics.crossed import crossed_difference
 from kd_env.evaluation.statistics.intervals import paired_difference
 from kd_env.finetuning.config import TeacherConfig
+from kd_files.manifest import MANIFEST
 
 Students = dict[str, Path]
 
@@ -276,7 +277,8 @@ def test_a_divergence_is_told(toy_students: Students, tmp_path: Path, capsys: py
 
 
 def without(folder: Path, target: Path, *patterns: str) -> Path:
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*patterns))
+    """A copy without some files, and without the manifest, which would tell that they are gone."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(MANIFEST, *patterns))
     return target
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kd_env.core import files
 from kd_env.evaluation.judging.protocol import choose_comparator
 from kd_env.evaluation.judging.results import SELECTION, Evaluation, PolicyResult, SplitScores
 from kd_env.evaluation.reports import report as r
 from kd_env.evaluation.reports import report_files, words
 from kd_env.evaluation.statistics import intervals as s
+from kd_files import writing as files
 
 LABELS = np.arange(40) % 2
 

@@ -228,7 +228,8 @@ def test_rows_with_words_in_either_text() -> None:
 def test_a_fresh_teacher_has_the_sizes_asked_for_and_no_past(make: Make, tmp_path: Path) -> None:
     """Its source was fine-tuned on nobody knows what; nothing of it is left but sizes, dropout and vocabulary."""
     source = finetune(make(epochs=1, output=str(tmp_path / "source")))
-    (source / "kd_env_teacher.json").unlink()
+    for name in ("kd_env_teacher.json", "kd_env_manifest.json"):
+        (source / name).unlink()
     sizes = {"num_hidden_layers": 3, "hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20}
     folder = finetune(make(name_or_path=str(source), init="fresh", seed=5, **sizes, learning_rate=1e-9))
     settings = json.loads((folder / "config.json").read_text())
@@ -298,7 +299,8 @@ def test_the_record_says_what_the_encoder_had_seen_before(make: Make, tmp_path: 
     """Not fine-tuned; fine-tuned here, twice; fine-tuned elsewhere."""
     first = finetune(make(epochs=1))
     second = finetune(make(epochs=1, name_or_path=str(first), output=str(tmp_path / "second")))
-    (first / "kd_env_teacher.json").unlink()
+    for name in ("kd_env_teacher.json", "kd_env_manifest.json"):
+        (first / name).unlink()
     foreign = finetune(make(epochs=1, name_or_path=str(first), output=str(tmp_path / "foreign")))
     last = finetune(make(epochs=1, name_or_path=str(foreign), output=str(tmp_path / "last")))
     records = [teacher_record(folder) or {} for folder in (second, foreign, last)]

@@ -63,6 +63,11 @@ class Job(ABC, Generic[Options, ProblemType]):
     def is_over(self, env: AnyVectorEnv) -> bool:
         """Whether the training has come to its end before all steps are made."""
 
+    @property
+    @abstractmethod
+    def goes_on(self) -> bool:
+        """Whether a training that is finished can be taken up for more steps."""
+
     @abstractmethod
     def end_training(self, agent: Any, env: AnyVectorEnv) -> None:
         """Called when the agent has learned, before it is written."""

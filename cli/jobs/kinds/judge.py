@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cli.jobs import contenders
 from cli.jobs.progress import show_progress
+from cli.runs import folder as runs
 from cli.settings.kinds.base import Settings
 from kd_env.config.environment import EnvConfig
 from kd_env.evaluation.reports.report import Report
@@ -28,12 +30,15 @@ def evaluate(settings: Settings[EnvConfig], problem: Problem, agent: Any, policy
 
     names = contenders.names(settings)
     jobs = contenders.number_of_jobs(settings, problem, len(names))
-    progress = show_progress() if settings.resolved["progress"] else None
     # With the teacher that was made for the run: the settings do not know it.
     ready = dataclasses.replace(settings, env=dataclasses.replace(problem.config, show_progress=jobs == 1))
+    finished = contenders.finished_results(ready, problem, policy, names)
+    if finished:
+        print(f"Judged before, and kept: {', '.join(finished)}.", flush=True)
+    progress = show_progress(len(names) - len(finished)) if settings.resolved["progress"] else None
     if jobs == 1:
-        return summarize(contenders.judge(ready, problem, agent, names, progress))
-    return summarize(contenders.judge_in_processes(ready, policy, names, jobs, progress))
+        return summarize(contenders.judge(ready, problem, agent, policy, names, progress))
+    return summarize(contenders.judge_in_processes(ready, policy, names, finished, jobs, progress))
 
 
 def write_results(
@@ -45,5 +50,6 @@ def write_results(
     print_report(report)
     if appendix:
         print(f"\n{appendix}", end="")
-    write_report(folder, report, history, appendix)
+    write_report(folder, report, history, appendix, {runs.RESUMED: runs.resumed(folder)})
+    shutil.rmtree(folder / runs.JUDGED, ignore_errors=True)  # all of it stands in the report now
     print(f"Written to {folder}", flush=True)

@@ -61,6 +61,11 @@ class LabelJob(Job[EnvConfig, Problem]):
         """Never before all steps are made."""
         return False
 
+    @property
+    def goes_on(self) -> bool:
+        """Always."""
+        return True
+
     def end_training(self, agent: Any, env: AnyVectorEnv) -> None:
         """Nothing is kept but the agent."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.jobs.students import STUDENTS
+from kd_files.reading import DamagedFile, damaged, read_json
+from kd_files.writing import write_json
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
@@ -68,21 +69,21 @@ def save_starts(folder: Path, problem: Problem, seeds: Sequence[int]) -> None:
 
 def write_joint(folder: Path, result: PolicyResult) -> None:
     """Write what the student of a training came to."""
-    from kd_env.core.files import atomic_write
     from kd_env.evaluation.judging.results import plain_result
 
-    atomic_write(folder / JOINT, json.dumps(plain_result(result)) + "\n")
+    write_json(folder / JOINT, plain_result(result))
 
 
 def read_joint(folder: Path) -> PolicyResult:
     """What :func:`write_joint` wrote.
 
     Raises:
-        ValueError: it is missing, or of a version that judged in another way.
+        ValueError: it is missing, damaged, or of a version that judged in another way.
     """
     from kd_env.evaluation.judging.results import result_of
 
-    path = folder / JOINT
-    if not path.is_file():
-        raise ValueError(f"{path} is missing, which holds the result of the student; train in another folder, name=...")
-    return result_of(json.loads(path.read_text(encoding="utf-8")), str(path))
+    path, remedy = folder / JOINT, "it holds the result of the student: train in another folder, name=..."
+    try:
+        return result_of(read_json(path, remedy, {"splits": dict}))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise error if isinstance(error, DamagedFile) else damaged(path, error, remedy) from error

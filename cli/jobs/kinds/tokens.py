@@ -20,10 +20,12 @@ from cli.settings.kinds.tokens import is_joint, with_ready
 from cli.settings.learning import check_learns, learning_options, total_steps
 from kd_env.config.environment import EnvConfig
 from kd_env.mdp.problem import Problem
+from kd_files.manifest import digests
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
     from kd_env.evaluation.judging.contenders import Contender
+    from kd_env.evaluation.judging.kept import KeptResults
     from kd_env.evaluation.judging.results import PolicyResult
     from kd_env.evaluation.reports.report import Report
 
@@ -105,6 +107,11 @@ class TokenJob(Job[EnvConfig, Problem]):
         """With ``protocol=joint`` a student that diverged ends the training."""
         return self.joint and _result(env) is not None
 
+    @property
+    def goes_on(self) -> bool:
+        """Not where the one student of the training is judged."""
+        return not self.joint
+
     def end_training(self, agent: Any, env: AnyVectorEnv) -> None:
         """With ``protocol=joint`` the student is judged already, and kept."""
         if isinstance(agent, SavedAgent):  # nobody goes on from here
@@ -155,12 +162,26 @@ class TokenJob(Job[EnvConfig, Problem]):
                 keep_student(settings.run_folder, name, env, replica, seed, diverged)
 
         seeds, contenders = settings.evaluation_seeds, self._contenders(problem, policy)
-        progress = show_progress() if settings.resolved["progress"] else None
+        kept, policies = self._kept_results(problem), {name: self._identity(name, policy) for name in contenders}
+        found = {name: kept.read(name, identity) for name, identity in policies.items()}
+        finished = {name: result for name, result in found.items() if result is not None}
+        if finished:
+            print(f"Judged before, and kept: {', '.join(finished)}.", flush=True)
+        left = len(contenders) - len(finished)
         results: dict[str, PolicyResult] = {}
         if self.joint and self.learns:
             results[settings.agent.label] = read_joint(settings.run_folder)
         if contenders:  # a joint training without rules has none
-            fresh = evaluate_policies(_native(problem), contenders, seeds, progress=progress, keep=keep, judged=judged)
+            fresh = evaluate_policies(
+                _native(problem),
+                contenders,
+                seeds,
+                progress=show_progress(left) if settings.resolved["progress"] else None,
+                keep=keep,
+                judged=judged,
+                finished=finished,
+                on_result=lambda result: kept.write(result.name, policies[result.name], result),
+            )
             results |= fresh.policies
         evaluation = as_evaluation(_native(problem), judged, results, seeds, joint=self.joint)
         return summarize(evaluation)
@@ -193,6 +214,30 @@ class TokenJob(Job[EnvConfig, Problem]):
         for spec in rules:
             contenders[spec.label] = Contender(self._rule(spec), problem=native, chooses=rule_class(spec.name).chooses)
         return contenders
+
+    def _kept_results(self, problem: Problem) -> KeptResults:
+        """Where results of single policies are kept until the evaluation is written."""
+        import kd_env
+        from kd_env.evaluation.judging.kept import KeptResults
+
+        evaluation = self.settings.resolved["evaluation"]
+        models = (problem.config.teacher, problem.config.student_config.name_or_path)
+        identity = {
+            "version": kd_env.__version__,
+            "rows": problem.fingerprint,
+            "env": problem.config.to_dict(),
+            "models": [digests(Path(folder)) for folder in models if folder],
+            "seeds": list(self.settings.evaluation_seeds),
+            "options": [evaluation["first_seed"], evaluation["deterministic"], self._kept()],
+        }
+        return KeptResults(self.settings.run_folder / runs.JUDGED, identity)
+
+    def _identity(self, name: str, policy: Path) -> list[Any]:
+        agent = self.settings.agent
+        if name == agent.label and self.learns:
+            return [agent.name, agent.options, digests(policy)]
+        spec = next(spec for spec in (agent, *(self.settings.rules or ())) if spec.label == name)
+        return [spec.name, spec.options]
 
     def _rule(self, spec: PolicySpec) -> Callable[[DistillVectorEnv], Any]:
         from agents import make_rule

@@ -11,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kd_env.core.files import atomic_write, without_infinities
+from kd_env.core.files import without_infinities
 from kd_env.evaluation.comparing.comparison import Comparison
 from kd_env.evaluation.comparing.sheets import intervals_of, sheets
 from kd_env.evaluation.comparing.words import plain_words
 from kd_env.evaluation.statistics.intervals import Interval
+from kd_files.writing import atomic_write
 
 FILES = ("comparison.json", "comparison.csv", "comparison.md", "comparison.png")
 

@@ -5,7 +5,7 @@ Only this package reads dev rows. A policy is anything with ``predict``; the cal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,8 @@ def evaluate_policies(
     progress: Progress | None = None,
     keep: Keep | None = None,
     judged: JudgedTables | None = None,
+    finished: Mapping[str, PolicyResult] | None = None,
+    on_result: Callable[[PolicyResult], None] | None = None,
 ) -> Evaluation:
     """Distil fresh students under each policy and judge them on the selection split and every official dev split.
 
@@ -39,6 +41,8 @@ def evaluate_policies(
         progress: told about every step.
         keep: told about every student that is finished.
         judged: the rows that students are judged on, where they are there already.
+        finished: results of policies that are judged already, on the same seeds.
+        on_result: told about every other result as it is there.
 
     Raises:
         ValueError: no policy, no seed or a repeated one, a contender that solves another task or whose students would
@@ -57,7 +61,12 @@ def evaluate_policies(
     splits = judged_splits(problem, judged, seeds)
     results = {}
     for name, contender in policies.items():
+        if finished and name in finished:
+            results[name] = finished[name]
+            continue
         results[name] = drive(name, contender, problem, splits, seeds, deterministic, progress, keep)
+        if on_result is not None:
+            on_result(results[name])
     return as_evaluation(problem, judged, results, seeds)
 
 
@@ -123,8 +132,12 @@ def check_comparable(name: str, own: Problem, problem: Problem) -> None:
             )
 
 
-def merge_evaluations(evaluations: Sequence[Evaluation], order: Sequence[str]) -> Evaluation:
+def merge_evaluations(
+    evaluations: Sequence[Evaluation], order: Sequence[str], finished: Mapping[str, PolicyResult] | None = None
+) -> Evaluation:
     """Evaluations of other policies of one problem on the same seeds as one, with the policies in ``order``.
+
+    Those that were ``finished`` before are taken in.
 
     Raises:
         ValueError: parts of different problems or seeds.
@@ -134,6 +147,7 @@ def merge_evaluations(evaluations: Sequence[Evaluation], order: Sequence[str]) -
         if (evaluation.facts, evaluation.seeds) != (first.facts, first.seeds):
             raise ValueError("Only evaluations of one problem on the same seeds can be merged.")
     results = {name: result for evaluation in evaluations for name, result in evaluation.policies.items()}
+    results |= finished or {}
     policies = {name: results[name] for name in order}
     return replace(first, policies=policies, comparator=choose_comparator(policies.values()))
 

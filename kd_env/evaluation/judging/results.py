@@ -136,37 +136,23 @@ def plain_result(result: PolicyResult) -> dict[str, Any]:
     return values
 
 
-def result_of(values: Mapping[str, Any], source: str) -> PolicyResult:
-    """What :func:`plain_result` gave.
-
-    Raises:
-        ValueError: values of another form, with the source that they come from.
-    """
-    try:
-        splits = {split: SplitScores(**_arrays(scores)) for split, scores in values["splits"].items()}
-        measures = tuple(
-            Measured(m["name"], m["title"], tuple(m["bounds"]), np.array(m["values"])) for m in values["measures"]
-        )
-        rest = {name: values[name] for name in ("name", "learned", "extra_labels", "action_view", "chooses")}
-        steps = len(values["weights"])
-        return PolicyResult(
-            **rest,
-            splits=splits,
-            temperature=np.array(values["temperature"]),
-            returns=np.array(values["returns"]),
-            update_scale=np.array(values["update_scale"]),
-            diverged=np.array(values["diverged"], dtype=bool),
-            weights=np.array(values["weights"], dtype=np.float64).reshape(steps, len(values["returns"]), -1)
-            if np.size(values["weights"])
-            else np.ones((steps, len(values["returns"]), 0)),
-            measures=measures,
-            traces={title: np.array(trace, dtype=np.float64) for title, trace in values["traces"].items()},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{source} does not hold the result of a student as this version writes it ({error}); train in another "
-            "folder, name=..."
-        ) from error
+def result_of(values: Mapping[str, Any]) -> PolicyResult:
+    """What :func:`plain_result` gave; raises ``KeyError``, ``TypeError`` or their like for values of another form."""
+    measures = tuple(
+        Measured(m["name"], m["title"], tuple(m["bounds"]), np.array(m["values"])) for m in values["measures"]
+    )
+    weights = np.array(values["weights"], dtype=np.float64)
+    return PolicyResult(
+        **{name: values[name] for name in ("name", "learned", "extra_labels", "action_view", "chooses")},
+        splits={split: SplitScores(**_arrays(scores)) for split, scores in values["splits"].items()},
+        temperature=np.array(values["temperature"]),
+        returns=np.array(values["returns"]),
+        update_scale=np.array(values["update_scale"]),
+        diverged=np.array(values["diverged"], dtype=bool),
+        weights=weights if weights.ndim == 3 else np.ones((len(weights), len(values["returns"]), 0)),
+        measures=measures,
+        traces={title: np.array(trace, dtype=np.float64) for title, trace in values["traces"].items()},
+    )
 
 
 def _plain(value: Any) -> Any:

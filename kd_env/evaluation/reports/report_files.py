@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_env.core.files import atomic_write, without_infinities
+from kd_env.core.files import without_infinities
 from kd_env.evaluation.judging.results import SELECTION, Evaluation
 from kd_env.evaluation.reports.report import Report, Row
 from kd_env.evaluation.reports.words import plain_words
 from kd_env.evaluation.statistics.intervals import Interval
+from kd_files.writing import atomic_write, write_json
 
 
 def print_report(report: Report) -> None:
@@ -49,7 +49,13 @@ def markdown_table(report: Report) -> str:
     return "\n\n".join(text for text in (report.headline, table.rstrip(), report.detectable) if text) + "\n"
 
 
-def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, float]] = (), appendix: str = "") -> None:
+def write_report(
+    folder: Path,
+    report: Report,
+    history: Iterable[Mapping[str, float]] = (),
+    appendix: str = "",
+    origin: Mapping[str, Any] | None = None,
+) -> None:
     """``results.json``, ``results.csv``, ``results.md`` and pictures.
 
     ``weights.png`` shows the weights of terms where there are any, ``traces.png`` what else was followed, and with a
@@ -60,11 +66,11 @@ def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, fl
         report: what is written.
         history: of the training.
         appendix: Markdown that ``results.md`` ends with.
+        origin: what ``results.json`` says of the run beside, as plain values.
     """
     from kd_env.evaluation.reports.plots import learning_curve, traces_over_time, weights_over_time
 
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / "results.json", json.dumps(to_json(report), indent=2) + "\n")
     atomic_write(folder / "results.csv", to_csv(report))
     ending = f"\n{appendix}" if appendix else ""
     atomic_write(folder / "results.md", f"{markdown_table(report)}\n{plain_words(report)}\n{ending}")
@@ -75,6 +81,9 @@ def write_report(folder: Path, report: Report, history: Iterable[Mapping[str, fl
     points = list(history)
     if any(name in point for point in points for name in ("return_mean", "reward")):
         atomic_write(folder / "learning_curve.png", learning_curve(points))
+    write_json(
+        folder / "results.json", {**to_json(report), **(origin or {})}
+    )  # last: who finds it takes the evaluation to be finished
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""Checkpoints of a training: numbered folders, of which the newest whole one counts, each in place by one renaming."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from agents.common.storage import HEADER, read_header
+from kd_files.manifest import MANIFEST
+
+
+class Saved(Protocol):
+    """What is kept."""
+
+    def save(self, path: Path) -> None:
+        """Write a folder."""
+
+
+class Checkpoints:
+    """The folder ``checkpoint`` of a run, with a folder for each step count that was kept.
+
+    Earlier versions kept one agent in the folder itself, and replaced it by two renames: it is read as the oldest, also
+    where a process was killed between them.
+
+    Args:
+        folder: of all of them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is whole; None where there is none.
+
+        Raises:
+            ValueError: every one that there is is damaged.
+        """
+        found = [*self._numbered(), *self._former()]
+        faults = []
+        for place in found:
+            try:
+                read_header(place)
+            except ValueError as error:
+                faults.append(str(error))
+                continue
+            for fault in faults:
+                print(f"{fault} Going on from the older checkpoint {place}.", file=sys.stderr, flush=True)
+            return place
+        if faults:
+            raise ValueError(f"{faults[0]} No other checkpoint is left: to begin anew delete {self.folder}.")
+        return None
+
+    def steps(self) -> int | None:
+        """Steps of the newest numbered checkpoint, whole or not; None where there is none."""
+        return next((int(path.name) for path in self._numbered()), None)
+
+    def save(self, agent: Saved, steps: int) -> None:
+        """Keep an agent, and then drop what was kept before."""
+        target = self.folder / f"{steps:012d}"
+        agent.save(target)
+        for path in [*self.folder.iterdir(), *self.folder.parent.glob(f".{self.folder.name}.*")]:
+            if path != target:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _numbered(self) -> list[Path]:
+        """Newest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted((path for path in self.folder.iterdir() if path.name.isdigit()), reverse=True)
+
+    def _former(self) -> list[Path]:
+        """Those of earlier versions."""
+        former = [self.folder] if (self.folder / HEADER).is_file() or (self.folder / MANIFEST).is_file() else []
+        return [*former, *sorted(self.folder.parent.glob(f".{self.folder.name}.*.old"))]

@@ -1,0 +1,161 @@
+"""Processes that end with the one that started them, whatever ends it.
+
+A process cannot tell those that it started when it is killed. So each of them watches a pipe whose other end only the
+first one holds: the system closes it, and then they end, too.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+Result = TypeVar("Result")
+Tell = Callable[[Any], None]
+Process = subprocess.Popen[Any]
+
+
+def end_with_parent() -> None:
+    """In a worker of :mod:`multiprocessing`: end when the process that started it has ended.
+
+    An interrupt from the terminal reaches every process of its group; workers leave it to the one that started them.
+    In a process that nobody started so nothing happens.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_when_ready(parent.sentinel)
+
+
+def start(
+    words: Sequence[str], *, environment: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen[Any]:
+    """A process ``python -m <words>`` that ends with this one.
+
+    Args:
+        words: module and its arguments.
+        environment: variables that it has beside, or in place of, those of this process.
+        **options: of :class:`subprocess.Popen`.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    lifeline = _lifeline()
+    return subprocess.Popen(
+        [sys.executable, "-m", "kd_env.core.started", str(lifeline), *words],
+        env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+        pass_fds=(lifeline,),
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def output(words: Sequence[str], *, environment: Mapping[str, str] | None = None, **options: Any) -> str:
+    """What a process like that of :func:`start` prints.
+
+    Raises:
+        RuntimeError: it failed; with what it said.
+    """
+    process = start(
+        words, environment=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+    with process:
+        try:
+            printed, said = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise RuntimeError(f"The process `python -m {' '.join(words)[:200]}` failed:\n{said}")
+    return str(printed)
+
+
+def side_by_side(work: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], told: Tell) -> list[Result]:
+    """Results of ``work(*task, tell)`` for every task, each in a spawned process of its own, all at once.
+
+    Whatever ends this function ends the processes: an error in one of them, an interrupt, or a kill from outside.
+
+    Args:
+        work: a function of a module; it can tell things while it works.
+        tasks: its arguments.
+        told: called in this process with what is told.
+
+    Raises:
+        ChildProcessError: a process was ended from outside.
+        Exception: what ``work`` raised, with the traceback of its process as a note.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes: dict[Connection, tuple[int, Any]] = {}
+    results: dict[int, Result] = {}
+    try:
+        for place, task in enumerate(tasks):
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(target=_worker, args=(work, task, there))
+            process.start()
+            there.close()
+            processes[here] = place, process
+        while len(results) < len(tasks):
+            for ready in wait([here for here, (place, _) in processes.items() if place not in results]):
+                assert isinstance(ready, Connection)
+                place, process = processes[ready]
+                kind, value = _received(ready, process)
+                if kind == "result":
+                    results[place] = value
+                else:
+                    told(value)
+    finally:
+        for _, process in processes.values():
+            process.kill()
+        for here, (_, process) in processes.items():
+            process.join()
+            here.close()
+    return [results[place] for place in range(len(tasks))]
+
+
+def _received(connection: Connection, process: Any) -> tuple[str, Any]:
+    try:
+        kind, value = connection.recv()
+    except EOFError:
+        process.join()
+        raise ChildProcessError(
+            f"A worker process was ended from outside (exit status {process.exitcode}); where the system had too "
+            "little memory, use fewer processes."
+        ) from None
+    if kind == "error":
+        raise value
+    return kind, value
+
+
+def _worker(work: Callable[..., Any], task: tuple[Any, ...], connection: Connection) -> None:
+    end_with_parent()
+    try:
+        connection.send(("result", work(*task, lambda value: connection.send(("told", value)))))
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        connection.send(("error", error))
+
+
+@cache
+def _lifeline() -> int:
+    """The end of a pipe that is read by those that this process starts; the other end is open until it has ended."""
+    reading, _ = os.pipe()
+    return reading
+
+
+def end_when_ready(watched: int) -> None:
+    """Kill this process when a pipe is closed at its other end; files are written so that a kill harms none."""
+
+    def watch() -> NoReturn:
+        wait([watched])
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise SystemExit
+
+    threading.Thread(target=watch, name="ends with parent", daemon=True).start()

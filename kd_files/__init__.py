@@ -1,0 +1,4 @@
+"""Files and folders that are read whole or refused by name, and written whole or not at all.
+
+The one way to the disk for everything that is written and read again. It knows neither distillation nor agents.
+"""

@@ -1,0 +1,39 @@
+"""Tensors as safetensors, never as pickles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kd_files.reading import damaged
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors into a folder that is not in place yet, each with memory of its own (shared memory is refused).
+
+    Raises:
+        OSError: the disk is full, read-only or the like.
+    """
+    values = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    try:
+        save_file(values, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error})") from error
+
+
+def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        DamagedFile: it is missing, or no whole safetensors file.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; {remedy}.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise damaged(path, error, remedy) from error

@@ -1,0 +1,76 @@
+"""Processes end with the one that started them, whatever ends it, and say what they did or why not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kd_env.core import processes
+from tests import sleepers
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_workers_tell_and_give_their_results() -> None:
+    told: list[int] = []
+    assert processes.side_by_side(sleepers.sleep, [(0.0,), (0.01,)], told.append) == ["slept 0.0", "slept 0.01"]
+    assert len(set(told)) == 2 and os.getpid() not in told
+
+
+def test_an_error_of_a_worker_is_that_of_the_job() -> None:
+    """One worker fails, and the others do not go on for nobody."""
+    told: list[int] = []
+
+    def failing() -> None:
+        processes.side_by_side(sleepers.fail, [(ValueError("a fault"),), (ValueError("a fault"),)], told.append)
+
+    with pytest.raises(ValueError, match="a fault") as raised:
+        failing()
+    assert "in fail" in raised.value.__notes__[0]
+    with pytest.raises(ChildProcessError, match=r"ended from outside \(exit status -9\)"):
+        processes.side_by_side(sleepers.die, [()], told.append)
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "words"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, ""),
+        (signal.SIGTERM, 143, "sleepers: stopped: all is kept."),
+        (signal.SIGINT, 130, "sleepers: stopped: all is kept."),
+    ],
+)
+def test_nothing_is_left_of_a_job_that_is_ended(stop: signal.Signals, status: int, words: str) -> None:
+    code = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", f"{code}runpy.run_module('tests.sleepers', run_name='__main__', alter_sys=True)"]
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout is not None
+    ids = [int(job.stdout.readline()) for _ in range(3)]
+    job.send_signal(stop)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == status and said.strip() == words
+    end = time.monotonic() + 30
+    while (left := [each for each in ids if runs(each)]) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert left == []
+
+
+def runs(identity: int) -> bool:
+    """Whether a process is there, and more than what is left of one until its parent looks."""
+    try:
+        state = Path(f"/proc/{identity}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def test_what_a_started_process_prints(tmp_path: Path) -> None:
+    printed = processes.output(["timeit", "-n1", "-r1", "print('here')"], environment={"OMP_NUM_THREADS": "1"})
+    assert printed.startswith("here")
+    with pytest.raises(RuntimeError, match=r"timeit.* failed:\n[\s\S]*no_such_name"):
+        processes.output(["timeit", "-n1", "-r1", "no_such_name"])
