@@ -280,6 +280,7 @@ class Problem:
             "split_fingerprint": self.fingerprint,
             "teacher": self.reference.folder,
             "teacher_verdicts": {t.name: t.verdict.facts() for t in self.teachers if t.verdict is not None},
+            "label_orders": {t.name: list(t.order) for t in self.teachers if t.order},
             "saw_feedback": "no" if all(t.saw_feedback == "no" for t in self.teachers) else "unknown",
             "temperature": self.temperature,
             "teacher_loss": self.teacher_loss,

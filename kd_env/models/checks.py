@@ -70,7 +70,10 @@ def check_encoder(encoder: Encoder, batch: Batch, signals: Iterable[Signal], wha
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever an unknown architecture makes of our mask; the cause is kept
-            raise ValueError(f"{name} cannot be run: {type(error).__name__}: {error}. {_SUITED}.") from error
+            raise ValueError(
+                f"{name} cannot be run on an attention mask that is made for it, as kd-env's forward pass does "
+                f"({type(error).__name__}: {first_line(error)}); {_SUITED}."
+            ) from error
         if _differ(logits, reference):
             raise ValueError(_other_logits(name))
         try:

@@ -9,7 +9,14 @@ from typing import Any
 from kd_env.core.records import RECORD, read_set_record
 from kd_env.models.encoder import ATTENTION, register_attention
 from kd_env.models.library.bounds import CONFIG
-from kd_env.models.library.reading import first_line, quiet_transformers, read_config, read_model, read_tokenizer
+from kd_env.models.library.reading import (
+    check_finite,
+    first_line,
+    quiet_transformers,
+    read_config,
+    read_model,
+    read_tokenizer,
+)
 from kd_env.models.pooling import has_pooling, load_pooled
 from kd_files.manifest import check_manifest
 
@@ -43,7 +50,10 @@ def load_encoder(name_or_path: str, *, num_labels: int | None = None, seed: int 
         AutoModelForSequenceClassification, folder, name_or_path, config, seed=seed, attn_implementation=ATTENTION
     )
     _check_loaded(model, name_or_path, report, new_head=pooled or num_labels is not None)
-    return (load_pooled(model.base_model, folder) if pooled else model).eval()
+    if pooled:
+        model = load_pooled(model.base_model, folder)
+        check_finite(model, name_or_path)
+    return model.eval()
 
 
 def check_family(config: Any, name: str) -> None:
@@ -124,6 +134,8 @@ def check_source(name_or_path: str) -> None:
     if record is not None:
         folders = ", ".join(repr(str(path / name)) for name in record["members"])
         raise ValueError(f"The folder {name_or_path!r} holds a set of teachers, not one: give one of {folders}.")
+    if path.is_file():
+        raise ValueError(f"{name_or_path!r} is a file; give the folder that holds it, or a hub name.")
     if path.is_dir() and not (path / CONFIG).is_file():
         held = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
         raise ValueError(

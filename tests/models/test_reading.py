@@ -324,6 +324,11 @@ def test_what_the_library_shares_or_knows_is_no_fault(tmp_path: Path) -> None:
         check_config_file(tmp_path)
 
 
+def test_a_file_is_no_folder_of_a_model(tiny: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"model\.safetensors' is a file; give the folder that holds it"):
+        pretrained.load_encoder(f"{tiny['teacher']}/model.safetensors")
+
+
 def test_models_are_read_at_one_place_without_code_of_folders() -> None:
     calls = {}
     for path in house.sources(*house.PACKAGES):

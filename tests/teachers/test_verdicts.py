@@ -93,6 +93,7 @@ def test_outputs_with_names_are_put_into_the_order_of_the_task(
         named = build(options, teacher=folder)
     assert "its outputs were put into the task's order, ['0', '1']" in caplog.text
     assert named.reference.order == (1, 0) and right.reference.order == ()
+    assert named.summary()["label_orders"] == {"custom": [1, 0]} and right.summary()["label_orders"] == {}
     assert named.reference.encoder.module.config.id2label == {0: "0", 1: "1"}
     batch = right.train.gather(np.arange(8))
     logits = [each.reference.encoder.forward({}, batch, ()).logits.numpy() for each in (right, named)]

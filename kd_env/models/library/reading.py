@@ -102,7 +102,7 @@ def read_model(kind: type, folder: Path, name: str, config: Any, *, seed: int, *
             f"The model {name!r} could not be loaded ({type(error).__name__}: {first_line(error)}). Give a folder in "
             f"Hugging Face layout that holds {CONFIG} and model.safetensors, of an encoder such as BERT."
         ) from error
-    _check_finite(model, name)
+    check_finite(model, name)
     for parameter in model.parameters():
         if parameter.untyped_storage().nbytes() > parameter.nbytes:  # cut from a larger tensor: none could be saved
             parameter.data = parameter.data.clone()
@@ -163,7 +163,12 @@ def _no_config(name: str, content: Mapping[str, Any], error: Exception) -> str:
     )
 
 
-def _check_finite(model: Any, name: str) -> None:
+def check_finite(model: Any, name: str) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Raises:
+        ValueError: with the first tensor that does, and how many.
+    """
     for tensor_name, tensor in model.state_dict().items():
         # The sum is one pass, and finite wherever all are; only where it is not, they are counted.
         if tensor.is_floating_point() and not torch.isfinite(tensor.sum()):
