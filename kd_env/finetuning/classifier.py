@@ -12,7 +12,7 @@ from kd_env.data.loading import get_task
 from kd_env.finetuning.config import TeacherConfig
 from kd_env.finetuning.loop import Trainee, evaluate, making, train, verdict
 from kd_env.finetuning.model import start_classifier
-from kd_env.finetuning.preparation import check_fits, cut_rows, prepare, refuse_stale
+from kd_env.finetuning.preparation import check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import pretrained
 from kd_env.models.loading import quiet_transformers
@@ -42,14 +42,13 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     """
     config.validate()
     output = Path(config.output)
-    task = get_task(config.task, config.columns, config.data_dir)
     if finished(output, config.identity()):
-        refuse_stale(output, read_record(output), cut_rows(config, task)[1].fingerprint)
         return output
     from kd_env.models.devices import resolve_device
 
     device = resolve_device(config.device)
     pretrained.check_source(config.name_or_path)
+    task = get_task(config.task, config.columns, config.data_dir)
     model, had_head = start_classifier(config, task, config.seed)
     source = None if config.init == "fresh" else source_record(config.name_or_path, had_head)
     tokenizer = pretrained.load_tokenizer(config.name_or_path)

@@ -30,7 +30,7 @@ from kd_env.finetuning.config import (
 )
 from kd_env.finetuning.loop import Trainee, evaluate, making, summary, train, verdict
 from kd_env.finetuning.model import start_classifier
-from kd_env.finetuning.preparation import check_fits, cut_rows, prepare, refuse_stale
+from kd_env.finetuning.preparation import check_fits, prepare
 from kd_env.finetuning.store import Checkpoints, becoming, chained, finished, source_record, write_record
 from kd_env.models import pretrained
 from kd_env.models.loading import quiet_transformers
@@ -126,15 +126,14 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     """
     config.validate()
     output = Path(config.output)
-    task = get_task(config.task, config.columns, config.data_dir)
     if finished(output, config.identity(), "teacher set", read_set_record):
-        refuse_stale(output, read_set_record(output), cut_rows(config, task)[1].fingerprint)
         return output
     from kd_env.models.devices import resolve_device
 
     device = resolve_device(config.device)
     for member in config.members:
         pretrained.check_source(member.name_or_path)
+    task = get_task(config.task, config.columns, config.data_dir)
     sources = [member.name_or_path for member in config.members]
     tokenizers = [pretrained.load_tokenizer(source) for source in sources]
     started = _start(config, task)

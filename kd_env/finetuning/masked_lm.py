@@ -15,14 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_env.core.locks import alone
-from kd_env.core.records import read_record
 from kd_env.core.types import Batch
+from kd_env.data.corpora import load_texts
 from kd_env.data.masking import bernoulli_slots, corrupt, draw_slots, ordinary_tokens
 from kd_env.data.tables import Table
-from kd_env.data.text import TextSplits, TokenFacts, read_splits, token_facts, tokenize_texts
+from kd_env.data.text import TextSplits, TokenFacts, cut_texts, token_facts, tokenize_texts
 from kd_env.finetuning.loop import epoch_batches
 from kd_env.finetuning.masked_lm_config import MlmConfig, sources
-from kd_env.finetuning.preparation import refuse_stale
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import pretrained
 from kd_env.models.loading import quiet_transformers
@@ -79,7 +78,6 @@ def train_mlm(config: MlmConfig, *, on_evaluation: Callable[[dict[str, Any]], No
     config.validate()
     output = Path(config.output)
     if finished(output, config.identity()):
-        refuse_stale(output, read_record(output), read_splits(config).fingerprint)
         return output
     from kd_env.models.devices import resolve_device
 
@@ -120,7 +118,8 @@ def prepare(config: MlmConfig, tokenizer: Any, device: torch.device) -> MlmData:
         ValueError: texts or tokenizer that do not fit the options.
     """
     facts = token_facts(tokenizer, config.name_or_path)
-    cut = read_splits(config)
+    texts = load_texts(config.text, data_dir=config.data_dir, column=config.column)
+    cut = cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
     train, selection = (
         tokenize_texts(split_texts, tokenizer, facts, config.max_length) for split_texts in (cut.train, cut.selection)
     )

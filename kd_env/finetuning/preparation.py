@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from kd_env.data import splits
 from kd_env.data.label_noise import add_label_noise, rows_with_words
 from kd_env.data.loading import load_train
 from kd_env.data.tables import Table, same_tokens, tokenize
-from kd_env.data.tasks import Rows, Task
+from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TrainingOptions
 from kd_env.models import encoder
 
@@ -62,7 +61,15 @@ def prepare(
     for reader, origin in members or ((tokenizer, source),):
         if reader.pad_token_id is None:
             raise ValueError(f"The tokenizer of {origin!r} has no padding token; batches need one.")
-    rows, cut = cut_rows(options, task)
+    rows = load_train(task, options.data_dir)
+    cut = splits.cut(
+        rows,
+        seed=options.split_seed,
+        feedback_rows=options.feedback_rows,
+        selection_rows=options.selection_rows,
+        max_train_rows=options.max_train_rows,
+        regression=task.regression,
+    )
     labels = rows.labels
     if options.label_noise:
         words = options.noisy_words
@@ -82,39 +89,6 @@ def prepare(
     tokens = tuple(first if same_tokens(tokenizer, reader, sample) else read(reader) for reader, _ in members)
     shared = all(tables is first for tables in tokens)
     return Data(task, cut, first.train, first.selection, () if shared else tokens)
-
-
-def cut_rows(options: TrainingOptions, task: Task) -> tuple[Rows, splits.Splits]:
-    """The official train split of the options, and its cut; raises ``ValueError`` for what cannot be read or cut."""
-    rows = load_train(task, options.data_dir)
-    return rows, splits.cut(
-        rows,
-        seed=options.split_seed,
-        feedback_rows=options.feedback_rows,
-        selection_rows=options.selection_rows,
-        max_train_rows=options.max_train_rows,
-        regression=task.regression,
-    )
-
-
-def refuse_stale(output: Path, record: Mapping[str, Any] | None, fingerprint: str) -> None:
-    """Refuse what was made from other rows than the same options give now.
-
-    Args:
-        output: its folder.
-        record: of its making.
-        fingerprint: of the split as it is now.
-
-    Raises:
-        ValueError: with both fingerprints and the remedy.
-    """
-    then = (record or {}).get("fingerprint", fingerprint)
-    if then != fingerprint:
-        raise ValueError(
-            f"{str(output)!r} was made from other rows than are read now (split {then}, now {fingerprint}): a file has "
-            "changed since, or rows that differ only in how their characters are stored were cut apart by an earlier "
-            "version. Delete that folder to make it anew, choose another output, or put the file back."
-        )
 
 
 def check_fits(source: str, tokenizer: Any, model: Any, data: Data) -> None:
