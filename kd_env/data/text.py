@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from kd_env.data.corpora import Texts, load_texts
+from kd_env.data.corpora import Texts
 from kd_env.data.forms import normalize
 from kd_env.data.masking import ordinary_tokens
 from kd_env.data.splits import TokenIndex, cut
@@ -48,31 +48,6 @@ class TokenizedTexts(NamedTuple):
     table: Table
     kept: np.ndarray  # [R] int64, places of the table's rows in the list that was given
     dropped: int
-
-
-class TextOptions(Protocol):
-    """Options that say which texts are read, and how they are cut."""
-
-    @property
-    def text(self) -> str | tuple[str, ...]: ...  # noqa: D102 - documented where the options are
-    @property
-    def data_dir(self) -> str | None: ...  # noqa: D102
-    @property
-    def column(self) -> str | None: ...  # noqa: D102
-    @property
-    def split_seed(self) -> int: ...  # noqa: D102
-    @property
-    def feedback_rows(self) -> int | None: ...  # noqa: D102
-    @property
-    def selection_rows(self) -> int | None: ...  # noqa: D102
-    @property
-    def max_train_rows(self) -> int | None: ...  # noqa: D102
-
-
-def read_splits(options: TextOptions) -> TextSplits:
-    """The texts of the options, cut, without dev texts; errors as :func:`load_texts` and :func:`cut_texts`."""
-    texts = load_texts(options.text, data_dir=options.data_dir, column=options.column)
-    return cut_texts(texts, options.split_seed, options.feedback_rows, options.selection_rows, options.max_train_rows)
 
 
 def cut_texts(

@@ -53,6 +53,7 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
 
     device = resolve_device(config.device)
     pretrained.check_source(config.name_or_path)
+    task = get_task(config.task, config.columns, config.data_dir)
     model, had_head = start_classifier(config, task, config.seed)
     source = None if config.init == "fresh" else source_record(config.name_or_path, had_head)
     tokenizer = pretrained.load_tokenizer(config.name_or_path)

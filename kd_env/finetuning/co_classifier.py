@@ -139,6 +139,7 @@ def cofinetune(config: CoTeacherConfig, *, on_evaluation: Callable[[dict[str, An
     device = resolve_device(config.device)
     for member in config.members:
         pretrained.check_source(member.name_or_path)
+    task = get_task(config.task, config.columns, config.data_dir)
     sources = [member.name_or_path for member in config.members]
     tokenizers = [pretrained.load_tokenizer(source) for source in sources]
     started = _start(config, task)

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from kd_env.core.locks import alone
 from kd_env.core.types import Batch
+from kd_env.data.corpora import load_texts
 from kd_env.data.masking import bernoulli_slots, corrupt, draw_slots, ordinary_tokens
 from kd_env.data.tables import Table
-from kd_env.data.text import TextSplits, TokenFacts, read_splits, token_facts, tokenize_texts
+from kd_env.data.text import TextSplits, TokenFacts, cut_texts, token_facts, tokenize_texts
 from kd_env.finetuning.contents import MADE_FROM, encoders_of, text_contents
 from kd_env.finetuning.loop import epoch_batches
 from kd_env.finetuning.masked_lm_config import MlmConfig, sources
@@ -78,7 +79,7 @@ def train_mlm(config: MlmConfig, *, on_evaluation: Callable[[dict[str, Any]], No
     """
     config.validate()
     output, contents = Path(config.output), text_contents(sources(config.text), config.data_dir, config.name_or_path)
-    is_finished = partial(finished, output, config.identity(), contents, lambda: read_splits(config).fingerprint)
+    is_finished = partial(finished, output, config.identity(), contents, lambda: _cut(config).fingerprint)
     if is_finished():
         return output
     from kd_env.models.devices import resolve_device
@@ -121,7 +122,7 @@ def prepare(config: MlmConfig, tokenizer: Any, device: torch.device) -> MlmData:
         ValueError: texts or tokenizer that do not fit the options.
     """
     facts = token_facts(tokenizer, config.name_or_path)
-    cut = read_splits(config)
+    cut = _cut(config)
     train, selection = (
         tokenize_texts(split_texts, tokenizer, facts, config.max_length) for split_texts in (cut.train, cut.selection)
     )
@@ -130,6 +131,11 @@ def prepare(config: MlmConfig, tokenizer: Any, device: torch.device) -> MlmData:
         rng = np.random.default_rng([config.split_seed, _SELECTION, index])
         chunks.append(mask(selection.table.gather(rows), facts, config.mask_rate, rng, device))
     return MlmData(cut, facts, train.table, selection.table, train.dropped + selection.dropped, tuple(chunks))
+
+
+def _cut(config: MlmConfig) -> TextSplits:
+    texts = load_texts(config.text, data_dir=config.data_dir, column=config.column)
+    return cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
 
 
 def mask(batch: Batch, facts: TokenFacts, rate: float, rng: np.random.Generator, device: torch.device) -> Masked:

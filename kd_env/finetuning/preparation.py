@@ -81,7 +81,15 @@ def prepare(
     for reader, origin in members or ((tokenizer, source),):
         if reader.pad_token_id is None:
             raise ValueError(f"The tokenizer of {origin!r} has no padding token; batches need one.")
-    rows, cut = cut_rows(options, task)
+    rows = load_train(task, options.data_dir)
+    cut = splits.cut(
+        rows,
+        seed=options.split_seed,
+        feedback_rows=options.feedback_rows,
+        selection_rows=options.selection_rows,
+        max_train_rows=options.max_train_rows,
+        regression=task.regression,
+    )
     labels = rows.labels
     if options.label_noise:
         words = options.noisy_words

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cli.settings.compose import compose
@@ -229,3 +230,28 @@ def test_every_way_to_write_the_order_of_classes(tmp_path: Path, order: str, wri
     options = ["task=custom", "task.columns.text=text", f"task.columns.labels={order}"]
     columns = compose("config", options)["task"]["columns"]
     assert labels_of(tmp_path, **columns)[1] == [0, 1, 0]
+
+
+def test_damaged_files_are_read_or_told_with_their_name(tmp_path: Path) -> None:
+    """Cut, flipped and longer files of every kind: never an error of a library, or one without the file."""
+    rng = np.random.default_rng(0)
+    for ending in ENDINGS[:4]:
+        write(tmp_path, ending, ["a", "b"] * 10)
+        path = tmp_path / f"train.{ending}"
+        whole = path.read_bytes()
+        for _ in range(100):
+            data = bytearray(whole)
+            place = int(rng.integers(len(data)))
+            match int(rng.integers(3)):
+                case 0:
+                    del data[place:]
+                case 1:
+                    data[place] ^= 1 << int(rng.integers(8))
+                case _:
+                    data[place:place] = rng.bytes(int(rng.integers(1, 20)))
+            path.write_bytes(data)
+            try:
+                labels_of(tmp_path, labels=["a", "b"])
+            except ValueError as error:
+                assert str(path) in str(error) and "\n" not in str(error)
+        path.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -628,19 +627,3 @@ def test_rows_longer_than_the_positions(make: Make, encoder: str, tmp_path: Path
 def test_a_loss_that_is_not_finite_names_step_and_rows(make: Make) -> None:
     with pytest.raises(FloatingPointError, match=r"update \d+ \(rows \[\d+, .*lower learning_rate"):
         finetune(make(learning_rate=1e30, epochs=8))
-
-
-def test_a_teacher_of_labels_that_were_corrected_since_is_refused(make: Make, data_dir: str, tmp_path: Path) -> None:
-    """It would be right about the labels as they were, and wrong on every row."""
-    shutil.copytree(Path(data_dir) / "classes", tmp_path / "rows")
-    config = make(epochs=1, data_dir=str(tmp_path / "rows"), evaluations_per_epoch=1)
-    folder = finetune(config)
-    assert finetune(config) == folder
-    path = tmp_path / "rows" / "train.csv"
-    rows = path.read_text()
-    swapped = {"good": "bad", "bad": "good"}
-    path.write_text(re.sub(r",(good|bad)$", lambda label: f",{swapped[label[1]]}", rows, flags=re.MULTILINE))
-    with pytest.raises(ValueError, match=r"other rows than are read now.*Delete that folder to make it anew"):
-        finetune(config)
-    path.write_text(rows)
-    assert finetune(config) == folder

@@ -574,15 +574,3 @@ def test_help_shows_the_objective(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     for part in ("objective=classification", "text=null", "text_column=null", "mask_rate=0.15", "objective=mlm text="):
         assert part in said
-
-
-def test_a_model_of_texts_that_have_changed_since_is_refused(make: Make, text: str, tmp_path: Path) -> None:
-    lines = (Path(text) / "lines.txt").read_text()
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "lines.txt").write_text(lines)
-    config = make(text=str(tmp_path / "text"), epochs=1, evaluations_per_epoch=1)
-    folder = train_mlm(config)
-    assert train_mlm(config) == folder
-    (tmp_path / "text" / "lines.txt").write_text("\n".join(lines.splitlines()[:250]))
-    with pytest.raises(ValueError, match="other rows than are read now"):
-        train_mlm(config)
