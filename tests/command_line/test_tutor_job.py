@@ -93,7 +93,15 @@ def test_a_training_writes_what_every_run_has(words: list[str], tmp_path: Path) 
     assert run("train", frozen(words, "agent=tutor", "name=run"), "train_agent.py ...") == 0
     folder = tmp_path / "run"
     names = {"config.yaml", "command.txt", "overrides.json", "versions.json", "logs", "policy", "checkpoint"}
-    names |= {"spaces.json", "results.json", "results.csv", "results.md", "learning_curve.png", "traces.png"}
+    names |= {
+        "kd_env_manifest.json",
+        "spaces.json",
+        "results.json",
+        "results.csv",
+        "results.md",
+        "learning_curve.png",
+        "traces.png",
+    }
     assert {path.name for path in folder.iterdir()} == names
     data = results(folder)
     assert data["comparator"] in ("teacher_samples", "keep_masked") and data["best_rule"] == data["comparator"]
