@@ -26,19 +26,25 @@ _digests: dict[tuple[str, int, int], str] = {}
 _told: set[str] = set()
 
 
-def write_manifest(folder: Path) -> None:
-    """Write the manifest of a folder, and one into every folder in it; waits until all of it is on the disk."""
-    for child in sorted(path for path in folder.iterdir() if path.is_dir()):
+def write_manifest(folder: Path, *, deep: bool = True) -> None:
+    """Write the manifest of a folder, and where it is ``deep`` one into every folder in it.
+
+    It is whole or not there, and all files that it names are on the disk.
+    """
+    for child in sorted(path for path in folder.iterdir() if deep and path.is_dir()):
         write_manifest(child)
     files = {}
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST):
+    hidden = (MANIFEST, ".")
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(hidden)):
         with path.open("rb") as opened:
             os.fsync(opened.fileno())
         files[path.name] = {"bytes": path.stat().st_size, "sha256": digest(path)}
-    with (folder / MANIFEST).open("w", encoding="utf-8") as opened:
+    temporary = folder / f".{MANIFEST}.tmp"
+    with temporary.open("w", encoding="utf-8") as opened:
         opened.write(json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n")
         opened.flush()
         os.fsync(opened.fileno())
+    temporary.replace(folder / MANIFEST)
 
 
 def check_manifest(folder: Path, remedy: str | None = None, *, ours: bool = True) -> bool:
@@ -66,6 +72,21 @@ def check_manifest(folder: Path, remedy: str | None = None, *, ours: bool = True
         check_keys(path, entry, {"bytes": int, "sha256": str}, remedy)
         _check_file(folder / name, entry, remedy)
     return True
+
+
+def check_file(path: Path, remedy: str) -> None:
+    """Check one file against the manifest of its folder; one that stands in none is not checked.
+
+    Raises:
+        DamagedFile: it has other content than when it was written, or the manifest is damaged.
+    """
+    manifest = path.parent / MANIFEST
+    if not manifest.is_file() or not path.is_file():
+        return
+    entry = read_json(manifest, remedy, {"files": dict})["files"].get(path.name)
+    if isinstance(entry, dict):
+        check_keys(manifest, entry, {"bytes": int, "sha256": str}, remedy)
+        _check_file(path, entry, f"{remedy}, or delete {manifest} if you changed the file yourself")
 
 
 def _check_file(path: Path, entry: dict[str, Any], remedy: str) -> None:

@@ -19,7 +19,7 @@ from kd_files.manifest import write_manifest
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write to a temporary name beside ``path``, then rename: readers see the old file or the whole new one."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -73,6 +73,15 @@ def recover(target: Path) -> None:
     if old.is_dir() and not target.exists():
         with suppress(FileNotFoundError):  # another process puts it back as well
             old.rename(target)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a process that was killed had begun to write in a folder, or in one below; nobody else may write."""
+    for path in [*folder.rglob(".*.tmp"), *folder.rglob(".*.new")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def flush_folder(folder: Path) -> None:

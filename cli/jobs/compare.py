@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.runs import folder as runs
-from cli.runs.config import at, differences, read_config
+from cli.runs.config import at, differences
 from cli.runs.former import with_former_defaults
 from cli.runs.paths import absolute
 from cli.settings.kinds.catalog import reader_of
 from cli.settings.options import names_of, split_options
 from cli.settings.read import agent_label
 from kd_env.core.registry import unknown_name
+from kd_files.manifest import check_file
 from kd_files.reading import check_keys, damaged, read_json
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     from kd_env.evaluation.comparing.runs import Run
 
-    configs = [read_config(folder / runs.CONFIG) for folder in folders]
+    configs = [runs.run_config(folder) for folder in folders]
     check_comparable(list(zip(map(str, folders), configs, strict=True)))
     return [
         Run(
@@ -133,6 +134,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 def read_results(path: Path) -> dict[str, Any]:
     """What a report wrote, with what every comparison reads; raises :class:`kd_files.reading.DamagedFile`."""
     remedy = "delete it, and judge the run again with resume=true"
+    check_file(path, remedy)
     results = read_json(path, remedy, {"seeds": list, "policies": list})
     for row in results["policies"]:
         if not isinstance(row, dict):

@@ -17,13 +17,15 @@ from cli.runs.config import at, differences, read_config, to_yaml
 from cli.runs.former import with_former_defaults
 from cli.runs.paths import has_moved
 from kd_env.core.locks import owned
+from kd_files.manifest import check_file, write_manifest
 from kd_files.reading import damaged, parse_json, read_json, read_text
-from kd_files.writing import atomic_write, write_json
+from kd_files.writing import atomic_write, sweep, write_json
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
 POLICY, CHECKPOINT, LOGS, RESULTS, SPACES = "policy", "checkpoint", "logs", "results.json", "spaces.json"
 RESUMED, JUDGED = "resumed", "judged"
 """Key of the versions under which a run went on, and folder of policies that are judged while others are not."""
+_REMEDY = "copy the run folder again, or choose another"
 _VERSIONS_REMEDY = "delete it, and it is written again"
 _COMPONENTS, _FEATURES, _VIEW = "action components", "observation features", "action view"
 _MAY_CHANGE = (
@@ -91,12 +93,14 @@ def describe(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str]
     Of one that goes on, commands and versions stay, and those of now stand behind them.
     """
     folder.mkdir(exist_ok=True)
+    sweep(folder)
     commands, first = _former_description(folder)
     atomic_write(folder / CONFIG, to_yaml(resolved))
     atomic_write(folder / OVERRIDES, json.dumps(list(overrides)) + "\n")
     atomic_write(folder / COMMAND, "".join(f"{line}\n" for line in [*commands, command]))
     now = versions()
     write_json(folder / VERSIONS, now if first is None else {**first, RESUMED: [*first.get(RESUMED, []), now]})
+    write_manifest(folder, deep=False)
 
 
 def resumed(folder: Path) -> int:
@@ -125,7 +129,8 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
         raise ValueError(f"{folder} is no run folder: {CONFIG} or {OVERRIDES} is missing.")
     if not (folder / POLICY).is_dir():
         raise ValueError(f"The run {folder} has no policy yet; finish its training with resume=true.")
-    path, remedy = folder / OVERRIDES, "copy the run folder again, or choose another"
+    path, remedy = folder / OVERRIDES, _REMEDY
+    check_file(path, remedy)
     overrides = parse_json(path, read_text(path, remedy), remedy)
     if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
         raise damaged(path, "it holds no list of options", remedy)
@@ -134,7 +139,8 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 def run_config(folder: Path) -> dict[str, Any]:
     """Resolved configuration of a run, with the sections that every version wrote; raises :class:`DamagedFile`."""
-    return read_config(folder / CONFIG, _SECTIONS)
+    check_file(folder / CONFIG, _REMEDY)
+    return read_config(folder / CONFIG, _SECTIONS, remedy=_REMEDY)
 
 
 def begun_config(folder: Path) -> dict[str, Any] | None:
@@ -145,6 +151,7 @@ def begun_config(folder: Path) -> dict[str, Any] | None:
 def write_spaces(folder: Path, env: Any) -> None:
     """Write what the observations and actions of a training meant."""
     write_json(folder / SPACES, _meaning(env))
+    write_manifest(folder, deep=False)
 
 
 def check_spaces(folder: Path, env: Any) -> None:
@@ -164,7 +171,8 @@ def check_spaces(folder: Path, env: Any) -> None:
         raise ValueError(
             f"The run {folder} does not say what its policy was trained with ({SPACES} is missing); train it again."
         )
-    before, now = read_json(path, "copy the run folder again, or train it again"), _meaning(env)
+    check_file(path, _REMEDY)
+    before, now = read_json(path, _REMEDY), _meaning(env)
     before.setdefault(_VIEW, now.get(_VIEW))  # what runs of earlier versions do not say
     if getattr(env, "weighting", "batch") == "sample":
         before, now = (_of_one_row(meaning, env.row_features) for meaning in (before, now))

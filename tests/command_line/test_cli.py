@@ -157,6 +157,7 @@ def test_runs_that_began_under_the_former_default_learning_rate(
     assert run("train", [*words, f"{rate}=0.007"], "kd-env train") == 0
     folder = tmp_path / "old" / "custom-actor_critic-seed0"
     (folder / "overrides.json").write_text(json.dumps(words))  # as an earlier version left it
+    (folder / "kd_env_manifest.json").unlink()
     first = gaps(folder)
 
     def used(path: Path) -> Any:
@@ -249,7 +250,7 @@ def test_runs_without_what_they_were_trained_with(tmp_path: Path, tiny_problem: 
         runs.check_spaces(tmp_path, env)
     runs.write_spaces(tmp_path, env)
     runs.check_spaces(tmp_path, env)
-    assert [path.name for path in tmp_path.iterdir()] == ["spaces.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kd_env_manifest.json", "spaces.json"]
 
 
 def test_a_run_that_failed_before_its_training_does_not_block_the_next(

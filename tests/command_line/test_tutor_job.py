@@ -94,6 +94,7 @@ def test_a_training_writes_what_every_run_has(words: list[str], tmp_path: Path) 
     folder = tmp_path / "run"
     names = {"config.yaml", "command.txt", "overrides.json", "versions.json", "rows.json", "logs"}
     names |= {
+        "kd_env_manifest.json",
         "policy",
         "checkpoint",
         "spaces.json",

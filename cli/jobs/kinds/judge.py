@@ -15,6 +15,7 @@ from cli.settings.kinds.base import Settings
 from kd_env.config.environment import EnvConfig
 from kd_env.evaluation.reports.report import Report
 from kd_env.mdp.problem import Problem
+from kd_files.manifest import write_manifest
 
 
 def evaluate(settings: Settings[EnvConfig], problem: Problem, agent: Any, policy: Path) -> Report:
@@ -51,5 +52,6 @@ def write_results(
     if appendix:
         print(f"\n{appendix}", end="")
     write_report(folder, report, history, appendix, {runs.RESUMED: runs.resumed(folder)})
+    write_manifest(folder, deep=False)
     shutil.rmtree(folder / runs.JUDGED, ignore_errors=True)  # all of it stands in the report now
     print(f"Written to {folder}", flush=True)

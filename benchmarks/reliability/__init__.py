@@ -1,0 +1,1 @@
+"""Harnesses that try to break what is written and read again: kills and damages, counted."""
