@@ -33,7 +33,8 @@ class EnvConfig:
     """Folder with ``<task>/<split>.parquet`` (csv, tsv, jsonl too); None reads GLUE from the hub."""
     columns: Plain | None = None
     """For ``task=custom``: ``text`` (one or two column names), ``label``, ``kind`` (classification, regression), and
-    optionally ``labels`` (their order), ``label_range`` and ``metrics``."""
+    optionally ``labels`` (their order), ``label_range`` and ``metrics`` (:mod:`kd_env.core.metrics`; the first is the
+    headline)."""
     split_seed: int = 0
     """Seed of the cut into train, feedback and selection, of label noise and of the evaluated feedback rows."""
     feedback_rows: int | None = None

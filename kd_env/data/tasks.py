@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
-
 
 @dataclass(frozen=True)
 class Task:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kd_env.config.environment import EnvConfig
+from kd_env.core import metrics
 from kd_env.core.types import Signal
 from kd_env.data import splits
 from kd_env.data.tables import Table, make_buckets, tokenize
@@ -19,7 +20,7 @@ from kd_env.mdp import rewards
 from kd_env.mdp.observations.space import make_layout, make_space
 from kd_env.models import encoder
 from kd_env.models.layermap import layer_table
-from kd_env.numerics import losses, metrics
+from kd_env.numerics import losses
 from kd_env.numerics.calibration import check_calibration_rows, fit_temperature
 from kd_env.teachers import outputs, sources
 from kd_env.teachers.facts import TeacherFacts, teacher_facts

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_env.core import metrics
 from kd_env.core.types import Floats
 from kd_env.data.loading import load_dev
 from kd_env.data.tables import Table
@@ -18,7 +19,7 @@ from kd_env.mdp.problem import Problem
 from kd_env.mdp.rewards import gap_scale
 from kd_env.models.checks import check_positions
 from kd_env.models.encoder import Encoder
-from kd_env.numerics import losses, metrics
+from kd_env.numerics import losses
 from kd_env.numerics.calibration import expected_calibration_error, fit_temperatures
 
 

@@ -75,6 +75,7 @@ def evaluate_policies(
             for split, table in tables.items()
         },
         labels={split: table.labels for split, table in tables.items()},
+        classes=problem.task.labels,
     )
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from kd_env.core import metrics
 from kd_env.data import splits
 from kd_env.data.corpora import load_texts
 from kd_env.data.loading import get_task, load_dev, load_train
@@ -21,7 +22,7 @@ from kd_env.decisions.tutor_token.corpus.text import evaluated_rows
 from kd_env.decisions.tutor_token.problem import TutorProblem
 from kd_env.decisions.tutor_token.process import make_tutor_problem
 from kd_env.mdp import passes
-from kd_env.numerics import losses, metrics
+from kd_env.numerics import losses
 
 
 class Judged(NamedTuple):
