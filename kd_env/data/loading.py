@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kd_env.core import checks
 from kd_env.core.hub import hub_asked_once
+from kd_env.core.metrics import check_metrics
 from kd_env.core.registry import unknown_name
 from kd_env.data.files.formats import Table, read_tables
 from kd_env.data.files.labels import class_names, classes, label_key, label_name, score, scores
 from kd_env.data.files.places import FORMATS, find_tables, listing
-from kd_env.data.tasks import EMBEDDED, GLUE, METRICS, Rows, Task
+from kd_env.data.tasks import EMBEDDED, GLUE, Rows, Task
 from kd_env.data.toy import toy_rows
 
 log = logging.getLogger(__name__)
 
 HUB_NAME = "nyu-mll/glue"
-_REGRESSION_METRICS = ("pearson", "spearmanr")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CUSTOM_KEYS = ("text", "label", "kind", "labels", "label_range", "metrics")
 
 
@@ -175,6 +175,7 @@ def _custom_task(columns: Mapping[str, Any] | None, data_dir: str | None) -> Tas
     if columns.get(stray) is not None:
         raise ValueError(f"columns.{stray}={columns[stray]!r} does not fit columns.kind={kind!r}.")
     metrics = _custom_metrics(columns.get("metrics"), regression)
+    check_metrics(metrics, regression, None)  # before files are read for the number of classes
     if regression:
         limits = columns.get("label_range")
         span = _score_range(text, columns["label"], data_dir) if limits is None else tuple(float(v) for v in limits)
@@ -186,6 +187,7 @@ def _custom_task(columns: Mapping[str, Any] | None, data_dir: str | None) -> Tas
     valid = tuple(name for name in names if name is not None)
     if len(valid) < max(2, len(names)) or len(set(map(label_key, valid))) < len(valid):
         raise ValueError(f"columns.labels={list(names)!r} must be at least two different class names.")
+    check_metrics(metrics, regression, len(valid))
     return Task("custom", text, columns["label"], valid, metrics)
 
 
@@ -205,13 +207,8 @@ def _check_types(columns: Mapping[str, Any]) -> None:
 
 
 def _custom_metrics(metrics: Any, regression: bool) -> tuple[str, ...]:
-    valid = tuple(name for name in METRICS if (name in _REGRESSION_METRICS) == regression)
-    metrics = metrics or (_REGRESSION_METRICS if regression else ("accuracy",))
-    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    for name in names:
-        if name not in valid:
-            raise ValueError(unknown_name(f"metric for {'scores' if regression else 'classes'}:", name, valid))
-    return names
+    metrics = metrics or (("pearson", "spearmanr") if regression else ("accuracy",))
+    return (metrics,) if isinstance(metrics, str) else tuple(metrics)
 
 
 def _train_labels(text: tuple[str, ...], label: str, data_dir: str | None) -> tuple[str, list[Any]]:

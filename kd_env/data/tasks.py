@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
-
 
 @dataclass(frozen=True)
 class Task:

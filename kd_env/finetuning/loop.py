@@ -142,7 +142,7 @@ def _loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
 
 def evaluate(options: TrainingOptions, data: Data, trainee: Trainee) -> list[Evaluation]:
     """Every classifier on the selection split."""
-    from kd_env.numerics.metrics import compute
+    from kd_env.core.metrics import compute
 
     task, labels = data.task, data.selection.labels
     width = _width(task) if task.regression else None

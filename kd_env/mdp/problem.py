@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kd_env.config.environment import EnvConfig
+from kd_env.core import metrics
 from kd_env.core.types import ModelOutput, Signal
 from kd_env.data.tables import Table, make_buckets, tokenize
 from kd_env.data.tasks import Rows
@@ -21,7 +22,7 @@ from kd_env.mdp.objectives.batches import Edit, StudentBatch, StudentUpdate, Tea
 from kd_env.mdp.observations.space import make_layout
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
 from kd_env.models.layermap import layer_table
-from kd_env.numerics import losses, metrics
+from kd_env.numerics import losses
 from kd_env.numerics.calibration import check_calibration_rows, fit_temperature
 from kd_env.teachers import outputs, sources
 from kd_env.teachers.facts import TeacherFacts, teacher_facts

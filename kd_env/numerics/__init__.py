@@ -1,1 +1,1 @@
-"""Arithmetic that knows no model: losses, metrics, calibration, optimisers."""
+"""Arithmetic that knows no model: losses, calibration, optimisers."""

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kd_env.core import metrics
 from kd_env.data.tasks import Task
-from kd_env.numerics import losses, metrics
+from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperature
 
 CHECKS = ("refuse", "warn", "none")

@@ -14,6 +14,7 @@ import pytest
 import kd_env
 from agents import make_rule
 from kd_env import DistillVectorEnv, build_problem
+from kd_env.core.metrics import auc
 from kd_env.data.label_noise import add_label_noise, replaced_rows, shuffle_labels
 from kd_env.data.loading import load_train
 from kd_env.decisions.options import env_config
@@ -24,7 +25,6 @@ from kd_env.evaluation.comparing.runs import Run
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.evaluation.judging.protocol import evaluate_policies
 from kd_env.evaluation.reports import report, report_files, words
-from kd_env.numerics.metrics import auc
 
 
 def by_pairs(larger: np.ndarray, smaller: np.ndarray) -> float:

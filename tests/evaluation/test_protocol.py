@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kd_env import DistillEnv, DistillVectorEnv, build_problem
+from kd_env.core import metrics
 from kd_env.data.loading import get_task, load_dev
 from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
@@ -20,7 +21,6 @@ from kd_env.evaluation.judging.protocol import evaluate_policies
 from kd_env.evaluation.judging.results import SELECTION
 from kd_env.evaluation.reports.report import summarize
 from kd_env.evaluation.reports.report_files import to_json
-from kd_env.numerics import metrics
 from kd_env.numerics.losses import log_softmax
 
 SEEDS = (100, 103, 107)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_env.core import metrics
 from kd_env.core.types import Floats
 from kd_env.data.label_noise import replaced_rows
 from kd_env.decisions.base import Measure
 from kd_env.mdp.problem import Problem
-from kd_env.numerics import metrics
 
 
 def wrong_rows(problem: Problem) -> NDArray[np.bool_] | None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_env.core import metrics
 from kd_env.core.types import Floats
 from kd_env.decisions.base import Measure
-from kd_env.numerics import metrics
 
 
 class BestTeacherFollowed(Measure):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+from kd_env.core.metrics import SHARE, bounds_of
 from kd_env.evaluation.comparing.agreement import check_agreement, check_equal, overlapping_trainings
 from kd_env.evaluation.comparing.comparison import Comparison, Contrast, Entry
 from kd_env.evaluation.comparing.joint import together
@@ -20,7 +21,6 @@ from kd_env.evaluation.judging.results import SELECTION
 from kd_env.evaluation.statistics.crossed import policy_difference, policy_interval
 from kd_env.evaluation.statistics.intervals import Bounds, Difference, Interval, holm, paired_difference
 from kd_env.evaluation.statistics.verdicts import best_rule
-from kd_env.numerics.metrics import BOUNDS, SHARE
 
 
 def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
@@ -111,7 +111,7 @@ def _entry(policy: PolicyRows, measure: str, level: float) -> Entry:
         units=len(policy.runs) if trained else len(run.results["seeds"]),
         values={s: tuple(map(float, v.mean(axis=1) if trained else v[0])) for s, v in shown.items()},
         metrics={
-            s: {m: policy.interval(level, "splits", s, "metrics", m, bounds=BOUNDS.get(m)) for m in row["metrics"][s]}
+            s: {m: policy.interval(level, "splits", s, "metrics", m, bounds=bounds_of(m)) for m in row["metrics"][s]}
             for s in dev
         },
         loss=of_splits("loss"),

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from kd_env.core.metrics import SHARE
 from kd_env.core.types import Floats
 from kd_env.evaluation.statistics.crossed import policy_interval
 from kd_env.evaluation.statistics.intervals import Bounds, Interval
-from kd_env.numerics.metrics import SHARE
 
 
 @dataclass(frozen=True)

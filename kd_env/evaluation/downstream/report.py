@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_env.core.files import without_infinities
+from kd_env.core.metrics import bounds_of
 from kd_env.evaluation.statistics.crossed import policy_difference, policy_interval
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, Difference, Interval, holm
 from kd_env.evaluation.statistics.verdicts import detectable_words, seeds_words, show
-from kd_env.numerics.metrics import BOUNDS
 
 Floats = NDArray[np.float64]
 Results = Mapping[tuple[str, int | None], Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]]
@@ -78,7 +78,7 @@ def summarize(columns: Sequence[Column], baseline: str) -> list[Summary]:
     return [
         Summary(
             column,
-            {n: policy_interval(v, bounds=BOUNDS.get(column.metric)) for n, v in column.values.items()},
+            {n: policy_interval(v, bounds=bounds_of(column.metric)) for n, v in column.values.items()},
             by_name,
             {name: next(adjusted) for name in by_name},
         )

@@ -109,6 +109,7 @@ def as_evaluation(
         },
         labels={split: table.labels for split, table in judged.tables.items()},
         joint=joint,
+        classes=problem.task.labels,
     )
 
 

@@ -113,6 +113,8 @@ class Evaluation:
     teacher: dict[str, dict[str, float]] = field(default_factory=dict)
     """By split: the metrics of the reference teacher and its calibrated ``loss``; empty where the teacher learns."""
     labels: dict[str, NDArray[Any]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    """Names of the classes of ``labels``; none in regression."""
     joint: bool = False
     """Whether the one student of each learned policy is that beside which it learned; then ``seeds`` are those of the
     trainings."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_env.core.metrics import SHARE, bounds_of, compute
 from kd_env.evaluation.judging.results import SELECTION, Evaluation, PolicyResult
 from kd_env.evaluation.statistics.intervals import (
     Bounds,
@@ -20,7 +21,6 @@ from kd_env.evaluation.statistics.intervals import (
     t_interval,
 )
 from kd_env.evaluation.statistics.verdicts import best_rule, detectable_words, headline, show, title_of
-from kd_env.numerics import metrics
 
 ECE_TITLE = "expected calibration error"
 
@@ -172,12 +172,12 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             extra_labels=result.extra_labels,
             comparator=name == evaluation.comparator,
             metrics={
-                s: {m: t_interval(values, level, metrics.BOUNDS[m]) for m, values in result.splits[s].metrics.items()}
+                s: {m: t_interval(values, level, bounds_of(m)) for m, values in result.splits[s].metrics.items()}
                 for s in splits
             },
             loss={s: t_interval(result.splits[s].loss, level) for s in splits},
             gap_closed={s: t_interval(result.splits[s].gap_closed, level) for s in splits},
-            calibration_error=_where_measured(result, splits, "calibration_error", level, metrics.SHARE),
+            calibration_error=_where_measured(result, splits, "calibration_error", level, SHARE),
             raw_loss=_where_measured(result, splits, "raw_loss", level),
             raw_gap_closed=_where_measured(result, splits, "raw_gap_closed", level),
             difference={s: differences[s][name] for s in splits},
@@ -212,7 +212,7 @@ def _teacher_metric(evaluation: Evaluation, result: PolicyResult, level: float) 
     if result.taught is None:
         return None
     first = evaluation.metric_names[0]
-    bounds = metrics.BOUNDS[first]
+    bounds = bounds_of(first)
     return {split: t_interval(values[first], level, bounds) for split, values in result.taught.metrics.items()}
 
 
@@ -248,6 +248,6 @@ def _over_examples(
     first, labels = evaluation.metric_names[0], evaluation.labels[split]
 
     def score(rows: NDArray[np.int64]) -> float:
-        return float(np.mean([metrics.compute([first], guess[rows], labels[rows])[first] for guess in predictions]))
+        return float(np.mean([compute([first], guess[rows], labels[rows])[first] for guess in predictions]))
 
     return bootstrap_examples(score, len(labels), seed=seed, replicates=replicates, level=level)

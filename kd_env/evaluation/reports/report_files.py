@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kd_env.core.files import without_infinities
 from kd_env.evaluation.judging.results import SELECTION, Evaluation
+from kd_env.evaluation.reports.classes import class_scores, class_table
 from kd_env.evaluation.reports.report import Report, Row
 from kd_env.evaluation.reports.words import plain_words
 from kd_env.evaluation.statistics.intervals import Interval
@@ -72,7 +73,8 @@ def write_report(
 
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "results.csv", to_csv(report))
-    ending = f"\n{appendix}" if appendix else ""
+    table = class_table(report.evaluation)
+    ending = "".join(f"\n{text}\n" for text in (table, appendix.rstrip("\n")) if text)
     atomic_write(folder / "results.md", f"{markdown_table(report)}\n{plain_words(report)}\n{ending}")
     if report.evaluation.term_names:
         atomic_write(folder / "weights.png", weights_over_time(report.evaluation))
@@ -96,6 +98,7 @@ def to_json(report: Report) -> dict[str, Any]:
                     "metrics": {metric: values.tolist() for metric, values in scores.metrics.items()},
                     "loss": scores.loss.tolist(),
                     "gap_closed": scores.gap_closed.tolist(),
+                    **({"classes": classes[split]} if split in classes else {}),
                     **{
                         key: values.tolist()
                         for key in ("raw_loss", "raw_gap_closed", "calibration_error")
@@ -117,6 +120,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "update_scale_over_time": np.nanmean(result.update_scale, axis=1).tolist(),
         }
         for name, result in e.policies.items()
+        for classes in [class_scores(e, result)]
     }
     plain = {
         "facts": e.facts,

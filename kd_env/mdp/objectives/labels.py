@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_env.core import trees
+from kd_env.core import metrics, trees
 from kd_env.core.types import Batch, ModelOutput
 from kd_env.data.tables import Table
 from kd_env.mdp import passes
@@ -14,7 +14,7 @@ from kd_env.mdp.objectives.batches import StudentBatch, TeacherPass
 from kd_env.mdp.objectives.reading import with_edit
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
-from kd_env.numerics import losses, metrics
+from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperatures
 from kd_env.teachers.sources import autocast, cast
 

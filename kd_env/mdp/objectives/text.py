@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from kd_env.core import metrics
 from kd_env.core.types import Batch, ModelOutput
 from kd_env.data.tables import Table
 from kd_env.knowledge import plausibility
@@ -111,8 +112,7 @@ class TextObjective:
     def scores(self, problem: Problem, outputs: np.ndarray, table: Table) -> dict[str, float]:
         """The share of real tokens that scores ``[R, S]`` put on the side of 1/2 on which their plausibility lies."""
         real = np.arange(table.labels.shape[1]) < table.lengths[:, None]
-        [name] = problem.task.metrics
-        return {name: float(((outputs > 0) == (table.labels > 0.5))[real].mean())}
+        return metrics.compute(problem.task.metrics, (outputs > 0)[real], (table.labels > 0.5)[real])
 
     def predictions(self, problem: Problem, outputs: np.ndarray) -> None:
         """Rows have none."""
