@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kd_env.core import metrics
+from kd_env.core.metrics.scores import pearson
 from kd_env.data.tasks import Task
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperature
@@ -189,7 +190,7 @@ def _judge_scores(scores: np.ndarray, labels: np.ndarray, task: Task, mean: floa
     value = _metric(task, scores, labels)
     loss, constant = (float((((guess - labels) / width) ** 2).mean()) for guess in (scores, np.full(len(labels), mean)))
     scale = None
-    if not loss < constant and metrics.pearson(scores, labels) > _FITS:
+    if not loss < constant and pearson(scores, labels) > _FITS:
         factor, shift = (float(number) for number in np.polyfit(scores, labels.astype(np.float64), 1))
         scale = (factor, shift)
     return Verdict(

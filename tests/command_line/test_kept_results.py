@@ -15,7 +15,7 @@ from agents import load_agent
 from cli.jobs.progress import show_progress
 from cli.main import main, run
 from cli.runs.watch import read_history
-from kd_env.evaluation.judging import protocol, tutoring
+from kd_env.evaluation.judging import protocol
 from kd_env.evaluation.judging.kept import KeptResults
 from kd_env.evaluation.judging.results import Measured, PolicyResult, SplitScores, TaughtBeside
 
@@ -138,15 +138,15 @@ def test_the_evaluation_of_tutors_goes_on(tiny_text: dict[str, Any], tmp_path: P
         *(f"task.{name}={tiny_text[name]}" for name in ("feedback_rows", "selection_rows") if name in tiny_text),
         *("env.samples=0", "progress=false", f"runs_dir={tmp_path}"),
     ]
-    original, driven = tutoring._one, list[str]()
+    original, driven = protocol.drive, list[str]()
 
-    def one(judged: Any, env: Any, tutor: Any, seeds: Any, name: str, progress: Any) -> Any:
+    def one(name: str, *args: Any) -> Any:
         driven.append(name)
         if driven == ["teacher_samples", "keep_masked"]:
             raise KeyboardInterrupt
-        return original(judged, env, tutor, seeds, name, progress)
+        return original(name, *args)
 
-    monkeypatch.setattr(tutoring, "_one", one)
+    monkeypatch.setattr(protocol, "drive", one)
     assert main(["train", *words, "name=mine"]) == 130
     assert main(["train", *words, "name=mine", "resume=true"]) == 0
     assert driven == ["teacher_samples", "keep_masked", "keep_masked", "keep_original"]

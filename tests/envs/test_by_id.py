@@ -9,9 +9,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from kd_env.envs.tutor_env import TutorEnv, TutorVectorEnv
 
 from kd_env.envs.env import DistillEnv
+from kd_env.envs.environments import TutorTokenEnv
 from kd_env.envs.vector import DistillVectorEnv
 
 IDS = (
@@ -88,8 +88,8 @@ def test_pickles_go_on_where_they_were(kind: str, tiny: dict[str, Any], tiny_tex
     env: Any = {
         "single": lambda: DistillEnv(**tiny),
         "vector": lambda: DistillVectorEnv(2, **tiny, autoreset_mode="disabled"),
-        "tokens": lambda: TutorEnv(**tiny_text),
-        "token vector": lambda: TutorVectorEnv(2, **tiny_text),
+        "tokens": lambda: TutorTokenEnv(**tiny_text),
+        "token vector": lambda: DistillVectorEnv(2, decision="tutor_token", **tiny_text),
     }[kind]()
     fresh = pickle.loads(pickle.dumps(env))
     np.testing.assert_array_equal(_flat(fresh.reset(seed=3)[0]), _flat(env.reset(seed=3)[0]))

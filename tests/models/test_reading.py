@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from kd_env.decisions.tutor_token.corpus.text import build_tutor_problem
 from safetensors.torch import load_file, save_file
 
 from docs import house
@@ -23,7 +22,7 @@ from kd_env.data.loading import get_task, load_train
 from kd_env.data.tables import tokenize
 from kd_env.data.tasks import Rows
 from kd_env.decisions.options import env_config
-from kd_env.decisions.tutor_token.options import TutorConfig
+from kd_env.envs.build import build_problem
 from kd_env.finetuning.classifier import TeacherConfig, finetune
 from kd_env.finetuning.masked_lm import MlmConfig, train_mlm
 from kd_env.models import pretrained
@@ -134,7 +133,7 @@ def test_masked_language_models_that_are_not_what_they_say(
     change, message = BROKEN[fault]
     folder = copied(tiny_text["teacher"], tmp_path / "folder", change)
     with pytest.raises(ValueError, match=message):
-        build_tutor_problem(TutorConfig.from_kwargs(**{**tiny_text, "teacher": folder}))
+        build_problem(env_config(decision="tutor_token", **{**tiny_text, "teacher": folder}))
     config = {"text": tiny_text["text"], "name_or_path": folder, "output": str(tmp_path / "o"), "show_progress": False}
     with pytest.raises(ValueError, match=message):
         train_mlm(MlmConfig.from_kwargs(**config))
