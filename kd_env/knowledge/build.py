@@ -13,7 +13,7 @@ from torch import Tensor
 from kd_env.core.registry import unknown_name
 from kd_env.core.types import EncoderFacts, Signal
 from kd_env.knowledge.base import TERMS, Term, TermFactory, TermInputs, TermSpec
-from kd_env.knowledge.options import DoesNotFit, number
+from kd_env.knowledge.options import LARGEST_WEIGHT, DoesNotFit, number
 
 
 def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tuple[Term, ...]:
@@ -21,7 +21,7 @@ def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tup
 
     Args:
         names: registered names, or mappings ``{"name": ..., **options}``; ``as`` gives a term another name, so that one
-            kind of term can be there twice, and ``weight``, above 0, multiplies its loss.
+            kind of term can be there twice, and ``weight``, from 1e-6 to 1e6, multiplies its loss.
         spec: what the terms are built for.
 
     Raises:
@@ -120,7 +120,7 @@ def _entry(term: str | Mapping[str, Any]) -> TermEntry:
     valid, open_ended = term_options(TERMS[kind])
     general = {"name", "as"} | ({"weight"} - {*valid})  # a term from outside may have an option of that name
     weight = options.get("weight", 1.0) if "weight" in general else 1.0
-    number(kind, "weight", weight, 0.0, open_low=True)
+    number(kind, "weight", weight, 1.0 / LARGEST_WEIGHT, LARGEST_WEIGHT)
     factory_options = {key: value for key, value in options.items() if key not in general}
     for key in factory_options:
         if key not in valid and not open_ended:

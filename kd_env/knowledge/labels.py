@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_env.core.types import Signal
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec, without_teacher
-from kd_env.knowledge.options import choose, flag, number, same_labels
+from kd_env.knowledge.options import LARGEST_WEIGHT, choose, flag, number, same_labels, temperature_of
 from kd_env.knowledge.tensors import EPS, wide
 
 LOGITS = frozenset({Signal("logits")})
@@ -141,7 +141,7 @@ def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward
     mean over classes of ``tau^2 (p_T - p_S)^2``, as in MetaDistil's code.
     """
     same_labels("soft_label", spec)
-    number("soft_label", "temperature", temperature, 0.0, open_low=True)
+    temperature_of("soft_label", temperature)
     choose("soft_label", "kind", kind, SOFT_KINDS)
     flag("soft_label", "tau_squared", tau_squared)
     scale = 1.0 if tau_squared else temperature**-2
@@ -198,9 +198,9 @@ def dist(spec: TermSpec, *, temperature: float = 1.0, beta: float = 1.0, gamma: 
             "dist has no meaning in regression: it correlates class probabilities. Use soft_label, logit_mse or rkd."
         )
     same_labels("dist", spec)
-    number("dist", "temperature", temperature, 0.0, open_low=True)
-    number("dist", "beta", beta, 0.0)
-    number("dist", "gamma", gamma, 0.0)
+    temperature_of("dist", temperature)
+    number("dist", "beta", beta, 0.0, LARGEST_WEIGHT)
+    number("dist", "gamma", gamma, 0.0, LARGEST_WEIGHT)
     if beta == gamma == 0:
         raise ValueError("dist.beta and dist.gamma are both 0; leave the term out instead.")
 

@@ -15,6 +15,11 @@ from kd_env.core.registry import unknown_name
 from kd_env.knowledge.base import LayerPairs, TermInputs, TermSpec
 from kd_env.knowledge.tensors import wide
 
+TEMPERATURES = (0.05, 100.0)
+"""Beyond them float32 no longer tells the losses of two students apart, or a softmax is a step."""
+LARGEST_WEIGHT = 1e6
+"""Of a loss or a part of one: products with it stay far from the largest float32."""
+
 
 class DoesNotFit(ValueError):
     """An option that is right by itself, and does not fit this student or teacher."""
@@ -35,6 +40,11 @@ def number(
         bounds = f"above {low}" if open_low else f"at least {low}"
         bounds += f" and at most {high}" if isfinite(high) else ""
         refuse(f"{term}.{option}", value, f"a finite number {bounds}")
+
+
+def temperature_of(term: str, value: object) -> None:
+    """Refuse a temperature at which the numbers mean nothing."""
+    number(term, "temperature", value, *TEMPERATURES)
 
 
 def flag(term: str, option: str, value: object) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kd_env.core.types import ModelOutput, Signal, SignalKind
 from kd_env.knowledge.base import TERMS, Term, TermInputs, TermSpec
-from kd_env.knowledge.options import block_pairs, choose, number, plan_projections, reduction_of
+from kd_env.knowledge.options import LARGEST_WEIGHT, block_pairs, choose, number, plan_projections, reduction_of
 from kd_env.knowledge.tensors import EPS, unit, wide
 
 
@@ -124,8 +124,8 @@ def rkd(spec: TermSpec, *, on: str = "cls", distance_weight: float = 1.0, angle_
     Config: ``terms: [{name: rkd, on: logits, distance_weight: 1.0, angle_weight: 2.0}]``
     """
     choose("rkd", "on", on, ("cls", "logits"))
-    number("rkd", "distance_weight", distance_weight, 0.0)
-    number("rkd", "angle_weight", angle_weight, 0.0)
+    number("rkd", "distance_weight", distance_weight, 0.0, LARGEST_WEIGHT)
+    number("rkd", "angle_weight", angle_weight, 0.0, LARGEST_WEIGHT)
     if distance_weight == angle_weight == 0:
         raise ValueError("rkd.distance_weight and rkd.angle_weight are both 0; leave the term out instead.")
     if on == "logits" and spec.regression and angle_weight:
