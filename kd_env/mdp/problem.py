@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from kd_env.config.environment import EnvConfig
-from kd_env.core import metrics
 from kd_env.core.types import ModelOutput, Signal
 from kd_env.data.tables import Table, make_buckets, tokenize
 from kd_env.data.tasks import Rows
@@ -91,6 +90,11 @@ class Objective(Protocol):
 
     def raw_loss(self, problem: Problem, outputs: np.ndarray, table: Table) -> np.ndarray | None:
         """Their loss without a temperature, whatever ``gap`` is; None where there is no other."""
+
+    def reset_loss(
+        self, problem: Problem, loss: np.ndarray, table: Table, teacher_logits: np.ndarray | None = None
+    ) -> np.ndarray:
+        """``e_reset``, from which the gap counts, where fresh students have ``loss [N]`` on a table."""
 
     def scores(self, problem: Problem, outputs: np.ndarray, table: Table) -> dict[str, float]:
         """The metrics of one student."""
@@ -219,26 +223,6 @@ class Problem:
         """
         return self.objective.loss(self, logits, table, teacher_logits, temperature)
 
-    def reset_loss(self, loss: np.ndarray, table: Table, teacher_logits: np.ndarray | None = None) -> np.ndarray:
-        """``e_reset``, from which the gap counts: the fresh students' ``loss [N]``, in regression the best constant's.
-
-        A constant has learned nothing from any row; what begins elsewhere would gain by getting there. It is the mean
-        over the train rows of what students are compared with.
-
-        Args:
-            loss: of the fresh students on the table.
-            table: R rows.
-            teacher_logits: ``[R, C]``, read with ``gap=divergence``; None compares with gold labels whatever the gap.
-        """
-        if not self.task.regression:
-            return loss
-        if teacher_logits is None or self.config.gap != "divergence":
-            teacher_logits, mean = None, self.train.labels.mean(dtype=np.float64)
-        else:
-            mean = self.reference.train_logits.mean(dtype=np.float64)
-        target = table.labels if teacher_logits is None else teacher_logits[..., 0]
-        return np.full(len(loss), losses.gold_loss(np.full((len(table), 1), mean), target, self.label_width))
-
     def reference_loss(self, teacher_logits: np.ndarray, table: Table) -> float:
         """``e_T`` on a table: the calibrated teacher's loss; 0 with ``gap=divergence`` or if the teacher learns.
 
@@ -256,12 +240,6 @@ class Problem:
         if self.config.objective == "text":
             return self.reference_loss(teacher_logits, table)
         return float(losses.gold_loss(teacher_logits / self.temperature, table.labels, self.label_width))
-
-    def metric(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """Headline metric of logits ``[R, C]``; NaN predictions count as 0."""
-        headline = self.task.metrics[0]
-        guesses = losses.predictions(np.nan_to_num(logits), self.task.regression)
-        return metrics.compute([headline], guesses, labels)[headline]
 
     def layer_table(self) -> str:
         """The layer map as a printable table, one for every teacher."""

@@ -43,7 +43,9 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         learning_teacher.begin(problem, [sub_seed(seed, TEACHER) for seed in seeds]) if config.teacher_learns else None
     )
     measured = problem.objective.evaluate(problem, params, teacher)
-    loss_reset = problem.reset_loss(measured.loss, problem.feedback, problem.reference.feedback_logits)
+    loss_reset = problem.objective.reset_loss(
+        problem, measured.loss, problem.feedback, problem.reference.feedback_logits
+    )
     scale, _ = rewards.gap_scale(loss_reset, problem.teacher_loss)
     table = (count, *problem.present.shape)
     pairs = len(problem.term_names) if problem.wants_cosines else 0

@@ -51,7 +51,7 @@ def test_pictures_show_the_course_of_an_episode(kind: str, tiny_problem: Any, tu
     env: Any = (
         DistillEnv(problem=tiny_problem, render_mode="rgb_array")
         if kind == "labels"
-        else TutorEnv(problem=tutor_problem, render_mode="rgb_array")
+        else TutorTokenEnv(problem=tutor_problem, render_mode="rgb_array")
     )
     assert "rgb_array" in env.metadata["render_modes"]
     with pytest.raises(RuntimeError, match="reset"):
@@ -130,7 +130,11 @@ def test_integers_of_numpy_are_seeds_and_options(tiny_problem: Any, tiny: dict[s
 @pytest.mark.parametrize("state", [None, "x", {}, (1, 2)])
 def test_what_is_no_state_is_refused(state: Any, tiny_problem: Any, tutor_problem: Any) -> None:
     """With what gives one."""
-    for env in (DistillEnv(problem=tiny_problem), DistillVectorEnv(2, problem=tiny_problem), TutorEnv(tutor_problem)):
+    for env in (
+        DistillEnv(problem=tiny_problem),
+        DistillVectorEnv(2, problem=tiny_problem),
+        TutorTokenEnv(tutor_problem),
+    ):
         with pytest.raises(ValueError, match=r"get_state\(\) of an environment gives, got " + type(state).__name__):
             env.set_state(state)
 

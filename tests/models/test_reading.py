@@ -22,7 +22,6 @@ from kd_env.data.loading import get_task, load_train
 from kd_env.data.tables import tokenize
 from kd_env.data.tasks import Rows
 from kd_env.decisions.options import env_config
-from kd_env.envs.build import build_problem
 from kd_env.finetuning.classifier import TeacherConfig, finetune
 from kd_env.finetuning.masked_lm import MlmConfig, train_mlm
 from kd_env.models import pretrained

@@ -43,8 +43,8 @@ def splits_at_reset(problem: Problem, judged: JudgedTables, students: Students) 
             teacher,
             problem.reference_loss(teacher, table),
             problem.reference_label_loss(teacher, table),
-            problem.reset_loss(problem.loss(outputs, table, teacher, temperature), table, teacher),
-            None if raw is None else problem.reset_loss(raw, table),
+            problem.objective.reset_loss(problem, problem.loss(outputs, table, teacher, temperature), table, teacher),
+            None if raw is None else problem.objective.reset_loss(problem, raw, table),
         )
     return splits
 

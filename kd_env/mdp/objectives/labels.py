@@ -70,7 +70,9 @@ class LabelsObjective:
             classes = safe.argmax(-1)
             self_taught = problem.config.teacher_source == "student"  # the control must not hear of the teacher
             agreement = (classes == (classes if self_taught else _teacher_classes(problem, teacher))).mean(-1)
-        metric = np.array([problem.metric(row, problem.feedback.labels) for row in safe])
+        [headline], labels = problem.task.metrics[:1], problem.feedback.labels
+        guesses = losses.predictions(safe, problem.task.regression)
+        metric = np.array([metrics.compute([headline], row, labels)[headline] for row in guesses])
         if problem.calibrates:
             temperature = fit_temperatures(safe, problem.feedback.labels)
         loss = problem.loss(safe, problem.feedback, problem.reference.feedback_logits, temperature)
@@ -88,6 +90,29 @@ class LabelsObjective:
     def raw_loss(self, problem: Problem, outputs: np.ndarray, table: Table) -> np.ndarray:
         """Against gold labels."""
         return losses.gold_loss(outputs, table.labels, problem.label_width)
+
+    def reset_loss(
+        self, problem: Problem, loss: np.ndarray, table: Table, teacher_logits: np.ndarray | None = None
+    ) -> np.ndarray:
+        """``e_reset``, from which the gap counts: the fresh students' ``loss [N]``, in regression the best constant's.
+
+        A constant has learned nothing from any row; what begins elsewhere would gain by getting there. It is the mean
+        over the train rows of what students are compared with.
+
+        Args:
+            problem: the problem.
+            loss: of the fresh students on the table.
+            table: R rows.
+            teacher_logits: ``[R, C]``, read with ``gap=divergence``; None compares with gold labels whatever the gap.
+        """
+        if not problem.task.regression:
+            return loss
+        if teacher_logits is None or problem.config.gap != "divergence":
+            teacher_logits, mean = None, problem.train.labels.mean(dtype=np.float64)
+        else:
+            mean = problem.reference.train_logits.mean(dtype=np.float64)
+        target = table.labels if teacher_logits is None else teacher_logits[..., 0]
+        return np.full(len(loss), losses.gold_loss(np.full((len(table), 1), mean), target, problem.label_width))
 
     def scores(self, problem: Problem, outputs: np.ndarray, table: Table) -> dict[str, float]:
         """The task's metrics of logits ``[R, C]``."""

@@ -109,6 +109,12 @@ class TextObjective:
         """There is no other."""
         return None
 
+    def reset_loss(
+        self, problem: Problem, loss: np.ndarray, table: Table, teacher_logits: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The fresh students'."""
+        return loss
+
     def scores(self, problem: Problem, outputs: np.ndarray, table: Table) -> dict[str, float]:
         """The share of real tokens that scores ``[R, S]`` put on the side of 1/2 on which their plausibility lies."""
         real = np.arange(table.labels.shape[1]) < table.lengths[:, None]
