@@ -190,7 +190,7 @@ def _judge_scores(scores: np.ndarray, labels: np.ndarray, task: Task, mean: floa
     value = _metric(task, scores, labels)
     loss, constant = (float((((guess - labels) / width) ** 2).mean()) for guess in (scores, np.full(len(labels), mean)))
     scale = None
-    if not loss < constant and metrics.pearson(scores, labels) > _FITS:
+    if not loss < constant and metrics.compute(["pearson"], scores, labels)["pearson"] > _FITS:
         factor, shift = (float(number) for number in np.polyfit(scores, labels.astype(np.float64), 1))
         scale = (factor, shift)
     return Verdict(
