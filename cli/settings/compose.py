@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from cli.settings.presets import NO_EXPERIMENT, PACKAGE, groups
+from cli.settings.presets import JOB_GROUPS, NO_EXPERIMENT, PACKAGE, groups
 from cli.settings.recipes import check_recipe, paper_recipe, paper_recipes
 from cli.settings.unread import refuse_unread
 from cli.settings.values import check_values
@@ -132,9 +132,14 @@ def _compose(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
     from omegaconf import open_dict
     from omegaconf.errors import OmegaConfBaseException
 
+    # Hydra takes a key that names a group for a preset, though it may be a value here: the objective of `kd-env teacher`.
+    others = set(groups()) - set(JOB_GROUPS[job])
+    parsed = [_parse(text) for text in overrides]
+    values = [override for override in parsed if override.key_or_group in others]
     try:
         with initialize_config_module(PACKAGE, version_base="1.3"):
-            config = hydra_compose(job, overrides=list(overrides), return_hydra_config=True)
+            known = [override.input_line for override in parsed if override not in values]
+            config = hydra_compose(job, overrides=known, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
         raise ValueError(f"The overrides {list(overrides)} do not fit: {str(cause).splitlines()[0]}") from error
@@ -144,6 +149,8 @@ def _compose(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
         del presets["experiment"]
     with open_dict(config):
         del config["hydra"]
+    for override in values:
+        config[override.key_or_group] = override.value()
     return config, presets
 
 

@@ -38,7 +38,7 @@ def settings_of(*overrides: str) -> Any:
 
 
 def test_every_group_is_there_and_described() -> None:
-    assert set(GROUPS) == {"task", "teacher", "student", "env", "agent", "experiment"}
+    assert set(GROUPS) == {"task", "teacher", "student", "env", "objective", "agent", "experiment"}
     assert {"sb3/ppo", "actor_critic", "rule/all"} <= set(GROUPS["agent"])
     for group, presets in GROUPS.items():
         if group == "experiment":

@@ -51,7 +51,9 @@ def resolve(name: str, regression: bool, objective: str = "labels") -> Score:
             f"The score {name!r} has no meaning with objective={objective!r}; set score to one of {', '.join(allowed)}."
         )
     if regression and score.classification_only:
-        allowed = [other for other in SCORES if not SCORES[other].classification_only]
+        allowed = [
+            other for other in SCORES if SCORES[other].objective == objective and not SCORES[other].classification_only
+        ]
         raise ValueError(
             f"The score {name!r} has no meaning in a regression task; valid there: {', '.join(allowed)}. Set score to "
             "one of them."
