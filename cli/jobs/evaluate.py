@@ -141,8 +141,7 @@ def _next_name(run: Path, settings: Settings[Any]) -> str:
     number = 1
     while True:
         folder = run / EVALUATIONS / str(number)
-        free = not folder.exists() and not folder.with_name(f".{number}.lock").exists()
-        if free or _goes_on(folder, settings):
+        if not folder.exists() or _goes_on(folder, settings):
             return str(number)
         number += 1
 

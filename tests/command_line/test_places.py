@@ -117,6 +117,7 @@ def test_a_project_that_was_moved_goes_on(home: Path, tmp_path: Path, monkeypatc
     shutil.copytree(home, moved)
     config = moved / "runs" / "run" / "config.yaml"
     config.write_text(config.read_text().replace(str(home), str(tmp_path / "gone")))
+    (config.parent / "kd_env_manifest.json").unlink()  # which tells that it was changed
     monkeypatch.chdir(moved)
     settings = read_settings(compose("config", [*RUN, "resume=true"]))
     with pytest.warns(UserWarning) as warned:
