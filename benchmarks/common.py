@@ -145,6 +145,7 @@ def write_task(folder: Path, spec: TaskSpec) -> dict[str, Any]:
         "data_dir": str(folder),
         "columns": {"text": ["text"], "label": "label", "kind": "classification"},
         "teacher": str(teacher),
+        "teacher_check": "none",  # its weights are drawn by seed
         "max_length": spec.length,
         "feedback_rows": FEEDBACK_ROWS,
         "selection_rows": SELECTION_ROWS,

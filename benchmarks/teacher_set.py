@@ -208,7 +208,8 @@ def _mrpc(options: Options, folder: Path) -> tuple[dict[str, Any], list[str]]:
         "data_dir": options.data_dir,
         "max_length": options.max_length,
         "max_train_rows": options.rows,
-        "gap": "divergence",  # heads that were drawn by seed know nothing of the labels
+        "teacher_check": "none",  # heads that were drawn by seed know nothing of the labels
+        "gap": "divergence",
         "features": common.FEATURES,
         "term_scale": "none",
         "evaluate_every": 0,

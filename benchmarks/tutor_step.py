@@ -293,7 +293,7 @@ def build(options: Options, cell: Cell) -> Problem:
         else:
             teacher = options.encoder or masked_lm_folder(options.text)
             given = {"text": options.text, "data_dir": options.data_dir or None, "teacher": str(teacher)}
-        heads = int(AutoConfig.from_pretrained(given["teacher"]).num_attention_heads)
+        heads = int(AutoConfig.from_pretrained(given["teacher"], trust_remote_code=False).num_attention_heads)
         student = {"num_hidden_layers": options.layers, "hidden_size": cell.hidden, "num_attention_heads": heads}
         return build_problem(
             env_config(

@@ -45,6 +45,8 @@ class Verdict(NamedTuple):
     @property
     def useless(self) -> bool:
         """Whether a constant is as good, or other outputs were meant."""
+        if not self.constant_loss:  # rows of one class or score: as good as the constant is as good as can be
+            return self.value < self.constant
         worse = not self.value > self.constant
         if self.best_class < 0:
             return worse or not self.loss < self.constant_loss

@@ -52,6 +52,7 @@ def test_an_update_has_the_gradient_of_the_papers_loss(
         **{name: tiny[name] for name in ("task", "data_dir", "columns", "feedback_rows", "selection_rows")},
         "decision": "teacher_weighting",
         "teachers": teachers,
+        "teacher_check": "none",
         "student": {"init": "teacher", "num_hidden_layers": 2, "train_embeddings": True},
         "terms": [hard, {**soft, "temperature": tau}, hidden],
         "term_scale": "none",

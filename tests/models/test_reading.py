@@ -28,6 +28,7 @@ from kd_env.models import pretrained
 from kd_env.models.checks import check_encoder, check_masked_lm, probe_batch
 from kd_env.models.encoder import ATTENTION, Encoder, EncoderFacts, register_attention
 from kd_env.models.library.bounds import check_config_file
+from kd_env.models.loading import load_classifier
 from kd_env.models.masked_lm import load_masked_lm
 from kd_env.testing import WORDS, tiny_tokenizer
 
@@ -320,6 +321,18 @@ def test_what_the_library_shares_or_knows_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b" " * (2**24 + 1))
     with pytest.raises(ValueError, match="has 16777217 bytes"):
         check_config_file(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_code_of_the_hub_that_a_configuration_names_is_not_asked_for(
+    key: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """The library would fetch such a function from the hub and run it."""
+    folder = copied(tiny["teacher"], tmp_path / "folder", with_config(**{key: "someone/function"}))
+    task = get_task("custom", tiny["columns"], tiny["data_dir"])
+    model = load_classifier(folder, task, None, seed=0).model
+    assert model.config._attn_implementation == "sdpa"
+    assert pretrained.load_encoder(folder).config._attn_implementation == ATTENTION
 
 
 def test_a_file_is_no_folder_of_a_model(tiny: dict[str, Any]) -> None:

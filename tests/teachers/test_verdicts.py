@@ -177,6 +177,12 @@ def test_what_is_weak_or_constant_is_not_taken_for_another_order() -> None:
         assert random.order == () and random.useless
 
 
+def test_rows_of_one_class_tell_little() -> None:
+    labels = np.zeros(5, np.int64)
+    assert not judge(logits_of(labels, 3), labels, CLASSES, labels).useless
+    assert judge(logits_of(labels + 1, 3), labels, CLASSES, labels).useless
+
+
 def test_a_teacher_that_knows_how_likely_a_rare_class_is_has_a_use() -> None:
     """It says the frequent class for every row, as the constant does, and its probabilities tell the rows apart."""
     rng = np.random.default_rng(0)

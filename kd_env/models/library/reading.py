@@ -54,9 +54,13 @@ def read_config(folder: Path, name: str) -> Any:
     content = check_config_file(folder)
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # each family checks its options in its own way; the cause is kept
         raise ValueError(_no_config(name, content, error)) from error
+    for implementation in ("_attn_implementation", "_experts_implementation"):
+        if hasattr(config, implementation):  # a file could name code of the hub, which the library would fetch and run
+            setattr(config, implementation, None)
+    return config
 
 
 def read_model(kind: type, folder: Path, name: str, config: Any, *, seed: int, **options: Any) -> tuple[Any, Any]:
