@@ -14,7 +14,7 @@ def evaluate_any(overrides: Sequence[str], command: str) -> Path:
         ValueError: as :func:`evaluate_run` and :func:`cli.jobs.downstream.downstream`; or both are named.
     """
     from cli.jobs.evaluate import evaluate_run
-    from cli.settings.rejudged import names_key
+    from cli.jobs.rejudged import names_key
 
     if not names_key(overrides, "students"):
         return evaluate_run(overrides, command)

@@ -22,7 +22,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file(values, path)
     except SafetensorError as error:
-        raise OSError(f"{path} cannot be written ({error})") from error
+        raise OSError(f"{path} cannot be written ({error}); free some room, or choose another place.") from error
 
 
 def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         fresh.rename(target)
         flush_folder(target.parent)
     except SafetensorError as error:
-        raise OSError(f"{target} cannot be written ({error})") from error
+        raise OSError(f"{target} cannot be written ({error}); free some room, or choose another place.") from error
     finally:
         recover(target)
         shutil.rmtree(fresh, ignore_errors=True)

@@ -12,6 +12,7 @@ from cli.errors import going_on
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import set_threads
+from cli.jobs.rejudged import composed_again, names_key, names_section, rejudged
 from cli.runs import folder as runs
 from cli.runs.config import differences
 from cli.runs.paths import with_absolute_paths
@@ -19,7 +20,6 @@ from cli.runs.rows import check_rows, same_sources, write_rows
 from cli.settings import probe
 from cli.settings.kinds.base import Settings
 from cli.settings.read import check, read_settings
-from cli.settings.rejudged import composed_again, names_key, names_section, rejudged
 from kd_env.data.tasks import EMBEDDED
 
 EVALUATIONS = "evaluations"
@@ -141,8 +141,7 @@ def _next_name(run: Path, settings: Settings[Any]) -> str:
     number = 1
     while True:
         folder = run / EVALUATIONS / str(number)
-        free = not folder.exists() and not folder.with_name(f".{number}.lock").exists()
-        if free or _goes_on(folder, settings):
+        if not folder.exists() or _goes_on(folder, settings):
             return str(number)
         number += 1
 

@@ -17,7 +17,7 @@ from cli.runs.config import at, differences, read_config, to_yaml
 from cli.runs.former import with_former_defaults
 from cli.runs.paths import has_moved
 from kd_env.core.locks import owned
-from kd_files.manifest import check_file, write_manifest
+from kd_files.manifest import MANIFEST, check_file, write_manifest
 from kd_files.reading import damaged, parse_json, read_json, read_text
 from kd_files.writing import atomic_write, sweep, write_json
 
@@ -94,6 +94,7 @@ def describe(folder: Path, resolved: Mapping[str, Any], overrides: Sequence[str]
     """
     folder.mkdir(exist_ok=True)
     sweep(folder)
+    (folder / MANIFEST).unlink(missing_ok=True)  # until it is of what is written now
     commands, first = _former_description(folder)
     atomic_write(folder / CONFIG, to_yaml(resolved))
     atomic_write(folder / OVERRIDES, json.dumps(list(overrides)) + "\n")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kd_env.core.files import atomic_write
+from kd_files.reading import read_json
+from kd_files.writing import write_json
 
 ROWS = "rows.json"
 
 
 def write_rows(folder: Path, hashes: Mapping[str, str]) -> None:
     """Write the hash of what each split holds into a run folder."""
-    atomic_write(folder / ROWS, json.dumps(dict(hashes), indent=2) + "\n")
+    write_json(folder / ROWS, hashes)
 
 
 def check_rows(folder: Path, hashes: Mapping[str, str], remedy: str) -> None:
@@ -26,12 +26,9 @@ def check_rows(folder: Path, hashes: Mapping[str, str], remedy: str) -> None:
     path = folder / ROWS
     if not path.is_file():
         return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to go on without this check of the rows.") from error
+    before = read_json(path, "remove it to go on without this check of the rows")
     for split, now in hashes.items():
-        then = before.get(split, now) if isinstance(before, dict) else None
+        then = before.get(split, now)
         if then != now:
             raise ValueError(
                 f"The {split} rows are not those of the run {folder} (content hash {now}, then {then}): a file has "

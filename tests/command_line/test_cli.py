@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cli.jobs.rejudged import composed_again, rejudged, with_experiment
 from cli.jobs.study import plan
 from cli.main import main, run
 from cli.runs import folder as runs
@@ -25,7 +26,6 @@ from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.options import split_options
 from cli.settings.presets import groups
 from cli.settings.read import read_settings
-from cli.settings.rejudged import composed_again, rejudged, with_experiment
 from kd_env import DistillVectorEnv
 from kd_env.decisions.options import env_config
 

@@ -76,6 +76,7 @@ def test_the_evaluation_of_a_run_goes_on(
         driven = interrupted_at("", patch)
         assert main(["evaluate", f"run={folder}", "env.budget=2"]) == 0  # another one
         assert (folder / "evaluations" / "2" / "results.json").is_file() and len(driven) == 3
+        (folder / "evaluations" / ".1.lock").touch()  # of a process that was killed
         assert main(["evaluate", f"run={folder}"]) == 0
         assert driven[3:] == ["soft_label_only", "hard_label_only"]
     assert policies(folder / "evaluations" / "1") == policies(folder)

@@ -14,8 +14,8 @@ from agents import RULES, make_agent
 from agents.catalog import AGENTS
 from agents.sb3.algorithms import ALGORITHMS
 from cli.settings.kinds.base import PolicySpec, Settings
+from cli.settings.kinds.learning import check_learns
 from cli.settings.kinds.token_probe import TokenProbe
-from cli.settings.learning import check_learns
 from cli.settings.probe import ProbeEnv
 from kd_env.decisions.catalog import DECISIONS
 from kd_env.decisions.options import env_config

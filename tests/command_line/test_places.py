@@ -81,6 +81,7 @@ def test_runs_of_earlier_versions_are_seen_from_here(
     shutil.copytree(home / "runs" / "run", folder)
     for name in ("config.yaml", "results.json"):
         (folder / name).write_text((folder / name).read_text().replace(f"{home}/", ""))
+    (folder / "kd_env_manifest.json").unlink()  # which such runs do not have
     monkeypatch.chdir(home)
     assert read_config(folder / "config.yaml")["task"]["data_dir"] == "data"
     settings = read_settings(compose("config", [*RUN, "resume=true"]))
@@ -117,6 +118,7 @@ def test_a_project_that_was_moved_goes_on(home: Path, tmp_path: Path, monkeypatc
     shutil.copytree(home, moved)
     config = moved / "runs" / "run" / "config.yaml"
     config.write_text(config.read_text().replace(str(home), str(tmp_path / "gone")))
+    (config.parent / "kd_env_manifest.json").unlink()  # which tells that it was changed
     monkeypatch.chdir(moved)
     settings = read_settings(compose("config", [*RUN, "resume=true"]))
     with pytest.warns(UserWarning) as warned:

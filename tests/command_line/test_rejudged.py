@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from agents.common.storage import HEADER
+from cli.jobs.rejudged import composed_again, rejudged
 from cli.main import main
 from cli.runs.config import read_config, to_yaml
 from cli.settings.compose import compose
 from cli.settings.read import read_settings
-from cli.settings.rejudged import composed_again, rejudged
 from kd_files import tensors
 from kd_files.manifest import MANIFEST
 from kd_files.reading import DamagedFile

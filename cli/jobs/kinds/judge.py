@@ -15,7 +15,7 @@ from cli.settings.kinds.base import Settings
 from kd_env.config.environment import EnvConfig
 from kd_env.evaluation.reports.report import Report
 from kd_env.mdp.problem import Problem
-from kd_files.manifest import write_manifest
+from kd_files.manifest import MANIFEST, write_manifest
 
 
 def evaluate(settings: Settings[EnvConfig], problem: Problem, agent: Any, policy: Path) -> Report:
@@ -51,6 +51,7 @@ def write_results(
     print_report(report)
     if appendix:
         print(f"\n{appendix}", end="")
+    (folder / MANIFEST).unlink(missing_ok=True)  # until it is of what is written now
     write_report(folder, report, history, appendix, {runs.RESUMED: runs.resumed(folder)})
     write_manifest(folder, deep=False)
     shutil.rmtree(folder / runs.JUDGED, ignore_errors=True)  # all of it stands in the report now

@@ -16,8 +16,8 @@ from cli.jobs.kinds.token_students import keep_student, read_joint, save_starts,
 from cli.jobs.progress import show_progress
 from cli.runs import folder as runs
 from cli.settings.kinds.base import PolicySpec
+from cli.settings.kinds.learning import check_learns, learning_options, total_steps
 from cli.settings.kinds.tokens import is_joint, with_ready
-from cli.settings.learning import check_learns, learning_options, total_steps
 from kd_env.config.environment import EnvConfig
 from kd_env.mdp.problem import Problem
 from kd_files.manifest import digests

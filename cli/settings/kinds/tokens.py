@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
+from cli.settings.kinds.learning import check_learns
 from cli.settings.kinds.token_probe import TokenProbe
-from cli.settings.learning import check_learns
 from cli.settings.presets import option_comments
 from cli.settings.teachers import TASK_KEYS, language_model, single_teacher
 from kd_env.config.environment import EnvConfig
