@@ -132,7 +132,7 @@ def _compose(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
     from omegaconf import open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    # Hydra takes a key that names a group for a preset, though it may be a value here: the objective of `kd-env teacher`.
+    # Hydra takes a key that names a group for a preset, though it may be a value: the objective of `kd-env teacher`.
     others = set(groups()) - set(JOB_GROUPS[job])
     parsed = [_parse(text) for text in overrides]
     values = [override for override in parsed if override.key_or_group in others]
