@@ -235,7 +235,9 @@ class EnvConfig:
         """
         if self.epochs is None:
             return self
-        config = dataclasses.replace(self, budget=ceil(self.epochs * count / self.batch_size))
+        budget = ceil(self.epochs * count / self.batch_size)
+        checks.whole(1)(f"budget of epochs={self.epochs}", budget)
+        config = dataclasses.replace(self, budget=budget)
         config._check_phase()
         return config
 

@@ -1,0 +1,1 @@
+"""Harnesses that try to break kd-env; their counts stand in docs/reliability.md."""
