@@ -86,8 +86,8 @@ def environments(folder: Path) -> list[Surface]:
             env.reset(seed=0)
             for _ in range(3):
                 observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
-                parts = observation.values() if isinstance(observation, dict) else [observation]
-                if not (np.isfinite(reward) and all(np.isfinite(part).all() for part in parts)):
+                arrays = observation.values() if isinstance(observation, dict) else [observation]
+                if not (np.isfinite(reward) and all(np.isfinite(array).all() for array in arrays)):
                     return "not finite"
                 if terminated or truncated:
                     break
@@ -145,6 +145,14 @@ def limit(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def parts(value: Any) -> Iterator[str]:
+    """A value, and what it is made of, as a message may write it."""
+    yield str(value)
+    if isinstance(value, dict | list | tuple):
+        for part in (*value, *(value.values() if isinstance(value, dict) else ())):
+            yield repr(part)
+
+
 def outcome(surface: Surface, options: dict[str, Any]) -> Outcome:
     """Try one set."""
     from cli.errors import USER_ERRORS
@@ -155,7 +163,10 @@ def outcome(surface: Surface, options: dict[str, Any]) -> Outcome:
             wrong = surface.run(options)
     except USER_ERRORS as error:
         message = " ".join(str(error).split())
-        named = any(key.rsplit(".", 1)[-1] in message or str(value) in message for key, value in options.items())
+        named = any(
+            key.rsplit(".", 1)[-1] in message or any(text in message for text in parts(value))
+            for key, value in options.items()
+        )
         return Outcome("clear" if named and "\n\n" not in str(error) else "unclear", message)
     except Exception as error:
         return Outcome("unclear", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
