@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.runs import folder as runs
+from cli.runs.paths import absolute
 from cli.settings.kinds.catalog import reader_of
 from cli.settings.options import names_of, split_options
 from cli.settings.read import agent_label
@@ -150,8 +151,8 @@ def check_comparable(configs: Sequence[tuple[str, Config]]) -> None:
             apart = sorted(controls & _OTHER_PROBLEM) if len(controls) > 1 else []
             hint = "".join(f" control={name} changes the problem: compare its runs apart." for name in apart)
             raise ValueError(
-                f"{first_name} and {name} cannot be compared: {key} is {_at(a, key)!r} in the first and "
-                f"{_at(b, key)!r} in the second.{hint}"
+                f"{first_name} and {name} cannot be compared: {key} is {runs.value_at(a, key)!r} in the first and "
+                f"{runs.value_at(b, key)!r} in the second.{hint}"
             )
 
 
@@ -168,7 +169,7 @@ def agent_labels(configs: Sequence[Config]) -> list[str]:
         name = agent_label(whole["agent"])
         known = kinds[name]
         keys = list(dict.fromkeys(key for other in known for key in runs.differences(known[0], other)))
-        shown = ", ".join(f"{key}={textwrap.shorten(str(_at(whole, key)), 40)}" for key in keys)
+        shown = ", ".join(f"{key}={textwrap.shorten(str(runs.value_at(whole, key)), 40)}" for key in keys)
         labels.append(name if len(known) == 1 else f"{name} #{known.index(whole) + 1} ({shown})")
     return labels
 
@@ -196,13 +197,6 @@ def _of_the_agent(config: Config) -> tuple[str, ...]:
     return reader_of(config["env"].get("id")).of_the_agent
 
 
-def _at(values: Config, key: str) -> Any:
-    found: Any = values
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
-
-
 def _matches(pattern: str) -> list[Path]:
     """Runs and nothing else; a folder in which no training has begun yet holds only its description."""
     return [path for path in map(Path, sorted(glob.glob(pattern))) if (path / runs.CONFIG).is_file()]
@@ -215,4 +209,14 @@ def _read_results(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no JSON ({error}); judge the run again with resume=true.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no results; judge the run again with resume=true.")
+    return {**found, "facts": _with_absolute_teachers(found["facts"])} if "facts" in found else found
+
+
+def _with_absolute_teachers(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a problem; the folders of teachers were as they had been given in earlier versions."""
+    found = dict(facts)
+    if "teacher" in facts:
+        found["teacher"] = absolute(facts["teacher"])
+    if "teachers" in facts:
+        found["teachers"] = {name: absolute(folder) for name, folder in facts["teachers"].items()}
     return found

@@ -11,6 +11,8 @@ from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import set_threads
 from cli.runs import folder as runs
+from cli.runs.paths import with_absolute_paths, with_former_paths
+from cli.runs.rows import check_rows, same_sources, write_rows
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.kinds.base import Settings
@@ -35,6 +37,7 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     overrides = merge_overrides(with_experiment(before, first_overrides), given)
     composed = runs.with_former_rate(run, compose("config", overrides))
     composed = runs.with_former_gap(run, composed, given)
+    composed = with_former_paths(composed, before, map(_key, given))
     _refuse_agent(run, before, composed["agent"]["name"] != before["agent"]["name"])  # an experiment may name one too
     task, other = composed["task"]["name"], before["task"]["name"]
     if task != other and composed["teacher"]["path"] and not names_key(given, "teacher.path"):
@@ -52,17 +55,24 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     if folder.exists():
         raise ValueError(f"{folder} exists; choose another name with name=...")
     settings = check(read_settings(composed))
-    return _evaluate_into(folder, run, settings, given, command)
+    same = same_sources(with_absolute_paths(before), settings.resolved) and not names_key(given, "task.data_dir")
+    return _evaluate_into(folder, run, settings, given, command, same_rows=same)
 
 
-def _evaluate_into(folder: Path, run: Path, settings: Settings[Any], given: Sequence[str], command: str) -> Path:
+def _evaluate_into(
+    folder: Path, run: Path, settings: Settings[Any], given: Sequence[str], command: str, *, same_rows: bool
+) -> Path:
     set_threads(settings.resolved["threads"])
     job = job_of(dataclasses.replace(settings, run_folder=folder))
     job.check_rejudged(run)
     problem = job.load_problem()
+    hashes = job.row_hashes(problem)
+    if same_rows:
+        check_rows(run, hashes, "say with task.data_dir=... that it is to be judged on other rows")
     agent = job.load_policy(run, problem)
     # Before the work: students that are kept go into the folder.
     runs.open_run(folder, settings.resolved, given, command)
+    write_rows(folder, hashes)
     report = job.evaluate(problem, agent, run / runs.POLICY)
     write_results(folder, report, appendix=job.appendix(problem, run / runs.POLICY))
     return folder

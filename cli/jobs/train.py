@@ -11,6 +11,7 @@ from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
+from cli.runs.rows import check_rows, write_rows
 from cli.runs.watch import GapRecorder, Watch, read_history
 from cli.settings import probe
 from cli.settings.compose import compose
@@ -35,8 +36,11 @@ def train(overrides: Sequence[str], command: str) -> Path:
     runs.check_folder(folder, settings.resolved)
     problem = job.load_problem()
     job.check_training(problem)
+    hashes = job.row_hashes(problem)
+    check_rows(folder, hashes, "train another run with name=...")
     # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
     runs.open_run(folder, settings.resolved, overrides, command)
+    write_rows(folder, hashes)
     agent, history = learn(job, problem)
     report = job.evaluate(problem, agent, folder / runs.POLICY)
     write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))

@@ -6,11 +6,13 @@ import json
 import os
 import platform
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cli.runs.paths import has_moved, with_absolute_paths
 from kd_env.config.optimizer import FRESH_LEARNING_RATE
 from kd_env.core.files import atomic_write
 
@@ -235,8 +237,19 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
     return found
 
 
+def value_at(values: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
 def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run with the options that earlier versions did not have, as they did without them."""
+    """The configuration of a run with the options that earlier versions did not have, as they did without them.
+
+    Their paths were as they had been given; they are seen from here.
+    """
     found = {"agent_device": "cpu", **config, "student": {"zero_head": False, **config["student"]}}
     env, influence = dict(config["env"]), config["env"].get("influence")
     if isinstance(env.get("learning_teacher"), Mapping):
@@ -245,7 +258,7 @@ def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     asked = "influence" in (env.get("score"), *(str(name).removeprefix("row_") for name in env.get("features") or ()))
     if isinstance(influence, Mapping) and not asked:
         env["influence"] = {"clip": True, **influence}
-    return {**found, "env": env}
+    return with_absolute_paths({**found, "env": env})
 
 
 def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
@@ -255,6 +268,14 @@ def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
         )
     before = with_former_defaults(from_yaml((folder / CONFIG).read_text()))
     changed = [key for key in differences(before, resolved) if key.split(".")[0] not in _MAY_CHANGE]
+    for key in [key for key in changed if has_moved(key, value_at(before, key), value_at(resolved, key))]:
+        # The hashes of the rows tell whether it holds the same ones.
+        warnings.warn(
+            f"{key}={value_at(before, key)} is not there any more; {value_at(resolved, key)} is read in its place.",
+            UserWarning,
+            stacklevel=2,
+        )
+        changed.remove(key)
     if changed:
         raise ValueError(
             f"The run {folder} was started with other values of {', '.join(changed)}; resume it with the same, or "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.runs import folder as runs
+from cli.runs.paths import with_absolute_paths
 from cli.settings.controls import check_control
 from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.catalog import reader_of
@@ -34,7 +35,7 @@ def with_defaults(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
-    """Check a composed configuration.
+    """Check a composed configuration, and make its paths absolute.
 
     Raises:
         ValueError: the first value that is out of range or does not fit, with the remedy.
@@ -42,6 +43,7 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
     from agents import agent_kind
 
     c = with_defaults(resolved)
+    c = with_absolute_paths(c)
     reader = reader_of(c["env"]["id"])
     _check_numbers(c)
     check_control(c["control"], agent_kind(str(c["agent"]["name"])) == "rule")
@@ -56,7 +58,7 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
         teachers=read.teachers,
         agent=read.agent,
         rules=_rules(c["evaluation"]["rules"], read.agent),
-        run_folder=Path(c["runs_dir"]).expanduser() / name,
+        run_folder=Path(c["runs_dir"]) / name,
         evaluation_seeds=reader.evaluation_seeds(c),
         cofinetuned=read.cofinetuned,
     )

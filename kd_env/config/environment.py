@@ -30,11 +30,12 @@ class EnvConfig:
     task: str = "toy"
     """``toy``, ``toy_pair``, a GLUE task, or ``custom`` with ``columns``."""
     data_dir: str | None = None
-    """Folder with ``<task>/<split>.parquet`` (csv, tsv, jsonl too); None reads GLUE from the hub."""
+    """Folder with ``<task>/<split>.parquet`` (csv, tsv, jsonl, or the hub's ``<split>-00000-of-00001.parquet``); None
+    reads GLUE from the hub. Embedded tasks have none."""
     columns: Plain | None = None
     """For ``task=custom``: ``text`` (one or two column names), ``label``, ``kind`` (classification, regression), and
-    optionally ``labels`` (their order), ``label_range`` and ``metrics`` (:mod:`kd_env.core.metrics`; the first is the
-    headline)."""
+    optionally ``labels`` (names of the classes as the files write them, in order), ``label_range`` and ``metrics``
+    (:mod:`kd_env.core.metrics`; the first is the headline)."""
     split_seed: int = 0
     """Seed of the cut into train, feedback and selection, of label noise and of the evaluated feedback rows."""
     feedback_rows: int | None = None
@@ -116,7 +117,7 @@ class EnvConfig:
     """``sample_weighting`` only. What ranks rows in its discrete and box view, by name
     (:mod:`kd_env.decisions.sample_weighting.scores`)."""
     features: Sequence[str] = ()
-    """Observation features by name; those of the decision unless others are named."""
+    """Observation features by name; unless others are named, those of the decision that have a meaning for the task."""
     influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
     """How the influence of rows is found, where a feature, a score or a rule asks for it."""
     reward: str = "gap_closed"
@@ -260,8 +261,8 @@ def _teacher_entries(name: str, value: Any) -> None:
 
 _ROWS = checks.optional(checks.whole(1))
 _ENVIRONMENT: dict[str, checks.Check] = {
-    "task": checks.text,
-    "data_dir": checks.optional(checks.folder),
+    "task": checks.filled,
+    "data_dir": checks.optional(checks.filled),
     "columns": checks.optional(checks.mapping),
     "split_seed": checks.whole(0),
     "feedback_rows": _ROWS,
@@ -273,7 +274,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "max_length": checks.whole(3),
     "label_noise": checks.within(0.0, 1.0),
     "train_on": checks.one_of("train", "train+feedback"),
-    "teacher": checks.optional(checks.folder),
+    "teacher": checks.optional(checks.filled),
     "teachers": checks.optional(_teacher_entries),
     "decision": checks.text,
     "weighting": checks.one_of("batch", "sample"),
@@ -281,7 +282,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "score": checks.text,
     "teacher_source": checks.one_of("cached", "online", "student"),
     "teacher_updates": checks.one_of("none", "prokt", "weighted"),
-    "cache_dir": checks.optional(checks.folder),
+    "cache_dir": checks.optional(checks.filled),
     "cache_dtype": checks.one_of("float32", "float16"),
     "layer_map": checks.layer_numbers(0, length=2),
     "terms": checks.names("hard_label", mappings=True),

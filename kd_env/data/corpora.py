@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd_env.core.registry import unknown_name
+from kd_env.data.files.formats import open_text
+from kd_env.data.forms import case_and_spaces, normalize
 from kd_env.data.loading import load_dev, load_train
-from kd_env.data.splits import normalize
 from kd_env.data.tasks import EMBEDDED, GLUE, Rows
 
 DEV_SHARE = 0.1
@@ -51,6 +52,8 @@ def load_texts(
         raise ValueError(
             f"column={column!r} is for data sets of the hub, and text={source!r} names none; leave it out."
         )
+    if data_dir is not None and not any(name in GLUE for name in names):
+        raise ValueError(f"data_dir={data_dir!r} is for GLUE tasks, and text={source!r} names none; leave it out.")
     loaded = [_load(name, kind, data_dir, column, dev) for name, kind in zip(names, kinds, strict=True)]
     train = _without_blanks(text for texts in loaded for text in texts.train)
     held_out = _without_blanks(text for texts in loaded for text in texts.dev)
@@ -97,10 +100,10 @@ def _folder(folder: Path) -> list[str]:
     lines: list[str] = []
     for path in files:
         try:
-            # Not splitlines: it also breaks at rare characters, such as U+2028, that stand inside of texts.
-            lines += path.read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no text in UTF-8 ({error}); convert it.") from error
+            with open_text(path) as text:
+                lines += text
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read: {error}.") from error
     if not any(line.strip() for line in lines):
         raise ValueError(
             f"The {len(files)} .txt files of {str(folder)!r} hold blank lines alone; write one text a line."
@@ -142,11 +145,12 @@ def _column(name: str, data: Any, column: str) -> list[str]:
 
 
 def _held_back(texts: Sequence[str], dev: bool) -> Texts:
-    """Train and, where asked for, dev by the hash of each text: equal texts go the same way."""
-    limit = int(DEV_SHARE * 2**32)
+    """Train and, where asked for, dev by the hash of each text; equal texts go the way of the first one."""
+    limit, firsts = int(DEV_SHARE * 2**32), dict[str, str]()
+    hashed = (firsts.setdefault(normalize(text), case_and_spaces(text)) for text in texts)
     held = [
-        int.from_bytes(hashlib.sha256(normalize(text).encode("utf-8", "surrogatepass")).digest()[:4], "big") < limit
-        for text in texts
+        int.from_bytes(hashlib.sha256(form.encode("utf-8", "surrogatepass")).digest()[:4], "big") < limit
+        for form in hashed
     ]
     pairs = list(zip(texts, held, strict=True))
     return Texts([text for text, out in pairs if not out], [text for text, out in pairs if out and dev])

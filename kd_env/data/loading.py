@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from kd_env.core import checks
 from kd_env.core.metrics import check_metrics
 from kd_env.core.registry import unknown_name
-from kd_env.data.files import FORMATS, Table, find_table, listing, number, read_table
+from kd_env.data.files.formats import Table, read_tables
+from kd_env.data.files.labels import class_names, classes, label_key, label_name, score, scores
+from kd_env.data.files.places import FORMATS, find_tables, listing
 from kd_env.data.tasks import EMBEDDED, GLUE, Rows, Task
 from kd_env.data.toy import toy_rows
 
 log = logging.getLogger(__name__)
 
 HUB_NAME = "nyu-mll/glue"
-
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _CUSTOM_KEYS = ("text", "label", "kind", "labels", "label_range", "metrics")
 
@@ -30,11 +32,21 @@ def get_task(name: str, columns: Mapping[str, Any] | None = None, data_dir: str 
         name: task name.
         columns: for ``custom`` only: ``text`` (one or two column names), ``label``, ``kind`` (``classification`` or
             ``regression``), and optionally ``labels`` (class names in order), ``label_range`` and ``metrics``.
-        data_dir: for ``custom`` only: where the train split lies; absent ``labels`` or ``label_range`` are read off it.
+        data_dir: folder of the files, None for the hub. Absent ``labels`` or ``label_range`` of ``custom`` are read off
+            its train split; the embedded tasks have none.
 
     Raises:
-        ValueError: unknown name or key (with near matches), or ``columns`` that do not describe a task.
+        ValueError: a value of another type, an unknown name or key (with near matches), ``columns`` that do not
+            describe a task, or options without effect on it.
     """
+    checks.filled("task", name)
+    checks.optional(checks.mapping)("columns", columns)
+    checks.optional(checks.filled)("data_dir", data_dir)
+    if name in EMBEDDED and data_dir is not None:
+        raise ValueError(
+            f"data_dir={data_dir!r} is for tasks in files, and task={name!r} is embedded; leave it out "
+            "(task.data_dir=null) or choose another task."
+        )
     if name == "custom":
         return _custom_task(columns, data_dir)
     if columns is not None:
@@ -50,8 +62,8 @@ def load_train(task: Task, data_dir: str | None) -> Rows:
 
     Args:
         task: from :func:`get_task`.
-        data_dir: folder with ``<task>/train.parquet`` (or .csv, .tsv, .jsonl; for ``custom`` also ``train.*`` directly
-            in it); None reads GLUE from the hub. The embedded tasks need neither.
+        data_dir: folder of the files (:func:`kd_env.data.files.places.find_tables`); None reads GLUE from the hub. The
+            embedded tasks need neither.
 
     Raises:
         ValueError: no such split (listing what is there), no rows, a missing column, a label outside the task.
@@ -67,7 +79,7 @@ def load_dev(task: Task, data_dir: str | None) -> dict[str, Rows]:
     """
     splits = task.dev_splits
     if data_dir is not None and task.name not in EMBEDDED:
-        present = tuple(split for split in splits if find_table(data_dir, task.name, split) is not None)
+        present = tuple(split for split in splits if find_tables(data_dir, task.name, split))
         if present and present != splits:
             missing = ", ".join(split for split in splits if split not in present)
             log.warning("Task %s: no %s in %s; it is left out of the report.", task.name, missing, data_dir)
@@ -83,14 +95,14 @@ def _load(task: Task, split: str, data_dir: str | None) -> Rows:
 
 
 def _local_table(task: Task, split: str, data_dir: str) -> Table:
-    path = find_table(data_dir, task.name, split)
-    if path is None:
+    paths = find_tables(data_dir, task.name, split)
+    if not paths:
         endings = ", ".join(FORMATS)
         raise ValueError(
             f"No {split} split of task {task.name!r}: expected {Path(data_dir) / task.name / split} with one of the "
             f"endings {endings}. There is: {listing(data_dir, task.name)}."
         )
-    return read_table(path, task.text_columns)
+    return read_tables(paths)
 
 
 def _hub_table(task: Task, split: str) -> Table:
@@ -113,7 +125,7 @@ def rows_from_table(task: Task, table: Table) -> Rows:
     _check_columns(table, (*task.text_columns, task.label_column))
     raw = table.columns[task.label_column]
     texts = [_texts(table, column) for column in task.text_columns]
-    labels = _scores(task, table.source, raw) if task.regression else _classes(task, table.source, raw)
+    labels = scores(task, table.source, raw) if task.regression else classes(task, table.source, raw)
     return Rows(texts[0], texts[1] if len(texts) == 2 else None, labels)
 
 
@@ -131,66 +143,12 @@ def _texts(table: Table, column: str) -> list[str]:
     for row, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(f"{table.source}: column {column!r} holds {value!r} in row {row}; every row needs a text.")
-    return values
-
-
-def _classes(task: Task, source: str, values: list[Any]) -> np.ndarray:
-    by_name = {name: index for index, name in enumerate(task.labels)}
-    # Where class names are numbers, a number in the file is a name (labels 1, 2, 3), otherwise it is an index.
-    numbers_are_names = any(number(name) is not None for name in task.labels)
-    class_of: dict[Any, int] = {}  # value -> class: few distinct values, many rows
-    labels = np.empty(len(values), dtype=np.int64)
-    for row, value in enumerate(values):
-        if isinstance(value, (list, dict)):  # jsonl can hold them; they are no names
-            raise ValueError(_bad_class(task, source, value, row))
-        index = class_of.get(value)
-        if index is None:
-            index = by_name.get(value if isinstance(value, str) else label_name(value))
-            if index is None and not numbers_are_names:
-                place = number(value)
-                if place is not None and place in range(len(task.labels)):
-                    index = int(place)
-            if index is None:
-                raise ValueError(_bad_class(task, source, value, row))
-            class_of[value] = index
-        labels[row] = index
-    return labels
-
-
-def _bad_class(task: Task, source: str, value: Any, row: int) -> str:
-    if value is None or value != value:
-        return f"{source}: the label in row {row} is missing ({value!r}); every row needs one."
-    if number(value) == -1:
-        return (
-            f"{source}: the label in row {row} is -1, which stands for a hidden test label; train and dev splits need "
-            "real labels."
-        )
-    names = ", ".join(f"{index} ({name})" for index, name in enumerate(task.labels))
-    return f"{source}: label {value!r} in row {row} is not one of task {task.name!r}: {names}."
-
-
-def _scores(task: Task, source: str, values: list[Any]) -> np.ndarray:
-    assert task.label_range is not None
-    low, high = task.label_range
-    scores = np.empty(len(values), dtype=np.float32)
-    for row, value in enumerate(values):
-        score = number(value)
-        if score is None or not np.isfinite(score):
-            raise ValueError(f"{source}: the label in row {row} is {value!r}; every row needs a finite score.")
-        if not low <= score <= high:
-            hidden = " (-1 stands for a hidden test label)" if score == -1 else ""
+        if not value.isascii() and _SURROGATE.search(value):  # what JSON can escape, and no tokenizer takes
             raise ValueError(
-                f"{source}: label {value!r} in row {row} lies outside [{low}, {high}], the range of task "
-                f"{task.name!r}{hidden}."
+                f"{table.source}: column {column!r} holds half a surrogate pair in row {row}, which is no character; "
+                "write the whole pair or leave it out."
             )
-        scores[row] = score
-    return scores
-
-
-def label_name(value: Any) -> str:
-    """Name of a class given as a value of a file: 1, 1.0 and "1" are one name."""
-    as_number = None if isinstance(value, str) else number(value)
-    return str(int(as_number)) if as_number is not None and as_number.is_integer() else str(value)
+    return values
 
 
 def _custom_task(columns: Mapping[str, Any] | None, data_dir: str | None) -> Task:
@@ -222,23 +180,27 @@ def _custom_task(columns: Mapping[str, Any] | None, data_dir: str | None) -> Tas
         if len(span) != 2 or not span[0] < span[1]:
             raise ValueError(f"label_range {span!r} must be two rising numbers; give columns.label_range=[low, high].")
         return Task("custom", text, columns["label"], (), metrics, label_range=(span[0], span[1]))
-    labels = columns.get("labels")
-    names = _class_names(text, columns["label"], data_dir) if labels is None else tuple(label_name(v) for v in labels)
-    if len(names) < 2 or len(set(names)) != len(names):
+    given = columns.get("labels")
+    names = _class_names(text, columns["label"], data_dir) if given is None else tuple(map(label_name, given))
+    valid = tuple(name for name in names if name is not None)
+    if len(valid) < max(2, len(names)) or len(set(map(label_key, valid))) < len(valid):
         raise ValueError(f"columns.labels={list(names)!r} must be at least two different class names.")
-    check_metrics(metrics, regression, len(names))
-    return Task("custom", text, columns["label"], names, metrics)
+    check_metrics(metrics, regression, len(valid))
+    return Task("custom", text, columns["label"], valid, metrics)
 
 
 def _check_types(columns: Mapping[str, Any]) -> None:
     """Refuse values that are neither names nor lists of them, before anything is read."""
+    one_name, lists = ("label", "kind"), ("labels", "label_range")
     for key, value in columns.items():
-        items = list(value) if isinstance(value, list | tuple) and key not in ("label", "kind") else [value]
+        several = isinstance(value, list | tuple)
+        items = list(value) if several and key not in one_name else [value]
         numbers = key == "label_range"
         allowed = (int, float) if numbers else (str, int, float, bool) if key == "labels" else (str,)
-        if value is not None and (not items or not all(isinstance(item, allowed) for item in items)):
-            one_name = key in ("label", "kind")
-            expected = "two numbers" if numbers else "a name" if one_name else "a name or a list of names"
+        fits = items and (several or key not in lists) and all(isinstance(item, allowed) for item in items)
+        if value is not None and not fits:
+            listed = "a list of names" if key == "labels" else "a name or a list of names"
+            expected = "two numbers" if numbers else "a name" if key in one_name else listed
             raise ValueError(f"columns.{key}={value!r} must be {expected}.")
 
 
@@ -247,22 +209,19 @@ def _custom_metrics(metrics: Any, regression: bool) -> tuple[str, ...]:
     return (metrics,) if isinstance(metrics, str) else tuple(metrics)
 
 
-def _train_labels(text: tuple[str, ...], label: str, data_dir: str | None) -> list[Any]:
+def _train_labels(text: tuple[str, ...], label: str, data_dir: str | None) -> tuple[str, list[Any]]:
+    """Where they stand, and the labels of the train split as they are there."""
     probe = Task("custom", text, label, (), ())
     table = _local_table(probe, "train", data_dir) if data_dir is not None else _hub_table(probe, "train")
     _check_columns(table, (label,))
-    return table.columns[label]
+    return table.source, table.columns[label]
 
 
 def _class_names(text: tuple[str, ...], label: str, data_dir: str | None) -> tuple[str, ...]:
-    values = {value for value in _train_labels(text, label, data_dir) if value is not None and value == value}
-    numbers = [number(value) for value in values]
-    if all(value is not None for value in numbers):  # 2 before 10
-        return tuple(label_name(value) for value in sorted({value for value in numbers if value is not None}))
-    return tuple(sorted({label_name(value) for value in values}))
+    return class_names(*_train_labels(text, label, data_dir))
 
 
 def _score_range(text: tuple[str, ...], label: str, data_dir: str | None) -> tuple[float, ...]:
-    scores = [number(value) for value in _train_labels(text, label, data_dir)]
-    finite = [score for score in scores if score is not None and np.isfinite(score)]
-    return (min(finite), max(finite)) if finite else ()
+    _, values = _train_labels(text, label, data_dir)
+    numbers = [number for number in map(score, values) if number is not None]
+    return (min(numbers), max(numbers)) if numbers else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -86,4 +87,23 @@ def read_rows(config: RowOptions, task: Task) -> ProblemRows:
     if config.feedback_labels == "shuffled":
         feedback_labels = shuffle_labels(texts.labels, feedback, config.split_seed)
     train = cut.train if config.train_on == "train" else np.concatenate([cut.train, cut.feedback])
+    warn_absent_classes(task, texts.labels, train, feedback)
     return ProblemRows(texts, cut, train, train_labels, feedback, feedback_labels)
+
+
+def warn_absent_classes(task: Task, labels: np.ndarray, train: np.ndarray, feedback: np.ndarray) -> None:
+    """Say which classes no train row, or no evaluated feedback row, has.
+
+    Args:
+        task: of classes; one of scores has none.
+        labels: of all rows.
+        train: row numbers.
+        feedback: row numbers of those that are evaluated.
+    """
+    for what, rows, remedy in (
+        ("train row", train, "students cannot learn it; give rows of it, or leave it out of the task's labels"),
+        ("evaluated feedback row", feedback, "rewards say nothing of it; raise feedback_rows and evaluation_rows"),
+    ):
+        absent = [name for place, name in enumerate(task.labels) if place not in labels[rows]]
+        if absent:
+            warnings.warn(f"No {what} is of class {', '.join(absent)}: {remedy}.", UserWarning, stacklevel=3)

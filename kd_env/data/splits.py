@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from kd_env.data.forms import case_and_spaces, normalize
 from kd_env.data.tasks import Rows
 
 _DEFAULT_ROWS = 512
@@ -22,12 +23,8 @@ class Splits(NamedTuple):
     feedback: np.ndarray  # [rows] int64, in random order: any prefix is a random sample
     selection: np.ndarray  # [rows] int64, in random order
     dropped: int  # rows in no split because they share content with feedback or selection
+    content_hash: str  # of the official train split
     fingerprint: str  # 16 hex digits; equal where the rows, the seed and the sizes of feedback and selection are
-
-
-def normalize(text: str) -> str:
-    """Lower case with single spaces: the form in which rows are compared."""
-    return " ".join(text.lower().split())
 
 
 def default_rows(total: int) -> int:
@@ -48,8 +45,9 @@ def cut(
 
     Sentence pairs are cut by connected groups of shared sentences; a group goes to one split as a whole, and where one
     has to be broken to reach the exact size, its other rows are dropped. Single sentences: feedback and selection come
-    from rows that no other row contains (at token boundaries, after :func:`normalize`), and train rows inside one of
-    them are dropped. So no feedback row is contained in, contains or equals a train or selection row.
+    from rows that no other row contains, at token boundaries, and train rows inside one of them are dropped. So no
+    feedback row is contained in, contains or equals a train or selection row. Rows are compared in the form that
+    :func:`kd_env.data.forms.normalize` gives.
 
     Args:
         rows: the official train split.
@@ -73,11 +71,17 @@ def cut(
         )
     if max_train_rows is not None and max_train_rows < 1:
         raise ValueError(f"max_train_rows={max_train_rows} must be at least 1, or None.")
-    rng = np.random.default_rng([seed, 0])
     strata = _quantile_bins(rows.labels) if regression else rows.labels
-    quotas = _quota(strata, feedback_size), _quota(strata, selection_size)
-    chooser = _choose_single if rows.second is None else _choose_pairs
-    feedback, selection, dropped = chooser(rows, strata, quotas, rng)
+
+    def choose(forms: Rows) -> tuple[Chosen, np.random.Generator]:
+        rng = np.random.default_rng([seed, 0])
+        quotas = _quota(strata, feedback_size), _quota(strata, selection_size)
+        chooser = _choose_single if rows.second is None else _choose_pairs
+        return chooser(forms, strata, quotas, rng), rng
+
+    forms = _in_form(rows, normalize)
+    chosen, rng = choose(forms)
+    feedback, selection, dropped = chosen
     keep = np.ones(total, dtype=bool)
     keep[feedback] = keep[selection] = keep[dropped] = False
     train = np.flatnonzero(keep)
@@ -94,8 +98,30 @@ def cut(
         rng.permutation(np.asarray(feedback, dtype=np.int64)),
         rng.permutation(np.asarray(selection, dtype=np.int64)),
         len(dropped),
-        _fingerprint(rows, seed, feedback_size, selection_size),
+        content_hash(rows),
+        _fingerprint(rows, seed, feedback_size, selection_size, _edition(rows, forms, choose, chosen)),
     )
+
+
+def _in_form(rows: Rows, form: Callable[[str], str]) -> Rows:
+    second = None if rows.second is None else [form(text) for text in rows.second]
+    return Rows([form(text) for text in rows.first], second, rows.labels)
+
+
+def _edition(
+    rows: Rows, forms: Rows, choose: Callable[[Rows], tuple[Chosen, np.random.Generator]], chosen: Chosen
+) -> int:
+    """1 where earlier versions cut the rows in the same way, else 2: they compared them in another form.
+
+    So teachers keep the fingerprint of their split wherever it is the same split, and nowhere else.
+    """
+    former = _in_form(rows, case_and_spaces)
+    if former[:2] == forms[:2]:
+        return 1
+    try:
+        return 1 if choose(former)[0] == chosen else 2
+    except ValueError:  # then nothing was made from this split
+        return 2
 
 
 def _quantile_bins(scores: np.ndarray) -> np.ndarray:
@@ -154,7 +180,7 @@ def _choose_pairs(rows: Rows, strata: np.ndarray, quotas: Quotas, rng: np.random
 
 
 def sentence_groups(rows: Rows) -> list[list[int]]:
-    """Rows connected through equal sentences (after :func:`normalize`), by union-find; each group ascending."""
+    """Rows connected through equal sentences, by union-find; each group ascending."""
     assert rows.second is not None
     parent: list[int] = []
     places: dict[str, int] = {}
@@ -167,7 +193,7 @@ def sentence_groups(rows: Rows) -> list[list[int]]:
 
     ends: list[int] = []
     for pair in zip(rows.first, rows.second, strict=True):
-        nodes = [places.setdefault(normalize(text), len(places)) for text in pair]
+        nodes = [places.setdefault(text, len(places)) for text in pair]
         parent.extend(range(len(parent), len(places)))
         left, right = root(nodes[0]), root(nodes[1])
         parent[max(left, right)] = min(left, right)
@@ -182,7 +208,7 @@ def sentence_groups(rows: Rows) -> list[list[int]]:
 
 
 def _choose_single(rows: Rows, strata: np.ndarray, quotas: Quotas, rng: np.random.Generator) -> Chosen:
-    texts = [normalize(text) for text in rows.first]
+    texts = rows.first
     index = TokenIndex(texts, range(len(texts)))
     label = strata.tolist()
     feedback_need, selection_need = quotas
@@ -237,8 +263,17 @@ def _check_filled(need: dict[int, int], what: str) -> None:
         raise ValueError(f"Too few {what}: {words} needed; lower feedback_rows and selection_rows.")
 
 
-def _fingerprint(rows: Rows, seed: int, feedback_size: int, selection_size: int) -> str:
-    digest = hashlib.sha256(f"kd-env splits 1|{seed}|{feedback_size}|{selection_size}|".encode())
+def content_hash(rows: Rows) -> str:
+    """16 hex digits that are equal where the texts and labels of rows are, and their order."""
+    return _hash(rows, "kd-env rows 1|")
+
+
+def _fingerprint(rows: Rows, seed: int, feedback_size: int, selection_size: int, edition: int) -> str:
+    return _hash(rows, f"kd-env splits {edition}|{seed}|{feedback_size}|{selection_size}|")
+
+
+def _hash(rows: Rows, about: str) -> str:
+    digest = hashlib.sha256(about.encode())
     columns = [rows.first] if rows.second is None else [rows.first, rows.second]
     for column in columns:
         for text in column:

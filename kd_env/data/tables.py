@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from kd_env.core.types import Batch
 from kd_env.data.tasks import Rows
+
+UNKNOWN_WORDS = 0.1
+"""Share of unknown tokens from which it is told that a tokenizer does not know the language of the rows."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Table:
 
 
 def tokenize(rows: Rows, tokenizer: Any, max_length: int, device: torch.device, dtype: torch.dtype) -> Table:
-    """Tokenise rows (two segments for pairs), cut to ``max_length`` tokens.
+    """Tokenise rows (two segments for pairs), cut to ``max_length`` tokens; a warning where many are unknown.
 
     Args:
         rows: texts and labels.
@@ -85,6 +89,16 @@ def tokenize(rows: Rows, tokenizer: Any, max_length: int, device: torch.device, 
     dense_types = np.zeros((len(ids), width), dtype=np.int8)
     dense_ids[mask] = np.concatenate([np.asarray(row, dtype=np.int32) for row in ids])
     dense_types[mask] = np.concatenate([np.asarray(row, dtype=np.int8) for row in types])
+    unknown = _share_unknown(dense_ids[mask], tokenizer)
+    if unknown >= UNKNOWN_WORDS:
+        warnings.warn(
+            # In tens, so that it is said once of all splits.
+            f"The tokenizer of {tokenizer.name_or_path!r} reads about {round(unknown, 1):.0%} of the words of these "
+            f"rows as {tokenizer.unk_token}: little can be learned from them. Use an encoder that was made for their "
+            "language and script.",
+            UserWarning,
+            stacklevel=2,
+        )
     labels = torch.as_tensor(rows.labels)
     return Table(
         torch.as_tensor(dense_ids, device=device),
@@ -94,6 +108,19 @@ def tokenize(rows: Rows, tokenizer: Any, max_length: int, device: torch.device, 
         (labels.to(dtype) if labels.is_floating_point() else labels.long()).to(device),
         np.asarray(rows.labels),
     )
+
+
+def share_unknown(table: Table, tokenizer: Any) -> float:
+    """Share of unknown tokens in a table among those that are not special for another reason."""
+    ids = table.input_ids.cpu().numpy()
+    return _share_unknown(ids[np.arange(ids.shape[1]) < table.lengths[:, None]], tokenizer)
+
+
+def _share_unknown(ids: np.ndarray, tokenizer: Any) -> float:
+    unknown = tokenizer.unk_token_id
+    others = [token for token in tokenizer.all_special_ids if token != unknown]
+    counted = ids[~np.isin(ids, others)]
+    return float((counted == unknown).mean()) if unknown is not None and len(counted) else 0.0
 
 
 class Buckets(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,3 +79,10 @@ EMBEDDED: dict[str, Task] = {
     "toy": Task("toy", ("sentence",), "label", ("negative", "positive"), ("accuracy",)),
     "toy_pair": Task("toy_pair", ("premise", "hypothesis"), "label", ("entailment", "not_entailment"), ("accuracy",)),
 }
+
+
+def is_regression(name: Any, columns: Any = None) -> bool:
+    """Whether the task of these options is one of scores; no file is read, and what is no task is none."""
+    if name == "custom":
+        return isinstance(columns, Mapping) and columns.get("kind") == "regression"
+    return isinstance(name, str) and name in GLUE and GLUE[name].regression

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from kd_env.data.corpora import Texts
+from kd_env.data.forms import normalize
 from kd_env.data.masking import ordinary_tokens
-from kd_env.data.splits import TokenIndex, cut, normalize
+from kd_env.data.splits import TokenIndex, cut
 from kd_env.data.tables import Table, tokenize
 from kd_env.data.tasks import Rows
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class TextSplits(NamedTuple):
-    """Texts without repeats (in the form that :func:`kd_env.data.splits.normalize` gives), disjoint in content."""
+    """Texts without repeats (in the form that :func:`kd_env.data.forms.normalize` gives), disjoint in content."""
 
     train: list[str]
     feedback: list[str]  # in random order: any prefix is a random sample
@@ -58,7 +59,7 @@ def cut_texts(
 ) -> TextSplits:
     """Cut train texts into train, feedback and selection, none of which holds a text that stands in another one's.
 
-    Repeats (after :func:`kd_env.data.splits.normalize`) are dropped first; then the rules of
+    Repeats (after :func:`kd_env.data.forms.normalize`) are dropped first; then the rules of
     :func:`kd_env.data.splits.cut` for single sentences hold. Dev texts that stand whole in a text of the other splits
     are dropped; the other way round a short train text (SST-2 holds phrases) may stand in a dev text, since train must
     not depend on dev.

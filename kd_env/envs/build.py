@@ -23,6 +23,7 @@ from kd_env.models.devices import resolve_device
 from kd_env.models.layermap import layer_table
 from kd_env.models.students import build_student
 from kd_env.teachers.loading import LoadedTeacher, load_teachers, make_teacher, teacher_folders
+from kd_env.teachers.provenance import warn_other_rows
 from kd_env.teachers.teacher_set import Teacher, TeacherTables, best_teacher, entry_name
 
 logger = logging.getLogger("kd_env")
@@ -45,6 +46,8 @@ def build_problem(config: EnvConfig) -> Problem:
     rows = read_rows(config, task)
     config = config.with_rows(len(rows.splits.train))  # the same for rules that learn from feedback rows, too
     check_influence(config, len(rows.feedback), reads_influence(config, features))
+    for folder in folders.values():
+        warn_other_rows(folder, task.name, rows.splits.content_hash)
 
     learning = config.learning_teacher_config if config.teacher_learns else None
     loaded = load_teachers(folders, task, rows.splits.fingerprint, device, dtype, learning)

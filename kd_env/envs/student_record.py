@@ -39,6 +39,7 @@ def student_record(problem: Problem, *, policy: str, seed: int, steered: bool) -
         "labels": list(problem.task.labels),
         "trained_on": STEERED if steered else config.train_on,
         "fingerprint": cut.fingerprint,
+        "content_hash": cut.content_hash,
         "source": chained(sources),
         "split_seed": config.split_seed,
         "feedback_rows": len(cut.feedback),

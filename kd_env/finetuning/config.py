@@ -41,7 +41,7 @@ class TrainingOptions:
     output: str
     """Folder that is written."""
     data_dir: str | None = None
-    """Folder with ``<task>/<split>.parquet`` (csv, tsv, jsonl too); None reads GLUE from the hub."""
+    """Folder of the files, as in the environment; None reads GLUE from the hub."""
     columns: Mapping[str, Any] | None = None
     """For ``task=custom``, as in the environment."""
     split_seed: int = 0
@@ -136,8 +136,9 @@ def from_options(cls: type[C], options: Mapping[str, Any], kind: str, what: str)
 
 def check_training(options: TrainingOptions) -> None:
     """Raise ``ValueError`` for the first option of data or training outside its range."""
-    for name in ("task", "output"):
-        _text(name, getattr(options, name))
+    checks.check_fields("", options, dict.fromkeys(("task", "output"), checks.filled))
+    checks.check_fields("", options, {"data_dir": checks.optional(checks.filled)})
+    checks.check_fields("", options, {"columns": checks.optional(checks.mapping)})
     numbers = {"epochs": 1, "batch_size": 1, "evaluations_per_epoch": 1, "max_length": 3, "split_seed": 0, "seed": 0}
     checks.check_fields("", options, {name: checks.whole(low) for name, low in numbers.items()})
     rows = ("feedback_rows", "selection_rows", "max_train_rows")
@@ -162,7 +163,7 @@ def check_training(options: TrainingOptions) -> None:
 
 def check_encoder(options: EncoderOptions, prefix: str = "") -> None:
     """Raise ``ValueError`` for the first option of the encoder outside its range; ``prefix`` comes before names."""
-    _text(prefix + "name_or_path", options.name_or_path)
+    checks.check_fields(prefix, options, {"name_or_path": checks.filled})
     checks.check_fields(prefix, options, {"init": checks.one_of("pretrained", "fresh")})
     sizes = dict.fromkeys(("num_hidden_layers", *_SIZES), checks.optional(checks.whole(1)))
     checks.check_fields(prefix, options, sizes)
@@ -183,8 +184,3 @@ def encoder_identity(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _absolute(path: str) -> str:
     return str(Path(path).resolve()) if Path(path).exists() else path
-
-
-def _text(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
-        checks.refuse(name, value, "a non-empty string")

@@ -188,6 +188,7 @@ def making(
         "labels": list(data.task.labels),
         "trained_on": "train",
         "fingerprint": data.cut.fingerprint,
+        "content_hash": data.cut.content_hash,
         "source": source,
         "split_seed": options.split_seed,
         "feedback_rows": len(data.cut.feedback),

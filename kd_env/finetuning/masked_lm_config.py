@@ -72,9 +72,10 @@ class MlmConfig:
 
     def validate(self) -> None:
         """Raise ``ValueError`` for the first value outside its range."""
-        for name in ("name_or_path", "output"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                checks.refuse(name, getattr(self, name), "a non-empty string")
+        checks.check_fields("", self, dict.fromkeys(("name_or_path", "output"), checks.filled))
+        checks.check_fields("", self, dict.fromkeys(("data_dir", "column"), checks.optional(checks.filled)))
+        if not isinstance(self.text, str):
+            checks.names("toy")("text", self.text)
         numbers = {
             "epochs": 1,
             "batch_size": 1,

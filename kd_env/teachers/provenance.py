@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,3 +33,23 @@ def provenance(teacher: str, task: str, fingerprint: str) -> str:
         clean = clean and (apart or (same_split and trained_on == "train"))
         record = known.get("source")
     return "no" if clean else "unknown"
+
+
+def warn_other_rows(teacher: str, task: str, content_hash: str) -> None:
+    """Say that a teacher was made from other rows of its task than are read now: a file has changed since.
+
+    Args:
+        teacher: its folder or hub name.
+        task: by name.
+        content_hash: of the official train split.
+    """
+    record = read_record(teacher) or {}
+    then = record.get("content_hash", content_hash)
+    if record.get("task") == task and then != content_hash:
+        warnings.warn(
+            f"The teacher {teacher!r} was made from other rows of task {task!r} than are read now (content hash "
+            f"{content_hash}, then {then}): a file has changed since, or it is one of another data set. Fine-tune it "
+            "again, or put the file back.",
+            UserWarning,
+            stacklevel=3,
+        )

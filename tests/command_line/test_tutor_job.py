@@ -92,8 +92,17 @@ def frozen(words: list[str], *more: str) -> list[str]:
 def test_a_training_writes_what_every_run_has(words: list[str], tmp_path: Path) -> None:
     assert run("train", frozen(words, "agent=tutor", "name=run"), "train_agent.py ...") == 0
     folder = tmp_path / "run"
-    names = {"config.yaml", "command.txt", "overrides.json", "versions.json", "logs", "policy", "checkpoint"}
-    names |= {"spaces.json", "results.json", "results.csv", "results.md", "learning_curve.png", "traces.png"}
+    names = {"config.yaml", "command.txt", "overrides.json", "versions.json", "rows.json", "logs"}
+    names |= {
+        "policy",
+        "checkpoint",
+        "spaces.json",
+        "results.json",
+        "results.csv",
+        "results.md",
+        "learning_curve.png",
+        "traces.png",
+    }
     assert {path.name for path in folder.iterdir()} == names
     data = results(folder)
     assert data["comparator"] in ("teacher_samples", "keep_masked") and data["best_rule"] == data["comparator"]

@@ -65,6 +65,7 @@ def test_tsv_keeps_lone_quotes_and_csv_quoted_newlines(tmp_path: Path) -> None:
     (tmp_path / "sst2").mkdir()
     (tmp_path / "sst2" / "train.tsv").write_text('sentence\tlabel\nhe said "no\t0\n"yes\t1\n', encoding="utf-8")
     assert load_train(task, str(tmp_path)).first == ['he said "no', '"yes']
+    (tmp_path / "sst2" / "train.tsv").unlink()
     (tmp_path / "sst2" / "train.csv").write_text('sentence,label\n"two\nlines, ""here""",1\n', encoding="utf-8")
     assert load_train(task, str(tmp_path)).first == ['two\nlines, "here"']
 
@@ -85,7 +86,8 @@ def test_label_names_are_accepted(tmp_path: Path) -> None:
         ([0.0, float("nan")], r"row 1 is missing \(nan\)"),
         ([None, 1], r"row 0 is missing \(None\)"),
         ([1, -1], r"row 1 is -1, which stands for a hidden test label"),
-        ([[1], 1], r"label \[1\] in row 0"),
+        ([[1], 1], r"label in row 0 is \[1\]; a label is one text"),
+        ([{"is": 1}, 1], "a label is one text"),
     ],
 )
 def test_bad_classes(tmp_path: Path, values: list[Any], message: str) -> None:
@@ -122,6 +124,7 @@ def test_missing_things_are_named_with_what_is_there(tmp_path: Path) -> None:
         (tmp_path / "sst2" / "train.csv").write_text(content, encoding="utf-8")
         with pytest.raises(ValueError, match="holds no rows"):
             load_train(task, str(tmp_path))
+    (tmp_path / "sst2" / "train.csv").unlink()
     _write(tmp_path / "sst2" / "train.parquet", {"sentence": ["a", None], "label": [1, 0]})
     with pytest.raises(ValueError, match="column 'sentence' holds None in row 1"):
         load_train(task, str(tmp_path))
@@ -129,7 +132,6 @@ def test_missing_things_are_named_with_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read as parquet"):
         load_train(task, str(tmp_path))
     (tmp_path / "sst2" / "train.parquet").unlink()
-    (tmp_path / "sst2" / "train.csv").unlink()
     (tmp_path / "sst2" / "train.jsonl").write_text('{"sentence": "a", "label": 1}\n{"sentence"\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 2"):
         load_train(task, str(tmp_path))
@@ -180,6 +182,23 @@ def test_unknown_names_get_a_hint() -> None:
         get_task("rte", columns={"text": "a", "label": "b", "kind": "classification"})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": 5}, r"task=5 must be a text"),
+        ({"name": ["toy"]}, r"task=\['toy'\] must be a text"),
+        ({"name": " "}, r"task=' ' must be a text that is not empty"),
+        ({"name": "custom", "columns": 5}, r"columns=5 must be a mapping"),
+        ({"name": "rte", "data_dir": ["glue"]}, r"data_dir=\['glue'\] must be a text"),
+        ({"name": "rte", "data_dir": ""}, r"data_dir='' must be a text that is not empty"),
+        ({"name": "toy", "data_dir": "glue"}, r"data_dir='glue' is for tasks in files.*leave it out"),
+    ],
+)
+def test_options_of_a_wrong_type_or_without_effect(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_task(**options)
+
+
 CUSTOM = {"text": ["question", "answer"], "label": "good", "kind": "classification"}
 
 
@@ -221,6 +240,11 @@ def test_custom_regression(tmp_path: Path) -> None:
         ({**CUSTOM, "text": ["a", "b", "c"]}, "one column, or two"),
         ({**CUSTOM, "labels": ["one"]}, "at least two"),
         ({**CUSTOM, "labels": ["a", "a"]}, "different class names"),
+        ({**CUSTOM, "labels": [True, "TRUE"]}, "different class names"),
+        ({**CUSTOM, "labels": ["a", " "]}, "different class names"),
+        ({**CUSTOM, "labels": "ab"}, r"columns\.labels='ab' must be a list of names"),
+        ({**CUSTOM, "labels": True}, r"columns\.labels=True must be a list of names"),
+        ({**CUSTOM, "kind": "regression", "label_range": 5}, "must be two numbers"),
         ({**CUSTOM, "label_range": [0, 1]}, "does not fit"),
         ({**CUSTOM, "text": 5}, r"columns\.text=5 must be a name or a list of names"),
         ({**CUSTOM, "text": ["a", 5]}, r"columns\.text=\['a', 5\] must be"),

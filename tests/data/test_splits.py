@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kd_env.data.forms import normalize
 from kd_env.data.label_noise import add_label_noise
 from kd_env.data.loading import get_task, load_train
-from kd_env.data.splits import Splits, cut, default_rows, normalize, sentence_groups
+from kd_env.data.splits import Splits, cut, default_rows, sentence_groups
 from kd_env.data.tasks import Rows
 
 
@@ -110,7 +111,8 @@ def test_groups_equal_a_search_of_the_graph() -> None:
             words = words.union(*(texts[row] for row in more))
         expected.append(sorted(group))
         left -= group
-    assert sorted(map(sorted, sentence_groups(rows))) == sorted(expected)
+    forms = Rows(list(map(normalize, rows.first)), list(map(normalize, rows.second)), rows.labels)
+    assert sorted(map(sorted, sentence_groups(forms))) == sorted(expected)
 
 
 def test_sizes_are_exact_where_every_group_is_large() -> None:
@@ -165,6 +167,57 @@ def test_fingerprint_tells_content_seed_and_sizes_apart() -> None:
     ]
     assert len(set(prints)) == len(prints)
     assert cut(rows, seed=0, feedback_rows=20).fingerprint == prints[0]
+
+
+CAFE, CAFE_APART = "caf\u00e9 {}", "cafe\u0301 {}"
+ALIKE = [
+    (CAFE, CAFE_APART),  # composed and decomposed
+    ("film {} ok", "film\u200b {}\u00ad ok"),  # no width, and a soft hyphen
+    ("\ufb01lm {}", "film {}"),  # a ligature
+    ("\uff46\uff49lm {}", "film {}"),  # full width
+    ("stra\u00dfe {}", "STRASSE {}"),
+    ("heart \u2764 {}", "heart \u2764\ufe0f {}"),  # a variation selector
+    ("a\u3000b {}", "a b {}"),
+    ("two\x00words {}", "twowords {}"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_texts_that_are_read_alike_are_one(one: str, other: str) -> None:
+    assert normalize(one) == normalize(other) == normalize(normalize(other))
+
+
+def test_texts_that_are_read_apart_are_two() -> None:
+    apart = ["cafe", "caf\u00e9", "film", "filn", "a b", "ab", "x2", "x", "\u0431", "b"]
+    assert len({normalize(text) for text in apart}) == len(apart)
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+@pytest.mark.parametrize("pairs", [False, True])
+def test_twins_never_stand_in_two_splits(one: str, other: str, pairs: bool) -> None:
+    texts = [form.format(f"n{i}") for i in range(40) for form in (one, other)]
+    alone = [f"alone {i}" for i in range(80)]
+    second = [f"hypothesis {i}" for i in range(160)] if pairs else None
+    rows = Rows([*texts, *alone], second, np.arange(160) // 2 % 2)
+    splits = cut(rows, seed=0, feedback_rows=40, selection_rows=20)
+    held = {*splits.feedback.tolist(), *splits.selection.tolist()}
+    for row in range(0, 80, 2):
+        twins = [[row in part.tolist(), row + 1 in part.tolist()] for part in splits[:3]]
+        assert sum(map(any, twins)) <= 1, twins
+    assert pairs or not held & set(range(80))
+
+
+def test_the_fingerprint_of_former_versions_stays_where_the_split_does() -> None:
+    assert cut(_singles(), seed=0, feedback_rows=20).fingerprint == "9e18bcc14e50b433"
+    assert cut(_pairs(), seed=0).fingerprint == "37e1159e57deed60"
+    texts = [f"row {i} of a text" for i in range(50)]
+    labels = np.zeros(50, dtype=np.int64)
+    changed = Rows([*texts[:-1], "the last one\u2026"], None, labels)  # another form, but no twin
+    assert cut(changed, seed=0).fingerprint == "a844c59a7f89c719"
+    twins = Rows([*texts[:-2], "the caf\u00e9", "the cafe\u0301"], None, labels)
+    former = "2a16fcfc08a937a3"  # of a split with the row 48 in feedback
+    splits = cut(twins, seed=0, feedback_rows=20, selection_rows=20)
+    assert splits.fingerprint != former and not {48, 49} & {*splits.feedback.tolist(), *splits.selection.tolist()}
 
 
 def test_too_few_rows_are_refused_with_the_numbers() -> None:

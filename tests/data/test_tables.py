@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from kd_env.data.tables import draw, make_buckets, start_stream
+from kd_env.data.tables import UNKNOWN_WORDS, Table, draw, make_buckets, share_unknown, start_stream, tokenize
+from kd_env.data.tasks import Rows
+from kd_env.testing import tiny_tokenizer
 
 
 def test_every_batch_is_full_and_of_one_bucket() -> None:
@@ -73,3 +76,16 @@ def test_gather_pads_to_the_longest_row_of_the_batch(tiny_problem: Any) -> None:
     np.testing.assert_array_equal(batch.attention_mask.sum(-1).numpy(), table.lengths[rows])
     assert (batch.input_ids[~batch.attention_mask] == 0).all() and (batch.input_ids[batch.attention_mask] > 0).all()
     np.testing.assert_array_equal(batch.labels.numpy(), table.labels[rows])
+
+
+def read(*texts: str) -> Table:
+    rows = Rows(list(texts), None, np.zeros(len(texts), dtype=np.int64))
+    return tokenize(rows, tiny_tokenizer(), 16, torch.device("cpu"), torch.float32)
+
+
+def test_a_tokenizer_that_does_not_know_the_language_is_told() -> None:
+    """Padding and the special tokens of a row count for neither side."""
+    with pytest.warns(UserWarning, match=r"reads about 70% of the words of these rows as \[UNK\]"):
+        table = read("w0", "\u0434\u043e\u0431\u0440\u044b\u0439 \u0434\u0435\u043d\u044c")
+    assert share_unknown(table, tiny_tokenizer()) == pytest.approx(2 / 3)
+    assert share_unknown(read("w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 other"), tiny_tokenizer()) < UNKNOWN_WORDS

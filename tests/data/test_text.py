@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from kd_env.data.corpora import Texts, load_texts
-from kd_env.data.splits import normalize
+from kd_env.data.forms import normalize
 from kd_env.data.text import cut_texts, token_facts, tokenize_texts
 from kd_env.data.toy import teacher_folder, toy_rows
 from kd_env.models import pretrained
 
+HELD_BACK = [19, 20, 28, 33, 49, 62, 70, 74, 90, 97, 101, 125, 139, 149, 163, 165, 185, 187, 191]
 WORDS = [f"w{index}" for index in range(30)]
 
 
@@ -71,6 +72,22 @@ def test_a_folder_of_text_files(folder: Path) -> None:
     assert set(found.dev) <= set(load_texts(str(folder), dev=True).dev), "by content, not by place"
 
 
+def test_twins_of_a_text_are_one(tmp_path: Path) -> None:
+    lines = [f"caf\u00e9 number {index}" for index in range(200)]
+    twins = [line.replace("\u00e9", "e\u0301") for line in lines]
+    (tmp_path / "a.txt").write_text("\n".join([*lines, *twins]), encoding="utf-8")
+    found = load_texts(str(tmp_path), dev=True)
+    train, dev = ({normalize(text) for text in part} for part in found)
+    assert len(train | dev) == 200 and not train & dev and dev
+    splits = cut_texts(found, 0, 20, 20)
+    parts = [splits.train, splits.feedback, splits.selection, splits.dev]
+    assert sum(len({normalize(text) for text in part}) for part in parts) == sum(map(len, parts)) == 200
+    # Where no text has a twin, the same ones are held back as before.
+    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+    alone = load_texts(str(tmp_path), dev=True)
+    assert [int(text.split()[-1]) for text in alone.dev] == HELD_BACK
+
+
 def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
@@ -117,6 +134,7 @@ def test_bad_sources(folder: Path, tmp_path: Path) -> None:
         ({"source": "sst3"}, "'sst3'. Did you mean 'sst2'.*name of its text column"),
         ({"source": "toy", "column": "text"}, "column='text' is for data sets of the hub"),
         ({"source": []}, r"text=\[\]"),
+        ({"source": ["toy", str(folder)], "data_dir": "glue"}, "data_dir='glue' is for GLUE tasks"),
         ({"source": ["toy", "toy"]}, "different ones"),
         ({"source": ""}, "text=''"),
     ]
@@ -178,6 +196,7 @@ def test_too_few_texts() -> None:
 # -- tokens
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer of .* reads about:UserWarning")
 def test_texts_without_ordinary_tokens_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = pretrained.load_tokenizer(str(teacher_folder("toy")))
     facts = token_facts(tokenizer, "toy")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from kd_env.data.forms import normalize
 from kd_env.data.loading import get_task, load_dev, load_train
-from kd_env.data.splits import cut, normalize
+from kd_env.data.splits import cut
 from kd_env.data.tasks import Rows
 from kd_env.data.toy import SIZES, teacher_folder, toy_rows, vocabulary
 

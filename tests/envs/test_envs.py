@@ -51,6 +51,18 @@ def test_regression(tiny_regression: dict[str, Any]) -> None:
     check_environment(gym.make("kd_env/KnowledgeSelection-v0", **tiny_regression))
 
 
+@pytest.mark.parametrize("name", [name for name in IDS if "TutorToken" not in name])
+def test_defaults_fit_scores(name: str, tiny_regression: dict[str, Any]) -> None:
+    """What is left out has a meaning for the task, in every environment that has tasks of scores."""
+    chosen = ("terms", "features", "updates_per_step", "teacher")
+    options = {key: value for key, value in tiny_regression.items() if key not in chosen}
+    env = gym.make(name, **options, teachers=[{"name": "only", "path": tiny_regression["teacher"]}])
+    env.reset(seed=0)
+    assert np.isfinite(env.step(env.action_space.sample())[0]).all()
+    layout = env.unwrapped.observation_layout  # type: ignore[attr-defined]
+    assert {"progress", "gap"} < set(layout) and not any("entropy" in feature for feature in layout)
+
+
 def test_torchrl_specs(tiny: dict[str, Any]) -> None:
     """TorchRL's checker, where it is installed."""
     torchrl = pytest.importorskip("torchrl.envs", reason="torchrl is not installed")

@@ -280,6 +280,7 @@ def without(folder: Path, target: Path, *patterns: str) -> Path:
     return target
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer of .* reads about:UserWarning")
 @pytest.mark.parametrize(
     ("more", "expected"),
     [

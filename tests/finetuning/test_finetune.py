@@ -485,6 +485,8 @@ def test_epoch_batches_hold_every_row_once_and_pad_little() -> None:
         ({"learning_rte": 1}, ["learning_rte", "Did you mean 'learning_rate'"]),
         ({"output": None}, ["needs output", "output=..."]),
         ({"task": ""}, ["task=''"]),
+        ({"data_dir": 5}, ["data_dir=5", "a text"]),
+        ({"columns": [5]}, ["columns=(5,)", "a mapping"]),
         ({"epochs": 0}, ["epochs=0", "at least 1"]),
         ({"batch_size": 0}, ["batch_size=0"]),
         ({"learning_rate": float("inf")}, ["learning_rate=inf"]),

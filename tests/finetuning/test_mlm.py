@@ -498,6 +498,7 @@ def test_bad_options(make: Make, options: dict[str, Any], message: str) -> None:
         make(**options)
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer of .* reads about:UserWarning")
 def test_texts_that_do_not_fit_the_encoder(make: Make, tmp_path: Path) -> None:
     (tmp_path / "long").mkdir()
     rng = np.random.default_rng(0)
@@ -520,6 +521,7 @@ def command(*words: str) -> int:
     return main(["teacher", "objective=mlm", "progress=false", "device=cpu", *words])
 
 
+@pytest.mark.filterwarnings("ignore:The tokenizer of .* reads about:UserWarning")
 def test_the_command_from_the_embedded_text_to_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], encoder: str, text: str
 ) -> None:

@@ -206,6 +206,21 @@ def test_provenance(record: dict[str, str] | None, expected: str | None, tiny: d
         assert build_problem(options).reference.saw_feedback == expected
 
 
+def test_a_teacher_of_other_rows_is_told(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A data file that lost its second half since the fine-tuning is no reason to refuse, and none to be silent."""
+    for name in ("data", "teacher"):
+        shutil.copytree(Path(tiny["data_dir"]).with_name(name), tmp_path / name)
+    options = {**tiny, "teacher": str(tmp_path / "teacher"), "data_dir": str(tmp_path / "data")}
+    record = {"trained_on": "train", "task": "custom", "fingerprint": "other"}
+    record["content_hash"] = build_problem(env_config(**options)).splits.content_hash
+    (tmp_path / "teacher" / "kd_env_teacher.json").write_text(json.dumps(record))
+    build_problem(env_config(**options))
+    lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines()
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(lines[:120]))
+    with pytest.warns(UserWarning, match=rf"other rows of task 'custom'.*then {record['content_hash']}.*has changed"):
+        build_problem(env_config(**options))
+
+
 OWN = {"trained_on": "train", "fingerprint": "here"}
 APART = {"trained_on": "rows apart from every split", "task": "toy"}
 

@@ -40,6 +40,10 @@ class Job(ABC, Generic[Options, ProblemType]):
         """Refuse what only the built problem tells to be of no use; raises ``ValueError``."""
 
     @abstractmethod
+    def row_hashes(self, problem: ProblemType) -> dict[str, str]:
+        """A hash of what each split that is read holds, by its name; ``train`` stands for all that is cut from it."""
+
+    @abstractmethod
     def training_env(self, problem: ProblemType) -> AnyVectorEnv:
         """Where the agent learns."""
 

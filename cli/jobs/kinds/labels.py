@@ -31,6 +31,12 @@ class LabelJob(Job[EnvConfig, Problem]):
     def check_training(self, problem: Problem) -> None:
         """Nothing: a probe told everything before."""
 
+    def row_hashes(self, problem: Problem) -> dict[str, str]:
+        """As in :class:`Job`."""
+        from kd_env.evaluation.judging.dev import check_dev
+
+        return {"train": problem.fingerprint, **check_dev(problem.task, problem.config.data_dir)}
+
     def training_env(self, problem: Problem) -> AnyVectorEnv:
         """As in :class:`Job`."""
         from kd_env.envs import make_vector

@@ -72,6 +72,16 @@ class TokenJob(Job[TutorConfig, TutorProblem]):
         if self.learns:
             check_learns(self.settings, TutorVectorEnv(self.settings.resolved["num_envs"], problem=problem))
 
+    def row_hashes(self, problem: TutorProblem) -> dict[str, str]:
+        """As in :class:`Job`; of texts the train split is all there is to hold back from."""
+        from kd_env.data.loading import get_task
+        from kd_env.evaluation.judging.dev import check_dev
+
+        config, train = problem.config, {"train": problem.assets.fingerprint}
+        if config.task is None:
+            return train
+        return {**train, **check_dev(get_task(config.task, config.columns, config.data_dir), config.data_dir)}
+
     def training_env(self, problem: TutorProblem) -> AnyVectorEnv:
         """As in :class:`Job`; with ``protocol=joint`` it holds the one student of the run's seed."""
         from kd_env.envs.tutor_env import TutorVectorEnv

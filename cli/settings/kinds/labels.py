@@ -12,7 +12,7 @@ from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, T
 from cli.settings.teachers import TASK_KEYS, cache_folder, cofinetuned_set, single_teacher, teacher_list
 from kd_env.config.environment import EnvConfig
 from kd_env.decisions.catalog import DECISIONS
-from kd_env.decisions.options import env_config
+from kd_env.decisions.options import default_features, env_config
 
 if TYPE_CHECKING:
     from kd_env.finetuning.co_classifier import CoTeacherConfig
@@ -108,7 +108,8 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         if env["action_view"] not in views:
             env.pop(name, None)  # of a preset: what is given and not read is refused
     if env["features"] == "auto":
-        del env["features"]
+        about = {"task": task["name"], "columns": task["columns"], "weighting": env.get("weighting", "batch")}
+        env["features"] = list(default_features(decision, about))
     options = {
         **env,
         "decision": decision,

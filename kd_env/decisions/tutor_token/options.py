@@ -211,6 +211,7 @@ class TutorConfig:
         for name, value in RECIPES[plain.get("recipe", "modified")].items():
             own = plain.get(name, value)
             plain[name] = {**value, **own} if isinstance(value, Mapping) and isinstance(own, Mapping) else own
+        checks.optional(checks.filled)("task", plain.get("task"))
         if plain.get("task") is not None:
             plain = {"text": plain["task"], "losses": dict(TASK_LOSS_WEIGHTS), **plain}
         student = plain.get("student")
@@ -234,7 +235,8 @@ class TutorConfig:
             checks.names("toy")("text", self.text)
         checks.check_fields("", self, {"device": checks.text})
         texts = ("data_dir", "column", "teacher", "task", "language_model")
-        checks.check_fields("", self, dict.fromkeys(texts, checks.optional(checks.text)))
+        checks.check_fields("", self, dict.fromkeys(texts, checks.optional(checks.filled)))
+        checks.check_fields("", self, {"columns": checks.optional(checks.mapping)})
         choices = {"masking": ("fixed", "bernoulli"), "mode": MODES, "action_view": VIEWS, "reward": REWARDS}
         choices["observation"] = ("dict", "flat")
         choices |= {"recipe": tuple(RECIPES), "student_head": HEADS, "layer_reduction": ("mean", "sum")}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from kd_env.data.loading import get_task, load_dev
-from kd_env.data.tables import Table, tokenize
+from kd_env.data.tables import Table, share_unknown, tokenize
 from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TeacherConfig
 from kd_env.finetuning.loop import Trainee, evaluate, train
@@ -59,7 +59,7 @@ def load_material(config: TeacherConfig) -> Material:
     tokenizer = pretrained.load_tokenizer(source)
     task = get_task(config.task, config.columns, config.data_dir)
     data = prepare(config, task, tokenizer, source, device)
-    unknown = _share_unknown(data.train, tokenizer)
+    unknown = share_unknown(data.train, tokenizer)
     if unknown > 0.5:
         raise ValueError(
             f"The tokenizer of {source!r} does not know {unknown:.0%} of the words of task {task.name!r}; fine-tune on "
@@ -205,16 +205,6 @@ def _take(table: Table, rows: np.ndarray) -> Table:
         table.label_tensor[index],
         table.labels[rows],
     )
-
-
-def _share_unknown(table: Table, tokenizer: Any) -> float:
-    """Share of unknown tokens among those that are not special for another reason."""
-    ids = table.input_ids.cpu().numpy()
-    real = np.arange(ids.shape[1]) < table.lengths[:, None]
-    unknown = tokenizer.unk_token_id
-    others = [token for token in tokenizer.all_special_ids if token != unknown]
-    counted = real & ~np.isin(ids, others)
-    return float((ids[counted] == unknown).mean()) if unknown is not None and counted.any() else 0.0
 
 
 def _check_tokenizer_files(source: str) -> None:

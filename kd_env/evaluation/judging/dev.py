@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kd_env.core import metrics
 from kd_env.core.types import Floats
 from kd_env.data.loading import load_dev
+from kd_env.data.splits import content_hash
 from kd_env.data.tables import Table
 from kd_env.data.tasks import Task
 from kd_env.evaluation.judging.results import SplitScores
@@ -35,13 +36,15 @@ class Split:
     raw_reset_loss: Floats  # [N], against gold labels without a temperature
 
 
-def check_dev(task: Task, data_dir: str | None) -> dict[str, int]:
-    """Rows of each official dev split. Called before any work, so that a missing split is not found at the end of it.
+def check_dev(task: Task, data_dir: str | None) -> dict[str, str]:
+    """A hash of the content of each official dev split.
+
+    Called before any work, so that a missing split is not found at the end of it.
 
     Raises:
         ValueError: a dev split that is missing or cannot be read.
     """
-    return {split: len(rows.labels) for split, rows in load_dev(task, data_dir).items()}
+    return {split: content_hash(rows) for split, rows in load_dev(task, data_dir).items()}
 
 
 def check_dev_lengths(problem: Problem) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from kd_env.data import splits
 from kd_env.data.loading import get_task, load_train
+from kd_env.data.rows import warn_absent_classes
 from kd_env.data.tables import Table, make_buckets, on_device, same_tokens, tokenize
 from kd_env.data.tasks import EMBEDDED, Rows, Task
 from kd_env.data.toy import masked_lm_folder, teacher_folder
@@ -26,6 +27,7 @@ from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperature
 from kd_env.teachers import outputs, sources
 from kd_env.teachers.loading import LoadedTeacher, load_teachers
+from kd_env.teachers.provenance import warn_other_rows
 
 
 def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -> TutorAssets:
@@ -50,6 +52,7 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
         selection_rows=config.selection_rows,
         max_train_rows=config.max_train_rows,
     )
+    warn_other_rows(folder, task.name, cut.content_hash)
     [loaded] = load_teachers({task.name: folder}, task, cut.fingerprint, device, dtype)
     language_model = load_masked_lm(reader)
     language_model = dataclasses.replace(language_model, module=language_model.module.to(device, dtype))
@@ -67,6 +70,7 @@ def task_assets(config: TutorConfig, device: torch.device, dtype: torch.dtype) -
     train = on_device(whole if len(kept) == len(cut.train) else table(kept), device)
     make_buckets(train.lengths, config.batch_size)  # refuses too few rows before the teacher runs
     evaluated = np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)[: config.evaluation_rows]
+    warn_absent_classes(task, data.labels, kept, evaluated)
     feedback = on_device(table(np.sort(evaluated)), device)
     selection = on_device(table(cut.selection), device)
     longest = int(max(part.lengths.max() for part in (whole, feedback, selection)))
