@@ -17,6 +17,7 @@ import dataclasses
 import logging
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -148,6 +149,8 @@ def limit(seconds: int) -> Iterator[None]:
 def parts(value: Any) -> Iterator[str]:
     """A value, and what it is made of, as a message may write it."""
     yield str(value)
+    if isinstance(value, str):  # on a command line lists and mappings are texts
+        yield from (repr(word) for word in re.findall(r"\w+", value))
     if isinstance(value, dict | list | tuple):
         for part in (*value, *(value.values() if isinstance(value, dict) else ())):
             yield repr(part)
