@@ -1,1 +1,1 @@
-"""Harnesses that try to break what is written and read again: kills and damages, counted."""
+"""Harnesses that try to break kd-env: kills, damages and odd options; their counts stand in docs/reliability.md."""

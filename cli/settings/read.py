@@ -45,7 +45,6 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
     from agents import agent_kind
 
     c = with_defaults(resolved)
-    _check_folders(c)
     c = with_absolute_paths(c)
     reader = reader_of(c["env"]["id"])
     _check_numbers(c)
@@ -132,13 +131,6 @@ def default_name(c: Mapping[str, Any]) -> str:
     what = c["presets"].get("experiment") or c["task"]["name"]
     control = "" if c["control"] == "none" else f"-{c['control']}"
     return f"{what}-{agent_label(c['agent'])}{control}-seed{c['seed']}".replace("/", "-")
-
-
-def _check_folders(c: Mapping[str, Any]) -> None:
-    checks.filled("runs_dir", c["runs_dir"])
-    checks.optional(checks.filled)("cache_dir", c["cache_dir"])
-    checks.filled("task.name", c["task"]["name"])
-    checks.optional(checks.filled)("task.data_dir", c["task"]["data_dir"])
 
 
 def _check_numbers(c: Mapping[str, Any]) -> None:

@@ -17,12 +17,12 @@ def _device(name: str, value: Any) -> None:
 VALUES: dict[str, checks.Check] = {
     **dict.fromkeys(("resume", "progress", "overwrite"), checks.boolean),
     "threads": checks.optional(checks.whole(1)),
-    "runs_dir": checks.folder,
-    **dict.fromkeys(("cache_dir", "output", "out", "data_dir", "task.data_dir"), checks.optional(checks.folder)),
+    "runs_dir": checks.filled,
+    **dict.fromkeys(("cache_dir", "output", "out", "data_dir", "task.data_dir"), checks.optional(checks.filled)),
     **dict.fromkeys(("device", "agent_device"), _device),
     **dict.fromkeys(("task.name", "agent.name"), checks.text),
     **dict.fromkeys(("columns", "task.columns"), checks.optional(checks.mapping)),
-    **dict.fromkeys(("teacher.path", "teacher.name_or_path"), checks.optional(checks.folder)),
+    **dict.fromkeys(("teacher.path", "teacher.name_or_path"), checks.optional(checks.filled)),
     "agent.label": checks.optional(checks.text),
     "agent.options": checks.mapping,
 }

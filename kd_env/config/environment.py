@@ -34,7 +34,8 @@ class EnvConfig:
     reads GLUE from the hub. Embedded tasks have none."""
     columns: Plain | None = None
     """For ``task=custom``: ``text`` (one or two column names), ``label``, ``kind`` (classification, regression), and
-    optionally ``labels`` (names of the classes as the files write them, in order), ``label_range`` and ``metrics``."""
+    optionally ``labels`` (names of the classes as the files write them, in order), ``label_range`` and ``metrics``
+    (:mod:`kd_env.core.metrics`; the first is the headline)."""
     split_seed: int = 0
     """Seed of the cut into train, feedback and selection, of label noise and of the evaluated feedback rows."""
     feedback_rows: int | None = None
@@ -283,7 +284,9 @@ class EnvConfig:
         """
         if self.epochs is None:
             return self
-        config = dataclasses.replace(self, budget=ceil(self.epochs * count / self.batch_size))
+        budget = ceil(self.epochs * count / self.batch_size)
+        checks.whole(1)(f"budget of epochs={self.epochs}", budget)
+        config = dataclasses.replace(self, budget=budget)
         config._check_phase()
         return config
 
@@ -347,7 +350,7 @@ _ENVIRONMENT: dict[str, checks.Check] = {
     "teacher_every": checks.whole(1),
     "num_candidates": checks.whole(2),
     "observation": checks.one_of("dict", "flat"),
-    "teacher": checks.optional(checks.text),
+    "teacher": checks.optional(checks.filled),
     "teachers": checks.optional(_teacher_entries),
     "decision": checks.text,
     "weighting": checks.one_of("batch", "sample"),

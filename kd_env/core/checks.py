@@ -103,13 +103,8 @@ def text(name: str, value: Any) -> None:
 def filled(name: str, value: Any) -> None:
     """A string with something in it."""
     if not isinstance(value, str) or not value.strip():
-        refuse(name, value, "a text that is not empty")
-
-
-def folder(name: str, value: Any) -> None:
-    """The path of a folder or the name of a model: a text that is not empty."""
-    if not isinstance(value, str) or not value:
-        refuse(name, value, "a folder" + (f"; write {name}=\"'{value}'\"" if is_number(value) else ""))
+        hint = f"; write {name}=\"'{value}'\"" if is_number(value) else ""
+        refuse(name, value, f"a text that is not empty{hint}")
 
 
 def mapping(name: str, value: Any) -> None:

@@ -21,9 +21,8 @@ from kd_env.data.toy import toy_rows
 log = logging.getLogger(__name__)
 
 HUB_NAME = "nyu-mll/glue"
-
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
 _CUSTOM_KEYS = ("text", "label", "kind", "labels", "label_range", "metrics")
 
 

@@ -69,7 +69,7 @@ NAN, INF = float("nan"), float("inf")
     ("key", "values", "allowed"),
     [
         ("task", [None, 3], "a text"),
-        ("cache_dir", [5, ""], "a folder"),
+        ("cache_dir", [5, ""], "a text that is not empty"),
         ("reward", [["gap_closed"]], "a text"),
         ("columns", [["text"]], "a mapping"),
         ("terms", [3, None], "must be a list"),

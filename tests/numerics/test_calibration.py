@@ -95,9 +95,11 @@ def test_bad_input(tiny: dict[str, Any]) -> None:
         fit_temperatures(logits, labels)
     with pytest.raises(ValueError, match=r"gap: 'none'.*calibrated"):
         env_config(**{**tiny, "gap": "none"})
-    with pytest.raises(ValueError, match="all 1 rows have the label"):
+    absent = pytest.warns(UserWarning, match="No evaluated feedback row is of class")
+    with absent, pytest.raises(ValueError, match="all 1 rows have the label"):
         build_problem(env_config(**{**tiny, "evaluation_rows": 1}))
-    build_problem(env_config(**{**tiny, "evaluation_rows": 1, "gap": "labels"}))
+    with pytest.warns(UserWarning, match="No evaluated feedback row is of class"):
+        build_problem(env_config(**{**tiny, "evaluation_rows": 1, "gap": "labels"}))
 
 
 def test_the_size_of_logits_closes_no_gap() -> None:
