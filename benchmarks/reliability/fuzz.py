@@ -65,17 +65,15 @@ class Surface(NamedTuple):
 def environments(folder: Path) -> list[Surface]:
     """Environments of a tiny task and of a tiny text, made by their options and stepped three times."""
     import numpy as np
-    from kd_env.envs.tutor_env import TutorEnv
 
     from kd_env.config.environment import EnvConfig
     from kd_env.core.plain import plain_value
-    from kd_env.decisions.tutor_token.options import TutorConfig
     from kd_env.envs.env import DistillEnv
     from kd_env.testing import tiny_task, tiny_text
 
-    def surface(name: str, kind: Any, config: type[Any], base: dict[str, Any]) -> Surface:
+    def surface(name: str, base: dict[str, Any]) -> Surface:
         def run(options: dict[str, Any]) -> str:
-            env = kind(**{**base, **options})
+            env = DistillEnv(**{**base, **options})
             held = env.run.problem.config
             for key, value in options.items():
                 # learning_rate is short for one of the optimiser.
@@ -94,13 +92,13 @@ def environments(folder: Path) -> list[Surface]:
                     break
             return ""
 
-        fields = tuple(field.name for field in dataclasses.fields(config) if field.name != "show_progress")
+        fields = tuple(field.name for field in dataclasses.fields(EnvConfig) if field.name != "show_progress")
         return Surface(name, fields, VALUES, run)
 
     task = {**tiny_task(folder / "task"), "budget": 4}
     return [
-        surface("environment", DistillEnv, EnvConfig, task),
-        surface("tutor", TutorEnv, TutorConfig, tiny_text(folder / "text")),
+        surface("environment", task),
+        surface("tutor", {**tiny_text(folder / "text"), "budget": 4}),
     ]
 
 

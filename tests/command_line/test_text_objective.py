@@ -48,7 +48,7 @@ def test_every_decision_trains_and_is_judged(env: str, tmp_path: Path) -> None:
 
 
 def test_the_resolved_options_say_what_auto_became() -> None:
-    resolved = settings("env=sample_weighting", "objective=text").resolved["env"]
+    resolved = settings("env=sample_weighting", "objective=text", "env.action_view=box").resolved["env"]
     assert resolved["terms"] == ("plausibility", "hidden_states", "attention") and resolved["score"] == "edit_error"
     assert "row_edit" in resolved["features"] and resolved["masking"] == "fixed"
     given = settings("env=knowledge_selection", "objective=text", "env.terms=[plausibility]").env
@@ -67,7 +67,7 @@ def test_the_resolved_options_say_what_auto_became() -> None:
         (["env=knowledge_selection", "teacher.source=online", "env.gap=divergence"], "gap"),
         (["env=knowledge_selection", "env.text=/no/such/folder"], "no/such/folder"),
         (["env=sample_weighting", "evaluation.rules=[lgtm]"], "lgtm"),
-        (["env=sample_weighting", "agent=row_actor_critic", "env.score=margin"], "edit_error"),
+        (["env=sample_weighting", "env.action_view=box", "env.score=margin"], "edit_error"),
     ],
 )
 def test_what_has_no_meaning_is_refused_before_any_work(words: list[str], message: str) -> None:

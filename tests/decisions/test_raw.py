@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from kd_env.envs.tutor_env import TutorEnv
 
 from kd_env.decisions.catalog import DECISIONS
 from kd_env.decisions.raw import checked_actions, raw_array
@@ -64,7 +63,7 @@ def test_every_view_of_every_decision(
 ) -> None:
     """A fraction, a text and NaN are refused by both shells, and the episode is unharmed."""
     if decision == "tutor_token":
-        env: Any = TutorEnv(problem=tutor_problem, action_view=view)
+        env: Any = DistillEnv(problem=tutor_problem, action_view=view)
     else:
         problem = tiny_set_problem if DECISIONS[decision].many_teachers else tiny_problem
         weighting = "sample" if decision == "sample_weighting" else "batch"

@@ -381,7 +381,8 @@ def test_a_finished_set_is_returned_and_never_overwritten(make: Make, ready: Pat
     with pytest.raises(ValueError, match="no teacher set made here"):
         cofinetune(make())
     assert (tmp_path / "set" / "notes.txt").read_text() == "mine"
-    alone = {"name_or_path": str(ready / "whole"), "output": str(ready), "task": "custom"}
+    task = {"task": "custom", "data_dir": here.data_dir, "columns": here.columns}
+    alone = {"name_or_path": str(ready / "whole"), "output": str(ready), **task}
     with pytest.raises(ValueError, match="no teacher made here"):
         finetune(TeacherConfig.from_kwargs(**alone))
 

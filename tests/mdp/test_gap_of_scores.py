@@ -10,6 +10,7 @@ import pytest
 from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.decisions.options import env_config
 from kd_env.evaluation.judging.episodes import judged_splits
+from kd_env.evaluation.judging.tables import JudgedTables
 from kd_env.mdp.problem import Problem
 
 
@@ -73,7 +74,7 @@ def test_the_best_constant_closes_nothing(gap: str, options: dict[str, Any], pro
     np.testing.assert_allclose(closed, 0.0, atol=1e-12)
     best = env.problem.loss(teacher[None], table, teacher, np.ones(1))
     np.testing.assert_allclose((state.loss_reset - best) / state.gap_scale, 1.0, atol=1e-6)
-    split = judged_splits(env.problem, {"rows": table}, {"rows": teacher}, [0, 1])["rows"]
+    split = judged_splits(env.problem, JudgedTables({"rows": table}, {"rows": teacher}, ()), [0, 1])["rows"]
     np.testing.assert_allclose(split.reset_loss, constant, rtol=1e-12)
     raw = float((((problem.train.labels.mean(dtype=np.float64) - table.labels) / 4.0) ** 2).mean())
     np.testing.assert_allclose(split.raw_reset_loss, raw, rtol=1e-12)

@@ -172,7 +172,7 @@ def test_an_evaluation_reads_dev_and_selection_texts(terms_problem: Any) -> None
         ({"teacher_updates": "prokt"}, "objective='labels'"),
         ({"teacher_source": "cached"}, "the teacher runs online"),
         ({"student": {"init": "pretrained", "name_or_path": "x"}}, "fresh, or teacher"),
-        ({"decision": "sample_weighting", "score": "margin"}, "edit_error"),
+        ({"decision": "sample_weighting", "action_view": "box", "score": "margin"}, "edit_error"),
         ({"objective": "texts"}, "labels"),
         ({"objective": "labels", "features": ["edit"]}, "objective='text'"),
         ({"objective": "labels", "slots": 2}, "masked text"),

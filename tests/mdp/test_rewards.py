@@ -46,7 +46,7 @@ def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     texts = sorted({" ".join(rng.choice(WORDS, 6)) for _ in range(160)})
     (folder / "data").mkdir()
     for split, part in (("train", texts[:120]), ("validation", texts[120:])):
-        lines = [json.dumps({"text": text, "label": 0 if i % 12 else i // 12 % 3}) for i, text in enumerate(part)]
+        lines = [json.dumps({"text": text, "label": 0 if i % 6 else i // 6 % 3}) for i, text in enumerate(part)]
         (folder / "data" / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     tokenizer = tiny_tokenizer()
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

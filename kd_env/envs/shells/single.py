@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from kd_env.config.environment import RENDER_MODES
+from kd_env.config.process import RENDER_MODES
 from kd_env.core import trees
 from kd_env.decisions.raw import raw_array
 from kd_env.envs.shells.copies import Copied

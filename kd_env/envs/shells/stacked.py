@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from kd_env.config.environment import RENDER_MODES
+from kd_env.config.process import RENDER_MODES
 from kd_env.core import trees
 from kd_env.envs.shells.copies import Copied
 from kd_env.envs.shells.replicas import Replicas

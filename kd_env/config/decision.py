@@ -1,0 +1,71 @@
+"""What the agent decides, sees and how it acts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kd_env.config.influence import InfluenceConfig
+from kd_env.core import checks
+from kd_env.core.plain import Plain
+
+
+@dataclass(frozen=True)
+class DecisionSection:
+    """What the agent decides, sees and how it acts."""
+
+    decision: str = "knowledge_selection"
+    """What the agent decides: ``knowledge_selection`` (how the knowledge terms count), ``teacher_weighting`` (how the
+    teachers count) or ``sample_weighting`` (how the rows of a batch count). The registered ids set it."""
+    weighting: str = "batch"
+    """What one weight holds for: ``batch`` (a whole step) or ``sample`` (one row of it). ``teacher_weighting`` takes
+    both, ``sample_weighting`` only ``sample``, its default."""
+    weighs: Sequence[str] = ("soft_label",)
+    """``teacher_weighting`` only. Names of the terms that the action weighs; the others keep weight 1."""
+    score: str = "student_loss"
+    """``sample_weighting`` only. What ranks rows in its discrete and box view, by name
+    (:mod:`kd_env.decisions.sample_weighting.scores`)."""
+    recipe: str = "modified"
+    """``tutor_token`` only. ``paper`` gives what is left out the values published for Tutor-KD
+    (:mod:`kd_env.decisions.tutor_token.options`)."""
+    mode: str = "joint"
+    """``tutor_token`` only. ``joint``: one action fills every slot (the paper). ``sequential``: one slot of all rows a
+    step; later choices see earlier ones, and the student is updated when the last is filled."""
+    teacher_every: int = 1
+    """``tutor_token`` with ``mode=sequential``: slots that are filled between two passes of the teacher over the text
+    so far. 1 shows every choice to the next one; P costs one pass, as ``joint`` does."""
+    num_candidates: int = 10
+    """``tutor_token`` only. The teacher's most likely tokens of a slot that are listed."""
+    observation: str = "dict"
+    """``tutor_token`` only. ``dict``: everything, arrays by name. ``flat``: the numbers among it as one 1-D box, for
+    agents that know no other (the teacher's hidden states and probabilities, valid slots and progress; no ids)."""
+    features: Sequence[str] = ()
+    """Observation features by name; unless others are named, those of the decision that have a meaning for the task."""
+    influence: Plain | InfluenceConfig = field(default_factory=InfluenceConfig)
+    """How the influence of rows is found, where a feature, a score or a rule asks for it."""
+    action_view: str = "native"
+    """``native``, ``discrete`` or ``box``; of teachers also ``simplex`` (native) and ``subset``, of rows ``subset``."""
+    gate: bool = True
+    """Box view of terms and teachers only: one more component that skips or scales the update."""
+
+
+def _features(name: str, value: Any) -> None:
+    if value != ():  # a decision may have an observation of its own
+        checks.names("progress")(name, value)
+
+
+CHECKS: dict[str, checks.Check] = {
+    "decision": checks.text,
+    "weighting": checks.one_of("batch", "sample"),
+    "weighs": checks.names("soft_label"),
+    "score": checks.text,
+    "recipe": checks.text,
+    "mode": checks.one_of("joint", "sequential"),
+    "teacher_every": checks.whole(1),
+    "num_candidates": checks.whole(2),
+    "observation": checks.one_of("dict", "flat"),
+    "features": _features,
+    "action_view": checks.text,
+    "gate": checks.boolean,
+}

@@ -1,0 +1,34 @@
+"""The student, and how one of its updates is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kd_env.config.optimizer import OptimizerConfig
+from kd_env.config.student import StudentConfig
+from kd_env.core import checks
+from kd_env.core.plain import Plain
+
+
+@dataclass(frozen=True)
+class StudentSection:
+    """The student, and how one of its updates is made."""
+
+    student: str | Plain | StudentConfig = field(default_factory=StudentConfig)
+    """A folder or hub name, or the fields of :class:`StudentConfig`."""
+    batch_size: int = 16
+    optimizer: Plain | OptimizerConfig = field(default_factory=OptimizerConfig)
+    learning_rate: float | None = None
+    """Short for ``optimizer={"learning_rate": ...}``, whose default depends on the student."""
+    precision: str = "fp32"
+    """``fp32``, ``bf16`` (autocast of the forward passes) or ``fp64`` (for checks)."""
+    device: str = "auto"
+    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
+
+
+CHECKS: dict[str, checks.Check] = {
+    "batch_size": checks.whole(1),
+    "learning_rate": checks.optional(checks.positive),
+    "precision": checks.one_of("fp32", "bf16", "fp64"),
+    "device": checks.text,
+}
