@@ -8,14 +8,12 @@ from typing import Any
 from cli.runs.config import at, differences
 from cli.runs.folder import OVERRIDES
 from cli.runs.former import with_former_defaults
+from cli.runs.paths import is_path
 from cli.settings.compose import OPEN, compose
 from cli.settings.presets import NO_EXPERIMENT
 from cli.settings.read import read_settings
 
-_PLACES = (
-    *("name", "runs_dir", "resume", "progress", "threads", "checkpoint_every", "save_students"),
-    *("cache_dir", "presets"),
-)
+_PLACES = ("name", "runs_dir", "resume", "progress", "threads", "checkpoint_every", "save_students", "presets")
 """Keys that say nothing about what is judged."""
 
 
@@ -50,7 +48,7 @@ def rejudged(
     told = [
         f"{key} ({at(before, key)!r} there, {at(then, key)!r} by {OVERRIDES})"
         for key in differences(then, before)
-        if key.split(".")[0] not in _PLACES and key not in named and at(then, key) is not None
+        if key.split(".")[0] not in _PLACES and not is_path(key) and key not in named and at(then, key) is not None
     ]
     return _changed(before, then, now, named), told
 

@@ -23,6 +23,11 @@ def with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     return _changed(config, lambda key, path: absolute(path, always=key in _FOLDERS))
 
 
+def is_path(key: str) -> bool:
+    """Whether a dotted key holds a path, or several: what it is relative to is where its run was started."""
+    return key in (*_FOLDERS, *_MODELS, _TEXTS) or key.split(".")[0] in _TEACHERS
+
+
 def has_moved(key: str, then: object, now: object) -> bool:
     """Whether the value of a key is a path that is not there any more, and another one now is."""
     if key not in (*_FOLDERS, *_MODELS, _TEXTS, "cofinetuned") or not isinstance(then, str) or not isinstance(now, str):

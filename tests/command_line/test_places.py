@@ -59,6 +59,7 @@ def test_a_run_is_judged_from_elsewhere_by_its_own_files(
     monkeypatch.chdir(tmp_path)
     judged = ["evaluate", f"run={home / 'runs' / 'run'}", "evaluation.rules=[all]"]
     assert main([*judged, "name=elsewhere"]) == 0
+    assert "is what counts" not in capsys.readouterr().err  # relative paths are no change of the configuration
     again = home / "runs" / "run" / "evaluations" / "elsewhere"
     assert results(again)["policies"] == results(home / "runs" / "run")["policies"]
     assert results(again)["facts"] == results(home / "runs" / "run")["facts"]
