@@ -25,8 +25,6 @@ class Job(NamedTuple):
     """What it writes, in the folder of its runs."""
     first: str | None = None
     """Name of a job that has to be finished before."""
-    exact: bool = False
-    """Whether a job that goes on ends like one that was never stopped; else like another that goes on from there."""
 
     def command(self, runs: Path, more: tuple[str, ...] = ()) -> list[str]:
         """The words of the command line."""

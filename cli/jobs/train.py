@@ -13,7 +13,7 @@ from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
-from cli.runs.checkpoints import Checkpoints
+from cli.runs.checkpoints import Checkpoints, environment
 from cli.runs.rows import check_rows, write_rows
 from cli.runs.watch import GapRecorder, Watch, read_history
 from cli.settings import probe
@@ -92,13 +92,19 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
             raise ValueError(f"{error} Without {policy} the training goes on from its last checkpoint.") from error
     (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer steps
     env = GapRecorder(job.training_env(problem))
+    distillation: Any = env.unwrapped
     try:
         agent: Any
         checkpoint = checkpoints.newest()
         if trained is not None and trained > (_steps_of(checkpoint) or 0):
             checkpoint = policy
         if checkpoint is not None:
-            agent = load_agent(checkpoint, env, device=device, **agent_options(c["control"], c["seed"]))
+            state = environment(checkpoint)
+            if state.is_dir():
+                distillation.load_state(state)
+            # Without a state (a finished training that goes on, a checkpoint of an earlier version) new episodes begin.
+            options = {"force_reset": not state.is_dir(), **agent_options(c["control"], c["seed"])}
+            agent = load_agent(checkpoint, env, device=device, **options)
         else:
             agent = make_agent(settings.agent.name, env, seed=c["seed"], device=device, **job.agent_options(env))
         done, total = int(agent.num_timesteps), 0 if c["control"] == "untrained" else job.total_steps(env)
@@ -108,7 +114,7 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
             total=total,
             done=done,
             checkpoint_every=c["checkpoint_every"],
-            checkpoint=lambda: checkpoints.save(agent, int(agent.num_timesteps)),
+            checkpoint=lambda: checkpoints.save(agent, int(agent.num_timesteps), distillation),
             shown=c["progress"],
         )
 
