@@ -17,6 +17,8 @@ from kd_env.data.tables import Table
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, TeacherState
 from kd_env.models.encoder import Encoder
+from kd_env.numerics.chunks import Plan
+from kd_env.numerics.chunks import plan as make_plan
 from kd_env.teachers.sources import autocast, cast
 
 Params = Mapping[str, Tensor]
@@ -130,31 +132,51 @@ def dropout_on(encoder: Encoder, probability: float, device: torch.device, seed:
             encoder.module.eval()
 
 
-def predict(
-    problem: HasStudent,
-    params: Params,
-    table: Table,
-    rows_at_once: int | None = None,
-    encoder: Encoder | None = None,
-) -> np.ndarray:
+class TablePart(NamedTuple):
+    """What some students say about some rows of a table."""
+
+    students: slice
+    rows: np.ndarray
+    batch: Batch
+    logits: Tensor  # [n, B, C], of students of masked text scores [n, B, S, 1]
+
+
+def read_table(
+    problem: HasStudent, params: Params, table: Table, encoder: Encoder | None = None
+) -> Iterator[TablePart]:
+    """N students, or N copies of an ``encoder`` in their place, on every row of a table, part by part.
+
+    A part is what is fastest (:mod:`kd_env.numerics.chunks`; a GPU wants work). The longest rows come first.
+    """
+    count = next(iter(params.values())).shape[0]
+    width = (problem.student if encoder is None else encoder).facts.hidden_size
+    if problem.device.type == "cuda":
+        plan = Plan(list(table.chunks(max(32, 8192 // count))), True)
+    else:
+        plan = make_plan(table.lengths, count, width)
+    for students in [slice(count)] if plan.stacked else [slice(place, place + 1) for place in range(count)]:
+        chosen = {name: values[students] for name, values in params.items()}
+        for rows in plan.chunks:
+            with torch.no_grad():
+                batch = table.gather(rows)
+                output = student_forward(problem, chosen, batch, frozenset(), shared_batch=True, encoder=encoder)
+            yield TablePart(students, rows, batch, output.logits)
+
+
+def predict(problem: HasStudent, params: Params, table: Table, encoder: Encoder | None = None) -> np.ndarray:
     """Logits of N students on every row of a table, ``[N, R, C]`` float32 (float64 with precision=fp64).
 
     Of students of masked text scores of tokens ``[N, R, S]``, 0 at padding. An ``encoder`` in place of the student's
     gives logits of N copies of it.
     """
     count = next(iter(params.values())).shape[0]
-    # Short chunks waste less on padding and stay in a CPU's cache; a GPU wants work.
-    size = rows_at_once or max(32, (8192 if problem.device.type == "cuda" else 256) // count)
     result: Tensor | None = None
-    with torch.no_grad():
-        for rows in table.chunks(size):
-            batch = table.gather(rows)
-            logits = student_forward(problem, params, batch, frozenset(), shared_batch=True, encoder=encoder).logits
-            if logits.dim() == 4:  # the longest rows come first
-                logits = torch.where(batch.attention_mask, logits.squeeze(-1), 0.0)
-            if result is None:
-                result = logits.new_zeros(count, len(table), logits.shape[-1])
-            result[:, torch.as_tensor(rows, device=logits.device), : logits.shape[-1]] = logits
+    for students, rows, batch, logits in read_table(problem, params, table, encoder):
+        if logits.dim() == 4:
+            logits = torch.where(batch.attention_mask, logits.squeeze(-1), 0.0)
+        if result is None:
+            result = logits.new_zeros(count, len(table), logits.shape[-1])
+        result[students, torch.as_tensor(rows, device=logits.device), : logits.shape[-1]] = logits
     assert result is not None
     return result.cpu().numpy()
 

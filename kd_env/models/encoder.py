@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
+from kd_env.models.library import first_token
 
 ATTENTION = "kd_env"
 _ATTENTION_KINDS = ("attention_scores", "queries", "keys", "values")
@@ -30,6 +31,7 @@ class _Recorder(threading.local):
     def __init__(self) -> None:
         self.wanted: frozenset[Signal] = frozenset()
         self.eager = False
+        self.first_token = False
         self.layer = 0
         self.tensors: dict[Signal, Tensor] = {}
 
@@ -129,6 +131,11 @@ class Encoder:
         ]
         return len({id(tensor) for _, tensor in named}) < len(named)
 
+    @cached_property
+    def _shortened(self) -> bool:
+        """Whether the module's last block can do without the other tokens; it is taught to, once."""
+        return first_token.shorten(self.module, lambda: _recorder.first_token)
+
     @classmethod
     def build(
         cls, module: Any, *, train_embeddings: bool, fresh: str, zero_head: bool = False, offset: float = 0.0
@@ -200,7 +207,10 @@ class Encoder:
         if types > 0:  # RoBERTa has one segment only
             inputs["token_type_ids"] = batch.token_type_ids if types > 1 else torch.zeros_like(batch.input_ids)
         states = any(signal.kind in ("hidden_states", "cls") for signal in wanted)
+        # Dropout draws for every token, and would draw other numbers for one.
+        whole = self.module.training or Signal("hidden_states", self.facts.num_layers) in wanted
         _recorder.wanted, _recorder.eager, _recorder.layer, _recorder.tensors = wanted, eager, 0, {}
+        _recorder.first_token = not whole and self._shortened
         try:
             trained = {name: params[name] for name in self.trainable if name in params}
             inputs["output_hidden_states"] = states
@@ -211,7 +221,8 @@ class Encoder:
             recorded = _recorder.tensors
         finally:
             # Also eager: a module that is called on its own afterwards (training of a teacher) would keep its rounding.
-            _recorder.wanted, _recorder.tensors, _recorder.eager = frozenset(), {}, False
+            _recorder.wanted, _recorder.tensors = frozenset(), {}
+            _recorder.eager = _recorder.first_token = False
         return ModelOutput(
             logits=out.logits,
             cls={s.layer: out.hidden_states[s.layer][:, 0] for s in wanted if s.kind == "cls"},

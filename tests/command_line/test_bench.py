@@ -37,6 +37,7 @@ TINY = {
         *("updates=2", "repeats=1"),
     ),
     "gap": ("replicas=[1,2]", "repeats=2"),
+    "profile_step": ("replicas=[2]", "hidden=16", "steps=2", "evaluation_rows=16", "repeats=2"),
     "vector": ("hidden=16", "replicas=[1,2]", "modes=[loop,singles,stacked]", "evaluate_every=0", "repeats=2"),
     "growth": (
         *(

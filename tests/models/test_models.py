@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kd_env import build_problem
+from kd_env.core.types import Batch, Signal
 from kd_env.decisions.options import env_config
 from kd_env.mdp.problem import Problem
 from kd_env.models import encoder, pretrained
@@ -113,6 +114,43 @@ def test_logits_are_those_of_the_module_alone(kind: str, tiny: dict[str, Any], t
     assert problem.student.facts.num_layers == 2  # all layers were kept, ALBERT's shared one too
     for name, parameter in problem.student.module.base_model.named_parameters():
         torch.testing.assert_close(parameter, blocks[name])
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra"])
+def test_the_last_block_goes_on_with_the_first_token_where_no_other_is_read(kind: str) -> None:
+    """The same logits, [CLS] and gradients as with all tokens, which reach the block's feed-forward layer no more."""
+    import transformers
+
+    encoder.register_attention()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{kind}ForSequenceClassification")(
+            getattr(transformers, f"{kind}Config")(**KINDS[kind], attn_implementation=encoder.ATTENTION)
+        ).eval()
+    template = encoder.Encoder.build(model, train_embeddings=True, fresh="none")
+    lengths = torch.tensor([5, 3])
+    batch = Batch(
+        input_ids=torch.arange(5, 15).reshape(2, 5),
+        attention_mask=torch.arange(5) < lengths[:, None],
+        token_type_ids=torch.zeros(2, 5, dtype=torch.long),
+        labels=torch.zeros(2, dtype=torch.long),
+    )
+    seen: list[int] = []
+    model.base_model.encoder.layer[-1].intermediate.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.shape[1])
+    )
+    results = []
+    for signals in ({Signal("cls", 2)}, {Signal("cls", 2), Signal("hidden_states", 2)}):
+        params = {name: value.requires_grad_() for name, value in template.initial(0).items()}
+        output = template.forward(params, batch, signals)
+        loss = output.logits.pow(2).sum() + output.cls[2].pow(3).sum()
+        grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
+        results.append((output.logits, output.cls[2], *grads))
+    assert seen == [1, 5]
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+    model.train()  # dropout would draw other numbers for one token
+    template.forward(template.initial(0), batch, ())
+    assert seen == [1, 5, 5]
 
 
 def test_weights_that_the_library_cuts_from_larger_tensors_are_saved(tiny: dict[str, Any], tmp_path: Path) -> None:

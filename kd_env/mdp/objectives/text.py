@@ -85,17 +85,13 @@ class TextObjective:
         table, count = problem.feedback, next(iter(params.values())).shape[0]
         totals = torch.zeros(3, count, dtype=torch.float64, device=problem.device)
         loss_of = vmap(plausibility.plausibility_loss, in_dims=(0, None, None))
-        with torch.no_grad():
-            for rows in table.chunks(max(32, 256 // count)):
-                batch = table.gather(rows)
-                output = passes.student_forward(problem, params, batch, frozenset(), shared_batch=True)
-                scores, mask = output.logits.squeeze(-1), batch.attention_mask
-                right = ((scores > 0) == (batch.labels > 0.5)) & mask
-                totals[0] += loss_of(scores, batch.labels, mask).double() * mask.sum()
-                totals[1] += right.sum((1, 2))
-                totals[2] += (
-                    (plausibility.entropy(torch.sigmoid(scores)) / log(2.0)).masked_fill(~mask, 0.0).sum((1, 2))
-                )
+        for students, _, batch, logits in passes.read_table(problem, params, table):
+            scores, mask = logits.squeeze(-1), batch.attention_mask
+            right = ((scores > 0) == (batch.labels > 0.5)) & mask
+            totals[0, students] += loss_of(scores, batch.labels, mask).double() * mask.sum()
+            totals[1, students] += right.sum((1, 2))
+            entropies = plausibility.entropy(torch.sigmoid(scores)) / log(2.0)
+            totals[2, students] += entropies.masked_fill(~mask, 0.0).sum((1, 2))
         loss, right, entropy = (totals / float(table.lengths.sum())).cpu().numpy()
         return Evaluation(loss, loss, np.ones(count), right, entropy, right)
 

@@ -1,0 +1,215 @@
+"""Where the time of a training goes: shares of updates, evaluations, features and the agent.
+
+An actor-critic learns beside N stacked students, weighing the rows of their batches (``decision=sample_weighting``) or
+the knowledge terms; students are evaluated on the feedback rows at every step. *update*: student updates; *evaluation*:
+the feedback rows; *features*: the observation, and with it a pass of the student on its next batch; *agent*: acting and
+learning; *rest*: draws, rewards and the environment's shell.
+
+Without ``encoder`` the task is the embedded one, with a fresh student of ``hidden`` and ``layers``. With ``encoder``
+and ``data_dir`` it is a GLUE task, whose student is the encoder's first ``layers`` layers; heads are drawn by seed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest.mock import patch
+
+import numpy as np
+
+from agents.catalog import make_agent
+from benchmarks import common
+from benchmarks.teacher_set import with_heads
+from kd_env import DistillVectorEnv, Problem, build_problem
+from kd_env.core import checks
+from kd_env.decisions.options import env_config
+from kd_env.mdp import transition
+
+PARTS = ("update", "evaluation", "features", "agent", "rest")
+
+
+@dataclass(frozen=True)
+class Options(common.Options):
+    """Options of this benchmark."""
+
+    repeats: int = 5
+    """Timed rounds, in each of which the agent takes ``steps`` steps in every student and learns from them."""
+    steps: int = 8
+    """Steps of a round."""
+    decision: tuple[str, ...] = ("sample_weighting",)
+    """``sample_weighting`` (row features, one update a step) or ``knowledge_selection`` (two updates a step)."""
+    hidden: tuple[int, ...] = (32,)
+    """Widths of the student of the embedded task; an encoder's is its own."""
+    layers: tuple[int, ...] = (1,)
+    """Layers of the student."""
+    replicas: tuple[int, ...] = (1, 2, 16)
+    """Students N."""
+    evaluation_rows: int = 128
+    """Feedback rows of an evaluation."""
+    task: str = "sst2"
+    """GLUE task, with ``data_dir`` and ``encoder``."""
+    data_dir: str = ""
+    """Folder of the GLUE task; empty for the embedded one."""
+    encoder: str = ""
+    """Encoder of the GLUE task."""
+
+    RANGES: ClassVar[dict[str, checks.Check]] = {
+        "steps": checks.whole(1),
+        "decision": common.each(checks.one_of("sample_weighting", "knowledge_selection")),
+        "hidden": common.each(checks.whole(8)),
+        "layers": common.each(checks.whole(1)),
+        "replicas": common.each(checks.whole(1)),
+        "evaluation_rows": checks.whole(1),
+        "task": checks.text,
+        "data_dir": checks.text,
+        "encoder": checks.text,
+    }
+
+    def check(self) -> None:
+        """See the base class; a GLUE task needs its folder and an encoder."""
+        super().check()
+        if bool(self.data_dir) != bool(self.encoder):
+            raise ValueError(f"data_dir={self.data_dir!r} and encoder={self.encoder!r} go together; give both.")
+
+
+class Clock:
+    """Seconds of calls by name."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.seconds = dict.fromkeys((*PARTS, "step"), 0.0)
+        self._device = problem.device
+        # Other work on a CPU is left out; a GPU's is seen by the wall clock alone.
+        self._timer = time.process_time if problem.device.type == "cpu" else time.perf_counter
+
+    def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call, whose seconds are added to a part."""
+
+        def run(*arguments: Any, **options: Any) -> Any:
+            result = None
+
+            def inner() -> None:
+                nonlocal result
+                result = call(*arguments, **options)
+
+            self.seconds[part] += common.clocked(inner, self._device, self._timer)()
+            return result
+
+        return run
+
+    def round(self, learn: Callable[[], object]) -> dict[str, float]:
+        """Seconds of every part of one call, within which all others are made."""
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+        total = common.clocked(learn, self._device, self._timer)()
+        parts = {part: self.seconds[part] for part in ("update", "evaluation", "features")}
+        return {**parts, "agent": total - self.seconds["step"], "rest": self.seconds["step"] - sum(parts.values())}
+
+
+def run(options: Options) -> common.Result:
+    """Measure every cell."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for decision in options.decision:
+            for layers in options.layers:
+                for hidden in (0,) if options.encoder else options.hidden:
+                    problem = _problem(options, decision, layers, hidden, Path(folder))
+                    for replicas in options.replicas:
+                        width = problem.student.facts.hidden_size
+                        common.progress(f"profile_step: {decision}, {layers} x {width}, {replicas} students")
+                        cell = {"decision": decision, "layers": layers, "hidden": width, "replicas": replicas}
+                        rows.append(cell | _cell(options, problem, replicas))
+    return {"rows": rows, "facts": common.facts(options)}
+
+
+def table(result: common.Result) -> str:
+    """Milliseconds of a step of all students, and the shares of its parts."""
+    lines = [
+        [
+            f"{row['decision']}",
+            f"{row['layers']} x {row['hidden']}",
+            str(row["replicas"]),
+            common.ms(row["step"]),
+            *(f"{row[part] / row['step']:.0%}" for part in PARTS),
+        ]
+        for row in result["rows"]
+    ]
+    note = "\n\nMedians; of processor time on a CPU. Shares are of the sum of the parts."
+    return common.markdown(["decision", "student", "N", "ms a step", *PARTS], lines) + note
+
+
+def plot(result: common.Result, path: Path) -> None:
+    """The parts of a step as stacked bars."""
+    rows = result["rows"]
+    figure = common.new_figure(7.0, 0.5 * len(rows) + 1.4)
+    axes = figure.subplots()
+    names = [f"{row['decision']}, {row['layers']} x {row['hidden']}, N {row['replicas']}" for row in rows]
+    left = np.zeros(len(rows))
+    for part in PARTS:
+        shares = np.array([row[part] / row["step"] for row in rows])
+        axes.barh(names, shares, left=left, label=part)
+        left += shares
+    axes.set_xlabel("share of a step")
+    axes.legend(fontsize=7, ncols=len(PARTS), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    common.save_figure(figure, path)
+
+
+def _problem(options: Options, decision: str, layers: int, hidden: int, folder: Path) -> Problem:
+    given: dict[str, Any] = {
+        "decision": decision,
+        "budget": 100_000,  # no episode ends while it is measured
+        "evaluation_rows": options.evaluation_rows,
+        "feedback_rows": options.evaluation_rows,
+        "precision": options.precision,
+        "device": options.device,
+    }
+    if not options.encoder:
+        given["student"] = common.student_options(layers, hidden)
+    else:
+        if not (folder / "teacher-0").exists():
+            with_heads(options.encoder, folder, 1)
+        given |= {
+            "task": options.task,
+            "data_dir": options.data_dir,
+            "teacher": str(folder / "teacher-0"),
+            "teacher_check": "none",  # a head that was drawn by seed knows nothing of the labels
+            "cache_dir": str(folder / "cache"),
+            "gap": "divergence",
+            "student": {"init": "teacher", "num_hidden_layers": layers},
+            "max_length": 64,
+            "max_train_rows": 256,
+        }
+    return build_problem(env_config(**given))
+
+
+@contextmanager
+def _parts(clock: Clock, env: DistillVectorEnv) -> Iterator[None]:
+    """The calls of an environment with their times taken."""
+    objective = env.problem.objective
+    with ExitStack() as stack:
+        for part, owner, name in (
+            ("update", transition, "update"),
+            ("evaluation", objective, "evaluate"),
+            ("features", env.run, "observation"),
+            ("step", env, "step"),
+        ):
+            stack.enter_context(patch.object(owner, name, clock.timed(part, getattr(owner, name))))
+        yield
+
+
+def _cell(options: Options, problem: Problem, count: int) -> dict[str, Any]:
+    env = DistillVectorEnv(count, problem=problem)
+    agent = make_agent("actor_critic", env, seed=0, device=str(problem.device), n_steps=options.steps)
+    clock = Clock(problem)
+
+    def learn() -> None:
+        agent.learn(options.steps * count, reset_num_timesteps=False)
+
+    with _parts(clock, env):
+        rounds = [clock.round(learn) for _ in range(options.repeats + 1)][1:]
+    env.close()
+    parts = {part: float(np.median([each[part] for each in rounds])) / options.steps for part in PARTS}
+    return {**parts, "step": sum(parts.values()), "spread": common.spread([sum(each.values()) for each in rounds])}
