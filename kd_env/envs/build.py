@@ -24,7 +24,8 @@ from kd_env.models import encoder, pretrained
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.devices import resolve_device
 from kd_env.models.layermap import layer_table
-from kd_env.models.students import build_student, train_padding
+from kd_env.models.students.classifiers import build_student
+from kd_env.models.students.taggers import train_padding
 from kd_env.teachers.loading import LoadedTeacher, load_teachers, make_teacher, teacher_folders
 from kd_env.teachers.provenance import warn_other_rows
 from kd_env.teachers.teacher_set import Teacher, TeacherTables, best_teacher

@@ -24,7 +24,7 @@ from kd_env.mdp.objectives.batches import at_slots, edited
 from kd_env.models.checks import check_masked_lm, check_positions
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.masked_lm import MaskedLM
-from kd_env.models.students import build_token_student
+from kd_env.models.students.taggers import build_token_student
 from kd_env.teachers.outputs import weights_hash
 from kd_env.teachers.provenance import provenance
 from kd_env.teachers.sources import OnlineTeacher

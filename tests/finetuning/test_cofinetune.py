@@ -27,7 +27,7 @@ from kd_env.models import encoder as models
 from kd_env.models import pretrained
 from kd_env.models.export import write_student
 from kd_env.models.pooling import AttentionPooling, PooledClassifier
-from kd_env.models.students import cut_encoder
+from kd_env.models.students.cut import cut_encoder
 
 SHARED = ("pooling.project.weight", "pooling.project.bias", "pooling.score.weight", "prediction.weight")
 Make = Callable[..., CoTeacherConfig]
