@@ -196,12 +196,12 @@ def _random(options: Options, folder: Path) -> tuple[dict[str, Any], list[str]]:
     ]
     atomic_write(folder / "train.jsonl", "\n".join(lines) + "\n")
     given |= _common(options, options.teacher_layers)
-    return given, _with_heads(given.pop("teacher"), folder, max(options.teachers))
+    return given, with_heads(given.pop("teacher"), folder, max(options.teachers))
 
 
 def _mrpc(options: Options, folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Options on MRPC, and folders of teachers that are one encoder with different heads."""
-    teachers = _with_heads(options.encoder, folder, max(options.teachers))
+    teachers = with_heads(options.encoder, folder, max(options.teachers))
     layers = json.loads((Path(options.encoder) / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
     given = {
         "task": "mrpc",
@@ -231,7 +231,7 @@ def _common(options: Options, teacher_layers: int) -> dict[str, Any]:
     }
 
 
-def _with_heads(encoder: str, folder: Path, count: int) -> list[str]:
+def with_heads(encoder: str, folder: Path, count: int) -> list[str]:
     """The encoder ``count`` times, each with a head of its own: other weights, so that each has its own cache."""
     made = []
     with common.no_bars():

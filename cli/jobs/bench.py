@@ -19,7 +19,18 @@ from typing import Any, NamedTuple
 
 from kd_env.core.registry import unknown_name
 
-NAMES = ("env_step", "cached", "teacher_set", "field", "vector", "growth", "tutor_step", "influence_step", "gap")
+NAMES = (
+    "env_step",
+    "cached",
+    "teacher_set",
+    "field",
+    "vector",
+    "growth",
+    "tutor_step",
+    "influence_step",
+    "gap",
+    "students",
+)
 PACKAGE = "benchmarks"
 FOLDER = Path(__file__).resolve().parents[2] / PACKAGE
 RESULT, TABLE, PLOT = "result.json", "table.md", "plot.png"

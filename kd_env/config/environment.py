@@ -165,6 +165,12 @@ def check_teacher_updates(config: EnvConfig) -> None:
             "learning_teacher.zero_head=True would throw the head of a fine-tuned teacher away; set "
             "learning_teacher.init='pretrained' (or 'fresh'), or leave it out."
         )
+    if learning.init == "fresh" and config.student_config.embedding_init == "pca":
+        raise ValueError(
+            "student.embedding_init='pca' reduces the teacher's word embeddings, and learning_teacher.init='fresh' "
+            "draws them anew in every episode; set student.embedding_init='drawn', or "
+            "learning_teacher.init='pretrained'."
+        )
     if config.teacher_source != "online":
         raise ValueError(
             f"teacher_source={config.teacher_source!r} does not fit teacher_updates={updates!r}: what a teacher that "

@@ -28,8 +28,12 @@ class StudentConfig:
     embedding_size: int | None = None
     """Only ``fresh``. Width of the word embeddings, which are then mapped to the hidden width (ELECTRA's, so that a
     student of a BERT is an ELECTRA). None: the teacher's where its family has one, else that of the hidden states."""
+    embedding_init: str = "drawn"
+    """Only ``fresh``. ``drawn`` by seed, or ``pca``: word embeddings are the teacher's reduced to the student's width
+    (:func:`kd_env.models.students.embeddings.principal_components`), the first teacher's of several."""
     train_embeddings: bool | None = None
-    """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
+    """Whether word embeddings are trained. None: only in a fresh student that draws them. Frozen ones are shared
+    between replicas."""
     pooling: str | None = None
     """Only with ``init=teacher``, cut from a member of a co-fine-tuned set: ``keep`` (attention pooling and a
     prediction layer of the student's own, both drawn by seed, as in MT-BERT; the default, None) or ``library`` (the
@@ -38,6 +42,12 @@ class StudentConfig:
     """Dropout of the student; stacked students refuse any but 0, since there is no generator per replica."""
     zero_head: bool = False
     """Whether its last prediction layer begins at 0 rather than being drawn by seed."""
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether word embeddings are trained, also where the options leave it open."""
+        usual = self.init == "fresh" and self.embedding_init == "drawn"
+        return usual if self.train_embeddings is None else self.train_embeddings
 
 
 def check_student(student: StudentConfig) -> None:
@@ -64,6 +74,7 @@ _STUDENT: dict[str, checks.Check] = {
     **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1, _WIDEST)),
     **dict.fromkeys(("intermediate_size", "embedding_size"), checks.optional(checks.whole(1, _WIDEST))),
     "num_hidden_layers": checks.optional(checks.whole(1, 1000)),
+    "embedding_init": checks.one_of("drawn", "pca"),
     "train_embeddings": checks.optional(checks.boolean),
     "pooling": checks.optional(checks.one_of("keep", "library")),
     "dropout": checks.within(0.0, 0.9),
@@ -75,5 +86,7 @@ _STUDENT_ONLY = {
     "name_or_path": ("pretrained",),
     "layers": ("teacher", "pretrained"),
     "pooling": ("teacher",),
-    **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"), ("fresh",)),
+    **dict.fromkeys(
+        ("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size", "embedding_init"), ("fresh",)
+    ),
 }

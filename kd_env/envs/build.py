@@ -64,6 +64,8 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
 
     learning = config.learning_teacher_config if config.teacher_learns else None
     loaded = load_teachers(folders, task, rows.splits.fingerprint, device, dtype, learning)
+    sample = [rows.texts.first[index] for index in rows.train[:64]]
+    _check_vocabularies(config, loaded, sample)
     # Scores begin at their mean: a student that has yet to leave 0 would seem to learn.
     offset = float(rows.train_labels[rows.train].mean()) if task.regression else 0.0
     student, tokenizer = build_student(
@@ -77,7 +79,7 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
     make_buckets(tables.train.lengths, config.batch_size)  # refuses a table smaller than a batch before a teacher runs
     check_positions(student, max(int(table.lengths.max()) for table in tables), "student")
     needs_cls = any(feature.needs_cls for feature in features.values())
-    teachers = _teachers(config, task, loaded, rows, tables, tokenizer, student, needs_cls, device, dtype)
+    teachers = _teachers(config, task, loaded, rows, tables, tokenizer, sample, student, needs_cls, device, dtype)
     student_signals = {
         s for teacher in teachers for term in teacher.terms for s in term.student_signals if s.kind != "logits"
     }
@@ -100,6 +102,20 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
     return assets, config
 
 
+def _check_vocabularies(config: EnvConfig, loaded: Sequence[LoadedTeacher], sample: Sequence[str]) -> None:
+    """Refuse embeddings of one of several teachers that do not read the same tokens: whose words would they be?"""
+    first, *others = loaded
+    if config.student_config.embedding_init != "pca":
+        return
+    for other in others:
+        if not same_tokens(first.tokenizer, other.tokenizer, sample):
+            raise ValueError(
+                f"student.embedding_init='pca' reduces the word embeddings of the teacher {first.name!r}, and "
+                f"{other.name!r} has another vocabulary; name teachers of one vocabulary, or set "
+                "student.embedding_init='drawn'."
+            )
+
+
 def _teachers(
     config: EnvConfig,
     task: Task,
@@ -107,13 +123,13 @@ def _teachers(
     rows: ProblemRows,
     tables: TeacherTables,
     tokenizer: Any,
+    sample: Sequence[str],
     student: encoder.Encoder,
     needs_cls: bool,
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[Teacher, ...]:
     """The teachers with their terms and outputs, each on the rows in its own tokens."""
-    sample = [rows.texts.first[index] for index in rows.train[:64]]
     teachers = []
     for raw in loaded:
         foreign = not same_tokens(tokenizer, raw.tokenizer, sample)

@@ -133,7 +133,10 @@ class Encoder:
     def build(
         cls, module: Any, *, train_embeddings: bool, fresh: str, zero_head: bool = False, offset: float = 0.0
     ) -> Encoder:
-        """Wrap a classifier; drawn anew by seed is ``all`` of it, its ``head`` (the prediction layers), or ``none``.
+        """Wrap a classifier.
+
+        Drawn anew by seed is ``all`` of it, ``all_but_embeddings`` (of words), its ``head`` (the prediction layers), or
+        ``none``.
 
         With ``zero_head`` the last of its prediction layers is 0 instead; its bias is ``offset`` either way.
         """
@@ -142,11 +145,17 @@ class Encoder:
         base = module.base_model
         inner = {id(parameter) for parameter in base.parameters()}
         named = {name: parameter for name, parameter in module.named_parameters() if id(parameter) not in frozen}
-        drawn = {n: p for n, p in named.items() if fresh == "all" or (fresh == "head" and id(p) not in inner)}
-        _check_initialisable(module, set(drawn))
+        kept = {
+            "all": set(),
+            "all_but_embeddings": {id(embeddings.weight)},
+            "head": inner,
+            "none": {id(parameter) for parameter in module.parameters()},
+        }[fresh]
+        drawn = {name for name, parameter in named.items() if id(parameter) not in kept}
+        _check_initialisable(module, drawn)
         for parameter in module.parameters():
             parameter.requires_grad_(False)
-        zero = _last_layer(module) & set(drawn) if zero_head else frozenset()
+        zero = _last_layer(module) & drawn if zero_head else frozenset()
         return cls(module, encoder_facts(module.config), tuple(named), frozenset(drawn), frozenset(zero), offset)
 
     def initial(self, seed: int) -> dict[str, Tensor]:

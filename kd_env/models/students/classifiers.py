@@ -15,6 +15,7 @@ from kd_env.models.layermap import cut_layers
 from kd_env.models.pooling import PooledClassifier
 from kd_env.models.pretrained import load_encoder, load_tokenizer
 from kd_env.models.students.cut import cut_encoder
+from kd_env.models.students.embeddings import fill_embeddings
 from kd_env.models.students.fresh import fresh_student
 
 
@@ -34,11 +35,9 @@ def build_student(
     Raises:
         ValueError: sizes that the architecture does not take, layers that do not exist, or a pooling that is not there.
     """
-    trains = options.train_embeddings
     if options.init == "fresh":
         module = fresh_student(options, teacher.module.config, classifier_kind, task.num_labels)
-        trains = True if trains is None else trains
-        fresh = "all"
+        fresh = fill_embeddings(options, module, teacher.module)
     else:
         if options.init == "teacher":
             source_module = teacher.module
@@ -66,11 +65,15 @@ def build_student(
             dropout=options.dropout,
             keep_pooling=options.pooling != "library",
         )
-        trains, fresh = bool(trains), "head"
+        fresh = "head"
     module.config.problem_type = "regression" if task.regression else "single_label_classification"
     if task.labels:
         module.config.id2label = dict(enumerate(task.labels))
         module.config.label2id = {label: index for index, label in enumerate(task.labels)}
     return Encoder.build(
-        module.to(device, dtype), train_embeddings=trains, fresh=fresh, zero_head=options.zero_head, offset=offset
+        module.to(device, dtype),
+        train_embeddings=options.trains_embeddings,
+        fresh=fresh,
+        zero_head=options.zero_head,
+        offset=offset,
     ), tokenizer

@@ -14,6 +14,7 @@ from kd_env.models.encoder import Encoder
 from kd_env.models.layermap import cut_layers
 from kd_env.models.masked_lm import MaskedLM
 from kd_env.models.students.cut import cut_encoder
+from kd_env.models.students.embeddings import fill_embeddings
 from kd_env.models.students.fresh import fresh_student
 
 
@@ -56,7 +57,7 @@ def build_token_student(
     source = teacher.module
     if options.init == "fresh":
         module = fresh_student(options, source.config, token_classifier_kind, 1)
-        trains, fresh = options.train_embeddings is not False, "all"
+        fresh = fill_embeddings(options, module, source)
     else:
         depth, count = int(source.config.num_hidden_layers), options.num_hidden_layers
         if count is None and isinstance(options.layers, str):
@@ -65,11 +66,11 @@ def build_token_student(
         module = cut_encoder(
             source, kept, num_labels=1, dropout=options.dropout, kind=token_classifier_kind(source.config)
         )
-        trains, fresh = bool(options.train_embeddings), "head"
+        fresh = "head"
     if head == "mlm":
         _give_mlm_head(module)
     train_padding(module)
-    return Encoder.build(module.to(device, dtype), train_embeddings=trains, fresh=fresh)
+    return Encoder.build(module.to(device, dtype), train_embeddings=options.trains_embeddings, fresh=fresh)
 
 
 def train_padding(module: nn.Module) -> None:
