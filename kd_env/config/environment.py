@@ -34,7 +34,8 @@ class EnvConfig(DecisionSection, ProcessSection, ObjectiveSection, StudentSectio
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, OptimizerConfig) and isinstance(self.student, StudentConfig):
-            object.__setattr__(self, "optimizer", self.optimizer.of_student(self.student.init))
+            options = self.optimizer.of_student(self.student.init, self.student.embedding_init)
+            object.__setattr__(self, "optimizer", options)
 
     @classmethod
     def from_kwargs(cls, **options: Any) -> EnvConfig:

@@ -175,6 +175,7 @@ def test_the_learning_rate_follows_the_student(env: str) -> None:
         (["task=toy"], 0.007),
         (["task=rte", *NEEDS_MODEL], 0.0003),  # student=auto
         (["student=first1", "env.optimizer.warmup=0.2"], 0.0003),
+        (["student=pca_small"], 0.002),
         (["student=pretrained", "student.name_or_path=folder"], 0.0003),
         (["student=first1", "env.optimizer.learning_rate=0.01"], 0.01),
     ):

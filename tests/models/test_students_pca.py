@@ -31,26 +31,22 @@ def problem(tiny: dict[str, Any]) -> Any:
 
 
 def test_components_are_those_of_a_plain_svd() -> None:
-    """Up to their signs, which are fixed, and one factor, which gives the deviation."""
+    """But for its signs."""
     rows = torch.randn(50, 12, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 13) + 3.0
-    found = principal_components(rows, 5, 0.02)
+    found = principal_components(rows, 5)
     centred = (rows - rows.mean(0)).double().numpy()
     right = np.linalg.svd(centred, full_matrices=False)[2]
     axes = right[:5] * np.sign(right[np.arange(5), np.abs(right[:5]).argmax(1)])[:, None]
-    expected = centred @ axes.T
-    np.testing.assert_allclose(found, expected * (0.02 / expected.std()), rtol=1e-5, atol=1e-8)
-    assert found.std(unbiased=False) == pytest.approx(0.02) and found.mean(0).abs().max() < 1e-8
-    # As many components as there are axes turn the rows, and change no proportion of their distances.
-    whole = principal_components(rows, 12, 1.0)
-    ratio = torch.pdist(whole) / torch.pdist(rows)
-    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-5, atol=0)
-    assert torch.equal(principal_components(rows, 5, 0.02), found)
+    np.testing.assert_allclose(found, centred @ axes.T, rtol=1e-5, atol=1e-5)
+    # As many components as there are axes turn the rows, and change no distance.
+    torch.testing.assert_close(torch.pdist(principal_components(rows, 12)), torch.pdist(rows), rtol=1e-5, atol=0)
+    assert torch.equal(principal_components(rows, 5), found)
 
 
 def test_the_table_is_the_teachers_frozen_and_shared(problem: Any) -> None:
     """Not among the parameters or moments of a state, however many replicas there are; the rest is drawn by seed."""
     module = problem.student.module
-    expected = principal_components(problem.reference.encoder.module.get_input_embeddings().weight, 8, 0.02)
+    expected = principal_components(problem.reference.encoder.module.get_input_embeddings().weight, 8)
     assert torch.equal(module.get_parameter(TABLE), expected.double())
     envs = DistillVectorEnv(3, problem=problem)
     envs.reset(seed=[0, 1, 1])
@@ -148,7 +144,7 @@ def test_a_tutored_student(tiny_text: dict[str, Any]) -> None:
     env = TutorTokenEnv(**{**tiny_text, "student": STUDENT})
     teacher = env.problem.reference.encoder.module.encoder.get_input_embeddings().weight
     table = env.problem.student.module.get_input_embeddings().weight
-    assert torch.equal(table, principal_components(teacher, 8, 0.02))
+    assert torch.equal(table, principal_components(teacher, 8))
     env.reset(seed=0)
     env.step(env.action_space.sample())
     assert TABLE not in env.run.started().params
@@ -183,7 +179,7 @@ def test_teachers_of_different_vocabularies_are_refused(tiny_set: dict[str, Any]
     options = {**tiny_set, "decision": "teacher_weighting", "updates_per_step": 1, "terms": ["soft_label"]}
     problem = build_problem(env_config(**{**options, "student": STUDENT}))
     first = problem.teachers[0].encoder.module.get_input_embeddings().weight
-    assert torch.equal(problem.student.module.get_parameter(TABLE), principal_components(first, 8, 0.02))
+    assert torch.equal(problem.student.module.get_parameter(TABLE), principal_components(first, 8))
     foreign = tmp_path / "foreign"
     shutil.copytree(tiny_set["teachers"][1]["path"], foreign)
     words = {f"t{index}": index for index in range(45)}

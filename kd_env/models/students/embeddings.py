@@ -10,34 +10,30 @@ from torch import Tensor
 from kd_env.config.student import StudentConfig
 
 
-def principal_components(embeddings: Tensor, width: int, deviation: float) -> Tensor:
+def principal_components(embeddings: Tensor, width: int) -> Tensor:
     """A table ``[V, E]`` reduced to its first principal components, ``[V, width]`` float32 on the host.
 
     Rows are centred over the vocabulary first, each token counting once: what all of them share tells no two apart, and
     would be the first component. Axes are the eigenvectors of the rows' covariance in float64, the widest first, each
-    with its largest entry positive, so that a table has one reduction. One factor then gives all entries together the
-    standard ``deviation``; components keep their proportions, so that distances of words are the teacher's as nearly as
-    ``width`` numbers allow, times one factor.
+    with its largest entry positive, so that a table has one reduction. Nothing is scaled: distances of words are the
+    teacher's as nearly as ``width`` numbers allow.
 
     Args:
         embeddings: ``[V, E]``.
         width: at most E.
-        deviation: of the result.
     """
     rows = embeddings.detach().cpu().double()
     rows = rows - rows.mean(0)
     axes = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, :width]  # eigenvalues ascend
     components: Tensor = rows @ (axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign())
-    components *= deviation / components.square().mean().sqrt()
     return components.float()
 
 
 def fill_embeddings(options: StudentConfig, student: Any, teacher: Any) -> str:
     """Put word embeddings into a fresh student as its options say; what is left to be drawn, for ``Encoder.build``.
 
-    Reduced ones get the standard deviation with which all other weights are drawn (``initializer_range``): word,
-    position and segment embeddings are added before the first norm, so that words count as in any fresh student, and
-    the norm takes the teacher's own scale away in any case.
+    Reduced ones keep the teacher's scale. Positions and segments, which are added to them before the first norm, are
+    drawn as in any fresh student, and so weigh less than words, as they do in trained encoders.
 
     Args:
         options: of the student.
@@ -58,5 +54,5 @@ def fill_embeddings(options: StudentConfig, student: Any, teacher: Any) -> str:
             f"student.embedding_init='pca' reduces those; choose at most {widest}, or student.embedding_init='drawn'."
         )
     with torch.no_grad():
-        table.copy_(principal_components(source, width, float(getattr(student.config, "initializer_range", 0.02))))
+        table.copy_(principal_components(source, width))
     return "all_but_embeddings"
