@@ -1,4 +1,4 @@
-"""An update of students of several kinds on the same rows: cut from the teacher, or small on its reduced embeddings.
+"""An update of students of several kinds: cut from the teacher, whole or in part, or small on its reduced embeddings.
 
 Every student learns from hard labels and from the cached logits of one teacher. *Update* is a step of one update
 without an evaluation, *evaluated* one with an evaluation on all feedback rows; both are medians of rounds in which all
@@ -28,8 +28,10 @@ from kd_env.envs.process import with_options
 class Options(common.Options):
     """Options of this benchmark."""
 
-    cut: tuple[int, ...] = (1,)
+    cut: tuple[int, ...] = (1, 2)
     """Layers of students that are cut from the teacher. The first is what all others are compared with."""
+    trainable: tuple[str, ...] = ("all", "top1", "head")
+    """Which part of those learns (``student.trainable``)."""
     widths: tuple[int, ...] = (64, 128)
     """Widths of fresh students with ``embedding_init=pca``."""
     layers: tuple[int, ...] = (1, 2)
@@ -57,6 +59,7 @@ class Options(common.Options):
 
     RANGES: ClassVar[dict[str, checks.Check]] = {
         **dict.fromkeys(("cut", "layers"), common.each(checks.whole(1))),
+        "trainable": common.each(checks.text),
         "widths": common.each(checks.whole(8)),
         **dict.fromkeys(("steps", "rows", "batch", "teacher_layers"), checks.whole(1)),
         **dict.fromkeys(("length", "teacher_hidden"), checks.whole(8)),
@@ -74,7 +77,13 @@ class Options(common.Options):
 
 def kinds(options: Options) -> dict[str, dict[str, Any]]:
     """Options of the students by name."""
-    cut = {f"cut {count}": {"init": "teacher", "num_hidden_layers": count} for count in options.cut}
+    cut = {
+        f"cut {count}{'' if part == 'all' else f', {part}'}": {
+            **{"init": "teacher", "num_hidden_layers": count, "trainable": part}
+        }
+        for count in options.cut
+        for part in options.trainable
+    }
     small = {
         f"pca {layers} x {width}": {**common.student_options(layers, width), "embedding_init": "pca"}
         for width in options.widths

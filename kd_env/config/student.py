@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from kd_env.core import checks
 
@@ -34,6 +36,10 @@ class StudentConfig:
     train_embeddings: bool | None = None
     """Whether word embeddings are trained. None: only in a fresh student that draws them. Frozen ones are shared
     between replicas."""
+    trainable: str = "all"
+    """Only ``teacher`` and ``pretrained``. Which part learns: ``all`` (word embeddings by ``train_embeddings``),
+    ``top<n>`` such as ``top1`` (the highest n blocks and what is above them) or ``head`` (what is above all blocks:
+    pooler and prediction layers). What is below stays as it is, is shared between replicas, and is saved, too."""
     pooling: str | None = None
     """Only with ``init=teacher``, cut from a member of a co-fine-tuned set: ``keep`` (attention pooling and a
     prediction layer of the student's own, both drawn by seed, as in MT-BERT; the default, None) or ``library`` (the
@@ -55,6 +61,8 @@ def check_student(student: StudentConfig) -> None:
     checks.check_fields("student.", student, _STUDENT)
     if student.init == "pretrained" and not student.name_or_path:
         raise ValueError("student.init='pretrained' needs student.name_or_path (a folder or a hub name).")
+    if student.trainable != "all":
+        _check_frozen(student)
     defaults = StudentConfig()
     for name, inits in _STUDENT_ONLY.items():
         value = getattr(student, name)
@@ -63,6 +71,25 @@ def check_student(student: StudentConfig) -> None:
                 f"student.{name}={value!r} is only for student.init={' or '.join(inits)}, but "
                 f"student.init={student.init!r} would ignore it; leave it out or change student.init."
             )
+
+
+def _check_frozen(student: StudentConfig) -> None:
+    if student.init == "fresh":
+        raise ValueError(
+            f"student.trainable={student.trainable!r} leaves lower layers as they are, and those of a fresh student "
+            "know nothing; set student.init='teacher' or 'pretrained', or student.trainable='all'."
+        )
+    if student.train_embeddings:
+        raise ValueError(
+            f"student.train_embeddings=True contradicts student.trainable={student.trainable!r}, which freezes all "
+            "embeddings; leave one of them out."
+        )
+
+
+def _part(name: str, value: Any) -> None:
+    """``all``, ``head``, or ``top<n>`` with n from 1."""
+    if not isinstance(value, str) or not re.fullmatch(r"all|head|top[1-9]\d{0,2}", value):
+        checks.refuse(name, value, "all, head, or top<n> with a number of blocks such as top1")
 
 
 _WIDEST = 65_536
@@ -76,6 +103,7 @@ _STUDENT: dict[str, checks.Check] = {
     "num_hidden_layers": checks.optional(checks.whole(1, 1000)),
     "embedding_init": checks.one_of("drawn", "pca"),
     "train_embeddings": checks.optional(checks.boolean),
+    "trainable": _part,
     "pooling": checks.optional(checks.one_of("keep", "library")),
     "dropout": checks.within(0.0, 0.9),
     "zero_head": checks.boolean,

@@ -55,6 +55,7 @@ class EncoderFacts(NamedTuple):
     num_heads: int
     num_labels: int  # C; 1 for regression
     vocab_size: int
+    frozen_depth: int | None = None  # the deepest layer whose output no trained parameter changes; None: there is none
 
 
 class FeatureSlice(NamedTuple):

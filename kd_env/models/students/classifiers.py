@@ -17,6 +17,7 @@ from kd_env.models.pretrained import load_encoder, load_tokenizer
 from kd_env.models.students.cut import cut_encoder
 from kd_env.models.students.embeddings import fill_embeddings
 from kd_env.models.students.fresh import fresh_student
+from kd_env.models.students.frozen import freeze
 
 
 def build_student(
@@ -33,7 +34,8 @@ def build_student(
     ``offset`` is the bias with which its head begins.
 
     Raises:
-        ValueError: sizes that the architecture does not take, layers that do not exist, or a pooling that is not there.
+        ValueError: sizes that the architecture does not take, layers that do not exist, a pooling that is not there, or
+            blocks that cannot be frozen.
     """
     if options.init == "fresh":
         module = fresh_student(options, teacher.module.config, classifier_kind, task.num_labels)
@@ -70,10 +72,11 @@ def build_student(
     if task.labels:
         module.config.id2label = dict(enumerate(task.labels))
         module.config.label2id = {label: index for index, label in enumerate(task.labels)}
-    return Encoder.build(
+    student = Encoder.build(
         module.to(device, dtype),
         train_embeddings=options.trains_embeddings,
         fresh=fresh,
         zero_head=options.zero_head,
         offset=offset,
-    ), tokenizer
+    )
+    return freeze(student, options.trainable), tokenizer

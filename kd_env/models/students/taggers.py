@@ -16,6 +16,7 @@ from kd_env.models.masked_lm import MaskedLM
 from kd_env.models.students.cut import cut_encoder
 from kd_env.models.students.embeddings import fill_embeddings
 from kd_env.models.students.fresh import fresh_student
+from kd_env.models.students.frozen import freeze
 
 
 class MlmHead(nn.Module):
@@ -52,7 +53,7 @@ def build_token_student(
         dtype: floating type of the run.
 
     Raises:
-        ValueError: sizes that the architecture does not take, or layers that do not exist.
+        ValueError: sizes that the architecture does not take, or layers that do not exist or cannot be frozen.
     """
     source = teacher.module
     if options.init == "fresh":
@@ -70,7 +71,8 @@ def build_token_student(
     if head == "mlm":
         _give_mlm_head(module)
     train_padding(module)
-    return Encoder.build(module.to(device, dtype), train_embeddings=options.trains_embeddings, fresh=fresh)
+    student = Encoder.build(module.to(device, dtype), train_embeddings=options.trains_embeddings, fresh=fresh)
+    return freeze(student, options.trainable)
 
 
 def train_padding(module: nn.Module) -> None:
