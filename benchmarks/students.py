@@ -31,7 +31,7 @@ class Options(common.Options):
     cut: tuple[int, ...] = (1, 2)
     """Layers of students that are cut from the teacher. The first is what all others are compared with."""
     trainable: tuple[str, ...] = ("all", "top1", "head")
-    """Which part of those learns (``student.trainable``)."""
+    """Which part of those learns (``student.trainable``); *kept*: with ``cache_frozen``, in files."""
     widths: tuple[int, ...] = (64, 128)
     """Widths of fresh students with ``embedding_init=pca``."""
     layers: tuple[int, ...] = (1, 2)
@@ -78,11 +78,12 @@ class Options(common.Options):
 def kinds(options: Options) -> dict[str, dict[str, Any]]:
     """Options of the students by name."""
     cut = {
-        f"cut {count}{'' if part == 'all' else f', {part}'}": {
-            **{"init": "teacher", "num_hidden_layers": count, "trainable": part}
+        f"cut {count}{'' if part == 'all' else f', {part}'}{', kept' * kept}": {
+            **{"init": "teacher", "num_hidden_layers": count, "trainable": part, "cache_frozen": kept}
         }
         for count in options.cut
         for part in options.trainable
+        for kept in ((False,) if part == "all" else (False, True))
     }
     small = {
         f"pca {layers} x {width}": {**common.student_options(layers, width), "embedding_init": "pca"}

@@ -40,6 +40,9 @@ class StudentConfig:
     """Only ``teacher`` and ``pretrained``. Which part learns: ``all`` (word embeddings by ``train_embeddings``),
     ``top<n>`` such as ``top1`` (the highest n blocks and what is above them) or ``head`` (what is above all blocks:
     pooler and prediction layers). What is below stays as it is, is shared between replicas, and is saved, too."""
+    cache_frozen: bool = False
+    """Whether frozen layers (``trainable``) run once per train and feedback row, and what the last of them says is
+    kept, in memory or in ``cache_dir``, for all replicas. Refused with dropout, edited rows and terms on lower ones."""
     pooling: str | None = None
     """Only with ``init=teacher``, cut from a member of a co-fine-tuned set: ``keep`` (attention pooling and a
     prediction layer of the student's own, both drawn by seed, as in MT-BERT; the default, None) or ``library`` (the
@@ -63,6 +66,11 @@ def check_student(student: StudentConfig) -> None:
         raise ValueError("student.init='pretrained' needs student.name_or_path (a folder or a hub name).")
     if student.trainable != "all":
         _check_frozen(student)
+    elif student.cache_frozen:
+        raise ValueError(
+            "student.cache_frozen=True keeps what frozen layers say, and student.trainable='all' freezes none; set "
+            "student.trainable='top1' or 'head', or leave it out."
+        )
     defaults = StudentConfig()
     for name, inits in _STUDENT_ONLY.items():
         value = getattr(student, name)
@@ -83,6 +91,11 @@ def _check_frozen(student: StudentConfig) -> None:
         raise ValueError(
             f"student.train_embeddings=True contradicts student.trainable={student.trainable!r}, which freezes all "
             "embeddings; leave one of them out."
+        )
+    if student.cache_frozen and student.dropout:
+        raise ValueError(
+            f"student.cache_frozen=True keeps what frozen layers say, and with student.dropout={student.dropout} they "
+            "say something else at every update; set student.dropout=0 or student.cache_frozen=false."
         )
 
 
@@ -106,7 +119,7 @@ _STUDENT: dict[str, checks.Check] = {
     "trainable": _part,
     "pooling": checks.optional(checks.one_of("keep", "library")),
     "dropout": checks.within(0.0, 0.9),
-    "zero_head": checks.boolean,
+    **dict.fromkeys(("zero_head", "cache_frozen"), checks.boolean),
 }
 
 

@@ -111,6 +111,8 @@ class Encoder:
         fresh: those of them that are drawn anew from the episode's seed.
         zero: those of the fresh ones that are 0 instead.
         offset: value of the last prediction layer's bias where it is fresh: what a student of scores says at first.
+        upper: the module without its frozen layers, over the same tensors, which goes on from what they said of a batch
+            (``Batch.states``); None where nothing of it is kept.
     """
 
     module: Any
@@ -119,6 +121,7 @@ class Encoder:
     fresh: frozenset[str]
     zero: frozenset[str] = frozenset()
     offset: float = 0.0
+    upper: Any = None
 
     @cached_property
     def _tied(self) -> bool:
@@ -204,27 +207,33 @@ class Encoder:
         dtype = self.module.dtype
         mask = torch.zeros(batch.attention_mask.shape, dtype=dtype, device=batch.input_ids.device)
         mask = mask.masked_fill(~batch.attention_mask, -1e9)[:, None, None, :]
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask}
+        depth = self.facts.frozen_depth or 0
+        kept = None if self.upper is None else batch.states.get(depth)  # rows of other tables have none
+        module, start = (self.module, 0) if kept is None else (self.upper, depth)
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids} if kept is None else {"inputs_embeds": kept}
+        inputs["attention_mask"] = mask
         types = int(getattr(self.module.config, "type_vocab_size", 0) or 0)
-        if types > 0:  # RoBERTa has one segment only
+        if kept is None and types > 0:  # RoBERTa has one segment only
             inputs["token_type_ids"] = batch.token_type_ids if types > 1 else torch.zeros_like(batch.input_ids)
-        states = any(signal.kind in ("hidden_states", "cls") for signal in wanted)
-        _recorder.wanted, _recorder.eager, _recorder.layer, _recorder.tensors = wanted, eager, 0, {}
+        layers = {signal.layer for signal in wanted if signal.kind in ("hidden_states", "cls")}
+        states = bool(layers) if kept is None else any(layer > depth for layer in layers)
+        _recorder.wanted, _recorder.eager, _recorder.layer, _recorder.tensors = wanted, eager, start, {}
         try:
             trained = {name: params[name] for name in self.trainable if name in params}
             inputs["output_hidden_states"] = states
-            if trained:
-                out = functional_call(self.module, trained, (), inputs, tie_weights=self._tied)
-            else:
-                out = self.module(**inputs)
+            tie = self._tied
+            out = functional_call(module, trained, (), inputs, tie_weights=tie) if trained else module(**inputs)
             recorded = _recorder.tensors
         finally:
             # Also eager: a module that is called on its own afterwards (training of a teacher) would keep its rounding.
             _recorder.wanted, _recorder.tensors, _recorder.eager = frozenset(), {}, False
+        hidden = dict(enumerate(out.hidden_states, start)) if states else {}
+        if kept is not None:
+            hidden[depth] = kept
         return ModelOutput(
             logits=out.logits,
-            cls={s.layer: out.hidden_states[s.layer][:, 0] for s in wanted if s.kind == "cls"},
-            hidden_states={s.layer: out.hidden_states[s.layer] for s in wanted if s.kind == "hidden_states"},
+            cls={s.layer: hidden[s.layer][:, 0] for s in wanted if s.kind == "cls"},
+            hidden_states={s.layer: hidden[s.layer] for s in wanted if s.kind == "hidden_states"},
             **{kind: {s.layer: recorded[s] for s in wanted if s.kind == kind} for kind in _ATTENTION_KINDS},
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,108 @@ def test_layers_are_frozen_up_to_the_depth(problem: Any) -> None:
     out = encoder.forward(params, problem.feedback.gather(np.arange(4)), signals)
     depth = encoder.facts.frozen_depth
     assert [out.hidden_states[layer].requires_grad for layer in range(3)] == [layer > depth for layer in range(3)]
+
+
+# -- what frozen layers say is kept
+
+
+@pytest.mark.filterwarnings("ignore:The teacher's loss")
+@pytest.mark.parametrize(
+    ("kind", "trainable", "on_disk"), [("Bert", "top1", True), ("Bert", "head", False), ("Electra", "top1", False)]
+)
+def test_keeping_what_frozen_layers_say_changes_nothing(
+    kind: str, trainable: str, on_disk: bool, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """Losses, influence, evaluations and students, stacked, in memory and from files."""
+    folder = write_encoder(tmp_path / "teacher", kind, tiny)
+    terms: list[Any] = ["hard_label", "soft_label"]
+    if trainable == "top1":
+        terms += ["cls", "attention"]
+    others = {
+        **{"teacher": folder, "teacher_check": "none", "max_length": 30, "terms": terms, "layer_map": [[2, 1]]},
+        "cache_dir": str(tmp_path / "cache") if on_disk else None,
+    }
+    results = []
+    for kept in (False, True):
+        given = options(tiny, trainable, **others)
+        given["student"] = {**given["student"], "cache_frozen": kept}
+        envs = DistillVectorEnv(2, **given)
+        envs.reset(seed=[1, 2])
+        said = [envs.row_influence()]
+        for _ in range(2):
+            *_, info = envs.step(ones(envs))
+            said += [info["raw_losses"], info["loss"]]
+        results.append((said, envs.run.started().params, envs.problem))
+    for plain, fast in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_allclose(fast, plain, rtol=1e-6, atol=1e-9)
+    for name, value in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], value, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["DistilBert", "Roberta"])
+def test_upper_parts_of_other_families(kind: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    """They say what the whole says."""
+    folder = write_encoder(tmp_path, kind, tiny)
+    given = options(tiny, "top1", teacher=folder, teacher_check="none", max_length=30, terms=TERMS[:2])
+    given["student"]["cache_frozen"] = True
+    problem = build_problem(env_config(**given))
+    batch, signals = problem.train.gather(np.arange(6)), {Signal("hidden_states", 1), Signal("hidden_states", 2)}
+    assert set(batch.states) == {1}
+    part, whole = (problem.student.forward({}, each, signals) for each in (batch, batch._replace(states={})))
+    torch.testing.assert_close(part.logits, whole.logits, rtol=1e-9, atol=1e-12)
+    for layer in (1, 2):
+        real = (output.hidden_states[layer][batch.attention_mask] for output in (part, whole))
+        torch.testing.assert_close(*real, rtol=1e-9, atol=1e-12)
+
+
+def test_a_member_with_pooling_is_refused(tiny: dict[str, Any], problem: Any) -> None:
+    """Its pooling takes tokens alone."""
+    from kd_env.models.pooling import AttentionPooling, PooledClassifier
+    from kd_env.models.students.upper import with_upper
+
+    bert = problem.student.module.bert
+    pooled = PooledClassifier(bert, AttentionPooling(16), torch.nn.Linear(16, 2)).double().eval()
+    student = dataclasses.replace(problem.student, module=pooled, trainable=())
+    with pytest.raises(ValueError, match=r"PooledClassifier cannot be run alone .*; set student\.cache_frozen=false"):
+        with_upper(student, problem.train.gather(np.arange(2)), ())
+
+
+def test_frozen_layers_run_once_a_row(tiny: dict[str, Any]) -> None:
+    """After the problem is built neither updates nor evaluations call them, and no replica holds them."""
+    given = options(tiny, "head", terms=["hard_label", "soft_label"], precision="fp32")
+    given["student"]["cache_frozen"] = True
+    problem = build_problem(env_config(**given))
+    calls: list[str] = []
+    for name, module in problem.student.module.named_modules():
+        if name in ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"):
+            module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    env = DistillEnv(problem=problem)
+    env.reset(seed=0)
+    env.step(ones(env))
+    assert calls == []
+    assert problem.selection.states is None  # rows of other tables run through the whole student
+    env.run.predict(problem.selection)
+    assert calls
+    single, other = DistillEnv(problem=problem), DistillEnv(problem=problem)
+    single.reset(seed=3)
+    other.set_state(single.get_state())
+    assert single.step(ones(single))[1] == other.step(ones(other))[1]
+
+
+@pytest.mark.parametrize(
+    ("student", "others", "message"),
+    [
+        ({"trainable": "all"}, {}, r"freezes none; set student\.trainable='top1'"),
+        ({"dropout": 0.1}, {}, r"with student\.dropout=0\.1 they say something else"),
+        ({}, {"terms": ["hidden_states"]}, r"output of layer 1 alone, .* hidden_states of layer 0, which does not run"),
+        ({}, {"terms": ["hard_label", "attention"]}, r"attention_scores of layer 1, which does not run"),
+        ({}, {"decision": "tutor_token"}, r"they are edited at every update; set student\.cache_frozen=false"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(
+    student: dict[str, Any], others: dict[str, Any], message: str, tiny: dict[str, Any]
+) -> None:
+    given = {**STUDENT, "trainable": "top1", "cache_frozen": True, **student}
+    task = {name: value for name, value in tiny.items() if name not in ("features", "updates_per_step", "terms")}
+    with pytest.raises(ValueError, match=message):
+        build_problem(env_config(**{**task, "terms": ["hard_label"], **others, "student": given}))
