@@ -39,6 +39,8 @@ FEATURES = ("progress", "remaining_budget", "learning_rate", "term_losses", "gap
 FEEDBACK_ROWS, SELECTION_ROWS = 128, 16
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 """Largest relative difference of losses that are called equal; autocast rounds at other places in every loop."""
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
+"""``processor`` is the time of this process alone, for a CPU that others use too."""
 STEADY = 0.1
 """Largest spread of repeated times that is passed over in silence."""
 

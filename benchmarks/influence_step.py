@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +36,6 @@ from kd_env.models.devices import resolve_device
 AIM = 2.5
 """Of a step of LGTM over the plain loop."""
 SETTINGS = ("toy", "random")
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 LEARNING: dict[str, tuple[str, dict[str, Any]]] = {
     "prokt": ("prokt", {}),
     "lgtm, student_loss": ("lgtm", {}),
@@ -88,7 +86,7 @@ class Options(common.Options):
         "batch": common.each(checks.whole(1)),
         "length": common.each(checks.whole(8)),
         "vocab": checks.whole(50),
-        "clock": checks.one_of(*CLOCKS),
+        "clock": checks.one_of(*common.CLOCKS),
     }
 
     def check(self) -> None:
@@ -199,7 +197,7 @@ def _measure(options: Options, cell: Cell) -> list[dict[str, Any]]:
     problem = problems.learning
     steps, worst = start(problems)
     passes = {name: passes_of(step) for name, step in steps.items()}
-    clocks = {name: common.clocked(step, problem.device, CLOCKS[options.clock]) for name, step in steps.items()}
+    clocks = {name: common.clocked(step, problem.device, common.CLOCKS[options.clock]) for name, step in steps.items()}
     rounds = [
         {name: updated(step, clocks[name]) for name, step in steps.items()}
         for _ in range(options.repeats + 1)  # the first does not count

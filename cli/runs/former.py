@@ -33,7 +33,14 @@ def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Their paths were as they had been given; they are seen from here.
     """
-    found = {"agent_device": "cpu", **config, "student": {"zero_head": False, **config["student"]}}
+    student = {
+        "zero_head": False,
+        "embedding_init": "drawn",
+        "trainable": "all",
+        "cache_frozen": False,
+        **config["student"],
+    }
+    found = {"agent_device": "cpu", **config, "student": student}
     env, influence = dict(config["env"]), config["env"].get("influence")
     if isinstance(env.get("learning_teacher"), Mapping):
         env["learning_teacher"] = {"zero_head": False, "dropout": 0.0, **env["learning_teacher"]}

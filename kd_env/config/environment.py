@@ -34,7 +34,8 @@ class EnvConfig(DecisionSection, ProcessSection, ObjectiveSection, StudentSectio
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, OptimizerConfig) and isinstance(self.student, StudentConfig):
-            object.__setattr__(self, "optimizer", self.optimizer.of_student(self.student.init))
+            options = self.optimizer.of_student(self.student.init, self.student.embedding_init)
+            object.__setattr__(self, "optimizer", options)
 
     @classmethod
     def from_kwargs(cls, **options: Any) -> EnvConfig:
@@ -164,6 +165,12 @@ def check_teacher_updates(config: EnvConfig) -> None:
         raise ValueError(
             "learning_teacher.zero_head=True would throw the head of a fine-tuned teacher away; set "
             "learning_teacher.init='pretrained' (or 'fresh'), or leave it out."
+        )
+    if learning.init == "fresh" and config.student_config.embedding_init == "pca":
+        raise ValueError(
+            "student.embedding_init='pca' reduces the teacher's word embeddings, and learning_teacher.init='fresh' "
+            "draws them anew in every episode; set student.embedding_init='drawn', or "
+            "learning_teacher.init='pretrained'."
         )
     if config.teacher_source != "online":
         raise ValueError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from kd_env.core import checks
 
@@ -28,8 +30,19 @@ class StudentConfig:
     embedding_size: int | None = None
     """Only ``fresh``. Width of the word embeddings, which are then mapped to the hidden width (ELECTRA's, so that a
     student of a BERT is an ELECTRA). None: the teacher's where its family has one, else that of the hidden states."""
+    embedding_init: str = "drawn"
+    """Only ``fresh``. ``drawn`` by seed, or ``pca``: word embeddings are the teacher's reduced to the student's width
+    (:func:`kd_env.models.students.embeddings.principal_components`), the first teacher's of several."""
     train_embeddings: bool | None = None
-    """Whether word embeddings are trained. None: only in a fresh student. Frozen ones are shared between replicas."""
+    """Whether word embeddings are trained. None: only in a fresh student that draws them. Frozen ones are shared
+    between replicas."""
+    trainable: str = "all"
+    """Only ``teacher`` and ``pretrained``. Which part learns: ``all`` (word embeddings by ``train_embeddings``),
+    ``top<n>`` such as ``top1`` (the highest n blocks and what is above them) or ``head`` (what is above all blocks:
+    pooler and prediction layers). What is below stays as it is, is shared between replicas, and is saved, too."""
+    cache_frozen: bool = False
+    """Whether frozen layers (``trainable``) run once per train and feedback row, and what the last of them says is
+    kept, in memory or in ``cache_dir``, for all replicas. Refused with dropout, edited rows and terms on lower ones."""
     pooling: str | None = None
     """Only with ``init=teacher``, cut from a member of a co-fine-tuned set: ``keep`` (attention pooling and a
     prediction layer of the student's own, both drawn by seed, as in MT-BERT; the default, None) or ``library`` (the
@@ -39,12 +52,25 @@ class StudentConfig:
     zero_head: bool = False
     """Whether its last prediction layer begins at 0 rather than being drawn by seed."""
 
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether word embeddings are trained, also where the options leave it open."""
+        usual = self.init == "fresh" and self.embedding_init == "drawn"
+        return usual if self.train_embeddings is None else self.train_embeddings
+
 
 def check_student(student: StudentConfig) -> None:
     """Raise ``ValueError`` for the first option of a student that is outside its range, or would be ignored."""
     checks.check_fields("student.", student, _STUDENT)
     if student.init == "pretrained" and not student.name_or_path:
         raise ValueError("student.init='pretrained' needs student.name_or_path (a folder or a hub name).")
+    if student.trainable != "all":
+        _check_frozen(student)
+    elif student.cache_frozen:
+        raise ValueError(
+            "student.cache_frozen=True keeps what frozen layers say, and student.trainable='all' freezes none; set "
+            "student.trainable='top1' or 'head', or leave it out."
+        )
     defaults = StudentConfig()
     for name, inits in _STUDENT_ONLY.items():
         value = getattr(student, name)
@@ -53,6 +79,30 @@ def check_student(student: StudentConfig) -> None:
                 f"student.{name}={value!r} is only for student.init={' or '.join(inits)}, but "
                 f"student.init={student.init!r} would ignore it; leave it out or change student.init."
             )
+
+
+def _check_frozen(student: StudentConfig) -> None:
+    if student.init == "fresh":
+        raise ValueError(
+            f"student.trainable={student.trainable!r} leaves lower layers as they are, and those of a fresh student "
+            "know nothing; set student.init='teacher' or 'pretrained', or student.trainable='all'."
+        )
+    if student.train_embeddings:
+        raise ValueError(
+            f"student.train_embeddings=True contradicts student.trainable={student.trainable!r}, which freezes all "
+            "embeddings; leave one of them out."
+        )
+    if student.cache_frozen and student.dropout:
+        raise ValueError(
+            f"student.cache_frozen=True keeps what frozen layers say, and with student.dropout={student.dropout} they "
+            "say something else at every update; set student.dropout=0 or student.cache_frozen=false."
+        )
+
+
+def _part(name: str, value: Any) -> None:
+    """``all``, ``head``, or ``top<n>`` with n from 1."""
+    if not isinstance(value, str) or not re.fullmatch(r"all|head|top[1-9]\d{0,2}", value):
+        checks.refuse(name, value, "all, head, or top<n> with a number of blocks such as top1")
 
 
 _WIDEST = 65_536
@@ -64,10 +114,12 @@ _STUDENT: dict[str, checks.Check] = {
     **dict.fromkeys(("hidden_size", "num_attention_heads"), checks.whole(1, _WIDEST)),
     **dict.fromkeys(("intermediate_size", "embedding_size"), checks.optional(checks.whole(1, _WIDEST))),
     "num_hidden_layers": checks.optional(checks.whole(1, 1000)),
+    "embedding_init": checks.one_of("drawn", "pca"),
     "train_embeddings": checks.optional(checks.boolean),
+    "trainable": _part,
     "pooling": checks.optional(checks.one_of("keep", "library")),
     "dropout": checks.within(0.0, 0.9),
-    "zero_head": checks.boolean,
+    **dict.fromkeys(("zero_head", "cache_frozen"), checks.boolean),
 }
 
 
@@ -75,5 +127,7 @@ _STUDENT_ONLY = {
     "name_or_path": ("pretrained",),
     "layers": ("teacher", "pretrained"),
     "pooling": ("teacher",),
-    **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"), ("fresh",)),
+    **dict.fromkeys(
+        ("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size", "embedding_init"), ("fresh",)
+    ),
 }

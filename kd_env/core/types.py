@@ -33,6 +33,7 @@ class Batch(NamedTuple):
     attention_mask: Tensor  # [B, S] bool, True at real tokens
     token_type_ids: Tensor  # [B, S] int64
     labels: Tensor  # [B] int64 class index, or float32 score for regression
+    states: dict[int, Tensor] = {}  # noqa: RUF012 - layer -> [B, S, H], outputs of the student's frozen layers that were kept
 
 
 class ModelOutput(NamedTuple):
@@ -55,6 +56,7 @@ class EncoderFacts(NamedTuple):
     num_heads: int
     num_labels: int  # C; 1 for regression
     vocab_size: int
+    frozen_depth: int | None = None  # the deepest layer whose output no trained parameter changes; None: there is none
 
 
 class FeatureSlice(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class Table:
         device_lengths: ``lengths`` on the device.
         label_tensor: ``[R]`` int64, or floating for regression; ``[R, S]`` of tokens; on the device.
         labels: the labels on the host.
+        states: what frozen layers of the student say about rows, by layer; None where it is not kept.
     """
 
     input_ids: Tensor
@@ -39,6 +40,7 @@ class Table:
     device_lengths: Tensor
     label_tensor: Tensor
     labels: np.ndarray
+    states: Callable[[np.ndarray, Batch], dict[int, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -49,12 +51,13 @@ class Table:
         index = torch.as_tensor(rows, device=self.input_ids.device)
         positions = torch.arange(width, device=index.device)
         labels = self.label_tensor if self.label_tensor.dim() == 1 else self.label_tensor[:, :width]
-        return Batch(
+        batch = Batch(
             input_ids=self.input_ids[:, :width][index].long(),
             attention_mask=positions < self.device_lengths[index][..., None],
             token_type_ids=self.token_type_ids[:, :width][index].long(),
             labels=labels[index],
         )
+        return batch if self.states is None else batch._replace(states=self.states(rows, batch))
 
     def chunks(self, rows_at_once: int) -> Iterator[np.ndarray]:
         """Row numbers in chunks of similar length, longest first, for passes over the whole table."""

@@ -62,6 +62,11 @@ def with_score(options: Mapping[str, Any], of_decision: frozenset[str]) -> dict[
 
 def check_objective(config: EnvConfig, writes_tokens: bool) -> None:
     """Raise ``ValueError`` for options that have no meaning under the objective, with the remedy."""
+    if config.student_config.cache_frozen and (writes_tokens or config.objective == "text"):
+        raise ValueError(
+            "student.cache_frozen=True keeps what frozen layers say about rows as they are, and here they are edited "
+            "at every update; set student.cache_frozen=false."
+        )
     if config.objective == "labels":
         usual = {field.name: field.default for field in dataclasses.fields(EnvConfig)}
         names = _FOR_TEXT if writes_tokens else (*_FOR_TEXT, *_FOR_SLOTS, "language_model")

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from kd_env.config.environment import EnvConfig
+from kd_env.core.types import Batch, Signal
 from kd_env.data.loading import get_task
 from kd_env.data.rows import ProblemRows, read_rows
-from kd_env.data.tables import make_buckets, same_tokens
+from kd_env.data.tables import Table, make_buckets, same_tokens
 from kd_env.data.tasks import Task
 from kd_env.decisions.catalog import DECISIONS
 from kd_env.envs.process import check_names, make_problem, projection_shapes, reads_influence
@@ -24,7 +25,10 @@ from kd_env.models import encoder, pretrained
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.devices import resolve_device
 from kd_env.models.layermap import layer_table
-from kd_env.models.students import build_student, train_padding
+from kd_env.models.students.classifiers import build_student
+from kd_env.models.students.taggers import train_padding
+from kd_env.models.students.upper import with_upper
+from kd_env.teachers.frozen import with_states
 from kd_env.teachers.loading import LoadedTeacher, load_teachers, make_teacher, teacher_folders
 from kd_env.teachers.provenance import warn_other_rows
 from kd_env.teachers.teacher_set import Teacher, TeacherTables, best_teacher
@@ -63,6 +67,8 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
 
     learning = config.learning_teacher_config if config.teacher_learns else None
     loaded = load_teachers(folders, task, rows.splits.fingerprint, device, dtype, learning)
+    sample = [rows.texts.first[index] for index in rows.train[:64]]
+    _check_vocabularies(config, loaded, sample)
     # Scores begin at their mean: a student that has yet to leave 0 would seem to learn.
     offset = float(rows.train_labels[rows.train].mean()) if task.regression else 0.0
     student, tokenizer = build_student(
@@ -76,11 +82,15 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
     make_buckets(tables.train.lengths, config.batch_size)  # refuses a table smaller than a batch before a teacher runs
     check_positions(student, max(int(table.lengths.max()) for table in tables), "student")
     needs_cls = any(feature.needs_cls for feature in features.values())
-    teachers = _teachers(config, task, loaded, rows, tables, tokenizer, student, needs_cls, device, dtype)
-    student_signals = {
-        s for teacher in teachers for term in teacher.terms for s in term.student_signals if s.kind != "logits"
-    }
-    check_encoder(student, probe_batch(tables.train, config.max_length, (student,)), student_signals, "student")
+    teachers = _teachers(config, task, loaded, rows, tables, tokenizer, sample, student, needs_cls, device, dtype)
+    terms = [term for teacher in teachers for term in teacher.terms]
+    student_signals = {s for term in terms for s in term.student_signals if s.kind != "logits"}
+    probe = probe_batch(tables.train, config.max_length, (student,))
+    check_encoder(student, probe, student_signals, "student")
+    if config.student_config.cache_frozen:
+        if config.teacher_source == "student":
+            student_signals |= {s for term in terms for s in term.teacher_signals if s.kind != "logits"}
+        student, tables = _kept(config, student, tables, probe, student_signals)
     assets = Assets(
         task=task,
         tokenizer=tokenizer,
@@ -99,6 +109,39 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
     return assets, config
 
 
+def _kept(
+    config: EnvConfig, student: encoder.Encoder, tables: TeacherTables, probe: Batch, signals: set[Signal]
+) -> tuple[encoder.Encoder, TeacherTables]:
+    """The student's upper part, and train and feedback rows with what its frozen layers say."""
+    upper = with_upper(student, probe, signals)
+
+    def kept(table: Table) -> Table:
+        return with_states(
+            table,
+            student,
+            student.module.dtype,
+            precision=config.precision,
+            cache_dir=config.cache_dir,
+            progress=config.show_progress,
+        )
+
+    return upper, tables._replace(train=kept(tables.train), feedback=kept(tables.feedback))
+
+
+def _check_vocabularies(config: EnvConfig, loaded: Sequence[LoadedTeacher], sample: Sequence[str]) -> None:
+    """Refuse embeddings of one of several teachers that do not read the same tokens: whose words would they be?"""
+    first, *others = loaded
+    if config.student_config.embedding_init != "pca":
+        return
+    for other in others:
+        if not same_tokens(first.tokenizer, other.tokenizer, sample):
+            raise ValueError(
+                f"student.embedding_init='pca' reduces the word embeddings of the teacher {first.name!r}, and "
+                f"{other.name!r} has another vocabulary; name teachers of one vocabulary, or set "
+                "student.embedding_init='drawn'."
+            )
+
+
 def _teachers(
     config: EnvConfig,
     task: Task,
@@ -106,13 +149,13 @@ def _teachers(
     rows: ProblemRows,
     tables: TeacherTables,
     tokenizer: Any,
+    sample: Sequence[str],
     student: encoder.Encoder,
     needs_cls: bool,
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[Teacher, ...]:
     """The teachers with their terms and outputs, each on the rows in its own tokens."""
-    sample = [rows.texts.first[index] for index in rows.train[:64]]
     teachers = []
     for raw in loaded:
         foreign = not same_tokens(tokenizer, raw.tokenizer, sample)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kd_env.config.environment import EnvConfig
-from kd_env.core.types import Batch
+from kd_env.core import trees
 from kd_env.data.corpora import Texts, load_texts
 from kd_env.data.splits import Splits
 from kd_env.data.tables import Table, make_buckets, on_device, same_tokens
@@ -24,7 +24,7 @@ from kd_env.mdp.objectives.batches import at_slots, edited
 from kd_env.models.checks import check_masked_lm, check_positions
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.masked_lm import MaskedLM
-from kd_env.models.students import build_token_student
+from kd_env.models.students.taggers import build_token_student
 from kd_env.teachers.outputs import weights_hash
 from kd_env.teachers.provenance import provenance
 from kd_env.teachers.sources import OnlineTeacher
@@ -172,10 +172,10 @@ def evaluated_texts(
     for rows in table.chunks(32):
         batch = moved.gather(rows)
         places, there = (torch.as_tensor(array[rows], device=device) for array in (drawn.positions, drawn.valid))
-        one = Batch(*(part[None] for part in batch))
+        one = trees.map_leaves(lambda part: part[None], batch)
         masked = edited(one, places[None], there[None], torch.as_tensor(drawn.masked[rows], device=device)[None])
         with torch.no_grad():
-            hidden, _ = model.encode(Batch(*(part[0] for part in masked)), frozenset())
+            hidden, _ = model.encode(trees.map_leaves(lambda part: part[0], masked), frozenset())
             features = model.features(at_slots(hidden[None], places[None]))
             logits = model.decode(features).double().cpu().numpy()[0]
         chosen = (logits + rng.gumbel(size=logits.shape)).argmax(-1)

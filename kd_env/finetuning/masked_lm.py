@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_env.core import trees
 from kd_env.core.locks import alone
 from kd_env.core.types import Batch
 from kd_env.data.corpora import load_texts
@@ -154,12 +155,11 @@ def mask(batch: Batch, facts: TokenFacts, rate: float, rng: np.random.Generator,
     ordinary = ordinary_tokens(ids, attention, facts.special_ids)
     positions, valid, _ = bernoulli_slots(ordinary, rate, ids.shape[1], rng)
     if not valid.any():
-        positions = draw_slots(ordinary, 1, rng)
-        valid = np.ones(positions.shape, dtype=bool)
+        positions, valid = draw_slots(ordinary, 1, rng), np.ones((len(ids), 1), dtype=bool)
     corrupted = corrupt(ids, positions, valid, facts.mask_id, facts.candidates, rng)
     rows, slots = np.nonzero(valid)
     places = positions[rows, slots]
-    moved = Batch(*(field.to(device) for field in batch._replace(input_ids=torch.from_numpy(corrupted))))
+    moved = trees.to_device(batch._replace(input_ids=torch.from_numpy(corrupted)), device)
     return Masked(moved, *(torch.from_numpy(values).to(device) for values in (rows, places, ids[rows, places])))
 
 

@@ -26,12 +26,13 @@ def build_terms(names: Sequence[str | Mapping[str, Any]], spec: TermSpec) -> tup
 
     Raises:
         ValueError: an unknown term or option (with near matches), a name twice, a bad value, or a term that has no
-            meaning for this task or layer map.
+            meaning for this task or layer map, or reads only layers that are frozen.
     """
     terms = []
     for entry in term_entries(names):
         term = dataclasses.replace(TERMS[entry.kind](spec, **entry.options), name=entry.name)
         _refuse_row_logits(term, entry, spec)
+        _refuse_frozen(term, spec.student)
         terms.append(term if entry.weight == 1 else dataclasses.replace(term, loss=_times(entry.weight, term.loss)))
     return tuple(terms)
 
@@ -62,6 +63,17 @@ def _refuse_row_logits(term: Term, entry: TermEntry, spec: TermSpec) -> None:
         raise ValueError(
             f"The knowledge term {entry.name!r} reads logits of whole rows, which students of masked text "
             "(objective='text') have not: leave it out, or use plausibility and terms on hidden states or attention."
+        )
+
+
+def _refuse_frozen(term: Term, student: EncoderFacts) -> None:
+    """Refuse a term whose loss no update of the student changes."""
+    depth, layers = student.frozen_depth, sorted({signal.layer for signal in term.student_signals})
+    if depth is not None and layers and layers[0] >= 0 and layers[-1] <= depth:
+        raise ValueError(
+            f"The knowledge term {term.name!r} reads only frozen layers of the student "
+            f"({', '.join(map(str, layers))}; frozen are 0 to {depth}), so that it would teach nothing: leave it out, "
+            "map a layer above them with layer_map, or train more with student.trainable."
         )
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_env.core import trees
 from kd_env.core.types import Batch, Signal
 from kd_env.data.tables import Table
 from kd_env.models import encoder as models
@@ -107,7 +108,7 @@ def check_family(model: Any, batch: Batch, what: str) -> None:
     """
     register_attention()
     ours = Encoder(library_copy(model, ATTENTION), encoder_facts(model.config), (), frozenset())
-    check_encoder(ours, Batch(*(field.to(model.device) for field in batch)), (), what)
+    check_encoder(ours, trees.to_device(batch, model.device), (), what)
 
 
 def check_masked_lm(source: str, tokenizer: Any, model: MaskedLM, table: Table, max_length: int) -> None:
@@ -128,8 +129,8 @@ def check_masked_lm(source: str, tokenizer: Any, model: MaskedLM, table: Table, 
     if positions is not None and longest > positions:
         raise ValueError(f"A text has {longest} tokens, {source!r} only {positions} positions; set max_length to them.")
     name = f"The masked language model {source!r} ({type(model.module).__name__})"
-    fields = probe_batch(table, max_length, (Encoder(model.module, model.facts, (), frozenset()),))
-    batch = Batch(*(field.to(model.module.device) for field in fields))
+    probe = probe_batch(table, max_length, (Encoder(model.module, model.facts, (), frozenset()),))
+    batch = trees.to_device(probe, model.module.device)
     training = model.module.training
     model.module.eval()
     with torch.no_grad():

@@ -113,6 +113,8 @@ class Encoder:
         fresh: those of them that are drawn anew from the episode's seed.
         zero: those of the fresh ones that are 0 instead.
         offset: value of the last prediction layer's bias where it is fresh: what a student of scores says at first.
+        upper: the module without its frozen layers, over the same tensors, which goes on from what they said of a batch
+            (``Batch.states``); None where nothing of it is kept.
     """
 
     module: Any
@@ -121,6 +123,7 @@ class Encoder:
     fresh: frozenset[str]
     zero: frozenset[str] = frozenset()
     offset: float = 0.0
+    upper: Any = None
 
     @cached_property
     def _tied(self) -> bool:
@@ -140,7 +143,10 @@ class Encoder:
     def build(
         cls, module: Any, *, train_embeddings: bool, fresh: str, zero_head: bool = False, offset: float = 0.0
     ) -> Encoder:
-        """Wrap a classifier; drawn anew by seed is ``all`` of it, its ``head`` (the prediction layers), or ``none``.
+        """Wrap a classifier.
+
+        Drawn anew by seed is ``all`` of it, ``all_but_embeddings`` (of words), its ``head`` (the prediction layers), or
+        ``none``.
 
         With ``zero_head`` the last of its prediction layers is 0 instead; its bias is ``offset`` either way.
         """
@@ -149,11 +155,17 @@ class Encoder:
         base = module.base_model
         inner = {id(parameter) for parameter in base.parameters()}
         named = {name: parameter for name, parameter in module.named_parameters() if id(parameter) not in frozen}
-        drawn = {n: p for n, p in named.items() if fresh == "all" or (fresh == "head" and id(p) not in inner)}
-        _check_initialisable(module, set(drawn))
+        kept = {
+            "all": set(),
+            "all_but_embeddings": {id(embeddings.weight)},
+            "head": inner,
+            "none": {id(parameter) for parameter in module.parameters()},
+        }[fresh]
+        drawn = {name for name, parameter in named.items() if id(parameter) not in kept}
+        _check_initialisable(module, drawn)
         for parameter in module.parameters():
             parameter.requires_grad_(False)
-        zero = _last_layer(module) & set(drawn) if zero_head else frozenset()
+        zero = _last_layer(module) & drawn if zero_head else frozenset()
         return cls(module, encoder_facts(module.config), tuple(named), frozenset(drawn), frozenset(zero), offset)
 
     def initial(self, seed: int) -> dict[str, Tensor]:
@@ -202,31 +214,37 @@ class Encoder:
         dtype = self.module.dtype
         mask = torch.zeros(batch.attention_mask.shape, dtype=dtype, device=batch.input_ids.device)
         mask = mask.masked_fill(~batch.attention_mask, -1e9)[:, None, None, :]
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask}
+        depth = self.facts.frozen_depth or 0
+        kept = None if self.upper is None else batch.states.get(depth)  # rows of other tables have none
+        module, start = (self.module, 0) if kept is None else (self.upper, depth)
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids} if kept is None else {"inputs_embeds": kept}
+        inputs["attention_mask"] = mask
         types = int(getattr(self.module.config, "type_vocab_size", 0) or 0)
-        if types > 0:  # RoBERTa has one segment only
+        if kept is None and types > 0:  # RoBERTa has one segment only
             inputs["token_type_ids"] = batch.token_type_ids if types > 1 else torch.zeros_like(batch.input_ids)
-        states = any(signal.kind in ("hidden_states", "cls") for signal in wanted)
+        layers = {signal.layer for signal in wanted if signal.kind in ("hidden_states", "cls")}
+        states = bool(layers) if kept is None else any(layer > depth for layer in layers)
         # Dropout draws for every token, and would draw other numbers for one.
         whole = self.module.training or Signal("hidden_states", self.facts.num_layers) in wanted
-        _recorder.wanted, _recorder.eager, _recorder.layer, _recorder.tensors = wanted, eager, 0, {}
+        _recorder.wanted, _recorder.eager, _recorder.layer, _recorder.tensors = wanted, eager, start, {}
         _recorder.first_token = not whole and self._shortened
         try:
             trained = {name: params[name] for name in self.trainable if name in params}
             inputs["output_hidden_states"] = states
-            if trained:
-                out = functional_call(self.module, trained, (), inputs, tie_weights=self._tied)
-            else:
-                out = self.module(**inputs)
+            tie = self._tied
+            out = functional_call(module, trained, (), inputs, tie_weights=tie) if trained else module(**inputs)
             recorded = _recorder.tensors
         finally:
             # Also eager: a module that is called on its own afterwards (training of a teacher) would keep its rounding.
             _recorder.wanted, _recorder.tensors = frozenset(), {}
             _recorder.eager = _recorder.first_token = False
+        hidden = dict(enumerate(out.hidden_states, start)) if states else {}
+        if kept is not None:
+            hidden[depth] = kept
         return ModelOutput(
             logits=out.logits,
-            cls={s.layer: out.hidden_states[s.layer][:, 0] for s in wanted if s.kind == "cls"},
-            hidden_states={s.layer: out.hidden_states[s.layer] for s in wanted if s.kind == "hidden_states"},
+            cls={s.layer: hidden[s.layer][:, 0] for s in wanted if s.kind == "cls"},
+            hidden_states={s.layer: hidden[s.layer] for s in wanted if s.kind == "hidden_states"},
             **{kind: {s.layer: recorded[s] for s in wanted if s.kind == kind} for kind in _ATTENTION_KINDS},
         )
 

@@ -19,7 +19,7 @@ from kd_env.models import encoder as models
 from kd_env.models import pretrained
 from kd_env.models.checks import check_encoder, check_positions, check_vocabulary, probe_batch
 from kd_env.models.layermap import cut_layers, layer_pairs
-from kd_env.models.students import cut_encoder
+from kd_env.models.students.cut import cut_encoder
 from kd_env.numerics.calibration import fit_temperature
 from kd_env.teachers import outputs, sources
 from kd_env.teachers.label_order import are_default, label_names, put_in_task_order

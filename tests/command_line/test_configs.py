@@ -157,6 +157,8 @@ def tiny_overrides(tiny: dict[str, Any], cache: Path) -> list[str]:
 @pytest.mark.parametrize("student", GROUPS["student"])
 def test_students(student: str, tiny: dict[str, Any], tmp_path: Path) -> None:
     extra = ["student.name_or_path=" + tiny["teacher"]] if student == "pretrained" else []
+    if student == "pca_small":  # the tiny teacher is narrower
+        extra = ["student.hidden_size=8"]
     found = settings_of(*tiny_overrides(tiny, tmp_path), f"student={student}", *extra)
     depth = found.env.student_config.num_hidden_layers
     if found.env.student_config.init == "teacher" and depth > 2:
@@ -173,6 +175,7 @@ def test_the_learning_rate_follows_the_student(env: str) -> None:
         (["task=toy"], 0.007),
         (["task=rte", *NEEDS_MODEL], 0.0003),  # student=auto
         (["student=first1", "env.optimizer.warmup=0.2"], 0.0003),
+        (["student=pca_small"], 0.002),
         (["student=pretrained", "student.name_or_path=folder"], 0.0003),
         (["student=first1", "env.optimizer.learning_rate=0.01"], 0.01),
     ):

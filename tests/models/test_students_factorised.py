@@ -17,7 +17,7 @@ from kd_env.decisions.options import env_config
 from kd_env.envs.environments import TutorTokenEnv
 from kd_env.models.architecture import classifier_kind, token_classifier_kind
 from kd_env.models.encoder import Encoder
-from kd_env.models.students import fresh_student
+from kd_env.models.students.fresh import fresh_student
 
 STUDENT = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "embedding_size": 4}
 TERMS = ["hard_label", "soft_label", "hidden_states", "cls", "attention"]
