@@ -11,6 +11,7 @@ from typing import Any
 
 from cli.errors import going_on
 from cli.jobs.compare import check_comparable, compare_folders
+from cli.jobs.estimates.said import say_study
 from cli.jobs.kinds.catalog import job_of
 from cli.runs import folder as runs
 from cli.runs.pool import Child, run_all
@@ -83,7 +84,7 @@ def study(overrides: Sequence[str], command: str) -> Path:
     probe.require_own_agents()
     options, main = split_options("study", overrides)
     _check_main(main, options)
-    jobs = whole("jobs", os.cpu_count() or 1 if options["jobs"] is None else options["jobs"], 1)
+    jobs = jobs_of(options)
     trainings = plan(options, main)
     folder = trainings[0].folder.parent
     if (folder / runs.CONFIG).is_file():
@@ -93,12 +94,18 @@ def study(overrides: Sequence[str], command: str) -> Path:
     return folder
 
 
+def jobs_of(options: Mapping[str, Any]) -> int:
+    """Trainings at the same time; raises ``ValueError`` for anything but a number."""
+    return whole("jobs", os.cpu_count() or 1 if options["jobs"] is None else options["jobs"], 1)
+
+
 def _run(folder: Path, trainings: Sequence[Training], jobs: int, command: str) -> None:
     folder.mkdir(exist_ok=True)
     todo = [training for training in trainings if not training.finished()]
     _make_teachers(todo)
     atomic_write(folder / runs.COMMAND, command + "\n")
     print(f"{folder}: {len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before.", flush=True)
+    say_study([training.settings for training in todo], jobs)
     for training in todo:
         (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
     keeps = f"{folder} keeps finished trainings and the checkpoints of the others; the same command goes on with them."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from agents.common.storage import read_header
 from cli.errors import going_on
+from cli.jobs.estimates.said import say
 from cli.jobs.kinds.base import Job
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
@@ -38,7 +40,9 @@ def train(overrides: Sequence[str], command: str) -> Path:
     folder, job = settings.run_folder, job_of(settings)
     with runs.writing(folder):
         runs.check_folder(folder, settings.resolved)
+        begin = time.perf_counter()
         problem = job.load_problem()
+        built = time.perf_counter() - begin
         job.check_training(problem)
         hashes = job.row_hashes(problem)
         check_rows(folder, hashes, "train another run with name=...")
@@ -46,6 +50,7 @@ def train(overrides: Sequence[str], command: str) -> Path:
         runs.open_run(folder, settings.resolved, overrides, command)
         write_rows(folder, hashes)
         with going_on(lambda: kept(folder)):
+            say(job, problem, built, _steps_made(folder))
             agent, history = learn(job, problem)
             report = job.evaluate(problem, agent, folder / runs.POLICY)
             write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
@@ -59,6 +64,12 @@ def _steps_of(saved: Path | None) -> int | None:
     except ValueError:  # told by whoever wants to use it
         return None
     return steps if isinstance(steps, int) else None
+
+
+def _steps_made(folder: Path) -> int:
+    """Training steps of a run that goes on."""
+    saved = [folder / runs.POLICY, Checkpoints(folder / runs.CHECKPOINT).newest()]
+    return max(_steps_of(path) or 0 for path in saved)
 
 
 def kept(folder: Path) -> str:
