@@ -15,6 +15,7 @@ from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
+from cli.runs import origin
 from cli.runs.checkpoints import Checkpoints
 from cli.runs.rows import check_rows, write_rows
 from cli.runs.watch import GapRecorder, Watch, read_history
@@ -40,10 +41,12 @@ def train(overrides: Sequence[str], command: str) -> Path:
     folder, job = settings.run_folder, job_of(settings)
     with runs.writing(folder):
         runs.check_folder(folder, settings.resolved)
+        origin.check_source(settings.resolved, folder)
         begin = time.perf_counter()
         problem = job.load_problem()
         built = time.perf_counter() - begin
         job.check_training(problem)
+        _check_origin(job, problem)
         hashes = job.row_hashes(problem)
         check_rows(folder, hashes, "train another run with name=...")
         # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
@@ -55,6 +58,16 @@ def train(overrides: Sequence[str], command: str) -> Path:
             report = job.evaluate(problem, agent, folder / runs.POLICY)
             write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
     return folder
+
+
+def _check_origin(job: Job[Any, Any], problem: Any) -> None:
+    """Refuse a policy to begin with that would see or say other things here; raises ``ValueError``."""
+    folder, resolved = job.settings.run_folder, job.settings.resolved
+    if origin.source_of(resolved) is None or _steps_made(folder):
+        return
+    from kd_env.envs import DistillVectorEnv
+
+    origin.check_fits(resolved, DistillVectorEnv(1, problem=problem))
 
 
 def _steps_of(saved: Path | None) -> int | None:
@@ -112,6 +125,9 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
             agent = load_agent(checkpoint, env, device=device, **agent_options(c["control"], c["seed"]))
         else:
             agent = make_agent(settings.agent.name, env, seed=c["seed"], device=device, **job.agent_options(env))
+            source = origin.source_of(c)
+            if source is not None:
+                origin.begin(agent, source, env, folder)
         done, total = int(agent.num_timesteps), 0 if c["control"] == "untrained" else job.total_steps(env)
         watch = Watch(
             logs,
