@@ -17,8 +17,9 @@ from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
 from cli.runs import origin
 from cli.runs.checkpoints import Checkpoints
+from cli.runs.diagnosis import Diagnosis
 from cli.runs.rows import check_rows, write_rows
-from cli.runs.watch import GapRecorder, Watch, read_history
+from cli.runs.watch import Recorder, Watch, read_history
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.controls import agent_options
@@ -115,7 +116,8 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
         except ValueError as error:
             raise ValueError(f"{error} Without {policy} the training goes on from its last checkpoint.") from error
     (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer steps
-    env = GapRecorder(job.training_env(problem))
+    real = job.training_env(problem)
+    env = Recorder(real, Diagnosis(problem, real.num_envs))
     try:
         agent: Any
         checkpoint = checkpoints.newest()
