@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
 from agents.common import storage
 from agents.common.base import AnyEnv, Array, RewardTransform, Spaces, as_path, check_same_spaces, require
+
+
+@runtime_checkable
+class KeepsDraws(Protocol):
+    """A transformation of rewards that draws at random, and whose draws can go on."""
+
+    def state(self) -> dict[str, Any]:
+        """Where its generator stands, as plain values."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
 
 
 class SavedAgent(ABC):
@@ -77,7 +89,11 @@ class SavedAgent(ABC):
         with storage.new_folder(as_path(path)) as folder:
             for name, tensors in self._tensors().items():
                 storage.write_tensors(folder / f"{name}.safetensors", tensors)
-            storage.write_header(folder, self._header())
+            header = self._header()
+            transform: object = self.reward_transform
+            if isinstance(transform, KeepsDraws):
+                header["reward_transform"] = transform.state()
+            storage.write_header(folder, header)
 
     @classmethod
     def load(
@@ -98,7 +114,8 @@ class SavedAgent(ABC):
             force_reset: reset the env when learning continues. False continues the running episodes, bit-equal to an
                 agent that was never saved: the env must be in the state that it had then. SB3's agents put back the
                 global generators of torch and NumPy for it, too.
-            reward_transform: as in the constructor; it is not saved.
+            reward_transform: as in the constructor; it is not saved, but where it draws (:class:`KeepsDraws`) its
+                draws go on, unless ``force_reset``.
 
         Raises:
             ValueError: no complete agent of this kind, or an env that does not fit it (both are named).
@@ -113,6 +130,9 @@ class SavedAgent(ABC):
             options = {"seed": header["seed"], "device": device, "reward_transform": reward_transform}
             agent = cls._fresh(header, saved if env is None else env, **options)
             agent._restore(folder, header, force_reset=force_reset)
+            transform: object = reward_transform
+            if isinstance(transform, KeepsDraws) and "reward_transform" in header and not force_reset:
+                transform.restore(header["reward_transform"])
         return agent
 
     def start_from(self, path: str | Path, env: AnyEnv) -> None:

@@ -208,7 +208,7 @@ class SB3Agent(SavedAgent):
         )
         return np.asarray(actions).astype(self.spaces.action.dtype), state
 
-    # -- saving: networks, optimisers, replay buffer, global generators; running episodes where no policy is recurrent
+    # -- saving: networks, optimisers, replay buffer, global generators; running episodes
 
     def _header(self) -> dict[str, Any]:
         return {

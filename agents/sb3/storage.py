@@ -49,11 +49,16 @@ def tensors(model: Any) -> dict[str, dict[str, Tensor]]:
             networks |= storage.with_prefix(f"{name}/", part.state_dict())
         else:
             networks[name] = part
-    if model._last_obs is not None and not hasattr(model, "_last_lstm_states"):
-        training["last_obs"] = torch.from_numpy(np.array(model._last_obs))
+    if model._last_obs is not None:
+        # Transposed where it lies in memory by columns: products of matrices differ in their last bits by the layout.
+        columns = model._last_obs.flags.f_contiguous and not model._last_obs.flags.c_contiguous
+        name, values = ("last_obs_columns", model._last_obs.T) if columns else ("last_obs", model._last_obs)
+        training[name] = torch.from_numpy(np.array(values, order="C"))
         training["last_episode_starts"] = torch.from_numpy(np.array(model._last_episode_starts))
         training["returns"] = torch.from_numpy(model.env._returns.copy())
         training["lengths"] = torch.from_numpy(model.env._lengths.copy())
+        for network, memory in _memories(model).items():
+            training |= {f"{network}.{place}": value for place, value in enumerate(memory)}
     files = {"networks": networks, "training": training}
     buffer = getattr(model, "replay_buffer", None)
     if buffer is not None:
@@ -98,12 +103,20 @@ def restore(model: Any, folder: Path, header: Mapping[str, Any], *, learning: bo
         _restore_replay(model.replay_buffer, storage.read_tensors(folder / "replay.safetensors"), header["replay"])
     if force_reset:
         return
-    if "last_obs" in training:
-        check_same_replicas(len(training["last_obs"]), model.n_envs)
-        model._last_obs = training["last_obs"].numpy().copy()
+    if "last_episode_starts" in training:
+        columns = training.get("last_obs_columns")
+        last_obs = training["last_obs"].numpy() if columns is None else columns.numpy().T
+        check_same_replicas(len(last_obs), model.n_envs)
+        model._last_obs = last_obs.copy(order="K")
         model._last_episode_starts = training["last_episode_starts"].numpy().copy()
         model.env._returns = training["returns"].numpy().copy()
         model.env._lengths = training["lengths"].numpy().copy()
+        memories = {
+            network: tuple(training[f"{network}.{place}"].to(model.device) for place in range(len(memory)))
+            for network, memory in _memories(model).items()
+        }
+        if memories:
+            model._last_lstm_states = type(model._last_lstm_states)(**memories)
     torch.set_rng_state(training["torch_generator"])
     keys = training["numpy_generator"].numpy().astype(np.uint32)
     place = header["numpy"]
@@ -125,6 +138,12 @@ def plain_hyperparameters(model_class: Any, model: Any) -> dict[str, Any]:
         if value is not None and not isinstance(value, tuple):
             values[name] = value
     return values
+
+
+def _memories(model: Any) -> dict[str, tuple[Tensor, ...]]:
+    """Hidden and cell states of recurrent networks by name; empty where no network is recurrent."""
+    states = getattr(model, "_last_lstm_states", None)
+    return {} if states is None else states._asdict()
 
 
 def _parts(model: Any) -> dict[str, Any]:

@@ -100,8 +100,8 @@ class Tutor(Learner):
             self._observation, _ = env.reset(seed=reset_seed(self.seed, self.num_timesteps))
         self._steps = self.sizes.slots if self.sizes.sequential else 1  # that fill one text
         self._memory: deque[Choice] = deque(maxlen=self._steps)
-        self._first = self.num_timesteps
-        self._planned = -(-total_timesteps // (env.num_envs * self._steps))
+        # The learning rate follows all steps, also where a training goes on: it is then what it is without a stop.
+        self._planned = -(-(self.num_timesteps + total_timesteps) // (env.num_envs * self._steps))
 
     def _advance(self, goal: int) -> Metrics | None:
         env = self.collector.env
@@ -116,7 +116,7 @@ class Tutor(Learner):
         done = np.asarray(state["updated"] & ~state["diverged"], dtype=bool)
         if not done.any() or len(self._memory) < self._steps:
             return None
-        update = (self.num_timesteps - self._first) // (env.num_envs * self._steps) - 1
+        update = self.num_timesteps // (env.num_envs * self._steps) - 1
         rate = self._rate(update, self._planned)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate

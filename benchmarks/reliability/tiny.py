@@ -25,8 +25,6 @@ class Job(NamedTuple):
     """What it writes, in the folder of its runs."""
     first: str | None = None
     """Name of a job that has to be finished before."""
-    exact: bool = False
-    """Whether a job that goes on ends like one that was never stopped; else like another that goes on from there."""
 
     def command(self, runs: Path, more: tuple[str, ...] = ()) -> list[str]:
         """The words of the command line."""
@@ -46,15 +44,15 @@ def jobs(folder: Path) -> dict[str, Job]:
         *("env.evaluation_rows=32", "env.batch_size=4", "env.budget=8", "num_envs=4", "total_timesteps=1024"),
         *("checkpoint_every=128", "evaluation.seeds=4", "evaluation.rules=[all,soft_label_only]", "threads=1"),
     )
-    own = ("agent.options.n_steps=4",)
+    own = ("agent.options.n_steps=3",)  # no whole episodes: checkpoints stand in the middle of some
     dqn = ("agent=sb3/dqn", "agent.options.learning_starts=8", "agent.options.buffer_size=64")
     study = tuple(word for word in run if not word.startswith("threads"))
     teacher = (f"teacher.name_or_path={tiny['teacher']}", "output={runs}/teacher", "teacher.epochs=12", "threads=1")
     made = [
         Job("train", ("train", *run, *own, "name=run"), ("resume=true",), "run"),
         Job("dqn", ("train", *run, *dqn, "name=dqn"), ("resume=true",), "dqn"),
-        Job("evaluate", ("evaluate", "run={runs}/run", "evaluation.seeds=40"), (), "run/evaluations/1", "train", True),
-        Job("teacher", ("teacher", *problem, *teacher), (), "teacher", None, True),
+        Job("evaluate", ("evaluate", "run={runs}/run", "evaluation.seeds=40"), (), "run/evaluations/1", "train"),
+        Job("teacher", ("teacher", *problem, *teacher), (), "teacher"),
         Job("study", ("study", *study, "agents=[actor_critic]", "trainings=2", "jobs=2", "name=study"), (), "study"),
     ]
     return {job.name: job for job in made}

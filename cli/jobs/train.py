@@ -16,7 +16,7 @@ from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
 from cli.runs import origin
-from cli.runs.checkpoints import Checkpoints
+from cli.runs.checkpoints import Checkpoints, environment
 from cli.runs.diagnosis import Diagnosis
 from cli.runs.rows import check_rows, write_rows
 from cli.runs.watch import Recorder, Watch, read_history
@@ -82,8 +82,7 @@ def _steps_of(saved: Path | None) -> int | None:
 
 def _steps_made(folder: Path) -> int:
     """Training steps of a run that goes on."""
-    saved = [folder / runs.POLICY, Checkpoints(folder / runs.CHECKPOINT).newest()]
-    return max(_steps_of(path) or 0 for path in saved)
+    return max(_steps_of(folder / runs.POLICY) or 0, Checkpoints(folder / runs.CHECKPOINT).steps() or 0)
 
 
 def kept(folder: Path) -> str:
@@ -116,15 +115,20 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
         except ValueError as error:
             raise ValueError(f"{error} Without {policy} the training goes on from its last checkpoint.") from error
     (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer steps
-    real = job.training_env(problem)
-    env = Recorder(real, Diagnosis(problem, real.num_envs))
+    distillation: Any = job.training_env(problem)
+    env = Recorder(distillation, Diagnosis(problem, distillation.num_envs))
     try:
         agent: Any
         checkpoint = checkpoints.newest()
         if trained is not None and trained > (_steps_of(checkpoint) or 0):
             checkpoint = policy
         if checkpoint is not None:
-            agent = load_agent(checkpoint, env, device=device, **agent_options(c["control"], c["seed"]))
+            state = environment(checkpoint)
+            if state.is_dir():
+                distillation.load_state(state)
+            # Without a state (a finished training that goes on, a checkpoint of an earlier version) new episodes begin.
+            options = {"force_reset": not state.is_dir(), **agent_options(c["control"], c["seed"])}
+            agent = load_agent(checkpoint, env, device=device, **options)
         else:
             agent = make_agent(settings.agent.name, env, seed=c["seed"], device=device, **job.agent_options(env))
             source = origin.source_of(c)
@@ -137,7 +141,7 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
             total=total,
             done=done,
             checkpoint_every=c["checkpoint_every"],
-            checkpoint=lambda: checkpoints.save(agent, int(agent.num_timesteps)),
+            checkpoint=lambda: checkpoints.save(agent, int(agent.num_timesteps), distillation),
             shown=c["progress"],
         )
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.common.storage import HEADER, read_header
-from kd_files.manifest import MANIFEST
+from kd_files.manifest import MANIFEST, check_manifest
+
+_REMEDY = "delete the checkpoint to go on from an older one, or to begin anew"
 
 
 class Saved(Protocol):
@@ -18,8 +20,15 @@ class Saved(Protocol):
         """Write a folder."""
 
 
+class KeepsState(Protocol):
+    """An environment whose state can be written."""
+
+    def save_state(self, folder: Path) -> None:
+        """Write a folder."""
+
+
 class Checkpoints:
-    """The folder ``checkpoint`` of a run, with a folder for each step count that was kept.
+    """The folder ``checkpoint`` of a run: for each step count that was kept the agent, and beside it the environment.
 
     Earlier versions kept one agent in the folder itself, and replaced it by two renames: it is read as the oldest, also
     where a process was killed between them.
@@ -42,6 +51,8 @@ class Checkpoints:
         for place in found:
             try:
                 read_header(place)
+                if environment(place).is_dir():  # checkpoints of earlier versions have none
+                    check_manifest(environment(place), _REMEDY)
             except ValueError as error:
                 faults.append(str(error))
                 continue
@@ -56,12 +67,14 @@ class Checkpoints:
         """Steps of the newest numbered checkpoint, whole or not; None where there is none."""
         return next((int(path.name) for path in self._numbered()), None)
 
-    def save(self, agent: Saved, steps: int) -> None:
-        """Keep an agent, and then drop what was kept before."""
+    def save(self, agent: Saved, steps: int, env: KeepsState | None = None) -> None:
+        """Keep an agent and the state of its environment, and then drop what was kept before."""
         target = self.folder / f"{steps:012d}"
+        if env is not None:
+            env.save_state(environment(target))  # first: an agent that is in place is a whole checkpoint
         agent.save(target)
         for path in [*self.folder.iterdir(), *self.folder.parent.glob(f".{self.folder.name}.*")]:
-            if path != target:
+            if path not in (target, environment(target)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _numbered(self) -> list[Path]:
@@ -74,3 +87,8 @@ class Checkpoints:
         """Those of earlier versions."""
         former = [self.folder] if (self.folder / HEADER).is_file() or (self.folder / MANIFEST).is_file() else []
         return [*former, *sorted(self.folder.parent.glob(f".{self.folder.name}.*.old"))]
+
+
+def environment(checkpoint: Path) -> Path:
+    """Where the state of the environment stands that belongs to an agent in a checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.name}-environment")

@@ -65,6 +65,14 @@ class RewardShuffle:
         """The same rewards in another order; the shape stays."""
         return self._generator.permutation(rewards.ravel()).reshape(rewards.shape)
 
+    def state(self) -> dict[str, Any]:
+        """Where the generator stands, so that a training that goes on permutes as one without a stop."""
+        return dict(self._generator.bit_generator.state)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._generator.bit_generator.state = dict(state)
+
 
 def agent_options(control: str, seed: int) -> dict[str, Any]:
     """What the control adds to the options of an agent that learns."""

@@ -19,6 +19,7 @@ from kd_env.decisions.options import env_config
 from kd_env.decisions.raw import checked_actions
 from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
+from kd_env.envs.shells import stored
 from kd_env.envs.shells.course import Panels
 from kd_env.envs.shells.replicas import Replicas
 from kd_env.mdp import passes, transition
@@ -65,12 +66,15 @@ class Run(Replicas[DistillState]):
     @property
     def spec(self) -> str:
         """Hash of the problem: states travel between environments of the same one."""
+        text = json.dumps(list(self._about().values()), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _about(self) -> dict[str, Any]:
         problem = self.problem
         plain = {**problem.config.to_dict(), "render_mode": None, "show_progress": False, "cache_dir": None}
         reader = problem.assets.reader
         models = [*(t.identity for t in problem.teachers), *([reader.identity] if reader is not None else [])]
-        text = json.dumps([plain, problem.fingerprint, models], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return {"options": plain, "rows": problem.fingerprint, "models": models}
 
     @property
     def floor(self) -> float:
@@ -105,6 +109,31 @@ class Run(Replicas[DistillState]):
     def _effect(self, before: DistillState, actions: Any) -> Effect:
         raw = checked_actions(actions, self.decision.action_space, self.num_replicas)
         return self.decision.apply(self.problem, before, raw)
+
+    def save_state(self, folder: Path) -> None:
+        """Write the state, and the students of episodes that have ended where the decision has them kept."""
+        finished = {str(replica): params for replica, params in self.finished.items()}
+        stored.write_state(folder, (self.get_state(), finished), self._plain_about())
+
+    def load_state(self, folder: Path) -> None:
+        """Take over a state that :meth:`save_state` wrote.
+
+        Raises:
+            ValueError: no whole state, or one of another problem (what differs is named).
+        """
+        there, here = stored.read_about(folder), self._plain_about()
+        if there != here:
+            differences = ", ".join(_differences(there, here))
+            raise ValueError(f"The state in {folder} is of another problem: {differences}.")
+        if self.state is None:
+            self.reset(np.arange(self.num_replicas), None)  # a state of this problem says of which types a state is
+        saved, finished = stored.read_state(folder, (self.get_state(), {}))
+        self.set_state(saved)
+        self.finished = {int(replica): params for replica, params in finished.items()}
+
+    def _plain_about(self) -> dict[str, Any]:
+        about: dict[str, Any] = json.loads(json.dumps(self._about(), default=str))
+        return {**about, "replicas": self.num_replicas}
 
     def warn_floor(self, loss_reset: float) -> None:
         """Say that the gap is counted down to a floor."""
@@ -197,6 +226,18 @@ class Run(Replicas[DistillState]):
             f"{gap:.3f} "
             f"return {s.returns[replica]:.3f}{flag}"
         )
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Keys whose values differ, with both."""
+    found = []
+    for key in {**here, **there}:
+        ours, theirs = here.get(key), there.get(key)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            found += _differences(theirs, ours, f"{prefix}{key}.")
+        elif ours != theirs:
+            found.append(f"{prefix}{key} {theirs!r} there, {ours!r} here")
+    return found
 
 
 def _of_teacher(teacher: TeacherState | None) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,23 @@ class RunView:
         Counters of wrappers around the environment (Gymnasium's TimeLimit) are not part of the state.
         """
         self.run.set_state(state)
+
+    def save_state(self, folder: str | Path) -> None:
+        """Write a state to disk: a folder of safetensors and JSON, which replaces an older one of the same name.
+
+        Raises:
+            RuntimeError: before the first reset.
+            ValueError: the folder holds something else.
+        """
+        self.run.save_state(Path(folder))
+
+    def load_state(self, folder: str | Path) -> None:
+        """Restore a state from disk, exactly; it may come from another process and another device.
+
+        Raises:
+            ValueError: no state, a damaged one, or one of other options, rows or models, which are named.
+        """
+        self.run.load_state(Path(folder))
 
     def predict(self, table: Table) -> np.ndarray:
         """Logits of the present students on a table (``problem.tokenize``), ``[N, R, C]``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from kd_env.core import trees
 from kd_env.core.processes import end_with_parent
 from kd_env.core.registry import unknown_name
 from kd_env.envs.build import build_problem
+from kd_env.envs.env import DistillEnv
 from kd_env.envs.run import Run, check_replicas
 from kd_env.envs.shells.replicas import EnvState
 from kd_env.envs.vector import DistillVectorEnv
@@ -62,7 +64,7 @@ class DistillProcessVectorEnv(RunView, AsyncVectorEnv):
     def __init__(self, problem: Problem, num_envs: int, options: Mapping[str, Any]) -> None:
         self.run = Run(problem, 1)
         super().__init__(
-            [partial(_worker_env, dict(options))] * num_envs,
+            [partial(_worker_env, dict(options), place) for place in range(num_envs)],
             context="spawn",
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
@@ -85,6 +87,21 @@ class DistillProcessVectorEnv(RunView, AsyncVectorEnv):
     def set_state(self, state: EnvState) -> None:
         """Refused, since the state is in other processes."""
         raise ValueError("States of worker processes cannot be set; use vectorization=stacked.")
+
+    def save_state(self, folder: str | Path) -> None:
+        """Write the state of every process into a folder of its own in ``folder``."""
+        self.call("save_part", str(folder))
+
+    def load_state(self, folder: str | Path) -> None:
+        """Restore in every process what :meth:`save_state` wrote.
+
+        Raises:
+            ValueError: another number of processes, or as :meth:`kd_env.envs.view.RunView.load_state`.
+        """
+        count = sum(path.is_dir() and path.name.isdigit() for path in Path(folder).iterdir())
+        if count != self.num_envs:
+            raise ValueError(f"The state in {folder} is of {count} processes, this environment has {self.num_envs}.")
+        self.call("load_part", str(folder))
 
     def predict(self, table: Any) -> np.ndarray:
         """Refused, since the students are in other processes."""
@@ -119,12 +136,24 @@ def make_vector(
     return DistillProcessVectorEnv(problem, num_envs, options)
 
 
-def _worker_env(options: dict[str, Any]) -> gym.Env[Any, Any]:
+class _WorkerEnv(DistillEnv):
+    """One of several environments, which knows where its part of their state belongs."""
+
+    def __init__(self, place: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.place = str(place)
+
+    def save_part(self, folder: str) -> None:
+        self.save_state(Path(folder) / self.place)
+
+    def load_part(self, folder: str) -> None:
+        self.load_state(Path(folder) / self.place)
+
+
+def _worker_env(options: dict[str, Any], place: int) -> gym.Env[Any, Any]:
     # Two processes with two threads each run several times slower than with one. AsyncVectorEnv also makes one of these
     # in its own process, to read the spaces: threads must stay as they are there.
     if multiprocessing.parent_process() is not None:
         end_with_parent()
         torch.set_num_threads(1)
-    from kd_env.envs.env import DistillEnv
-
-    return DistillEnv(**options)
+    return _WorkerEnv(place, **options)

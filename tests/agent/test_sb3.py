@@ -120,7 +120,7 @@ def test_every_pair_learns_acts_and_loads(name: str, action: str, tmp_path: Path
         acting.learn(10)
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c", "dqn", "sac", "td3", "trpo", "crossq"])
+@pytest.mark.parametrize("name", ["ppo", "a2c", "dqn", "sac", "td3", "trpo", "crossq", "recurrentppo"])
 def test_a_loaded_agent_continues_bit_equal(name: str, tmp_path: Path) -> None:
     needs(name)
     env = identity_vector_env(KIND[ALGORITHMS[name].actions[0]], 2, length=5)

@@ -28,6 +28,7 @@ from cli.settings.presets import groups
 from cli.settings.read import read_settings
 from kd_env import DistillVectorEnv
 from kd_env.decisions.options import env_config
+from kd_files.manifest import digests
 
 ROOT = Path(__file__).resolve().parents[2]
 Run = Any
@@ -120,7 +121,10 @@ def test_an_existing_run_is_not_overwritten(
     assert (finished / "results.json").read_bytes() == before
 
 
-def test_resume_goes_on_from_the_checkpoint(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_goes_on_from_the_checkpoint(
+    finished: Path, base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of an episode, and ends like a training that was never stopped, to the last bit."""
     from agents.policy_gradient.actor_critic import ActorCritic
 
     original = ActorCritic._update
@@ -141,6 +145,7 @@ def test_resume_goes_on_from_the_checkpoint(base: list[str], tmp_path: Path, mon
     # The checkpoint is that of step 32: what was logged after it happened again.
     assert [point["timesteps"] for point in read_history(folder / "logs")] == [16, 32, 48, 64]
     assert (folder / "results.json").is_file()
+    assert digests(folder / "policy") == digests(finished / "policy")
     # A finished run that is resumed is only judged again, with the same outcome.
     first = gaps(folder)
     assert run("train", [*words, "resume=true"], "kd-env train") == 0

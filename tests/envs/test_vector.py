@@ -177,6 +177,15 @@ def test_worker_processes_equal_stacked_replicas(tiny: dict[str, Any], tmp_path:
         assert workers.unwrapped.action_names == stacked.unwrapped.action_names
         with pytest.raises(ValueError, match="stacked"):
             workers.unwrapped.get_state()
+        workers.unwrapped.save_state(tmp_path / "state")
+        first = [workers.step(action) for _ in range(3)]
+        workers.reset(seed=9)
+        workers.unwrapped.load_state(tmp_path / "state")
+        for before, after in zip(first, [workers.step(action) for _ in range(3)], strict=True):
+            assert np.array_equal(before[0], after[0]) and np.array_equal(before[1], after[1])
+        (tmp_path / "state" / "1").rename(tmp_path / "state" / "one")
+        with pytest.raises(ValueError, match="of 1 processes, this environment has 2"):
+            workers.unwrapped.load_state(tmp_path / "state")
     finally:
         torch.set_num_threads(threads)
         workers.close()

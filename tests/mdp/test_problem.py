@@ -125,10 +125,7 @@ def test_every_option_has_a_check() -> None:
     assert {field.name for field in dataclasses.fields(InfluenceConfig)} == set(influence._CHECKS)
     nested = ("student", "optimizer", "influence", "learning_teacher")
     for target, table in (
-        (
-            EnvConfig,
-            {**dict.fromkeys(nested), **environment._ENVIRONMENT},
-        ),
+        (EnvConfig, {**dict.fromkeys(nested), **environment._CHECKS}),
         (StudentConfig, student._STUDENT),
         (OptimizerConfig, OPTIMIZER_CHECKS),
     ):

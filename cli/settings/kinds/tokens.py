@@ -219,8 +219,8 @@ def _check_joint(c: Mapping[str, Any]) -> None:
         )
     if c["checkpoint_every"]:
         raise ValueError(
-            f"checkpoint_every={c['checkpoint_every']}: with {joint} the student cannot be put back into the middle of "
-            "its one episode, so that no checkpoint is written; leave it out."
+            f"checkpoint_every={c['checkpoint_every']}: with {joint} what was judged on the way through the one "
+            "episode is no part of a checkpoint, so that no checkpoint is written; leave it out."
         )
     if c["control"] == "untrained":
         raise ValueError(
