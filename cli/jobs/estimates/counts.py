@@ -78,3 +78,8 @@ def counts_of(
         policies=policies,
         seeds=int(c["evaluation"]["seeds"]),
     )
+
+
+def turns(processes: int, cores: int) -> float:
+    """How many times as long each of several processes takes as alone."""
+    return max(1.0, processes / cores)

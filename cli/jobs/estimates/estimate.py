@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from cli.jobs.contenders import EXTRA
-from cli.jobs.estimates.counts import Counts
+from cli.jobs.estimates.counts import Counts, turns
 from cli.jobs.estimates.measure import Costs
 
 IMPORTS = 6.0
@@ -35,7 +35,7 @@ class Estimate:
         return self.training + self.evaluation
 
 
-def estimate(counts: Counts, costs: Costs, *, processes: int, workers: int, start_up: float) -> Estimate:
+def estimate(counts: Counts, costs: Costs, *, processes: int, workers: int, start_up: float, cores: int) -> Estimate:
     """What a run will need.
 
     Args:
@@ -44,11 +44,12 @@ def estimate(counts: Counts, costs: Costs, *, processes: int, workers: int, star
         processes: that share its evaluation.
         workers: processes of its training; 0: this one trains.
         start_up: seconds in which the problem is built, which every further process does again.
+        cores: that processes share; where there are fewer, they take their turns.
     """
     episodes = counts.rounds / counts.episode_steps
     training = counts.rounds * (costs.step + costs.agent) + episodes * costs.reset
     if counts.rounds and workers:
-        training += IMPORTS + start_up
+        training += turns(workers, cores) * (IMPORTS + start_up)
     at_reset = costs.judged_reset + costs.judging
     each = [
         costs.judged_reset
@@ -59,7 +60,8 @@ def estimate(counts: Counts, costs: Costs, *, processes: int, workers: int, star
     evaluation = 0.0
     if each:
         shares = [at_reset + sum(each[place::processes]) for place in range(min(processes, len(each)))]
-        evaluation = max(shares) + REPORT + (IMPORTS + start_up if processes > 1 else 0.0)
+        begin = IMPORTS + start_up if processes > 1 else 0.0
+        evaluation = turns(len(shares), cores) * (max(shares) + begin) + REPORT
     further = max(workers if counts.rounds else 0, processes if processes > 1 else 0)
     return Estimate(counts, training, evaluation, processes, costs.memory * (1 + further))
 

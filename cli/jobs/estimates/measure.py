@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import resource
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cli.jobs.estimates.counts import Counts
+from cli.jobs.estimates.counts import Counts, turns
 from cli.jobs.estimates.probed import Enough, ProbedEnv
 from cli.jobs.estimates.untouched import untouched
 from cli.jobs.kinds.base import Job
@@ -89,7 +88,7 @@ def _training(job: Job[Any, Any], problem: Problem, counts: Counts) -> dict[str,
         total = env.seconds()
         env.close()
     # Processes of one student each share the cores.
-    waves = 1 if stacked else math.ceil(counts.num_envs / (os.cpu_count() or 1))
+    waves = 1.0 if stacked else turns(counts.num_envs, os.cpu_count() or 1)
     return {
         "step": waves * _mean(env.step_seconds),
         "reset": waves * env.reset_seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from cli.jobs.estimates.counts import Counts, counts_of
@@ -38,4 +39,5 @@ def of_run(job: Job[Any, Any], problem: Problem, start_up: float, done: int = 0)
         processes=job.judging_processes(problem),
         workers=0 if job.stacks(problem) else counts.num_envs,
         start_up=start_up,
+        cores=os.cpu_count() or 1,
     )

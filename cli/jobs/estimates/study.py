@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cli.jobs.estimates.counts import turns
 from cli.jobs.estimates.estimate import IMPORTS, Estimate, together
 from cli.jobs.estimates.run import of_run
 from cli.jobs.estimates.untouched import untouched
@@ -50,7 +52,7 @@ def of_study(trainings: Sequence[Settings[Any]], jobs: int) -> StudyEstimate:
     return StudyEstimate(
         kinds=tuple((names[key], counts[key], found) for key, (found, _) in kinds.items()),
         jobs=jobs,
-        seconds=together(seconds, jobs),
+        seconds=together(seconds, jobs) * turns(min(jobs, len(trainings)), os.cpu_count() or 1),
         memory=largest * min(jobs, len(trainings)),
     )
 
