@@ -36,6 +36,10 @@ EXAMPLES = {
         "kd-env study experiment=tutor_paper agents=[tutor] env.budget=2000 task=sst2 task.data_dir=<glue folder> "
         "teacher.path=<masked language model>",
     ),
+    "estimate": (
+        "kd-env estimate agent=sb3/ppo task=toy env.budget=40",
+        "kd-env estimate experiment=harmful_knowledge agents=[actor_critic,sb3/ppo] trainings=5",
+    ),
     "compare": (
         "kd-env compare runs/toy-*",
         "kd-env compare runs=[runs/a,runs/b] out=comparison",
@@ -48,6 +52,7 @@ GOING_ON = {
     "teacher": "the same command goes on from the last evaluation; a finished teacher of the same options is kept.",
     "evaluate": "the same command goes on with policies, or fine-tunings, that are not finished.",
     "study": "the same command goes on with trainings that are not finished.",
+    "estimate": "nothing is lost.",
     "compare": "nothing is lost; the same command with overwrite=true writes it again.",
 }
 """What to do with a job that was ended from outside."""
@@ -70,6 +75,12 @@ def command_help(name: str) -> str:
     if name == "evaluate":
         lines += ["run=<folder> names the run; its options hold unless they are given again.", ""]
         lines += ["students=... instead fine-tunes students that were distilled on text; its options stand below.", ""]
+    if name in ("train", "study"):
+        lines += _wrap("How long:  ", f"kd-env estimate {name} <the same words> says it; so does the job as it begins.")
+        lines.append("")
+    if name == "estimate":
+        lines += ["The words are those of `kd-env train`, listed here, or of `kd-env study` (its --help):", ""]
+        lines += ["agents=, controls=, trainings=, jobs= or first_seed=, or the first word study, make it a study.", ""]
     if grouped:
         lines.append("Presets (group=preset):")
         for group, presets in groups(command.config).items():

@@ -196,11 +196,14 @@ class Learner(SavedAgent):
             training |= storage.with_prefix("collector.", self._collector.state())
         return {"networks": networks, "training": training}
 
-    def _restore(self, folder: Path, header: dict[str, Any], *, force_reset: bool) -> None:
-        self._restore_counters(header)
+    def _restore_policy(self, folder: Path) -> None:
         networks = storage.read_tensors(folder / "networks.safetensors")
         for prefix, network in self.networks.items():
             network.load_state_dict(storage.part(networks, prefix))
+
+    def _restore(self, folder: Path, header: dict[str, Any], *, force_reset: bool) -> None:
+        self._restore_counters(header)
+        self._restore_policy(folder)
         training = storage.read_tensors(folder / "training.safetensors")
         for name, optimizer in self.optimizers.items():
             storage.restore_optimizer(name, optimizer, training)

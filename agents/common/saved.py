@@ -58,6 +58,10 @@ class SavedAgent(ABC):
         """Tensors by file."""
 
     @abstractmethod
+    def _restore_policy(self, folder: Path) -> None:
+        """Put back what actions are made from, of an agent with networks of the same sizes."""
+
+    @abstractmethod
     def _restore(self, folder: Path, header: dict[str, Any], *, force_reset: bool) -> None:
         """Put back into a fresh agent of the same options what was written."""
 
@@ -131,6 +135,36 @@ class SavedAgent(ABC):
                 transform.restore(header["reward_transform"])
         return agent
 
+    def start_from(self, path: str | Path, env: AnyEnv) -> None:
+        """Act as the agent in a folder does, and be a fresh one otherwise: steps, optimisers, noise and memory.
+
+        Args:
+            path: the folder.
+            env: in which this agent was made.
+
+        Raises:
+            ValueError: no complete agent of the same name, one that does not fit ``env`` (both are named), or networks
+                of other sizes (with the options that differ).
+        """
+        folder = as_path(path)
+        header = storage.read_header(folder, self.name)
+        with storage.restoring(folder):
+            saved = self._saved_interface(header)
+        self._check_fits(saved, env)
+        present = self._tensors().get("networks")
+        if present is None:
+            raise ValueError(f"A {self.name} agent has no networks to begin with; leave its source out.")
+        networks = storage.read_tensors(folder / "networks.safetensors")
+        if {name: value.shape for name, value in networks.items()} != {
+            name: value.shape for name, value in present.items()
+        }:
+            raise ValueError(
+                f"The networks of the agent in {folder} have other sizes than those that it would be put into: "
+                f"{_differing(header, self._header())}. Give the same options."
+            )
+        with storage.restoring(folder):
+            self._restore_policy(folder)
+
     def _check_learns(self, has_env: bool, total_timesteps: int) -> None:
         """Refuse to learn without an env, or for no whole number of steps."""
         if not has_env:
@@ -147,3 +181,18 @@ class SavedAgent(ABC):
         if changed.shape != rewards.shape:
             raise ValueError(f"reward_transform gave shape {changed.shape} for rewards of shape {rewards.shape}.")
         return changed
+
+
+def _differing(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """Options that differ, in words."""
+    for key in ("config", "resolved"):
+        before, present = then.get(key, {}), now.get(key, {})
+        names = [name for name in sorted({*before, *present}) if _plain(before.get(name)) != _plain(present.get(name))]
+        if names:
+            return ", ".join(f"{name} {before.get(name)!r} there, {present.get(name)!r} here" for name in names)
+    return "what they read is of another size"
+
+
+def _plain(value: Any) -> Any:
+    """Lists as they came from a file and tuples alike."""
+    return list(value) if isinstance(value, tuple) else value

@@ -243,6 +243,10 @@ class KnowledgeSelector(Learner):
             training["noise"] = self.noise
         return {**files, "replay": self.replay.state(), "normalizer": self.normalizer.state()}
 
+    def _restore_policy(self, folder: Path) -> None:
+        super()._restore_policy(folder)
+        self.normalizer.restore(storage.read_tensors(folder / "normalizer.safetensors"))
+
     def _restore(self, folder: Path, header: dict[str, Any], *, force_reset: bool) -> None:
         super()._restore(folder, header, force_reset=force_reset)
         training = storage.read_tensors(folder / "training.safetensors")
@@ -250,4 +254,3 @@ class KnowledgeSelector(Learner):
         self.reward_scale.moments = training["reward_moments"].numpy().copy()
         self.noise = training.get("noise")
         self.replay.restore(storage.read_tensors(folder / "replay.safetensors"))
-        self.normalizer.restore(storage.read_tensors(folder / "normalizer.safetensors"))

@@ -216,6 +216,6 @@ class OnPolicyAgent(Learner):
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         return {**super()._tensors(), "normalizer": self.normalizer.state()}
 
-    def _restore(self, folder: Path, header: dict[str, Any], *, force_reset: bool) -> None:
-        super()._restore(folder, header, force_reset=force_reset)
+    def _restore_policy(self, folder: Path) -> None:
+        super()._restore_policy(folder)
         self.normalizer.restore(storage.read_tensors(folder / "normalizer.safetensors"))

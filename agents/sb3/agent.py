@@ -223,6 +223,9 @@ class SB3Agent(SavedAgent):
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         return sb3_storage.tensors(self.model)
 
+    def _restore_policy(self, folder: Path) -> None:
+        sb3_storage.restore_networks(self.model, folder)
+
     def _restore(self, folder: Path, header: dict[str, Any], *, force_reset: bool) -> None:
         learning = self.model.env is not None
         sb3_storage.restore(self.model, folder, header, learning=learning, force_reset=force_reset)

@@ -67,6 +67,19 @@ def tensors(model: Any) -> dict[str, dict[str, Tensor]]:
     return files
 
 
+def restore_networks(model: Any, folder: Path) -> None:
+    """Put the networks of a saved model of the same sizes into another one."""
+    networks = storage.read_tensors(folder / "networks.safetensors")
+    for name, part in _parts(model).items():
+        if isinstance(part, nn.Module):
+            part.load_state_dict(storage.part(networks, f"{name}/"))
+        elif isinstance(part, Tensor):
+            part.data.copy_(networks[name])
+    if hasattr(model, "n_delta"):
+        # ARS searches around a vector of its own, beside the policy.
+        model.weights = nn.utils.parameters_to_vector(model.policy.parameters()).detach()
+
+
 def restore(model: Any, folder: Path, header: Mapping[str, Any], *, learning: bool, force_reset: bool) -> None:
     """Put back into a fresh model what :func:`tensors` and :func:`counters` gave.
 
@@ -77,15 +90,7 @@ def restore(model: Any, folder: Path, header: Mapping[str, Any], *, learning: bo
         learning: whether the model has an env to continue in; else only the networks are needed.
         force_reset: as in :meth:`agents.sb3.agent.SB3Agent.load`.
     """
-    networks = storage.read_tensors(folder / "networks.safetensors")
-    for name, part in _parts(model).items():
-        if isinstance(part, nn.Module):
-            part.load_state_dict(storage.part(networks, f"{name}/"))
-        elif isinstance(part, Tensor):
-            part.data.copy_(networks[name])
-    if hasattr(model, "n_delta"):
-        # ARS searches around a vector of its own, beside the policy.
-        model.weights = nn.utils.parameters_to_vector(model.policy.parameters()).detach()
+    restore_networks(model, folder)
     for key, value in header["counters"].items():
         setattr(model, key, value)
     if not learning:

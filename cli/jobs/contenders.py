@@ -60,6 +60,15 @@ def contenders(settings: Settings[EnvConfig], agent: Any, chosen: Sequence[str])
     return found
 
 
+def rules(settings: Settings[EnvConfig]) -> dict[str, Contender]:
+    """Every rule that is judged, in the view in which it acts; the run's agent among them where it is one."""
+    found = {rule.label: rule for rule in settings.rules or ()}
+    if agent_kind(settings.agent.name) == "rule":
+        found = {settings.agent.label: settings.agent, **found}
+    names = probe.teacher_names(settings)
+    return {label: _rule(settings, spec, probe.rule_view(spec, settings.env, names)) for label, spec in found.items()}
+
+
 def load_policy(folder: Path, env: VectorEnv[Any, Any, Any]) -> Any:
     """The agent in a folder, to act as in ``env``, where it learns no more.
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from cli.errors import going_on
 from cli.jobs.compare import check_comparable, compare_folders
+from cli.jobs.estimates.said import say_study
 from cli.jobs.kinds.catalog import job_of
 from cli.runs import folder as runs
+from cli.runs.origin import check_source
 from cli.runs.pool import Child, run_all
 from cli.settings import probe
 from cli.settings.compose import compose
@@ -24,7 +26,7 @@ from kd_env.core.registry import unknown_name
 from kd_files.writing import atomic_write
 
 SEED_STEP = 100
-_ENTRY_KEYS = ("name", "label", "options", "env")
+_ENTRY_KEYS = ("name", "label", "options", "env", "from")
 """Of an entry of ``agents`` that is more than a name."""
 _INSTEAD = {
     "agent": "agents=[...] chooses the agents",
@@ -83,7 +85,7 @@ def study(overrides: Sequence[str], command: str) -> Path:
     probe.require_own_agents()
     options, main = split_options("study", overrides)
     _check_main(main, options)
-    jobs = whole("jobs", os.cpu_count() or 1 if options["jobs"] is None else options["jobs"], 1)
+    jobs = jobs_of(options)
     trainings = plan(options, main)
     folder = trainings[0].folder.parent
     if (folder / runs.CONFIG).is_file():
@@ -93,12 +95,20 @@ def study(overrides: Sequence[str], command: str) -> Path:
     return folder
 
 
+def jobs_of(options: Mapping[str, Any]) -> int:
+    """Trainings at the same time; raises ``ValueError`` for anything but a number."""
+    return whole("jobs", os.cpu_count() or 1 if options["jobs"] is None else options["jobs"], 1)
+
+
 def _run(folder: Path, trainings: Sequence[Training], jobs: int, command: str) -> None:
     folder.mkdir(exist_ok=True)
     todo = [training for training in trainings if not training.finished()]
+    for training in todo:
+        check_source(training.settings.resolved, training.folder)
     _make_teachers(todo)
     atomic_write(folder / runs.COMMAND, command + "\n")
     print(f"{folder}: {len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before.", flush=True)
+    say_study([training.settings for training in todo], jobs)
     for training in todo:
         (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
     keeps = f"{folder} keeps finished trainings and the checkpoints of the others; the same command goes on with them."
@@ -171,7 +181,7 @@ def read_agents(given: Any) -> list[list[str]]:
     """Overrides of the main job for each agent of a study.
 
     Args:
-        given: preset names, or mappings with ``name, label, options, env``.
+        given: preset names, or mappings with ``name, label, options, env, from``.
 
     Raises:
         ValueError: anything else, or one agent twice.
@@ -200,8 +210,8 @@ def _agent_overrides(item: Mapping[Any, Any]) -> list[str]:
                 f'agents holds {dict(item)}: {key} must hold options by name, as "{key}: {{name: value}}".'
             )
         found += [f"{section}.{name}={_quoted(value)}" for name, value in values.items()]
-    label = item.get("label")
-    return found if label is None else [*found, f"agent.label={_quoted(label)}"]
+    found += [f"agent.{key}={_quoted(item[key])}" for key in ("label", "from") if item.get(key) is not None]
+    return found
 
 
 def _without(main: Sequence[str], agent: Sequence[str]) -> list[str]:

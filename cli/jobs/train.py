@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from agents.common.storage import read_header
 from cli.errors import going_on
+from cli.jobs.estimates.said import say
 from cli.jobs.kinds.base import Job
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
+from cli.runs import origin
 from cli.runs.checkpoints import Checkpoints, environment
+from cli.runs.diagnosis import Diagnosis
 from cli.runs.rows import check_rows, write_rows
-from cli.runs.watch import GapRecorder, Watch, read_history
+from cli.runs.watch import Recorder, Watch, read_history
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.controls import agent_options
@@ -38,18 +42,33 @@ def train(overrides: Sequence[str], command: str) -> Path:
     folder, job = settings.run_folder, job_of(settings)
     with runs.writing(folder):
         runs.check_folder(folder, settings.resolved)
+        origin.check_source(settings.resolved, folder)
+        begin = time.perf_counter()
         problem = job.load_problem()
+        built = time.perf_counter() - begin
         job.check_training(problem)
+        _check_origin(job, problem)
         hashes = job.row_hashes(problem)
         check_rows(folder, hashes, "train another run with name=...")
         # Only now: a folder left by options that do not fit would stand in the way of the corrected command.
         runs.open_run(folder, settings.resolved, overrides, command)
         write_rows(folder, hashes)
         with going_on(lambda: kept(folder)):
+            say(job, problem, built, _steps_made(folder))
             agent, history = learn(job, problem)
             report = job.evaluate(problem, agent, folder / runs.POLICY)
             write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
     return folder
+
+
+def _check_origin(job: Job[Any, Any], problem: Any) -> None:
+    """Refuse a policy to begin with that would see or say other things here; raises ``ValueError``."""
+    folder, resolved = job.settings.run_folder, job.settings.resolved
+    if origin.source_of(resolved) is None or _steps_made(folder):
+        return
+    from kd_env.envs import DistillVectorEnv
+
+    origin.check_fits(resolved, DistillVectorEnv(1, problem=problem))
 
 
 def _steps_of(saved: Path | None) -> int | None:
@@ -59,6 +78,11 @@ def _steps_of(saved: Path | None) -> int | None:
     except ValueError:  # told by whoever wants to use it
         return None
     return steps if isinstance(steps, int) else None
+
+
+def _steps_made(folder: Path) -> int:
+    """Training steps of a run that goes on."""
+    return max(_steps_of(folder / runs.POLICY) or 0, Checkpoints(folder / runs.CHECKPOINT).steps() or 0)
 
 
 def kept(folder: Path) -> str:
@@ -91,8 +115,8 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
         except ValueError as error:
             raise ValueError(f"{error} Without {policy} the training goes on from its last checkpoint.") from error
     (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer steps
-    env = GapRecorder(job.training_env(problem))
-    distillation: Any = env.unwrapped
+    distillation: Any = job.training_env(problem)
+    env = Recorder(distillation, Diagnosis(problem, distillation.num_envs))
     try:
         agent: Any
         checkpoint = checkpoints.newest()
@@ -107,6 +131,9 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
             agent = load_agent(checkpoint, env, device=device, **options)
         else:
             agent = make_agent(settings.agent.name, env, seed=c["seed"], device=device, **job.agent_options(env))
+            source = origin.source_of(c)
+            if source is not None:
+                origin.begin(agent, source, env, folder)
         done, total = int(agent.num_timesteps), 0 if c["control"] == "untrained" else job.total_steps(env)
         watch = Watch(
             logs,

@@ -155,7 +155,7 @@ def write_spaces(folder: Path, env: Any) -> None:
     write_manifest(folder, deep=False)
 
 
-def check_spaces(folder: Path, env: Any) -> None:
+def check_spaces(folder: Path, env: Any, remedy: str = "Evaluate it with the same, or train another") -> None:
     """Refuse to drive a policy by observations or actions of another meaning than those it was trained with.
 
     Args:
@@ -163,6 +163,7 @@ def check_spaces(folder: Path, env: Any) -> None:
         env: with ``term_names``, ``action_names``, ``observation_layout`` and the other public attributes. Where it
             decides about each row of a batch, the number of rows may differ: whether the policy can do with that is the
             agent's to say.
+        remedy: what to do where they differ, for the message.
 
     Raises:
         ValueError: with both lists; or the run does not say what it was trained with.
@@ -182,7 +183,7 @@ def check_spaces(folder: Path, env: Any) -> None:
         if trained != found:
             raise ValueError(
                 f"The policy of {folder} was trained with other {what}: {_words(trained)}; here they are "
-                f"{_words(found)}. Evaluate it with the same, or train another."
+                f"{_words(found)}. {remedy}."
             )
 
 

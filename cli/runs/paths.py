@@ -9,7 +9,7 @@ from typing import Any
 
 from kd_env.data.tasks import EMBEDDED, GLUE
 
-_FOLDERS = ("runs_dir", "cache_dir", "task.data_dir")
+_FOLDERS = ("runs_dir", "cache_dir", "task.data_dir", "agent.from")
 _MODELS = ("teacher.path", "teacher.name_or_path", "student.name_or_path", "env.language_model")
 """Folders, or names of the hub."""
 _TEXTS = "env.text"

@@ -12,32 +12,40 @@ from typing import Any, Self
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
+from cli.runs.diagnosis import Diagnosis, words
 from kd_files.reading import damaged, parse_json, read_text
 from kd_files.writing import atomic_write
 
 METRICS = "metrics.jsonl"
 
 
-class GapRecorder(VectorWrapper[Any, Any, Any, Any]):
-    """Remembers the gap closed of the episodes that ended since it was last asked."""
+class Recorder(VectorWrapper[Any, Any, Any, Any]):
+    """Remembers the gap closed of the episodes that ended since it was last asked, and what the policy did.
 
-    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+    Args:
+        env: where the agent learns.
+        diagnosis: is told of every step.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], diagnosis: Diagnosis) -> None:
         super().__init__(env)
         self._ended: list[float] = []
+        self._diagnosis = diagnosis
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """A step of the env; ``final_info`` tells which episodes ended."""
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        self._diagnosis.add(infos)
         if "final_info" in infos:
             ended = np.asarray(infos["_final_info"], dtype=bool)
             self._ended += [float(gap) for gap in np.asarray(infos["final_info"]["gap_closed"])[ended]]
         return observations, rewards, terminations, truncations, infos
 
-    def take(self) -> float | None:
-        """Mean gap closed since the last call, None where no episode ended."""
-        mean = float(np.mean(self._ended)) if self._ended else None
+    def take(self) -> dict[str, float]:
+        """Mean ``gap_closed`` since the last call, where an episode ended, and the diagnosis."""
+        gap = {"gap_closed": float(np.mean(self._ended))} if self._ended else {}
         self._ended = []
-        return mean
+        return {**gap, **self._diagnosis.take()}
 
 
 class Watch:
@@ -45,7 +53,7 @@ class Watch:
 
     Args:
         folder: gets ``metrics.jsonl`` and TensorBoard's event files.
-        gaps: the wrapper of the training environment.
+        recorder: the wrapper of the training environment.
         total: environment steps of the whole training.
         done: steps that were taken before (resume); later lines of an old log are dropped.
         checkpoint_every: environment steps between two checkpoints, 0 for none.
@@ -56,7 +64,7 @@ class Watch:
     def __init__(
         self,
         folder: Path,
-        gaps: GapRecorder,
+        recorder: Recorder,
         *,
         total: int,
         done: int,
@@ -65,7 +73,7 @@ class Watch:
         shown: bool,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._gaps, self._total, self._start = folder / METRICS, gaps, total, done
+        self._path, self._recorder, self._total, self._start = folder / METRICS, recorder, total, done
         self._every, self._checkpoint, self._last_checkpoint = checkpoint_every, checkpoint, done
         self.history = [point for point in read_history(folder) if point["timesteps"] <= done]
         self._bar = _Bar(total, done) if shown else None
@@ -86,8 +94,7 @@ class Watch:
 
     def __call__(self, metrics: dict[str, float]) -> None:
         """Log one rollout."""
-        gap = self._gaps.take()
-        point = {**metrics, **({} if gap is None else {"gap_closed": gap})}
+        point = {**self._recorder.take(), **metrics}  # what the agent says of itself counts
         self.history.append(point)
         self._file.write(json.dumps(point) + "\n")
         self._file.flush()
@@ -127,7 +134,7 @@ def _is_number(value: object) -> bool:
 
 
 class _Bar:
-    """Steps, return, gap closed and the time left; without a terminal a line at every tenth."""
+    """Steps, return, gap closed, what the policy does and the time left; without a terminal a line at every tenth."""
 
     def __init__(self, total: int, done: int) -> None:
         from rich.progress import (
@@ -163,6 +170,7 @@ class _Bar:
         if "return_mean" not in point:
             shown["reward"] = point.get("reward")
         text = "  ".join(f"{name} {value:+.3f}" for name, value in shown.items() if value is not None)
+        text = "  ".join(filter(None, (text, words(point))))
         if self._live:
             self._progress.update(self._task, completed=steps, text=text)
             return

@@ -16,7 +16,7 @@ from cli.settings.values import check_values
 from kd_env.core.registry import unknown_name
 from kd_env.data.tasks import EMBEDDED
 
-OPEN = ("agent.options", "agent.label", "task.columns")
+OPEN = ("agent.options", "agent.label", "agent.from", "task.columns")
 """Mappings that take keys of their own; they are checked by those who read them."""
 
 

@@ -23,6 +23,7 @@ VALUES: dict[str, checks.Check] = {
     **dict.fromkeys(("task.name", "agent.name"), checks.text),
     **dict.fromkeys(("columns", "task.columns"), checks.optional(checks.mapping)),
     **dict.fromkeys(("teacher.path", "teacher.name_or_path"), checks.optional(checks.filled)),
+    "agent.from": checks.optional(checks.filled),
     "agent.label": checks.optional(checks.text),
     "agent.options": checks.mapping,
 }

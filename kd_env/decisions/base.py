@@ -58,12 +58,14 @@ class Measure(ABC):
         title: of the column in tables.
         bounds: least and largest value, of the number and of its interval.
         trace: title of the curve over an episode that reports draw of it; empty where they draw none.
+        of_a_part: whether it is about a part of an episode, so that it says nothing of the steps of a while.
     """
 
     name: str
     title: str
     bounds: tuple[float, float]
     trace: str = ""
+    of_a_part: bool = False
 
     @abstractmethod
     def add(self, info: Mapping[str, NDArray[Any]], running: NDArray[np.bool_]) -> None:

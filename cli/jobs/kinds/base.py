@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 from cli.settings.kinds.base import Options, Settings
 
 if TYPE_CHECKING:
+    from kd_env.evaluation.judging.contenders import Contender
     from kd_env.evaluation.reports.report import Report
 
 ProblemType = TypeVar("ProblemType")
@@ -46,6 +47,21 @@ class Job(ABC, Generic[Options, ProblemType]):
     @abstractmethod
     def training_env(self, problem: ProblemType) -> AnyVectorEnv:
         """Where the agent learns."""
+
+    @abstractmethod
+    def judged(self, problem: ProblemType) -> tuple[tuple[str, ...], dict[str, Contender]]:
+        """Names of those that are judged on fresh students, and the rules among them.
+
+        A rule that is judged with other rows, too, stands among the rules once.
+        """
+
+    def stacks(self, problem: ProblemType) -> bool:
+        """Whether the students of a training are stacked in one process."""
+        return True
+
+    def judging_processes(self, problem: ProblemType) -> int:
+        """Processes that share the evaluation; 1: this one does it."""
+        return 1
 
     @abstractmethod
     def rule_env(self, problem: ProblemType) -> AnyVectorEnv:

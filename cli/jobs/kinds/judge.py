@@ -11,6 +11,7 @@ from typing import Any
 from cli.jobs import contenders
 from cli.jobs.progress import show_progress
 from cli.runs import folder as runs
+from cli.runs import origin
 from cli.settings.kinds.base import Settings
 from kd_env.config.environment import EnvConfig
 from kd_env.evaluation.reports.report import Report
@@ -45,14 +46,22 @@ def evaluate(settings: Settings[EnvConfig], problem: Problem, agent: Any, policy
 def write_results(
     folder: Path, report: Report, history: Iterable[Mapping[str, float]] = (), appendix: str = ""
 ) -> None:
-    """Print the report and write its files; ``results.md`` ends with the appendix."""
+    """Print the report and write its files; ``results.md`` ends with the appendix, and where the agent began."""
     from kd_env.evaluation.reports.report_files import print_report, write_report
 
+    began = origin.words(folder)
+    appendix = "\n\n".join(filter(None, (appendix.rstrip("\n"), began))) if began else appendix
     print_report(report)
     if appendix:
         print(f"\n{appendix}", end="")
     (folder / MANIFEST).unlink(missing_ok=True)  # until it is of what is written now
-    write_report(folder, report, history, appendix, {runs.RESUMED: runs.resumed(folder)})
+    write_report(folder, report, history, appendix, {runs.RESUMED: runs.resumed(folder), **_began(folder)})
     write_manifest(folder, deep=False)
     shutil.rmtree(folder / runs.JUDGED, ignore_errors=True)  # all of it stands in the report now
     print(f"Written to {folder}", flush=True)
+
+
+def _began(folder: Path) -> dict[str, Any]:
+    """Where the agent began, for results; nothing of one that was drawn."""
+    found = origin.origin(folder)
+    return {} if found is None else {origin.BEGAN_FROM: found}

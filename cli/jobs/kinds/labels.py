@@ -14,6 +14,7 @@ from kd_env.config.environment import EnvConfig
 from kd_env.mdp.problem import Problem
 
 if TYPE_CHECKING:
+    from kd_env.evaluation.judging.contenders import Contender
     from kd_env.evaluation.reports.report import Report
 
 
@@ -41,6 +42,24 @@ class LabelJob(Job[EnvConfig, Problem]):
 
         c = self.settings.resolved
         return make_vector(problem.config, c["num_envs"], c["vectorization"], problem=problem)
+
+    def stacks(self, problem: Problem) -> bool:
+        """As in :class:`Job`."""
+        from kd_env.envs import choose_vectorization
+
+        c = self.settings.resolved
+        chosen = choose_vectorization(
+            c["vectorization"], device=problem.device, arithmetic=problem.arithmetic, num_envs=c["num_envs"]
+        )
+        return chosen == "stacked"
+
+    def judged(self, problem: Problem) -> tuple[tuple[str, ...], dict[str, Contender]]:
+        """As in :class:`Job`."""
+        return tuple(contenders.names(self.settings)), contenders.rules(self.settings)
+
+    def judging_processes(self, problem: Problem) -> int:
+        """As in :class:`Job`."""
+        return contenders.number_of_jobs(self.settings, problem, len(contenders.names(self.settings)))
 
     def rule_env(self, problem: Problem) -> AnyVectorEnv:
         """As in :class:`Job`."""

@@ -89,6 +89,11 @@ class TokenJob(Job[EnvConfig, Problem]):
             return JointEnv(problem, judged_tables(problem), c["seed"], self.settings.agent.label)
         return DistillVectorEnv(c["num_envs"], problem=problem)
 
+    def judged(self, problem: Problem) -> tuple[tuple[str, ...], dict[str, Contender]]:
+        """As in :class:`Job`; with ``protocol=joint`` the agent's student is none of the fresh ones."""
+        everyone = self._contenders(problem, self.settings.run_folder / runs.POLICY)
+        return tuple(everyone), {name: each for name, each in everyone.items() if not each.learned}
+
     def rule_env(self, problem: Problem) -> AnyVectorEnv:
         """As in :class:`Job`; rules choose any token, and read by name."""
         from kd_env.envs import DistillVectorEnv

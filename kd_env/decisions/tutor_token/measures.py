@@ -41,7 +41,7 @@ class TokenMean(Measure):
         part: str = "all",
     ) -> None:
         self.name, self.title, self.bounds = name, title, bounds
-        self.trace = _TRACES.get(name, "")
+        self.trace, self.of_a_part = _TRACES.get(name, ""), part != "all"
         self._keys, self._part = keys, part
         self._tenth, self._planned = max(updates // 10, 1), updates
         self._sums, self._slots = np.zeros((2, count)), np.zeros((2, count))

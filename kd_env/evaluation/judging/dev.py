@@ -45,6 +45,11 @@ def check_dev(task: Task, data_dir: str | None) -> dict[str, str]:
     return {split: content_hash(rows) for split, rows in load_dev(task, data_dir).items()}
 
 
+def dev_rows(task: Task, data_dir: str | None) -> int:
+    """How many rows all official dev splits have together; nothing else is said of them."""
+    return sum(len(rows.labels) for rows in load_dev(task, data_dir).values())
+
+
 def check_dev_lengths(problem: Problem) -> None:
     """Check that every dev row fits the encoders, before an agent is trained that could not be judged afterwards.
 

@@ -1,0 +1,68 @@
+"""``kd-env estimate``: what a training or a study will need, before it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from cli.jobs.estimates import words
+from cli.jobs.estimates.run import of_run
+from cli.jobs.estimates.study import of_study
+from cli.jobs.estimates.teachers import missing_teachers
+from cli.jobs.kinds.catalog import job_of
+from cli.jobs.kinds.prepare import set_threads
+from cli.jobs.study import jobs_of, plan
+from cli.settings import probe
+from cli.settings.compose import compose
+from cli.settings.options import split_options
+from cli.settings.presets import option_comments
+from cli.settings.read import check, read_settings
+
+_SHARED = ("name", "runs_dir")
+"""Options of a study that a run has, too."""
+
+
+def estimate_job(overrides: Sequence[str], command: str) -> None:
+    """``kd-env estimate <the words of a run or of a study>``; prints numbers, seconds and memory.
+
+    Nothing is trained, no teacher is made and no run folder is written. Words that only a study has (``agents=``,
+    ``trainings=``, ...), or a first word ``study``, make it one.
+
+    Raises:
+        ValueError: as the job itself.
+    """
+    probe.require_own_agents()
+    given = list(overrides)
+    named = given.pop(0) if given[:1] in (["train"], ["study"]) else None
+    keys = {text.split("=", 1)[0] for text in given}
+    own = {key for key, _, _ in option_comments("study")} - {*_SHARED}
+    if named == "study" or (named is None and keys & own):
+        _study(given)
+    else:
+        _run(given)
+
+
+def _run(overrides: Sequence[str]) -> None:
+    settings = check(read_settings(compose("config", overrides)))
+    missing = missing_teachers(settings)
+    if missing:
+        print("\n".join(missing), flush=True)
+        return
+    set_threads(settings.resolved["threads"])
+    job = job_of(settings)
+    begin = time.perf_counter()
+    problem: Any = job.load_problem()
+    found = of_run(job, problem, time.perf_counter() - begin)
+    print("\n".join([*words.table(found), words.line(found)]), flush=True)
+
+
+def _study(overrides: Sequence[str]) -> None:
+    options, main = split_options("study", overrides)
+    trainings = [training.settings for training in plan(options, main)]
+    missing = missing_teachers(trainings[0])
+    if missing:
+        print("\n".join(missing), flush=True)
+        return
+    found = of_study(trainings, jobs_of(options))
+    print("\n".join([*(text for run in found.kinds for text in words.kind(*run)), words.study_line(found)]), flush=True)
