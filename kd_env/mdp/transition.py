@@ -19,7 +19,7 @@ from kd_env.mdp import learning_teacher, rewards
 from kd_env.mdp.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
-from kd_env.mdp.update import TEACHER, update
+from kd_env.mdp.update import TEACHER, update, with_record
 from kd_env.models.encoder import draw_projection
 
 logger = logging.getLogger("kd_env")
@@ -126,8 +126,9 @@ def transition(
 
 def _whole(problem: Problem, state: DistillState, effect: Effect, scratch: dict[str, Tensor]) -> DistillState:
     """Update, next batches, evaluation."""
-    state = _next_batches(problem, update(problem, state, effect, scratch))
-    return _evaluated(problem, problem.decision.prepare(problem, state))
+    state, record = update(problem, state, effect, scratch)
+    state = problem.decision.prepare(problem, _next_batches(problem, state))
+    return with_record(_evaluated(problem, state), state, record)
 
 
 def _in_rows(state: DistillState, chosen: np.ndarray, change: Callable[[DistillState], DistillState]) -> DistillState:
