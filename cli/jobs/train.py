@@ -16,7 +16,6 @@ from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
 from cli.runs import origin
-from cli.runs.apart import apart_words
 from cli.runs.checkpoints import Checkpoints, environment
 from cli.runs.diagnosis import Diagnosis
 from cli.runs.rows import check_rows, write_rows
@@ -58,9 +57,8 @@ def train(overrides: Sequence[str], command: str) -> Path:
             say(job, problem, built, _steps_made(folder))
             agent, history = learn(job, problem)
             report = job.evaluate(problem, agent, folder / runs.POLICY)
-            appendix = job.appendix(problem, folder / runs.POLICY)
-            apart = apart_words(report, history, settings.resolved["evaluation"]["deterministic"])
-            write_results(folder, report, history, "\n".join(filter(None, (apart, appendix))))
+            likeliest = bool(settings.resolved["evaluation"]["deterministic"])
+            write_results(folder, report, job.appendix(problem, folder / runs.POLICY), history, likeliest)
     return folder
 
 
