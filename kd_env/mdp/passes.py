@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from kd_env.core import trees
 from kd_env.core.types import Batch, ModelOutput, Signal
@@ -75,11 +74,7 @@ def student_forward(
             output = chosen.forward(first, single, signals, eager=eager)
             output = trees.map_leaves(lambda t: t[None], output)
         else:
-
-            def replica_output(student_params: Params, student_batch: Batch) -> ModelOutput:
-                return chosen.forward(student_params, student_batch, signals, eager=True)
-
-            output = vmap(replica_output, in_dims=(0, None if shared_batch else 0))(dict(params), batch)
+            output = chosen.forward_stacked(params, batch, signals, shared_batch=shared_batch)
     return cast(output, problem.dtype)
 
 

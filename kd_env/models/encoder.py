@@ -6,7 +6,6 @@ values where a knowledge term needs them, in the unmodified model and under ``to
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.models.library import first_token
+from kd_env.models.stacked import StackedBert, stacked_program
 
 ATTENTION = "kd_env"
 _ATTENTION_KINDS = ("attention_scores", "queries", "keys", "values")
@@ -139,6 +139,11 @@ class Encoder:
         """Whether the module's last block can do without the other tokens; it is taught to, once."""
         return first_token.shorten(self.module, lambda: _recorder.first_token)
 
+    @cached_property
+    def _program(self) -> StackedBert | None:
+        """The forward pass of several at once, where there is one beside the module's own code."""
+        return stacked_program(self.module)
+
     @classmethod
     def build(
         cls, module: Any, *, train_embeddings: bool, fresh: str, zero_head: bool = False, offset: float = 0.0
@@ -198,6 +203,32 @@ class Encoder:
                 result[name] = torch.full_like(result[name], self.offset)
         return result
 
+    def forward_stacked(
+        self, params: Mapping[str, Tensor], batch: Batch, signals: Iterable[Signal], *, shared_batch: bool = False
+    ) -> ModelOutput:
+        """Outputs ``[N, B, ...]`` of N students, as :meth:`forward` gives them for each; all have forward derivatives.
+
+        BERT's are computed in one program, within rounding of its own code; others run that under ``vmap``.
+
+        Args:
+            params: ``[N, ...]`` by name.
+            batch: fields ``[N, B, S]``, or ``[B, S]`` with ``shared_batch``.
+            signals: what to return beside the logits.
+            shared_batch: whether all students read one batch.
+        """
+        wanted = frozenset(signals)
+        if self._program is None or self.module.training:  # dropout is the module's own
+
+            def one(student_params: Mapping[str, Tensor], student_batch: Batch) -> ModelOutput:
+                return self.forward(student_params, student_batch, wanted, eager=True)
+
+            output: ModelOutput = vmap(one, in_dims=(0, None if shared_batch else 0))(dict(params), batch)
+            return output
+        depth = self.facts.frozen_depth or 0
+        start = depth if self.upper is not None and depth in batch.states else 0
+        trained = {name: params[name] for name in self.trainable if name in params}
+        return self._program(trained, batch, wanted, shared_batch=shared_batch, start=start)
+
     def forward(
         self, params: Mapping[str, Tensor], batch: Batch, signals: Iterable[Signal], *, eager: bool = False
     ) -> ModelOutput:
@@ -253,11 +284,6 @@ def _last_layer(module: nn.Module) -> frozenset[str]:
     """Names of the parameters of a classifier's last linear layer: a head that is 0 in all its layers never learns."""
     name, layer = [(name, child) for name, child in module.named_modules() if isinstance(child, nn.Linear)][-1]
     return frozenset(f"{name}.{parameter}" for parameter, _ in layer.named_parameters())
-
-
-def draw_projection(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A map ``[out, in]`` that keeps the scale of its input: normal with variance 1 / in."""
-    return torch.empty(shape).normal_(0.0, 1.0 / math.sqrt(shape[1]), generator=generator)
 
 
 def _check_initialisable(module: nn.Module, names: set[str]) -> None:
