@@ -57,7 +57,7 @@ def _attention(
         if kind in wanted:
             _recorder.tensors[Signal(kind, _recorder.layer)] = tensor  # type: ignore[arg-type]
     if not _recorder.eager and "attention_scores" not in wanted:
-        out = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
+        out = _fused_attention(query, key, value, attention_mask, dropout, scaling)
         return out.transpose(1, 2).contiguous(), None
     scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if "attention_scores" in wanted:
@@ -66,6 +66,16 @@ def _attention(
         scores = scores + attention_mask
     weights = F.dropout(torch.softmax(scores, -1), dropout, training=dropout > 0)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+
+
+def _fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float
+) -> Tensor:
+    """PyTorch's fused attention; on a CPU in float32, since its way back takes ten times as long in bf16."""
+    if query.dtype != torch.bfloat16 or query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
+    with torch.autocast("cpu", enabled=False):  # which would cast them back
+        return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, dropout, scale=scaling)
 
 
 def register_attention() -> None:
@@ -135,6 +145,15 @@ class Encoder:
         return len({id(tensor) for _, tensor in named}) < len(named)
 
     @cached_property
+    def _linear(self) -> frozenset[str]:
+        """Names of the trained tensors that linear layers alone read; embeddings may be tied to one."""
+        readers: dict[int, set[bool]] = {}
+        for owner in self.module.modules():
+            for tensor in owner.parameters(recurse=False):
+                readers.setdefault(id(tensor), set()).add(isinstance(owner, nn.Linear))
+        return frozenset(name for name in self.trainable if readers[id(self.module.get_parameter(name))] == {True})
+
+    @cached_property
     def _shortened(self) -> bool:
         """Whether the module's last block can do without the other tokens; it is taught to, once."""
         return first_token.shorten(self.module, lambda: _recorder.first_token)
@@ -197,6 +216,10 @@ class Encoder:
             if name.endswith("bias"):
                 result[name] = torch.full_like(result[name], self.offset)
         return result
+
+    def in_bf16(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters with those of linear layers in bf16, as autocast would make of them at every use."""
+        return {name: value.bfloat16() if name in self._linear else value for name, value in params.items()}
 
     def forward(
         self, params: Mapping[str, Tensor], batch: Batch, signals: Iterable[Signal], *, eager: bool = False
