@@ -66,7 +66,7 @@ def test_auto_is_told_and_travels(
     assert DistillEnv(**tiny, precision="auto").problem.config.precision == "fp32"
     monkeypatch.setattr(precision, "BF16_WIDTH", 1)
     env, named = (DistillEnv(**tiny, precision=name) for name in ("auto", "bf16"))
-    assert env.problem.config.precision == "bf16"
+    assert env.problem.config.precision == env.problem.summary()["precision"] == "bf16"
     env.reset(seed=0)
     env.step(env.action_space.sample())
     env.save_state(tmp_path / "state")
