@@ -13,7 +13,8 @@ from test_models import KINDS
 from kd_env import DistillVectorEnv, build_problem
 from kd_env.core.types import Batch, Signal
 from kd_env.decisions.options import env_config
-from kd_env.models.encoder import ATTENTION, Encoder, register_attention
+from kd_env.models.encoder import Encoder
+from kd_env.models.library.attention import ATTENTION, register_attention
 
 PER_LAYER = ("attention_scores", "queries", "keys", "values")
 ALL = frozenset(Signal(kind, layer) for layer in (1, 2) for kind in PER_LAYER) | frozenset(  # type: ignore[arg-type]
