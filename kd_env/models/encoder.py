@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.models.library import first_token
 from kd_env.models.library.attention import ATTENTION_KINDS, recorder
-from kd_env.models.stacked import StackedBert, stacked_program
+from kd_env.models.library.stacked import StackedBert, stacked_program
 
 
 def encoder_facts(config: Any) -> EncoderFacts:

@@ -17,7 +17,8 @@ from kd_env.core.types import EncoderFacts
 from kd_env.envs.environments import TutorTokenEnv
 from kd_env.mdp.passes import predict
 from kd_env.models import precision
-from kd_env.models.encoder import Encoder, _fused_attention
+from kd_env.models.encoder import Encoder
+from kd_env.models.library.attention import _fused_attention
 from kd_env.models.precision import resolve_precision
 from kd_env.numerics import chunks
 
