@@ -28,6 +28,7 @@ class Effect(NamedTuple):
     given: dict[str, np.ndarray] | None = None  # numbers by name, each [N], that knowledge terms read
     decision_state: Any = None  # the decision's part of the state as the action leaves it; None: as it was
     ready: np.ndarray | None = None  # [N] bool, whose students are updated; None: all. The others' batch stays
+    block: int | None = None  # replicas of one policy, where N are those of several: each block is updated as if alone
 
 
 class TeacherState(NamedTuple):
