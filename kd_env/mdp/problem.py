@@ -166,6 +166,7 @@ class Problem:
         self.objective = process.objective
         if any(feature.needs_cls for feature in self.features.values()):
             self.teacher_signals |= {Signal("cls", self.reference.source.facts.num_layers)}
+            self.student_signals |= {Signal("cls", self.student.facts.num_layers)}  # of the pass that features share
         self.wants_cosines = "gradient_cosines" in self.features
         self.layout = make_layout({name: (f.shape(self), f.low, f.high) for name, f in self.features.items()})
 
