@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
@@ -217,12 +217,17 @@ def predict(problem: HasStudent, params: Params, table: Table, encoder: Encoder 
     gives logits of N copies of it.
     """
     count = next(iter(params.values())).shape[0]
+    return all_logits(read_table(problem, params, table, encoder), count, len(table))
+
+
+def all_logits(parts: Iterable[TablePart], count: int, size: int) -> np.ndarray:
+    """What ``count`` students say in the parts of ``size`` rows, on the host."""
     result: Tensor | None = None
-    for students, rows, batch, logits in read_table(problem, params, table, encoder):
+    for students, rows, batch, logits in parts:
         if logits.dim() == 4:
             logits = torch.where(batch.attention_mask, logits.squeeze(-1), 0.0)
         if result is None:
-            result = logits.new_zeros(count, len(table), logits.shape[-1])
+            result = logits.new_zeros(count, size, logits.shape[-1])
         result[students, torch.as_tensor(rows, device=logits.device), : logits.shape[-1]] = logits
     assert result is not None
     return result.cpu().numpy()

@@ -80,8 +80,10 @@ class Objective(Protocol):
     ) -> Tensor:
         """How difficult it is for the students, ``[N, B, P]``; None: the teachers are asked where they are needed."""
 
-    def evaluate(self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None) -> Evaluation:
-        """What students score on the evaluated feedback rows."""
+    def evaluate(
+        self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None, rows: np.ndarray | None = None
+    ) -> Evaluation:
+        """What students score on the evaluated feedback rows, or each on ``rows [N, R]`` of them."""
 
     def loss(
         self, problem: Problem, outputs: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray
