@@ -97,3 +97,4 @@ class DistillState(NamedTuple):
     given: dict[str, np.ndarray] = {}  # noqa: RUF012 - numbers [N] of the last action that terms read, by name
     teacher: TeacherState | None = None  # None where the teacher is frozen
     decision_state: Any = None  # what the decision itself keeps, leading axis N; None where it keeps nothing
+    sampled: Evaluation | None = None  # what students scored on their samples of feedback rows; None without pairs

@@ -34,7 +34,7 @@ class TokenReader(Reader[EnvConfig]):
     name = "tokens"
     of_the_agent = (
         *("mode", "teacher_every", "observation", "action_view", "num_candidates", "reward", "evaluate_every"),
-        "samples",
+        *("evaluation_sample", "sample_paired", "sample_steps", "samples"),
     )
 
     def defaults(self, c: Mapping[str, Any]) -> dict[str, Any]:
