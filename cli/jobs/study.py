@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ from cli.errors import going_on
 from cli.jobs.compare import check_comparable, compare_folders
 from cli.jobs.estimates.said import say_study
 from cli.jobs.kinds.catalog import job_of
+from cli.jobs.studies.agents import quoted, read_agents
+from cli.jobs.studies.training import Training
 from cli.runs import folder as runs
 from cli.runs.origin import check_source
 from cli.runs.pool import Child, run_all
 from cli.settings import probe
 from cli.settings.compose import compose
-from cli.settings.kinds.base import Settings
 from cli.settings.options import folder_name, names_of, split_options, whole
 from cli.settings.presets import groups, option_comments
 from cli.settings.read import check, read_begun, with_defaults
@@ -26,8 +26,6 @@ from kd_env.core.registry import unknown_name
 from kd_files.writing import atomic_write
 
 SEED_STEP = 100
-_ENTRY_KEYS = ("name", "label", "options", "env", "from")
-"""Of an entry of ``agents`` that is more than a name."""
 _INSTEAD = {
     "agent": "agents=[...] chooses the agents",
     "control": "controls=[...] chooses the controls",
@@ -37,41 +35,6 @@ _INSTEAD = {
     "evaluation.jobs": "each training is one process, and jobs=... says how many run at a time",
 }
 """Options of the main job that a study sets itself."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """One run of a study."""
-
-    settings: Settings[Any]
-    """As the main job will read them."""
-    overrides: tuple[str, ...]
-    """Of the main job."""
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.settings.run_folder
-
-    @property
-    def log(self) -> Path:
-        """What the process prints."""
-        return self.folder.with_name(f"{self.folder.name}.log")
-
-    def finished(self) -> bool:
-        """Whether its results are there, of the evaluation that is asked for.
-
-        Raises:
-            ValueError: the folder holds a run of other options.
-        """
-        runs.check_folder(self.folder, self.settings.resolved)
-        if not (self.folder / runs.RESULTS).is_file():
-            return False
-        before = dict(runs.run_config(self.folder)["evaluation"])
-        wanted = dict(self.settings.resolved["evaluation"])
-        if not wanted["rules"]:  # rules that are there do no harm
-            before["rules"] = wanted["rules"]
-        return before == wanted
 
 
 def study(overrides: Sequence[str], command: str) -> Path:
@@ -139,9 +102,7 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
     """
     agents, controls = read_agents(options["agents"]), names_of("controls", options["controls"])
     count, first = whole("trainings", options["trainings"], 1), whole("first_seed", options["first_seed"], 0)
-    kinds = [
-        [*_without(main, agent), *agent, f"control={_quoted(control)}"] for agent in agents for control in controls
-    ]
+    kinds = [[*_without(main, agent), *agent, f"control={quoted(control)}"] for agent in agents for control in controls]
     composed = [with_defaults(compose("config", overrides)) for overrides in kinds]
     _check_controls(controls, composed[0]["evaluation"])
     folder = _study_folder(options, composed[0])
@@ -155,7 +116,7 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
         for index in range(count):
             own = {"seed": first + step * index, "runs_dir": str(folder), "threads": 1, "resume": True}
             # One process each: jobs=... says how many run at a time.
-            overrides = [*kind, *(f"{key}={_quoted(value)}" for key, value in own.items()), "evaluation.jobs=1"]
+            overrides = [*kind, *(f"{key}={quoted(value)}" for key, value in own.items()), "evaluation.jobs=1"]
             evaluation = {**resolved["evaluation"], "jobs": 1}
             settings = read_begun({**resolved, **own, "evaluation": evaluation})
             if settings.evaluation_seeds in judged:  # rules are deterministic given the seeds: one run judges them
@@ -174,43 +135,6 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
             "it a label as {name: ..., label: ...}."
         )
     check_comparable([(training.folder.name, training.settings.resolved) for training in found])
-    return found
-
-
-def read_agents(given: Any) -> list[list[str]]:
-    """Overrides of the main job for each agent of a study.
-
-    Args:
-        given: preset names, or mappings with ``name, label, options, env, from``.
-
-    Raises:
-        ValueError: anything else, or one agent twice.
-    """
-    items = given if isinstance(given, list) else [given]
-    plain = [item for item in items if not isinstance(item, Mapping)]
-    if plain or not items:
-        names_of("agents", plain)
-    return [_agent_overrides(item) if isinstance(item, Mapping) else [f"agent={_quoted(item)}"] for item in items]
-
-
-def _agent_overrides(item: Mapping[Any, Any]) -> list[str]:
-    for key in item:
-        if key not in _ENTRY_KEYS:
-            raise ValueError(unknown_name(f"key of the agent {item.get('name')!r}:", str(key), _ENTRY_KEYS))
-    if not isinstance(item.get("name"), str):
-        raise ValueError(
-            f"agents holds {dict(item)}; write a name, or {{name: sb3/ppo, label: ..., options: {{...}}, "
-            "env: {...}}."
-        )
-    found = [f"agent={_quoted(item['name'])}"]
-    for key, section in (("options", "agent.options"), ("env", "env")):
-        values = item.get(key, {})
-        if not isinstance(values, Mapping):
-            raise ValueError(
-                f'agents holds {dict(item)}: {key} must hold options by name, as "{key}: {{name: value}}".'
-            )
-        found += [f"{section}.{name}={_quoted(value)}" for name, value in values.items()]
-    found += [f"agent.{key}={_quoted(item[key])}" for key in ("label", "from") if item.get(key) is not None]
     return found
 
 
@@ -269,26 +193,6 @@ def _child(training: Training) -> Child:
 
 def _sets_rules(text: str) -> bool:
     return text.split("=", 1)[0].lstrip("+") == "evaluation.rules"
-
-
-def _quoted(value: object) -> str:
-    """A value as Hydra reads it back."""
-    if value is None or isinstance(value, list | Mapping):
-        return _flow(value)
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    if re.fullmatch(r"[\w./~-]+", text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _flow(value: Any) -> str:
-    """Lists and mappings as Hydra reads them."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_flow(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_flow, value)) + "]"
-    return "null" if value is None else _quoted(value)
 
 
 def _last_line(log: Path) -> str:
