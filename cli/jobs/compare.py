@@ -29,7 +29,7 @@ _SETS = ("teachers", "cofinetuned")
 _OTHER_PROBLEM = {"teacher_is_student", "shuffled_feedback"}
 """Controls that change the problem."""
 _NO_MATTER = (
-    *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every"),
+    *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every", "pause"),
     *("threads", "cache_dir", "device", "agent_device", "vectorization", "presets", "recipe", "save_students"),
 )
 """Keys that may differ between the trainings of one group; presets are in the values."""
