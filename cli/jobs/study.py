@@ -6,13 +6,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.errors import going_on
 from cli.jobs.compare import check_comparable, compare_folders
 from cli.jobs.estimates.said import say_study
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.studies.agents import quoted, read_agents
+from cli.jobs.studies.decision import write_pruning
+from cli.jobs.studies.pruning import decide, decided, going_on_with, pause_words, pausing, unjudged
 from cli.jobs.studies.training import Training
 from cli.runs import folder as runs
 from cli.runs.origin import check_source
@@ -25,6 +27,9 @@ from cli.settings.read import check, read_begun, with_defaults
 from kd_env.core.registry import unknown_name
 from kd_files.writing import atomic_write
 
+if TYPE_CHECKING:
+    from kd_env.evaluation.comparing.comparison import Pruning
+
 SEED_STEP = 100
 _INSTEAD = {
     "agent": "agents=[...] chooses the agents",
@@ -33,6 +38,7 @@ _INSTEAD = {
     "threads": "each training has one thread, and jobs=... says how many run at a time",
     "resume": "a study always goes on from what is there",
     "evaluation.jobs": "each training is one process, and jobs=... says how many run at a time",
+    "pause.at": "pruning=median has trainings pause, and pruning_at=... says when",
 }
 """Options of the main job that a study sets itself."""
 
@@ -40,7 +46,8 @@ _INSTEAD = {
 def study(overrides: Sequence[str], command: str) -> Path:
     """``kd-env study [agents=[...] controls=[...] trainings=n jobs=n] [options of the main job]``; the study folder.
 
-    Runs that are finished are kept, others go on from their last checkpoint: the same command resumes a study.
+    Runs that are finished are kept, others go on from their last checkpoint: the same command resumes a study. Which
+    agents are pruned is decided once.
 
     Raises:
         ValueError: anything that does not fit, before any work; after it, the trainings that failed, with their logs.
@@ -48,13 +55,15 @@ def study(overrides: Sequence[str], command: str) -> Path:
     probe.require_own_agents()
     options, main = split_options("study", overrides)
     _check_main(main, options)
-    jobs = jobs_of(options)
-    trainings = plan(options, main)
-    folder = trainings[0].folder.parent
+    jobs_of(options)
+    everyone = plan(options, main)
+    paused = pausing(everyone, options)
+    folder = everyone[0].folder.parent
     if (folder / runs.CONFIG).is_file():
         raise ValueError(f"{folder} is a run folder; choose another name of the study with name=...")
+    pruning = decided(folder, options, paused)
     with runs.writing(folder, "study"):
-        _run(folder, trainings, jobs, command)
+        _run(folder, everyone, paused, pruning, options, command)
     return folder
 
 
@@ -63,29 +72,58 @@ def jobs_of(options: Mapping[str, Any]) -> int:
     return whole("jobs", os.cpu_count() or 1 if options["jobs"] is None else options["jobs"], 1)
 
 
-def _run(folder: Path, trainings: Sequence[Training], jobs: int, command: str) -> None:
+def _run(
+    folder: Path,
+    everyone: Sequence[Training],
+    paused: Sequence[Training],
+    pruning: Pruning | None,
+    options: Mapping[str, Any],
+    command: str,
+) -> None:
+    jobs, shown = jobs_of(options), everyone[0].settings.resolved["progress"]
     folder.mkdir(exist_ok=True)
-    todo = [training for training in trainings if not training.finished()]
+    trainings = going_on_with(everyone, pruning)
+    todo = _unfinished(trainings)
     for training in todo:
         check_source(training.settings.resolved, training.folder)
     _make_teachers(todo)
     atomic_write(folder / runs.COMMAND, command + "\n")
     print(f"{folder}: {len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before.", flush=True)
-    say_study([training.settings for training in todo], jobs)
-    for training in todo:
-        (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
+    say_study([training.settings for training in todo], jobs, [] if pruning else [t.settings for t in paused])
     keeps = f"{folder} keeps finished trainings and the checkpoints of the others; the same command goes on with them."
     with going_on(lambda: keeps):
-        shown = trainings[0].settings.resolved["progress"]
+        if paused and pruning is None:
+            print(pause_words(paused), flush=True)
+            children = [_child(training) for training in unjudged(paused)]
+            _refuse_failed(run_all(children, jobs, shown=shown, end="paused"), len(paused))
+            pruning = decide(folder, options, paused)
+            write_pruning(folder, pruning)
+            trainings = going_on_with(everyone, pruning)
+            todo = _unfinished(trainings)
+        if pruning is not None:
+            from kd_env.evaluation.comparing.words import pruning_words
+
+            print(pruning_words(pruning), flush=True)
+        for training in todo:
+            (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
         failed = run_all([_child(training) for training in todo], jobs, shown=shown)
     done = [training.folder for training in trainings if (training.folder / runs.RESULTS).is_file()]
     if done:
         compare_folders(done, folder, command)
+    _refuse_failed(failed, len(trainings))
+
+
+def _unfinished(trainings: Sequence[Training]) -> list[Training]:
+    return [training for training in trainings if not training.finished()]
+
+
+def _refuse_failed(failed: Sequence[Child], count: int) -> None:
+    """Tell the trainings that failed, of ``count``, with their logs; raises ``ValueError`` where there are any."""
     if failed:
         logs = ", ".join(f"{child.log} ({_last_line(child.log)})" for child in failed)
         raise ValueError(
-            f"{len(failed)} of {len(trainings)} trainings failed; the others are kept, and the same command tries "
-            f"these again. Logs: {logs}"
+            f"{len(failed)} of {count} trainings failed; the others are kept, and the same command tries these again. "
+            f"Logs: {logs}"
         )
 
 
