@@ -222,6 +222,11 @@ def _check_joint(c: Mapping[str, Any]) -> None:
             f"checkpoint_every={c['checkpoint_every']}: with {joint} what was judged on the way through the one "
             "episode is no part of a checkpoint, so that no checkpoint is written; leave it out."
         )
+    if c["pause"]["at"] is not None:
+        raise ValueError(
+            f"pause.at={c['pause']['at']}: with {joint} no checkpoint is written from which the training could go on; "
+            "leave it out, or set env.protocol=frozen."
+        )
     if c["control"] == "untrained":
         raise ValueError(
             f"control=untrained leaves no student to be judged with {joint}, where it learns while the agent does; set "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kd_env.evaluation.comparing.comparison import Comparison, Contrast, Entry
+from kd_env.evaluation.comparing.comparison import Comparison, Contrast, Entry, PausedAgent, Pruning
 from kd_env.evaluation.comparing.sheets import HOLM_LEVEL, split_mark
 from kd_env.evaluation.reports.words import facts_in_words
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM
@@ -29,6 +29,7 @@ def plain_words(c: Comparison) -> str:
             "intervals over trainings and evaluation seeds, both as crossed random effects (mean squares, "
             "Satterthwaite's degrees of freedom); of one training they are over its seeds."
         )
+    words += [pruning_words(pruning) for pruning in c.prunings]
     if len(agents) < len(c.entries):
         words.append("A rule's line is one policy: its brackets are 95% intervals over evaluation seeds.")
     if any(entry.extra_labels for entry in c.entries):
@@ -62,6 +63,30 @@ def plain_words(c: Comparison) -> str:
         "another draw of dev rows."
     )
     return " ".join(words)
+
+
+def pruning_words(pruning: Pruning) -> str:
+    """Which agents a study trained no further, why, and what that means for the numbers of the others."""
+    pruned = [paused for paused in pruning.agents if paused.pruned]
+    kept = [paused for paused in pruning.agents if not paused.pruned]
+    which = "No agent was" if not pruned else f"{', '.join(map(_worth, pruned))} {_were(pruned)}"
+    return (
+        f"{which} pruned at the pause of {pruning.study} at step {pruning.at}: the median of the {len(pruning.agents)} "
+        f"agents' gap closed on the selection rows was {pruning.median:.3f} (means over trainings and "
+        f"{len(pruning.seeds)} students of other seeds than those here; no dev row had a say). "
+        f"{'Pruned agents have no dev numbers. ' if pruned else ''}{', '.join(map(_worth, kept))} went on with all "
+        "trainings, for what these were worth at the pause, which may flatter an agent near the median."
+    )
+
+
+def _worth(paused: PausedAgent) -> str:
+    steps = sorted({*paused.steps})
+    when = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+    return f"{paused.agent} ({paused.value:.3f} at {when})"
+
+
+def _were(agents: list[PausedAgent]) -> str:
+    return "was" if len(agents) == 1 else "were"
 
 
 def _least(c: Comparison) -> str:
