@@ -44,8 +44,8 @@ def pause_seeds(pause: Any) -> tuple[int, ...]:
 
 def judge_pause(job: Job[Any, Any], problem: Any, checkpoint: Path) -> None:
     """Judge the policy in a checkpoint on the selection rows, write what it is worth and print it."""
+    from kd_env.evaluation.judging.episodes import judge_on_selection
     from kd_env.evaluation.judging.results import SELECTION
-    from kd_env.evaluation.judging.selection import judge_on_selection
 
     c, label = job.settings.resolved, job.settings.agent.label
     result = judge_on_selection(
