@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,9 +195,27 @@ def judge_in_processes(
 
     # Nobody may be left to be judged, and what an evaluation says of the problem is still wanted.
     left = [name for name in chosen if name not in finished] or list(chosen)
-    tasks = [(settings, policy, left[place::jobs]) for place in range(min(jobs, len(left)))]
+    tasks = [(settings, policy, part) for part in parts(settings, left, jobs)]
     found = side_by_side(_part, tasks, lambda event: None if progress is None else progress(*event))
     return merge_evaluations(found, chosen, finished)
+
+
+def parts(settings: Settings[EnvConfig], chosen: Sequence[str], jobs: int) -> list[list[str]]:
+    """Policies in up to ``jobs`` parts of nearly equal numbers, of those that are judged together as few cut as can be.
+
+    Policies that learn on the same rows and act in the same view are distilled as one stack
+    (:mod:`kd_env.evaluation.judging.stacks`).
+    """
+    specs, teachers = {spec.label: spec for spec in settings.rules or ()}, probe.teacher_names(settings)
+
+    def kind(name: str) -> tuple[bool, str]:
+        if name == settings.agent.label:
+            return False, settings.env.action_view
+        return name.endswith(EXTRA), probe.rule_view(specs[name.removesuffix(EXTRA)], settings.env, teachers)
+
+    ordered = sorted(chosen, key=kind)
+    cuts = [len(ordered) * place // jobs for place in range(jobs + 1)]
+    return [ordered[begin:end] for begin, end in pairwise(cuts) if begin < end]
 
 
 def _part(settings: Settings[EnvConfig], policy: Path, chosen: Sequence[str], tell: Tell) -> Evaluation:

@@ -57,7 +57,8 @@ def train(overrides: Sequence[str], command: str) -> Path:
             say(job, problem, built, _steps_made(folder))
             agent, history = learn(job, problem)
             report = job.evaluate(problem, agent, folder / runs.POLICY)
-            write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
+            likeliest = bool(settings.resolved["evaluation"]["deterministic"])
+            write_results(folder, report, job.appendix(problem, folder / runs.POLICY), history, likeliest)
     return folder
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import vmap
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kd_env.core import trees
@@ -69,6 +68,7 @@ def student_forward(
     """
     chosen = problem.student if encoder is None else encoder
     count = next(iter(params.values())).shape[0]
+    params = _as_read(problem, params, chosen)
     with autocast(batch.input_ids.device, problem.precision):
         if count == 1:
             single = batch if shared_batch else trees.map_leaves(lambda t: t.squeeze(0), batch)
@@ -76,12 +76,13 @@ def student_forward(
             output = chosen.forward(first, single, signals, eager=eager)
             output = trees.map_leaves(lambda t: t[None], output)
         else:
-
-            def replica_output(student_params: Params, student_batch: Batch) -> ModelOutput:
-                return chosen.forward(student_params, student_batch, signals, eager=True)
-
-            output = vmap(replica_output, in_dims=(0, None if shared_batch else 0))(dict(params), batch)
+            output = chosen.forward_stacked(params, batch, signals, shared_batch=shared_batch)
     return cast(output, problem.dtype)
+
+
+def _as_read(problem: HasStudent, params: Params, encoder: Encoder) -> Params:
+    """The parameters as passes read them, cast once however often they are used; those that are cast stay."""
+    return encoder.in_bf16(params) if problem.precision == "bf16" else params
 
 
 def teacher_signals(
@@ -195,18 +196,19 @@ def read_table(
 
     A part is what is fastest (:mod:`kd_env.numerics.chunks`; a GPU wants work). The longest rows come first.
     """
-    count = next(iter(params.values())).shape[0]
-    width = (problem.student if encoder is None else encoder).facts.hidden_size
+    chosen = problem.student if encoder is None else encoder
+    count, width = next(iter(params.values())).shape[0], chosen.facts.hidden_size
+    params = _as_read(problem, params, chosen)
     if problem.device.type == "cuda":
         plan = Plan(list(table.chunks(max(32, 8192 // count))), True)
     else:
         plan = make_plan(table.lengths, count, width)
     for students in [slice(count)] if plan.stacked else [slice(place, place + 1) for place in range(count)]:
-        chosen = {name: values[students] for name, values in params.items()}
+        part = {name: values[students] for name, values in params.items()}
         for rows in plan.chunks:
             with torch.no_grad():
                 batch = table.gather(rows)
-                output = student_forward(problem, chosen, batch, frozenset(), shared_batch=True, encoder=encoder)
+                output = student_forward(problem, part, batch, frozenset(), shared_batch=True, encoder=encoder)
             yield TablePart(students, rows, batch, output.logits)
 
 

@@ -266,6 +266,7 @@ class Problem:
             "saw_feedback": "no" if all(t.saw_feedback == "no" for t in self.teachers) else "unknown",
             "temperature": self.temperature,
             "teacher_loss": self.teacher_loss,
+            **({} if self.precision == "fp32" else {"precision": self.precision}),
             **({"teacher_updates": self.config.teacher_updates} if self.config.teacher_learns else {}),
             **({"teachers": {t.name: t.folder for t in self.teachers}} if len(self.teachers) > 1 else {}),
         }

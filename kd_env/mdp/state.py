@@ -28,6 +28,7 @@ class Effect(NamedTuple):
     given: dict[str, np.ndarray] | None = None  # numbers by name, each [N], that knowledge terms read
     decision_state: Any = None  # the decision's part of the state as the action leaves it; None: as it was
     ready: np.ndarray | None = None  # [N] bool, whose students are updated; None: all. The others' batch stays
+    block: int | None = None  # replicas of one policy, where N are those of several: each block is updated as if alone
 
 
 class TeacherState(NamedTuple):
@@ -90,12 +91,8 @@ class DistillState(NamedTuple):
     update_norm: np.ndarray  # [N] float32, norm of the last step's change of the trainable tensors
     skipped: np.ndarray  # [N] bool, whether the last step applied no update
     last_rows: np.ndarray  # [N, B] int64, train rows of the last step; empty [N, 0] where no action addresses rows
-    row_weights: (
-        np.ndarray
-    )  # [N, T, B] float32, the last action's weights of teachers on them, or [N, 1, B] of the rows; empty [N, 0, 0]
-    batch_loss: (
-        np.ndarray
-    )  # [N] float64, the updated student's loss on the labels of the step's last batch, where asked
+    row_weights: np.ndarray  # [N, T, B] float32, the last action's, of teachers or (T = 1) of rows; empty [N, 0, 0]
+    batch_loss: np.ndarray  # [N] float64, updated student's loss on the labels of the step's last batch, where asked
     batch_divergence: np.ndarray  # [N] float64, its KL from the chosen teachers there, where asked for
     given: dict[str, np.ndarray] = {}  # noqa: RUF012 - numbers [N] of the last action that terms read, by name
     teacher: TeacherState | None = None  # None where the teacher is frozen

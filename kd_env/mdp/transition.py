@@ -7,6 +7,7 @@ Named as in Gymnasium's ``FuncEnv``. All of them work on N replicas at once; a s
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,6 @@ from kd_env.mdp.objectives.samples import before_update, estimate, evaluated_par
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
 from kd_env.mdp.update import TEACHER, update
-from kd_env.models.encoder import draw_projection
 
 logger = logging.getLogger("kd_env")
 
@@ -34,7 +34,7 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
     params = {name: torch.stack([student[name] for student in students]) for name in problem.student.trainable}
     generators = [torch.Generator().manual_seed(sub_seed(seed, 1)) for seed in seeds]
     for name, shape in problem.assets.projections.items():
-        projections = torch.stack([draw_projection(shape, generator) for generator in generators])
+        projections = torch.stack([_draw_projection(shape, generator) for generator in generators])
         params[name] = projections.to(problem.device, problem.dtype)
     streams = np.empty(count, dtype=object)
     next_rows = np.empty((count, config.updates_per_step, config.batch_size), dtype=np.int64)
@@ -211,3 +211,8 @@ def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple
         )
     )
     return bounded(value, before, after, rewards.bounds_of(problem.reward))
+
+
+def _draw_projection(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A map ``[out, in]`` that keeps the scale of its input: normal with variance 1 / in."""
+    return torch.empty(shape).normal_(0.0, 1.0 / math.sqrt(shape[1]), generator=generator)

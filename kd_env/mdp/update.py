@@ -134,6 +134,7 @@ def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: 
             apply=apply,
             non_finite=broken.float(),
             config=optimizer,
+            block=step.effect.block,
         )
         # An update that is not applied leaves the running scale as it was, too: a skip changes nothing.
         state = state._replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -101,6 +101,7 @@ def adamw_(
     apply: np.ndarray,
     non_finite: Tensor,
     config: OptimizerConfig,
+    block: int | None = None,
 ) -> None:
     """One AdamW update of the replicas in ``apply`` with PyTorch's fused kernel, in place.
 
@@ -116,11 +117,30 @@ def adamw_(
         apply: ``[N]`` bool.
         non_finite: ``[N]`` float32 on the device, 1 where the gradient is not finite; such replicas stay as they are.
         config: betas, eps and weight decay.
+        block: replicas of a block; None is all. The kernel rounds the last numbers of a tensor otherwise than the
+            others, so that each block is updated to the bit as it would be without the other blocks.
     """
-    names = list(grads)
-    decayed = [name for name in names if params[name].dim() > 2]
-    plain = [name for name in names if params[name].dim() <= 2]
-    trees = (params, grads, exp_avg, exp_avg_sq)
+    size = len(apply) if block is None else block
+    for rows in (slice(start, start + size) for start in range(0, len(apply), size)):
+        parts = (
+            [{name: tree[name][rows] for name in grads} for tree in (params, grads, exp_avg, exp_avg_sq)]
+            if size < len(apply)
+            else [params, grads, exp_avg, exp_avg_sq]
+        )
+        _adamw_block(parts, steps[rows], learning_rates[rows], apply[rows], non_finite[rows], config)
+
+
+def _adamw_block(
+    trees: Sequence[Mapping[str, Tensor]],
+    steps: np.ndarray,
+    learning_rates: np.ndarray,
+    apply: np.ndarray,
+    non_finite: Tensor,
+    config: OptimizerConfig,
+) -> None:
+    params, grads = trees[:2]
+    decayed = [name for name in grads if params[name].dim() > 2]
+    plain = [name for name in grads if params[name].dim() <= 2]
     one_call = _same_step(steps, learning_rates, apply, non_finite)
     for group, decay in ((decayed, config.weight_decay), (plain, 0.0)):
         if not group:

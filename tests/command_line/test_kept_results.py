@@ -36,11 +36,12 @@ def interrupted_at(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Policies that are driven, until one of them is interrupted."""
     original, driven = protocol.drive, list[str]()
 
-    def drive(policy: str, *rest: Any) -> Any:
+    def drive(stack: Any, *rest: Any) -> Any:
+        [policy] = stack.contenders
         if policy == name:
             raise KeyboardInterrupt
         driven.append(policy)
-        return original(policy, *rest)
+        return original(stack, *rest)
 
     monkeypatch.setattr(protocol, "drive", drive)
     return driven
@@ -141,11 +142,11 @@ def test_the_evaluation_of_tutors_goes_on(tiny_text: dict[str, Any], tmp_path: P
     ]
     original, driven = protocol.drive, list[str]()
 
-    def one(name: str, *args: Any) -> Any:
-        driven.append(name)
+    def one(stack: Any, *args: Any) -> Any:
+        driven.extend(stack.contenders)
         if driven == ["teacher_samples", "keep_masked"]:
             raise KeyboardInterrupt
-        return original(name, *args)
+        return original(stack, *args)
 
     monkeypatch.setattr(protocol, "drive", one)
     assert main(["train", *words, "name=mine"]) == 130

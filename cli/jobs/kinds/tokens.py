@@ -62,7 +62,7 @@ class TokenJob(Job[EnvConfig, Problem]):
         print(
             f"{words}{facts['task']}: {len(problem.train)} train rows ({reader.left_out} left out, with too few "
             f"tokens), {reader.slots} slots a row, {len(problem.feedback)} feedback rows. Teacher: {judged}"
-            f"saw feedback rows: {facts['saw_feedback']}.",
+            f"saw feedback rows: {facts['saw_feedback']}. Passes in {problem.precision}.",
             flush=True,
         )
         return problem

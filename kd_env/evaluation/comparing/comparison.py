@@ -46,6 +46,8 @@ class Entry:
     """What the decision measures beside, by name."""
     diverged: int
     """How many of all its students."""
+    apart: int
+    """Trainings whose most likely actions are judged and close far less of the gap than those that were tried."""
 
 
 @dataclass(frozen=True)

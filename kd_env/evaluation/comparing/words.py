@@ -36,6 +36,7 @@ def plain_words(c: Comparison) -> str:
     if not agents:
         words.append("No run has an agent that learned: nothing is compared.")
     words += [_few(entry) for entry in agents if entry.units < MIN_UNITS_FOR_CLAIM and not c.joint]
+    words += [_judged_apart(entry) for entry in agents if entry.apart]
     words += [_claims(c, entry) for entry in agents if any(contrast.first == entry.policy for contrast in c.to_rules)]
     if c.to_rules:
         words.append(
@@ -77,6 +78,14 @@ def _few(entry: Entry) -> str:
             "say nothing about another training."
         )
     return f"{entry.policy} was trained {entry.units} times, fewer than {MIN_UNITS_FOR_CLAIM}: no claim is made of it."
+
+
+def _judged_apart(entry: Entry) -> str:
+    return (
+        f"In {entry.apart} of {len(entry.runs)} trainings of {entry.policy} the most likely actions, which are judged, "
+        "close far less of the gap than those that it tried while it learned; evaluation.deterministic=false judges "
+        "the latter."
+    )
 
 
 def _claims(c: Comparison, entry: Entry) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kd_env.core.types import Floats
 from kd_env.envs import DistillVectorEnv
-from kd_env.envs.process import with_options
-from kd_env.evaluation.judging.contenders import Contender, Keep, Policy, Progress
+from kd_env.evaluation.judging.contenders import Keep, Progress
 from kd_env.evaluation.judging.course import Course, Ended, Students, policy_result
 from kd_env.evaluation.judging.dev import Split, temperatures
 from kd_env.evaluation.judging.results import PolicyResult
+from kd_env.evaluation.judging.stacks import Stack
 from kd_env.evaluation.judging.tables import JudgedTables
+from kd_env.evaluation.judging.windows import Window, side_by_side
 from kd_env.mdp.problem import Problem
 
 
@@ -69,69 +72,97 @@ def _groups(problem: Problem, seeds: Sequence[int]) -> list[Sequence[int]]:
 
 
 def drive(
-    name: str,
-    contender: Contender,
+    stack: Stack,
     problem: Problem,
     splits: Mapping[str, Split],
     seeds: Sequence[int],
     deterministic: bool,
     progress: Progress | None,
     keep: Keep | None,
-) -> PolicyResult:
-    """One episode of every seed."""
-    base = contender.problem or problem
-    view = contender.action_view or base.config.action_view
-    view_problem = base if view == base.config.action_view else with_options(base, action_view=view)
-    groups = _groups(view_problem, seeds)
-    env = DistillVectorEnv(len(groups[0]), problem=view_problem, autoreset_mode="disabled")
+) -> list[PolicyResult]:
+    """One episode of every seed under each policy of a stack, all students at the same time."""
+    groups, names = _groups(stack.problem, seeds), list(stack.contenders)
+    count = len(groups[0])
+    env = DistillVectorEnv(count * len(names), problem=stack.problem, autoreset_mode="disabled")
     # One policy for all groups: made anew for each, a random one would do the same to every student.
-    policy = contender.factory(env)
-    report_progress = None if progress is None else partial(progress, name)
-    keep_student = None if keep is None else partial(keep, name, env)
-    episodes = [_episode(env, policy, splits, group, deterministic, report_progress, keep_student) for group in groups]
+    windows = [Window(contender, env, place, count) for place, contender in enumerate(stack.contenders.values())]
+    episodes = []
+    for group in groups:
+        judged = [
+            _Judged(
+                window,
+                Course(stack.problem, env.decision, splits, count),
+                group,
+                None if progress is None else partial(progress, name),
+                None if keep is None else partial(keep, name, window.env),
+            )
+            for name, window in zip(names, windows, strict=True)
+        ]
+        episodes.append(_episodes(env, judged, deterministic))
     env.close()
-    return policy_result(
-        name,
-        episodes,
-        view_problem,
-        splits,
-        problem,
-        learned=contender.learned,
-        extra_labels=contender.extra_labels,
-        chooses=contender.chooses,
-    )
+    return [
+        policy_result(
+            name,
+            [ended[place] for ended in episodes],
+            stack.problem,
+            splits,
+            problem,
+            learned=contender.learned,
+            extra_labels=contender.extra_labels,
+            chooses=contender.chooses,
+        )
+        for place, (name, contender) in enumerate(stack.contenders.items())
+    ]
 
 
-def _episode(
-    env: DistillVectorEnv,
-    policy: Policy,
-    splits: Mapping[str, Split],
-    seeds: Sequence[int],
-    deterministic: bool,
-    progress: Callable[[int, int], None] | None,
-    keep: Callable[[int, int, bool], None] | None,
-) -> Ended:
+class _Judged(NamedTuple):
+    """One policy in a group of episodes."""
+
+    window: Window
+    course: Course
+    seeds: Sequence[int]
+    progress: Callable[[int, int], None] | None
+    keep: Callable[[int, int, bool], None] | None
+
+
+def _episodes(env: DistillVectorEnv, judged: Sequence[_Judged], deterministic: bool) -> list[Ended]:
     """One episode of every replica. A replica that ends early is read at once; what it does afterwards is ignored."""
-    count = len(seeds)
-    observations, _ = env.reset(seed=list(seeds))
-    memory: Any = None
-    starts, running = np.ones(count, dtype=bool), np.ones(count, dtype=bool)
-    course = Course(env.problem, env.decision, splits, count)
+    windows = [each.window for each in judged]
+    observations, _ = env.reset(seed=[seed for each in judged for seed in each.seeds])
+    starts, running = np.ones(env.num_envs, dtype=bool), np.ones(env.num_envs, dtype=bool)
+    actions: list[Any] = [None] * len(judged)
+    for window in windows:
+        window.begin()
     while running.any():
-        actions, memory = policy.predict(observations, state=memory, episode_start=starts, deterministic=deterministic)
-        observations, rewards, terminations, truncations, info = env.step(actions)
+        acting = [place for place, window in enumerate(windows) if running[window.rows].any()]
+        for window in windows:
+            window.show()
+        for place in acting:  # the others, whose episodes are over, do once more what they did
+            actions[place] = windows[place].predict(observations, starts, deterministic)
+        observations, rewards, terminations, truncations, info = env.step(side_by_side(windows, actions))
         ended = terminations | truncations
-        course.add(info, rewards, running)
-        finished = ended & running
-        if finished.any():
-            course.finish(info, env, finished)
-            if keep is not None:
-                for replica in np.flatnonzero(finished).tolist():
-                    keep(replica, seeds[replica], bool(info["diverged"][replica]))
+        for place in acting:
+            windows[place].show()
+            _take(judged[place], windows[place].part(info), rewards, running, ended)
         running &= ~ended
         starts = ended
         if ended.any() and running.any():
             observations, _ = env.reset(options={"reset_mask": ended})
-        if progress is not None:
-            progress(course.steps, env.episode_steps)
-    return course.ended()
+        for place in acting:
+            if (progress := judged[place].progress) is not None:
+                progress(judged[place].course.steps, env.episode_steps)
+    return [each.course.ended() for each in judged]
+
+
+def _take(
+    judged: _Judged, info: Mapping[str, Any], rewards: Floats, running: NDArray[np.bool_], ended: NDArray[np.bool_]
+) -> None:
+    """One step of one policy's students, of all students' rewards, of which were running and which have ended."""
+    window, course = judged.window, judged.course
+    course.add(info, rewards[window.rows], running[window.rows])
+    finished = (ended & running)[window.rows]
+    if finished.any():
+        course.finish(info, window.env, finished)
+        if judged.keep is not None:
+            for replica in np.flatnonzero(finished).tolist():
+                judged.keep(replica, judged.seeds[replica], bool(info["diverged"][replica]))

@@ -14,6 +14,7 @@ from kd_env.evaluation.judging.contenders import Contender, Keep, Progress
 from kd_env.evaluation.judging.dev import split_metrics
 from kd_env.evaluation.judging.episodes import drive, judged_splits
 from kd_env.evaluation.judging.results import SELECTION, Evaluation, PolicyResult
+from kd_env.evaluation.judging.stacks import Stack, stacks
 from kd_env.evaluation.judging.tables import JudgedTables, judged_tables
 from kd_env.mdp.problem import Problem
 
@@ -59,15 +60,17 @@ def evaluate_policies(
             check_comparable(name, contender.problem, problem)
     judged = judged or judged_tables(problem)
     splits = judged_splits(problem, judged, seeds)
-    results = {}
-    for name, contender in policies.items():
-        if finished and name in finished:
-            results[name] = finished[name]
+    results = dict(finished or {})
+    # Stacks of all policies, whatever is finished: one that goes on is as it would have been.
+    for stack in stacks(problem, policies, len(seeds)):
+        left = {name: contender for name, contender in stack.contenders.items() if name not in results}
+        if not left:
             continue
-        results[name] = drive(name, contender, problem, splits, seeds, deterministic, progress, keep)
-        if on_result is not None:
-            on_result(results[name])
-    return as_evaluation(problem, judged, results, seeds)
+        for result in drive(Stack(stack.problem, left), problem, splits, seeds, deterministic, progress, keep):
+            results[result.name] = result
+            if on_result is not None:
+                on_result(result)
+    return as_evaluation(problem, judged, {name: results[name] for name in policies}, seeds)
 
 
 def as_evaluation(
