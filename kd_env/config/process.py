@@ -84,6 +84,11 @@ def check_samples(options: ProcessSection) -> None:
                     "evaluation_sample all are read; set evaluation_sample, or leave it out."
                 )
         return
+    if count >= options.evaluation_rows:
+        raise ValueError(
+            f"evaluation_sample={count} has to be less than evaluation_rows={options.evaluation_rows}, of which it is "
+            "a sample; lower it, or leave it out to read all of them."
+        )
     if options.evaluate_every != 1:
         raise ValueError(
             f"evaluation_sample={count} reads some feedback rows at every step, and evaluate_every="

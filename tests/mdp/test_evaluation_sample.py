@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from kd_env import DistillEnv, DistillVectorEnv
 from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
-from kd_env.mdp.objectives.samples import drawn_rows
+from kd_env.mdp.objectives.samples import check_sample, drawn_rows
 from kd_env.mdp.transition import initial
 from kd_env.numerics.calibration import fit_temperatures
 
@@ -119,6 +120,7 @@ def test_a_kept_sample_goes_through_files(tiny_problem: Any, tmp_path: Path) -> 
     ("options", "message"),
     [
         ({"evaluation_sample": 0}, "evaluation_sample=0"),
+        ({"evaluation_sample": 128}, "evaluation_sample=128 .* less than evaluation_rows=128"),
         ({"evaluation_sample": 8, "evaluate_every": 2}, "evaluate_every=2 .* set evaluate_every=1"),
         ({"evaluation_sample": 8, "evaluate_every": 0}, "evaluate_every=0"),
         ({"sample_steps": 2}, "sample_steps=2 .* set evaluation_sample"),
@@ -133,8 +135,9 @@ def test_options_that_contradict_each_other(options: dict[str, Any], message: st
 
 def test_too_few_rows_for_samples(tiny_problem: Any) -> None:
     """Both numbers are named, and what would do."""
+    more = dataclasses.replace(tiny_problem.config, evaluation_rows=64, evaluation_sample=32)
     with pytest.raises(ValueError, match=r"evaluation_sample=32 .* less than the 32"):
-        DistillEnv(problem=tiny_problem, evaluation_sample=32)
+        check_sample(more, tiny_problem.feedback, calibrates=True)
     least = -(-32 // min(np.bincount(tiny_problem.feedback.labels)))
     with pytest.raises(ValueError, match=f"at least {least}"):
         DistillEnv(problem=tiny_problem, evaluation_sample=least - 1)

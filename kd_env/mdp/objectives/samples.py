@@ -34,8 +34,8 @@ def check_sample(config: EnvConfig, feedback: Table, calibrates: bool) -> None:
         return
     if count >= total:
         raise ValueError(
-            f"evaluation_sample={count} has to be less than the {total} feedback rows that are evaluated (the smaller "
-            "of evaluation_rows and the feedback split); lower it, or leave it out to read all of them."
+            f"evaluation_sample={count} has to be less than the {total} rows of the feedback split; lower it, raise "
+            "feedback_rows, or leave it out to read all of them."
         )
     if calibrates:
         second = int(np.sort(np.unique(feedback.labels, return_counts=True)[1])[-2])
