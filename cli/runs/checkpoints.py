@@ -53,7 +53,8 @@ class Checkpoints:
             try:
                 read_header(place)
                 if environment(place).is_dir():  # checkpoints of earlier versions have none
-                    check_manifest(environment(place), _REMEDY)
+                    for folder in (environment(place), *_parts(environment(place))):
+                        check_manifest(folder, _REMEDY)
             except ValueError as error:
                 faults.append(str(error))
                 continue
@@ -93,6 +94,11 @@ class Checkpoints:
 def environment(checkpoint: Path) -> Path:
     """Where the state of the environment stands that belongs to an agent in a checkpoint."""
     return checkpoint.with_name(f"{checkpoint.name}-environment")
+
+
+def _parts(state: Path) -> list[Path]:
+    """Folders of the processes in which replicas run; none where all run in one."""
+    return sorted(path for path in state.iterdir() if path.is_dir())
 
 
 def saved_steps(saved: Path | None) -> int | None:
