@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
+from torch.nn import functional
 
 from agents.catalog import make_agent
 from benchmarks import common
@@ -32,15 +33,20 @@ from kd_env.core import checks
 from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 from kd_env.mdp import transition
+from kd_env.models import encoder
 
-PRECISIONS = ("fp32", "bf16", "auto")
+PRECISIONS = ("fp32", "bf16", "autocast", "auto")
 PARTS = ("update", "evaluation", "features", "agent", "rest")
 
 
-def _precisions(name: str, value: Any) -> None:
-    """No precisions, or different ones."""
-    if value != ():
-        common.each(checks.one_of(*PRECISIONS))(name, value)
+def _empty_or(check: checks.Check) -> checks.Check:
+    """An empty list, or one of different values, every one of which passes ``check``."""
+
+    def run(name: str, value: Any) -> None:
+        if value != ():
+            common.each(check)(name, value)
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,10 @@ class Options(common.Options):
     replicas: tuple[int, ...] = (1, 2, 16)
     """Students N."""
     precisions: tuple[str, ...] = ()
-    """``fp32``, ``bf16`` or ``auto``, which take turns; none: ``precision`` alone."""
+    """Take turns: ``fp32``, ``bf16``, ``autocast`` (bf16 as PyTorch alone makes it: casts at each use, attention in it)
+    or ``auto``; none: ``precision`` alone."""
+    terms: tuple[str, ...] = ()
+    """Knowledge terms; none: those of the environment."""
     evaluate_every: tuple[int, ...] = (1,)
     """With (1) and without (0) an evaluation of feedback rows at every step."""
     evaluation_rows: int = 128
@@ -78,7 +87,8 @@ class Options(common.Options):
         "hidden": common.each(checks.whole(8)),
         "layers": common.each(checks.whole(1)),
         "replicas": common.each(checks.whole(1)),
-        "precisions": _precisions,
+        "precisions": _empty_or(checks.one_of(*PRECISIONS)),
+        "terms": _empty_or(checks.filled),
         "evaluate_every": common.each(checks.whole(0, 1)),
         "evaluation_rows": checks.whole(1),
         "task": checks.text,
@@ -132,13 +142,13 @@ def run(options: Options) -> common.Result:
         for decision in options.decision:
             for layers in options.layers:
                 for hidden in (0,) if options.encoder else options.hidden:
-                    problems = [
-                        _problem(options, decision, layers, hidden, precision, Path(folder))
+                    problems = {
+                        precision: _problem(options, decision, layers, hidden, precision, Path(folder))
                         for precision in options.precisions or (options.precision,)
-                    ]
-                    width = problems[0].student.facts.hidden_size
+                    }
+                    width = next(iter(problems.values())).student.facts.hidden_size
                     for every in options.evaluate_every:
-                        chosen = [with_options(problem, evaluate_every=every) for problem in problems]
+                        chosen = {name: with_options(each, evaluate_every=every) for name, each in problems.items()}
                         for replicas in options.replicas:
                             common.progress(f"profile_step: {decision}, {layers} x {width}, {replicas} students")
                             cell = {"decision": decision, "layers": layers, "hidden": width, "evaluate_every": every}
@@ -195,7 +205,8 @@ def _problem(options: Options, decision: str, layers: int, hidden: int, precisio
         "budget": 100_000,  # no episode ends while it is measured
         "evaluation_rows": options.evaluation_rows,
         "feedback_rows": options.evaluation_rows,
-        "precision": precision,
+        "precision": "bf16" if precision == "autocast" else precision,
+        **({"terms": options.terms} if options.terms else {}),
         "device": options.device,
     }
     if not options.encoder:
@@ -232,33 +243,49 @@ def _parts(clock: Clock, env: DistillVectorEnv) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _autocast_alone() -> Iterator[None]:
+    """Passes in bf16 as PyTorch's autocast makes them: weights are cast at every use, attention is made in bf16."""
+
+    def attention(*given: Any) -> Any:
+        *tensors, scale = given
+        return functional.scaled_dot_product_attention(*tensors, scale=scale)
+
+    with (
+        patch.object(encoder, "_fused_attention", attention),
+        patch.object(encoder.Encoder, "in_bf16", lambda _, params: params),
+    ):
+        yield
+
+
 class _Learning:
     """An agent that learns in N students of a problem, with the times of its rounds."""
 
-    def __init__(self, options: Options, problem: Problem, count: int) -> None:
+    def __init__(self, options: Options, problem: Problem, precision: str, count: int) -> None:
         self.env = DistillVectorEnv(count, problem=problem)
         self.agent = make_agent("actor_critic", self.env, seed=0, device=str(problem.device), n_steps=options.steps)
         self.clock, self.steps, self.rounds = Clock(problem), options.steps * count, list[dict[str, float]]()
+        self.precision = precision if precision == "autocast" else problem.precision
 
     def round(self) -> None:
-        with _parts(self.clock, self.env):
+        with _autocast_alone() if self.precision == "autocast" else nullcontext(), _parts(self.clock, self.env):
             self.rounds.append(self.clock.round(lambda: self.agent.learn(self.steps, reset_num_timesteps=False)))
 
 
-def _cell(options: Options, problems: Sequence[Problem], count: int) -> list[dict[str, Any]]:
+def _cell(options: Options, problems: Mapping[str, Problem], count: int) -> list[dict[str, Any]]:
     """Rows of one cell, a row for each precision."""
-    learning = [_Learning(options, problem, count) for problem in problems]
+    learning = [_Learning(options, problem, precision, count) for precision, problem in problems.items()]
     for _ in range(options.repeats + 1):
         for each in learning:
             each.round()
     rows, first = [], np.array([sum(times.values()) for times in learning[0].rounds[1:]])
-    for each, problem in zip(learning, problems, strict=True):
+    for each in learning:
         each.env.close()
         rounds = each.rounds[1:]
         totals = np.array([sum(times.values()) for times in rounds])
         parts = {part: float(np.median([times[part] for times in rounds])) / options.steps for part in PARTS}
         ratio, spread = float(np.median(first / totals)), common.spread(totals.tolist())
         rows.append(
-            {"precision": problem.precision, **parts, "step": sum(parts.values()), "ratio": ratio, "spread": spread}
+            {"precision": each.precision, **parts, "step": sum(parts.values()), "ratio": ratio, "spread": spread}
         )
     return rows

@@ -64,7 +64,7 @@ def _attention(
 def _fused_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float
 ) -> Tensor:
-    """PyTorch's fused attention; on a CPU in float32, since its way back takes ten times as long in bf16."""
+    """PyTorch's fused attention; on a CPU in float32, since its way back takes up to 15 times as long in bf16."""
     if query.dtype != torch.bfloat16 or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
     with torch.autocast("cpu", enabled=False):  # which would cast them back
