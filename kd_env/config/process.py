@@ -30,10 +30,10 @@ class ProcessSection:
     evaluation_sample: int | None = None
     """Feedback rows that each student reads at the steps within an episode, drawn from the evaluated ones by its
     episode's seed; None: all. At reset and at the end of an episode all are read, so that rewards which are differences
-    (all but RL-KD's) still add up to the same return; what samples were wrong by is part of the last reward. Their
-    noise in the reward of a step is measured in docs/benchmarks.md: a quarter of the rows, paired and kept for 5 steps,
-    costs a third of an evaluation and is worth it where evaluations take most of the time; fewer
-    ``evaluation_rows`` cost as little and are wrong by the same in every episode."""
+    of evaluations still add up to the same return; what samples were wrong by is part of the last reward. Where
+    evaluations take most of the time, take a quarter to a half of ``evaluation_rows``, paired, with ``sample_steps=5``:
+    docs/benchmarks.md has the cost and the noise of each way. Fewer ``evaluation_rows`` cost as little, and are wrong
+    in the same way in every episode."""
     sample_paired: bool = True
     """With ``evaluation_sample``: whether the loss is counted on by the change on the same rows, read before the update
     and after it. Without, it is that of the sample: half the readings, and several times the noise."""
