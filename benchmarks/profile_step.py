@@ -5,6 +5,8 @@ the knowledge terms; students are evaluated on the feedback rows at every step. 
 the feedback rows; *features*: the observation, and with it a pass of the student on its next batch; *agent*: acting and
 learning; *rest*: draws, rewards and the environment's shell.
 
+Environments of several ``precisions`` take turns, with and without the evaluations (``evaluate_every``).
+
 Without ``encoder`` the task is the embedded one, with a fresh student of ``hidden`` and ``layers``. With ``encoder``
 and ``data_dir`` it is a GLUE task, whose student is the encoder's first ``layers`` layers; heads are drawn by seed.
 """
@@ -13,14 +15,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
+from torch.nn import functional
 
 from agents.catalog import make_agent
 from benchmarks import common
@@ -28,9 +31,22 @@ from benchmarks.teacher_set import with_heads
 from kd_env import DistillVectorEnv, Problem, build_problem
 from kd_env.core import checks
 from kd_env.decisions.options import env_config
+from kd_env.envs.process import with_options
 from kd_env.mdp import transition
+from kd_env.models import encoder
 
+PRECISIONS = ("fp32", "bf16", "autocast", "auto")
 PARTS = ("update", "evaluation", "features", "agent", "rest")
+
+
+def _empty_or(check: checks.Check) -> checks.Check:
+    """An empty list, or one of different values, every one of which passes ``check``."""
+
+    def run(name: str, value: Any) -> None:
+        if value != ():
+            common.each(check)(name, value)
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,13 @@ class Options(common.Options):
     """Layers of the student."""
     replicas: tuple[int, ...] = (1, 2, 16)
     """Students N."""
+    precisions: tuple[str, ...] = ()
+    """Take turns: ``fp32``, ``bf16``, ``autocast`` (bf16 as PyTorch alone makes it: casts at each use, attention in it)
+    or ``auto``; none: ``precision`` alone."""
+    terms: tuple[str, ...] = ()
+    """Knowledge terms; none: those of the environment."""
+    evaluate_every: tuple[int, ...] = (1,)
+    """With (1) and without (0) an evaluation of feedback rows at every step."""
     evaluation_rows: int = 128
     """Feedback rows of an evaluation."""
     task: str = "sst2"
@@ -64,6 +87,9 @@ class Options(common.Options):
         "hidden": common.each(checks.whole(8)),
         "layers": common.each(checks.whole(1)),
         "replicas": common.each(checks.whole(1)),
+        "precisions": _empty_or(checks.one_of(*PRECISIONS)),
+        "terms": _empty_or(checks.filled),
+        "evaluate_every": common.each(checks.whole(0, 1)),
         "evaluation_rows": checks.whole(1),
         "task": checks.text,
         "data_dir": checks.text,
@@ -116,12 +142,17 @@ def run(options: Options) -> common.Result:
         for decision in options.decision:
             for layers in options.layers:
                 for hidden in (0,) if options.encoder else options.hidden:
-                    problem = _problem(options, decision, layers, hidden, Path(folder))
-                    for replicas in options.replicas:
-                        width = problem.student.facts.hidden_size
-                        common.progress(f"profile_step: {decision}, {layers} x {width}, {replicas} students")
-                        cell = {"decision": decision, "layers": layers, "hidden": width, "replicas": replicas}
-                        rows.append(cell | _cell(options, problem, replicas))
+                    problems = {
+                        precision: _problem(options, decision, layers, hidden, precision, Path(folder))
+                        for precision in options.precisions or (options.precision,)
+                    }
+                    width = next(iter(problems.values())).student.facts.hidden_size
+                    for every in options.evaluate_every:
+                        chosen = {name: with_options(each, evaluate_every=every) for name, each in problems.items()}
+                        for replicas in options.replicas:
+                            common.progress(f"profile_step: {decision}, {layers} x {width}, {replicas} students")
+                            cell = {"decision": decision, "layers": layers, "hidden": width, "evaluate_every": every}
+                            rows += [{**cell, "replicas": replicas, **row} for row in _cell(options, chosen, replicas)]
     return {"rows": rows, "facts": common.facts(options)}
 
 
@@ -132,13 +163,20 @@ def table(result: common.Result) -> str:
             f"{row['decision']}",
             f"{row['layers']} x {row['hidden']}",
             str(row["replicas"]),
+            row["precision"],
+            "yes" if row["evaluate_every"] else "no",
             common.ms(row["step"]),
+            f"{row['ratio']:.2f}",
             *(f"{row[part] / row['step']:.0%}" for part in PARTS),
         ]
         for row in result["rows"]
     ]
-    note = "\n\nMedians; of processor time on a CPU. Shares are of the sum of the parts."
-    return common.markdown(["decision", "student", "N", "ms a step", *PARTS], lines) + note
+    note = (
+        "\n\nMedians; of processor time on a CPU. Ratios are the first precision's time over the row's, medians of "
+        "rounds in turn. Shares are of the sum of the parts."
+    )
+    header = ["decision", "student", "N", "precision", "evaluated", "ms a step", "ratio", *PARTS]
+    return common.markdown(header, lines) + note
 
 
 def plot(result: common.Result, path: Path) -> None:
@@ -146,7 +184,11 @@ def plot(result: common.Result, path: Path) -> None:
     rows = result["rows"]
     figure = common.new_figure(7.0, 0.5 * len(rows) + 1.4)
     axes = figure.subplots()
-    names = [f"{row['decision']}, {row['layers']} x {row['hidden']}, N {row['replicas']}" for row in rows]
+    names = [
+        f"{row['decision']}, {row['layers']} x {row['hidden']}, N {row['replicas']}, {row['precision']}"
+        + ("" if row["evaluate_every"] else ", not evaluated")
+        for row in rows
+    ]
     left = np.zeros(len(rows))
     for part in PARTS:
         shares = np.array([row[part] / row["step"] for row in rows])
@@ -157,13 +199,14 @@ def plot(result: common.Result, path: Path) -> None:
     common.save_figure(figure, path)
 
 
-def _problem(options: Options, decision: str, layers: int, hidden: int, folder: Path) -> Problem:
+def _problem(options: Options, decision: str, layers: int, hidden: int, precision: str, folder: Path) -> Problem:
     given: dict[str, Any] = {
         "decision": decision,
         "budget": 100_000,  # no episode ends while it is measured
         "evaluation_rows": options.evaluation_rows,
         "feedback_rows": options.evaluation_rows,
-        "precision": options.precision,
+        "precision": "bf16" if precision == "autocast" else precision,
+        **({"terms": options.terms} if options.terms else {}),
         "device": options.device,
     }
     if not options.encoder:
@@ -200,16 +243,49 @@ def _parts(clock: Clock, env: DistillVectorEnv) -> Iterator[None]:
         yield
 
 
-def _cell(options: Options, problem: Problem, count: int) -> dict[str, Any]:
-    env = DistillVectorEnv(count, problem=problem)
-    agent = make_agent("actor_critic", env, seed=0, device=str(problem.device), n_steps=options.steps)
-    clock = Clock(problem)
+@contextmanager
+def _autocast_alone() -> Iterator[None]:
+    """Passes in bf16 as PyTorch's autocast makes them: weights are cast at every use, attention is made in bf16."""
 
-    def learn() -> None:
-        agent.learn(options.steps * count, reset_num_timesteps=False)
+    def attention(*given: Any) -> Any:
+        *tensors, scale = given
+        return functional.scaled_dot_product_attention(*tensors, scale=scale)
 
-    with _parts(clock, env):
-        rounds = [clock.round(learn) for _ in range(options.repeats + 1)][1:]
-    env.close()
-    parts = {part: float(np.median([each[part] for each in rounds])) / options.steps for part in PARTS}
-    return {**parts, "step": sum(parts.values()), "spread": common.spread([sum(each.values()) for each in rounds])}
+    with (
+        patch.object(encoder, "_fused_attention", attention),
+        patch.object(encoder.Encoder, "in_bf16", lambda _, params: params),
+    ):
+        yield
+
+
+class _Learning:
+    """An agent that learns in N students of a problem, with the times of its rounds."""
+
+    def __init__(self, options: Options, problem: Problem, precision: str, count: int) -> None:
+        self.env = DistillVectorEnv(count, problem=problem)
+        self.agent = make_agent("actor_critic", self.env, seed=0, device=str(problem.device), n_steps=options.steps)
+        self.clock, self.steps, self.rounds = Clock(problem), options.steps * count, list[dict[str, float]]()
+        self.precision = precision if precision == "autocast" else problem.precision
+
+    def round(self) -> None:
+        with _autocast_alone() if self.precision == "autocast" else nullcontext(), _parts(self.clock, self.env):
+            self.rounds.append(self.clock.round(lambda: self.agent.learn(self.steps, reset_num_timesteps=False)))
+
+
+def _cell(options: Options, problems: Mapping[str, Problem], count: int) -> list[dict[str, Any]]:
+    """Rows of one cell, a row for each precision."""
+    learning = [_Learning(options, problem, precision, count) for precision, problem in problems.items()]
+    for _ in range(options.repeats + 1):
+        for each in learning:
+            each.round()
+    rows, first = [], np.array([sum(times.values()) for times in learning[0].rounds[1:]])
+    for each in learning:
+        each.env.close()
+        rounds = each.rounds[1:]
+        totals = np.array([sum(times.values()) for times in rounds])
+        parts = {part: float(np.median([times[part] for times in rounds])) / options.steps for part in PARTS}
+        ratio, spread = float(np.median(first / totals)), common.spread(totals.tolist())
+        rows.append(
+            {"precision": each.precision, **parts, "step": sum(parts.values()), "ratio": ratio, "spread": spread}
+        )
+    return rows

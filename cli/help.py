@@ -32,6 +32,7 @@ EXAMPLES = {
     "study": (
         "kd-env study experiment=harmful_knowledge agents=[actor_critic,sb3/ppo] trainings=5",
         "kd-env study experiment=harmful_knowledge controls=[none,shuffled_reward,untrained]",
+        "kd-env study experiment=harmful_knowledge agents=[actor_critic,reinforce,sb3/ppo,sb3/a2c] pruning=median",
         "kd-env study env=tutor_token agents=[tutor,sb3/ppo] trainings=2 env.budget=100",
         "kd-env study experiment=tutor_paper agents=[tutor] env.budget=2000 task=sst2 task.data_dir=<glue folder> "
         "teacher.path=<masked language model>",
@@ -51,7 +52,7 @@ GOING_ON = {
     "a higher total_timesteps goes on with a finished run.",
     "teacher": "the same command goes on from the last evaluation; a finished teacher of the same options is kept.",
     "evaluate": "the same command goes on with policies, or fine-tunings, that are not finished.",
-    "study": "the same command goes on with trainings that are not finished.",
+    "study": "the same command goes on with trainings that are not finished; which agents are pruned stays as decided.",
     "estimate": "nothing is lost.",
     "compare": "nothing is lost; the same command with overwrite=true writes it again.",
 }

@@ -98,7 +98,7 @@ def environments(folder: Path) -> list[Surface]:
     task = {**tiny_task(folder / "task"), "budget": 4}
     return [
         surface("environment", task),
-        surface("tutor", {**tiny_text(folder / "text"), "budget": 4}),
+        surface("tutor", {"decision": "tutor_token", **tiny_text(folder / "text"), "budget": 4}),
     ]
 
 

@@ -6,9 +6,11 @@ import glob
 import hashlib
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.jobs.studies.decision import is_pruned, prunings_of
 from cli.runs import folder as runs
 from cli.runs.config import at, differences
 from cli.runs.former import with_former_defaults
@@ -29,7 +31,7 @@ _SETS = ("teachers", "cofinetuned")
 _OTHER_PROBLEM = {"teacher_is_student", "shuffled_feedback"}
 """Controls that change the problem."""
 _NO_MATTER = (
-    *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every"),
+    *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every", "pause"),
     *("threads", "cache_dir", "device", "agent_device", "vectorization", "presets", "recipe", "save_students"),
 )
 """Keys that may differ between the trainings of one group; presets are in the values."""
@@ -70,7 +72,7 @@ def compare_folders(folders: Sequence[Path], out: Path, command: str) -> Path:
     from kd_env.evaluation.comparing.compare import compare
     from kd_env.evaluation.comparing.report import print_comparison, write_comparison
 
-    comparison = compare(read_runs(folders))
+    comparison = replace(compare(read_runs(folders)), prunings=prunings_of(folders))
     print_comparison(comparison)
     write_comparison(out, comparison, command)
     print(f"Written to {out}", flush=True)
@@ -80,8 +82,8 @@ def compare_folders(folders: Sequence[Path], out: Path, command: str) -> Path:
 def find_runs(patterns: Sequence[str]) -> list[Path]:
     """The run folders that folders and glob patterns name, each once, in order.
 
-    A folder that a pattern finds and that is no run (another comparison, a file) is passed over; an unfinished run is
-    refused, since leaving it out would choose among trainings.
+    A folder that a pattern finds and that is no run (another comparison, a file) is passed over, and so are the runs of
+    an agent that was pruned; an unfinished run is refused, since leaving it out would choose among trainings.
 
     Raises:
         ValueError: nothing named or found, or a folder without results.
@@ -224,5 +226,9 @@ def _of_the_agent(config: Config) -> tuple[str, ...]:
 
 
 def _matches(pattern: str) -> list[Path]:
-    """Runs and nothing else; a folder in which no training has begun yet holds only its description."""
-    return [path for path in map(Path, sorted(glob.glob(pattern))) if (path / runs.CONFIG).is_file()]
+    """Runs and nothing else; a folder in which no training has begun yet holds only its description.
+
+    Those of an agent that its study pruned, all of them, are told by the comparison (``prunings``) and not in it.
+    """
+    found = [path for path in map(Path, sorted(glob.glob(pattern))) if (path / runs.CONFIG).is_file()]
+    return [path for path in found if not is_pruned(path)]

@@ -13,7 +13,9 @@ from cli.settings.compose import OPEN, compose
 from cli.settings.presets import NO_EXPERIMENT
 from cli.settings.read import read_settings
 
-_PLACES = ("name", "runs_dir", "resume", "progress", "threads", "checkpoint_every", "save_students", "presets")
+_PLACES = (
+    *("name", "runs_dir", "resume", "progress", "threads", "checkpoint_every", "pause", "save_students", "presets"),
+)
 """Keys that say nothing about what is judged."""
 
 

@@ -5,29 +5,32 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.errors import going_on
 from cli.jobs.compare import check_comparable, compare_folders
 from cli.jobs.estimates.said import say_study
 from cli.jobs.kinds.catalog import job_of
+from cli.jobs.studies.agents import quoted, read_agents
+from cli.jobs.studies.decision import write_pruning
+from cli.jobs.studies.pruning import decide, decided, going_on_with, pause_words, pausing, unjudged
+from cli.jobs.studies.training import Training
 from cli.runs import folder as runs
 from cli.runs.origin import check_source
 from cli.runs.pool import Child, run_all
 from cli.settings import probe
 from cli.settings.compose import compose
-from cli.settings.kinds.base import Settings
 from cli.settings.options import folder_name, names_of, split_options, whole
 from cli.settings.presets import groups, option_comments
 from cli.settings.read import check, read_begun, with_defaults
 from kd_env.core.registry import unknown_name
 from kd_files.writing import atomic_write
 
+if TYPE_CHECKING:
+    from kd_env.evaluation.comparing.comparison import Pruning
+
 SEED_STEP = 100
-_ENTRY_KEYS = ("name", "label", "options", "env", "from")
-"""Of an entry of ``agents`` that is more than a name."""
 _INSTEAD = {
     "agent": "agents=[...] chooses the agents",
     "control": "controls=[...] chooses the controls",
@@ -35,49 +38,16 @@ _INSTEAD = {
     "threads": "each training has one thread, and jobs=... says how many run at a time",
     "resume": "a study always goes on from what is there",
     "evaluation.jobs": "each training is one process, and jobs=... says how many run at a time",
+    "pause.at": "pruning=median has trainings pause, and pruning_at=... says when",
 }
 """Options of the main job that a study sets itself."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """One run of a study."""
-
-    settings: Settings[Any]
-    """As the main job will read them."""
-    overrides: tuple[str, ...]
-    """Of the main job."""
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.settings.run_folder
-
-    @property
-    def log(self) -> Path:
-        """What the process prints."""
-        return self.folder.with_name(f"{self.folder.name}.log")
-
-    def finished(self) -> bool:
-        """Whether its results are there, of the evaluation that is asked for.
-
-        Raises:
-            ValueError: the folder holds a run of other options.
-        """
-        runs.check_folder(self.folder, self.settings.resolved)
-        if not (self.folder / runs.RESULTS).is_file():
-            return False
-        before = dict(runs.run_config(self.folder)["evaluation"])
-        wanted = dict(self.settings.resolved["evaluation"])
-        if not wanted["rules"]:  # rules that are there do no harm
-            before["rules"] = wanted["rules"]
-        return before == wanted
 
 
 def study(overrides: Sequence[str], command: str) -> Path:
     """``kd-env study [agents=[...] controls=[...] trainings=n jobs=n] [options of the main job]``; the study folder.
 
-    Runs that are finished are kept, others go on from their last checkpoint: the same command resumes a study.
+    Runs that are finished are kept, others go on from their last checkpoint: the same command resumes a study. Which
+    agents are pruned is decided once.
 
     Raises:
         ValueError: anything that does not fit, before any work; after it, the trainings that failed, with their logs.
@@ -85,13 +55,15 @@ def study(overrides: Sequence[str], command: str) -> Path:
     probe.require_own_agents()
     options, main = split_options("study", overrides)
     _check_main(main, options)
-    jobs = jobs_of(options)
-    trainings = plan(options, main)
-    folder = trainings[0].folder.parent
+    jobs_of(options)
+    everyone = plan(options, main)
+    paused = pausing(everyone, options)
+    folder = everyone[0].folder.parent
     if (folder / runs.CONFIG).is_file():
         raise ValueError(f"{folder} is a run folder; choose another name of the study with name=...")
+    pruning = decided(folder, options, paused)
     with runs.writing(folder, "study"):
-        _run(folder, trainings, jobs, command)
+        _run(folder, everyone, paused, pruning, options, command)
     return folder
 
 
@@ -100,29 +72,58 @@ def jobs_of(options: Mapping[str, Any]) -> int:
     return whole("jobs", os.cpu_count() or 1 if options["jobs"] is None else options["jobs"], 1)
 
 
-def _run(folder: Path, trainings: Sequence[Training], jobs: int, command: str) -> None:
+def _run(
+    folder: Path,
+    everyone: Sequence[Training],
+    paused: Sequence[Training],
+    pruning: Pruning | None,
+    options: Mapping[str, Any],
+    command: str,
+) -> None:
+    jobs, shown = jobs_of(options), everyone[0].settings.resolved["progress"]
     folder.mkdir(exist_ok=True)
-    todo = [training for training in trainings if not training.finished()]
+    trainings = going_on_with(everyone, pruning)
+    todo = _unfinished(trainings)
     for training in todo:
         check_source(training.settings.resolved, training.folder)
     _make_teachers(todo)
     atomic_write(folder / runs.COMMAND, command + "\n")
     print(f"{folder}: {len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before.", flush=True)
-    say_study([training.settings for training in todo], jobs)
-    for training in todo:
-        (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
+    say_study([training.settings for training in todo], jobs, [] if pruning else [t.settings for t in paused])
     keeps = f"{folder} keeps finished trainings and the checkpoints of the others; the same command goes on with them."
     with going_on(lambda: keeps):
-        shown = trainings[0].settings.resolved["progress"]
+        if paused and pruning is None:
+            print(pause_words(paused), flush=True)
+            children = [_child(training) for training in unjudged(paused)]
+            _refuse_failed(run_all(children, jobs, shown=shown, end="paused"), len(paused))
+            pruning = decide(folder, options, paused)
+            write_pruning(folder, pruning)
+            trainings = going_on_with(everyone, pruning)
+            todo = _unfinished(trainings)
+        if pruning is not None:
+            from kd_env.evaluation.comparing.words import pruning_words
+
+            print(pruning_words(pruning), flush=True)
+        for training in todo:
+            (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
         failed = run_all([_child(training) for training in todo], jobs, shown=shown)
     done = [training.folder for training in trainings if (training.folder / runs.RESULTS).is_file()]
     if done:
         compare_folders(done, folder, command)
+    _refuse_failed(failed, len(trainings))
+
+
+def _unfinished(trainings: Sequence[Training]) -> list[Training]:
+    return [training for training in trainings if not training.finished()]
+
+
+def _refuse_failed(failed: Sequence[Child], count: int) -> None:
+    """Tell the trainings that failed, of ``count``, with their logs; raises ``ValueError`` where there are any."""
     if failed:
         logs = ", ".join(f"{child.log} ({_last_line(child.log)})" for child in failed)
         raise ValueError(
-            f"{len(failed)} of {len(trainings)} trainings failed; the others are kept, and the same command tries "
-            f"these again. Logs: {logs}"
+            f"{len(failed)} of {count} trainings failed; the others are kept, and the same command tries these again. "
+            f"Logs: {logs}"
         )
 
 
@@ -139,9 +140,7 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
     """
     agents, controls = read_agents(options["agents"]), names_of("controls", options["controls"])
     count, first = whole("trainings", options["trainings"], 1), whole("first_seed", options["first_seed"], 0)
-    kinds = [
-        [*_without(main, agent), *agent, f"control={_quoted(control)}"] for agent in agents for control in controls
-    ]
+    kinds = [[*_without(main, agent), *agent, f"control={quoted(control)}"] for agent in agents for control in controls]
     composed = [with_defaults(compose("config", overrides)) for overrides in kinds]
     _check_controls(controls, composed[0]["evaluation"])
     folder = _study_folder(options, composed[0])
@@ -155,7 +154,7 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
         for index in range(count):
             own = {"seed": first + step * index, "runs_dir": str(folder), "threads": 1, "resume": True}
             # One process each: jobs=... says how many run at a time.
-            overrides = [*kind, *(f"{key}={_quoted(value)}" for key, value in own.items()), "evaluation.jobs=1"]
+            overrides = [*kind, *(f"{key}={quoted(value)}" for key, value in own.items()), "evaluation.jobs=1"]
             evaluation = {**resolved["evaluation"], "jobs": 1}
             settings = read_begun({**resolved, **own, "evaluation": evaluation})
             if settings.evaluation_seeds in judged:  # rules are deterministic given the seeds: one run judges them
@@ -174,43 +173,6 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
             "it a label as {name: ..., label: ...}."
         )
     check_comparable([(training.folder.name, training.settings.resolved) for training in found])
-    return found
-
-
-def read_agents(given: Any) -> list[list[str]]:
-    """Overrides of the main job for each agent of a study.
-
-    Args:
-        given: preset names, or mappings with ``name, label, options, env, from``.
-
-    Raises:
-        ValueError: anything else, or one agent twice.
-    """
-    items = given if isinstance(given, list) else [given]
-    plain = [item for item in items if not isinstance(item, Mapping)]
-    if plain or not items:
-        names_of("agents", plain)
-    return [_agent_overrides(item) if isinstance(item, Mapping) else [f"agent={_quoted(item)}"] for item in items]
-
-
-def _agent_overrides(item: Mapping[Any, Any]) -> list[str]:
-    for key in item:
-        if key not in _ENTRY_KEYS:
-            raise ValueError(unknown_name(f"key of the agent {item.get('name')!r}:", str(key), _ENTRY_KEYS))
-    if not isinstance(item.get("name"), str):
-        raise ValueError(
-            f"agents holds {dict(item)}; write a name, or {{name: sb3/ppo, label: ..., options: {{...}}, "
-            "env: {...}}."
-        )
-    found = [f"agent={_quoted(item['name'])}"]
-    for key, section in (("options", "agent.options"), ("env", "env")):
-        values = item.get(key, {})
-        if not isinstance(values, Mapping):
-            raise ValueError(
-                f'agents holds {dict(item)}: {key} must hold options by name, as "{key}: {{name: value}}".'
-            )
-        found += [f"{section}.{name}={_quoted(value)}" for name, value in values.items()]
-    found += [f"agent.{key}={_quoted(item[key])}" for key in ("label", "from") if item.get(key) is not None]
     return found
 
 
@@ -269,26 +231,6 @@ def _child(training: Training) -> Child:
 
 def _sets_rules(text: str) -> bool:
     return text.split("=", 1)[0].lstrip("+") == "evaluation.rules"
-
-
-def _quoted(value: object) -> str:
-    """A value as Hydra reads it back."""
-    if value is None or isinstance(value, list | Mapping):
-        return _flow(value)
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    if re.fullmatch(r"[\w./~-]+", text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _flow(value: Any) -> str:
-    """Lists and mappings as Hydra reads them."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_flow(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_flow, value)) + "]"
-    return "null" if value is None else _quoted(value)
 
 
 def _last_line(log: Path) -> str:

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.common.storage import read_header
 from cli.errors import going_on
 from cli.jobs.estimates.said import say
 from cli.jobs.kinds.base import Job
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.judge import write_results
+from cli.jobs.kinds.paused import judge_pause
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
 from cli.runs import origin
-from cli.runs.checkpoints import Checkpoints, environment
+from cli.runs.checkpoints import Checkpoints, environment, saved_steps, steps_made
 from cli.runs.diagnosis import Diagnosis
 from cli.runs.rows import check_rows, write_rows
 from cli.runs.watch import Recorder, Watch, read_history
@@ -42,6 +42,7 @@ def train(overrides: Sequence[str], command: str) -> Path:
     folder, job = settings.run_folder, job_of(settings)
     with runs.writing(folder):
         runs.check_folder(folder, settings.resolved)
+        _check_pause(settings.resolved["pause"]["at"], folder)
         origin.check_source(settings.resolved, folder)
         begin = time.perf_counter()
         problem = job.load_problem()
@@ -54,35 +55,37 @@ def train(overrides: Sequence[str], command: str) -> Path:
         runs.open_run(folder, settings.resolved, overrides, command)
         write_rows(folder, hashes)
         with going_on(lambda: kept(folder)):
-            say(job, problem, built, _steps_made(folder))
-            agent, history = learn(job, problem)
+            say(job, problem, built, steps_made(folder))
+            learned = learn(job, problem)
+            if learned is None:
+                checkpoint = Checkpoints(folder / runs.CHECKPOINT).newest()
+                assert checkpoint is not None, "a pause writes one"
+                judge_pause(job, problem, checkpoint)
+                return folder
+            agent, history = learned
             report = job.evaluate(problem, agent, folder / runs.POLICY)
-            write_results(folder, report, history, job.appendix(problem, folder / runs.POLICY))
+            likeliest = bool(settings.resolved["evaluation"]["deterministic"])
+            write_results(folder, report, job.appendix(problem, folder / runs.POLICY), history, likeliest)
     return folder
+
+
+def _check_pause(at: int | None, folder: Path) -> None:
+    """Refuse a pause behind the end of a training; raises ``ValueError``."""
+    trained = saved_steps(folder / runs.POLICY)
+    if at is not None and trained is not None and trained >= at:
+        raise ValueError(
+            f"pause.at={at}, but the training of {folder} has come to its end at step {trained}: leave pause.at out."
+        )
 
 
 def _check_origin(job: Job[Any, Any], problem: Any) -> None:
     """Refuse a policy to begin with that would see or say other things here; raises ``ValueError``."""
     folder, resolved = job.settings.run_folder, job.settings.resolved
-    if origin.source_of(resolved) is None or _steps_made(folder):
+    if origin.source_of(resolved) is None or steps_made(folder):
         return
     from kd_env.envs import DistillVectorEnv
 
     origin.check_fits(resolved, DistillVectorEnv(1, problem=problem))
-
-
-def _steps_of(saved: Path | None) -> int | None:
-    """Environment steps after which an agent was saved; None where none is, or a rule, or a damaged one."""
-    try:
-        steps = None if saved is None else read_header(saved).get("num_timesteps")
-    except ValueError:  # told by whoever wants to use it
-        return None
-    return steps if isinstance(steps, int) else None
-
-
-def _steps_made(folder: Path) -> int:
-    """Training steps of a run that goes on."""
-    return max(_steps_of(folder / runs.POLICY) or 0, Checkpoints(folder / runs.CHECKPOINT).steps() or 0)
 
 
 def kept(folder: Path) -> str:
@@ -95,8 +98,11 @@ def kept(folder: Path) -> str:
     return f"{folder} keeps {what}; the same command with resume=true goes on."
 
 
-def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]]:
-    """Train the agent, from the last checkpoint where one is resumed; the agent and its log. Rules learn nothing."""
+def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]] | None:
+    """Train the agent, from the last checkpoint where one is resumed; the agent and its log. Rules learn nothing.
+
+    None where the training pauses (``pause.at``): then its checkpoint is all that there is.
+    """
     from agents import agent_kind, load_agent, make_agent
 
     settings = job.settings
@@ -107,7 +113,7 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
         rule.save(policy)
         return None, []
     device = agent_device(c)
-    trained, wanted = _steps_of(policy), 0 if c["control"] == "untrained" else c["total_timesteps"] or 0
+    trained, wanted = saved_steps(policy), 0 if c["control"] == "untrained" else c["total_timesteps"] or 0
     if policy.is_dir() and not (job.goes_on and trained is not None and trained < wanted):
         print(f"The policy in {policy} is trained already.", flush=True)
         try:
@@ -120,7 +126,7 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
     try:
         agent: Any
         checkpoint = checkpoints.newest()
-        if trained is not None and trained > (_steps_of(checkpoint) or 0):
+        if trained is not None and trained > (saved_steps(checkpoint) or 0):
             checkpoint = policy
         if checkpoint is not None:
             state = environment(checkpoint)
@@ -142,16 +148,18 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
             done=done,
             checkpoint_every=c["checkpoint_every"],
             checkpoint=lambda: checkpoints.save(agent, int(agent.num_timesteps), distillation),
+            pause_at=c["pause"]["at"],
             shown=c["progress"],
         )
 
         def after_update(metrics: dict[str, float]) -> bool:
-            watch(metrics)
-            return not job.is_over(env)
+            return watch(metrics) and not job.is_over(env)
 
         with watch:
-            if done < total:
+            if done < total and not watch.paused:
                 agent.learn(total - done, after_update, reset_num_timesteps=done == 0)
+        if watch.paused:
+            return None
         runs.write_spaces(folder, env.unwrapped)  # before the policy, so that no policy is without
         job.end_training(agent, env)
         agent.save(policy)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.common.storage import HEADER, read_header
+from cli.runs.folder import CHECKPOINT, POLICY
 from kd_files.manifest import MANIFEST, check_manifest
 
 _REMEDY = "delete the checkpoint to go on from an older one, or to begin anew"
@@ -52,7 +53,8 @@ class Checkpoints:
             try:
                 read_header(place)
                 if environment(place).is_dir():  # checkpoints of earlier versions have none
-                    check_manifest(environment(place), _REMEDY)
+                    for folder in (environment(place), *_parts(environment(place))):
+                        check_manifest(folder, _REMEDY)
             except ValueError as error:
                 faults.append(str(error))
                 continue
@@ -92,3 +94,22 @@ class Checkpoints:
 def environment(checkpoint: Path) -> Path:
     """Where the state of the environment stands that belongs to an agent in a checkpoint."""
     return checkpoint.with_name(f"{checkpoint.name}-environment")
+
+
+def _parts(state: Path) -> list[Path]:
+    """Folders of the processes in which replicas run; none where all run in one."""
+    return sorted(path for path in state.iterdir() if path.is_dir())
+
+
+def saved_steps(saved: Path | None) -> int | None:
+    """Environment steps after which an agent was saved; None where none is, or a rule, or a damaged one."""
+    try:
+        steps = None if saved is None else read_header(saved).get("num_timesteps")
+    except ValueError:  # told by whoever wants to use it
+        return None
+    return steps if isinstance(steps, int) else None
+
+
+def steps_made(run: Path) -> int:
+    """Training steps of a run that goes on."""
+    return max(saved_steps(run / POLICY) or 0, Checkpoints(run / CHECKPOINT).steps() or 0)

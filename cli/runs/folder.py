@@ -29,7 +29,7 @@ _REMEDY = "copy the run folder again, or choose another"
 _VERSIONS_REMEDY = "delete it, and it is written again"
 _COMPONENTS, _FEATURES, _VIEW = "action components", "observation features", "action view"
 _MAY_CHANGE = (
-    *("resume", "progress", "threads", "checkpoint_every", "evaluation"),
+    *("resume", "progress", "threads", "checkpoint_every", "pause", "evaluation"),
     *("save_students", "runs_dir", "cache_dir"),
 )
 _SECTIONS = {**dict.fromkeys(("task", "teacher", "student", "env", "agent", "evaluation"), dict), "seed": int}

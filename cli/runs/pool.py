@@ -31,16 +31,17 @@ class _Running(NamedTuple):
     log: IO[bytes]
 
 
-def run_all(children: Sequence[Child], jobs: int, *, shown: bool) -> list[Child]:
+def run_all(children: Sequence[Child], jobs: int, *, shown: bool, end: str = "finished") -> list[Child]:
     """Run every process, ``jobs`` at a time; those that failed, which stop no other.
 
     Args:
         children: in the order in which they start.
         jobs: at the same time.
         shown: whether a progress bar is shown.
+        end: what a process is that ended without an error, for the progress.
     """
     waiting, running, failed = list(children), list[_Running](), list[Child]()
-    bar = _Bar(len(children), shown)
+    bar = _Bar(len(children), shown, end)
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -88,8 +89,8 @@ def _stop(running: Sequence[_Running]) -> None:
 class _Bar:
     """Processes that ended and the time left; without a terminal a line for each."""
 
-    def __init__(self, total: int, shown: bool) -> None:
-        self._total, self._done, self._begin, self._shown = total, 0, time.monotonic(), shown
+    def __init__(self, total: int, shown: bool, end: str) -> None:
+        self._total, self._done, self._begin, self._shown, self._end = total, 0, time.monotonic(), shown, end
         self._progress = None
         if shown and total and sys.stderr.isatty():
             from rich.console import Console
@@ -104,7 +105,7 @@ class _Bar:
         self._done += 1
         left = (time.monotonic() - self._begin) / self._done * (self._total - self._done)
         shown = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
-        text = f"{name} {'finished' if status == 0 else 'FAILED'}  ETA {shown}"
+        text = f"{name} {self._end if status == 0 else 'FAILED'}  ETA {shown}"
         if self._progress is not None:
             self._progress.update(self._task, completed=self._done, text=text)
         elif self._shown:

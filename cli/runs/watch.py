@@ -58,6 +58,7 @@ class Watch:
         done: steps that were taken before (resume); later lines of an old log are dropped.
         checkpoint_every: environment steps between two checkpoints, 0 for none.
         checkpoint: writes one.
+        pause_at: environment steps after which the training pauses, with a checkpoint; None: never.
         shown: whether progress is shown.
     """
 
@@ -70,11 +71,15 @@ class Watch:
         done: int,
         checkpoint_every: int,
         checkpoint: Callable[[], None],
+        pause_at: int | None,
         shown: bool,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._recorder, self._total, self._start = folder / METRICS, recorder, total, done
         self._every, self._checkpoint, self._last_checkpoint = checkpoint_every, checkpoint, done
+        self._pause_at = pause_at
+        self.paused = pause_at is not None and done >= pause_at
+        """Whether the training has come to its pause."""
         self.history = [point for point in read_history(folder) if point["timesteps"] <= done]
         self._bar = _Bar(total, done) if shown else None
         from torch.utils.tensorboard import SummaryWriter
@@ -92,8 +97,10 @@ class Watch:
         if self._bar is not None:
             self._bar.close()
 
-    def __call__(self, metrics: dict[str, float]) -> None:
-        """Log one rollout."""
+    def __call__(self, metrics: dict[str, float]) -> bool:
+        """Log one rollout; False where the training pauses now."""
+        if self.paused:  # an agent that does not stop when it is told to has its checkpoint
+            return False
         point = {**self._recorder.take(), **metrics}  # what the agent says of itself counts
         self.history.append(point)
         self._file.write(json.dumps(point) + "\n")
@@ -104,9 +111,11 @@ class Watch:
                 self._writer.add_scalar(f"train/{name}", value, steps)
         if self._bar is not None:
             self._bar.update(point)
-        if self._every and steps - self._last_checkpoint >= self._every:
+        self.paused = self._pause_at is not None and steps >= self._pause_at
+        if self.paused or (self._every and steps - self._last_checkpoint >= self._every):
             self._checkpoint()
             self._last_checkpoint = steps
+        return not self.paused
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

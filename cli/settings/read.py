@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
     check_control(c["control"], agent_kind(str(c["agent"]["name"])) == "rule")
     read = reader.read(c, _agent(c["agent"]))
     name = folder_name(c["name"] or default_name(c))
+    seeds = reader.evaluation_seeds(c)
+    check_pause(c, seeds)
     return Settings(
         kind=reader.name,
         resolved={**c, "name": name, "env": read.resolved},
@@ -59,7 +61,7 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
         agent=read.agent,
         rules=_rules(c["evaluation"]["rules"], read.agent),
         run_folder=Path(c["runs_dir"]) / name,
-        evaluation_seeds=reader.evaluation_seeds(c),
+        evaluation_seeds=seeds,
         cofinetuned=read.cofinetuned,
     )
 
@@ -131,6 +133,36 @@ def default_name(c: Mapping[str, Any]) -> str:
     what = c["presets"].get("experiment") or c["task"]["name"]
     control = "" if c["control"] == "none" else f"-{c['control']}"
     return f"{what}-{agent_label(c['agent'])}{control}-seed{c['seed']}".replace("/", "-")
+
+
+def check_pause(c: Mapping[str, Any], seeds: Sequence[int]) -> None:
+    """Refuse a pause that would never come, or whose students are those of the training or of the report.
+
+    Args:
+        c: complete configuration.
+        seeds: of the evaluation.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    from agents import agent_kind
+
+    pause, total, name = c["pause"], c["total_timesteps"], c["agent"]["name"]
+    if pause["at"] is None:
+        return
+    at = f"pause.at={pause['at']}"
+    if agent_kind(str(name)) == "rule" or c["control"] == "untrained":
+        raise ValueError(f"{at}: agent {name!r} with control={c['control']} is not trained; leave pause.at out.")
+    if total is not None and pause["at"] >= total:
+        raise ValueError(f"{at} is not before the end of the training, total_timesteps={total}; lower it.")
+    judged = range(pause["first_seed"], pause["first_seed"] + pause["seeds"])
+    others = (("evaluation", seeds), ("training", range(c["seed"], c["seed"] + c["num_envs"])))
+    for what, taken in others:
+        if not set(judged).isdisjoint(taken):
+            raise ValueError(
+                f"pause.first_seed={pause['first_seed']} with pause.seeds={pause['seeds']} takes seeds of the {what} "
+                f"({taken[0]} to {taken[-1]}); choose another pause.first_seed."
+            )
 
 
 def _check_numbers(c: Mapping[str, Any]) -> None:

@@ -14,6 +14,11 @@ def _device(name: str, value: Any) -> None:
         checks.refuse(name, value, "auto, cpu, cuda or cuda:<n>")
 
 
+def _share(name: str, value: Any) -> None:
+    if not checks.is_number(value) or not 0 < value < 1:
+        checks.refuse(name, value, "a share of the steps, above 0 and below 1")
+
+
 VALUES: dict[str, checks.Check] = {
     **dict.fromkeys(("resume", "progress", "overwrite"), checks.boolean),
     "threads": checks.optional(checks.whole(1)),
@@ -23,6 +28,11 @@ VALUES: dict[str, checks.Check] = {
     **dict.fromkeys(("task.name", "agent.name"), checks.text),
     **dict.fromkeys(("columns", "task.columns"), checks.optional(checks.mapping)),
     **dict.fromkeys(("teacher.path", "teacher.name_or_path"), checks.optional(checks.filled)),
+    "pruning": checks.one_of("none", "median"),
+    "pruning_at": _share,
+    "pause.at": checks.optional(checks.whole(1)),
+    "pause.seeds": checks.whole(1, 100_000),
+    "pause.first_seed": checks.whole(0),
     "agent.from": checks.optional(checks.filled),
     "agent.label": checks.optional(checks.text),
     "agent.options": checks.mapping,

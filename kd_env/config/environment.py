@@ -118,6 +118,7 @@ class EnvConfig(DecisionSection, ProcessSection, ObjectiveSection, StudentSectio
                 f"slots='all' makes room for as many masked tokens as a row may have, and masking={self.masking!r} "
                 "masks the same number in every row; give it, or set masking='bernoulli'."
             )
+        process.check_samples(self)
         check_optimizer(self.optimizer_config)
         check_influence(self.influence_config, self.evaluation_rows, self.optimizer_config.max_grad_norm)
         if self.epochs is None:

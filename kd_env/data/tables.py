@@ -60,6 +60,19 @@ class Table:
         )
         return batch if self.states is None else batch._replace(states=self.states(rows, batch))
 
+    def take(self, rows: np.ndarray) -> Table:
+        """The table of some rows ``[R]``."""
+        index, states = torch.as_tensor(rows, device=self.input_ids.device), self.states
+        return Table(
+            self.input_ids[index],
+            self.token_type_ids[index],
+            self.lengths[rows],
+            self.device_lengths[index],
+            self.label_tensor[index],
+            self.labels[rows],
+            None if states is None else lambda places, batch: states(rows[places], batch),
+        )
+
     def chunks(self, rows_at_once: int) -> Iterator[np.ndarray]:
         """Row numbers in chunks of similar length, longest first, for passes over the whole table."""
         order = np.argsort(-self.lengths, kind="stable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from kd_env.models import encoder, pretrained
 from kd_env.models.checks import check_encoder, check_positions, probe_batch
 from kd_env.models.devices import resolve_device
 from kd_env.models.layermap import layer_table
+from kd_env.models.precision import resolve_precision
 from kd_env.models.students.classifiers import build_student
 from kd_env.models.students.taggers import train_padding
 from kd_env.models.students.upper import with_upper
@@ -35,7 +37,7 @@ from kd_env.teachers.teacher_set import Teacher, TeacherTables, best_teacher
 
 logger = logging.getLogger("kd_env")
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+_DTYPES = {name: torch.float32 for name in ("auto", "fp32", "bf16")} | {"fp64": torch.float64}
 
 
 def build_problem(config: EnvConfig) -> Problem:
@@ -47,12 +49,12 @@ def build_problem(config: EnvConfig) -> Problem:
     device, dtype = resolve_device(config.device), _DTYPES[config.precision]
     if config.objective == "text":
         check_names(config, regression=False)
-        return make_problem(text_assets(config, device, dtype), config)
+        return make_problem(*text_assets(config, device, dtype))
     return make_problem(*_label_assets(config, device, dtype))
 
 
 def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> tuple[Assets, EnvConfig]:
-    """The parts of a problem of labels, and the options with the budget that goes with its rows."""
+    """The parts of a problem of labels, and the options with what its rows and models make of budget and precision."""
     task = get_task(config.task, config.columns, config.data_dir)
     features = check_names(config, task.regression)
     kind = DECISIONS[config.decision]
@@ -78,6 +80,10 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
     if kind.writes_tokens:
         train_padding(student.module)
         reader, rows = label_reader(config, task, rows, tokenizer, device, dtype)
+    running = [student.facts, *([] if reader is None else [reader.model.facts])]
+    if config.teacher_source == "online":
+        running += [teacher.encoder.facts for teacher in loaded]
+    config = dataclasses.replace(config, precision=resolve_precision(config.precision, device, running))
     tables = TeacherTables(*rows.tables(tokenizer, config.max_length, device, dtype))
     make_buckets(tables.train.lengths, config.batch_size)  # refuses a table smaller than a batch before a teacher runs
     check_positions(student, max(int(table.lengths.max()) for table in tables), "student")

@@ -40,8 +40,8 @@ class DistillEnv(RunView, SingleEnv):
     ## Episode End
     ``terminated``: the budget is spent, or the student diverged. ``truncated``: ``max_episode_steps`` only. Beware:
     ``gymnasium.make(..., max_episode_steps=n)`` keeps that keyword for its own TimeLimit wrapper, of which an
-    environment is not told: a reward at the end only (``final_metric``, ``evaluate_every=0``) needs
-    ``DistillEnv(max_episode_steps=n)`` or ``gymnasium.make_vec``, which truncate inside.
+    environment is not told: what is read at the end only (``final_metric``, all rows with ``evaluate_every=0`` or
+    ``evaluation_sample``) needs ``DistillEnv(max_episode_steps=n)`` or ``gymnasium.make_vec``, which truncate inside.
 
     ## Arguments
     The fields of :class:`kd_env.config.environment.EnvConfig`, or ``problem`` (shared) with options of the decision

@@ -18,6 +18,7 @@ from kd_env.mdp import rewards
 from kd_env.mdp.assets import Assets
 from kd_env.mdp.influence.rows import check_influence
 from kd_env.mdp.objectives.catalog import OBJECTIVES
+from kd_env.mdp.objectives.samples import check_sample
 from kd_env.mdp.observations import layout
 from kd_env.mdp.observations.base import Feature
 from kd_env.mdp.problem import Problem, Process
@@ -41,6 +42,9 @@ PROCESS_OPTIONS = frozenset(
         "budget",
         "batch_size",
         "evaluate_every",
+        "evaluation_sample",
+        "sample_paired",
+        "sample_steps",
         "optimizer",
         "learning_rate",
         "term_scale",
@@ -84,7 +88,9 @@ def make_problem(assets: Assets, config: EnvConfig) -> Problem:
     )
     decision = make_decision(config, parts)
     objective = OBJECTIVES[config.objective]
-    return Problem(assets, config, Process(rewards.REWARDS[config.reward], decision, objective, features))
+    problem = Problem(assets, config, Process(rewards.REWARDS[config.reward], decision, objective, features))
+    check_sample(config, problem.feedback, problem.calibrates)
+    return problem
 
 
 def with_terms(assets: Assets, config: EnvConfig) -> Assets:

@@ -24,6 +24,7 @@ from kd_env.mdp.objectives.batches import at_slots, edited
 from kd_env.models.checks import check_masked_lm, check_positions
 from kd_env.models.layermap import layer_pairs
 from kd_env.models.masked_lm import MaskedLM
+from kd_env.models.precision import resolve_precision
 from kd_env.models.students.taggers import build_token_student
 from kd_env.teachers.outputs import weights_hash
 from kd_env.teachers.provenance import provenance
@@ -45,8 +46,8 @@ def cut(config: EnvConfig, texts: Texts) -> TextSplits:
     return cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
 
 
-def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> Assets:
-    """The parts of a problem of masked text.
+def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> tuple[Assets, EnvConfig]:
+    """The parts of a problem of masked text, and the options with what its models make of precision.
 
     Raises:
         ValueError: an option without meaning, text that is too short, or a teacher without a language-model head (with
@@ -71,6 +72,8 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
         check_masked_lm(other, tokenizer, models[name], whole.table, config.max_length)
     reader = make_reader(folder, model, tokens, train.table, slots, len(texts.train) - len(train.kept))
     student = build_token_student(config.student_config, config.student_head, model, device, dtype)
+    running = [student.facts, *(each.facts for each in models.values())]
+    config = dataclasses.replace(config, precision=resolve_precision(config.precision, device, running))
     check_positions(student, int(whole.table.lengths.max()), "student")
     make_buckets(train.table.lengths, config.batch_size)  # refuses too few rows before the teacher runs
 
@@ -108,7 +111,7 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
                 language_model=models[name],
             )
         )
-    return Assets(
+    assets = Assets(
         task=Task("+".join(text_sources(config)), ("text",), "", (), (METRIC,), ("dev",)),
         tokenizer=tokenizer,
         splits=Splits(
@@ -130,6 +133,7 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
         dtype=dtype,
         reader=reader,
     )
+    return assets, config
 
 
 def _folders(config: EnvConfig) -> dict[str, str]:

@@ -25,6 +25,7 @@ from kd_env.envs.vector import DistillVectorEnv
 from kd_env.envs.view import RunView
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import Effect
+from kd_files.writing import new_folder
 
 VECTORIZATIONS = ("auto", "stacked", "processes")
 STACKED_BELOW = 8e7
@@ -89,8 +90,9 @@ class DistillProcessVectorEnv(RunView, AsyncVectorEnv):
         raise ValueError("States of worker processes cannot be set; use vectorization=stacked.")
 
     def save_state(self, folder: str | Path) -> None:
-        """Write the state of every process into a folder of its own in ``folder``."""
-        self.call("save_part", str(folder))
+        """Write the state of every process into a folder of its own in ``folder``, all of them or none."""
+        with new_folder(Path(folder)) as fresh:
+            self.call("save_part", str(fresh))
 
     def load_state(self, folder: str | Path) -> None:
         """Restore in every process what :meth:`save_state` wrote.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from kd_env.core import trees
 from kd_env.core.types import Batch, ModelOutput, Signal
@@ -68,6 +68,7 @@ def student_forward(
     """
     chosen = problem.student if encoder is None else encoder
     count = next(iter(params.values())).shape[0]
+    params = _as_read(problem, params, chosen)
     with autocast(batch.input_ids.device, problem.precision):
         if count == 1:
             single = batch if shared_batch else trees.map_leaves(lambda t: t.squeeze(0), batch)
@@ -75,12 +76,13 @@ def student_forward(
             output = chosen.forward(first, single, signals, eager=eager)
             output = trees.map_leaves(lambda t: t[None], output)
         else:
-
-            def replica_output(student_params: Params, student_batch: Batch) -> ModelOutput:
-                return chosen.forward(student_params, student_batch, signals, eager=True)
-
-            output = vmap(replica_output, in_dims=(0, None if shared_batch else 0))(dict(params), batch)
+            output = chosen.forward_stacked(params, batch, signals, shared_batch=shared_batch)
     return cast(output, problem.dtype)
+
+
+def _as_read(problem: HasStudent, params: Params, encoder: Encoder) -> Params:
+    """The parameters as passes read them, cast once however often they are used; those that are cast stay."""
+    return encoder.in_bf16(params) if problem.precision == "bf16" else params
 
 
 def teacher_signals(
@@ -116,6 +118,52 @@ def student_pass(problem: Problem, params: Params, batch: Batch, differentiate: 
         return StudentPass(leaves, student_forward(problem, leaves, batch, problem.student_signals))
 
 
+class _KeptPass(NamedTuple):
+    """A pass on train rows as they are, and what it is a function of."""
+
+    problem: Problem
+    rows: bytes
+    tensors: tuple[tuple[int, int], ...]  # where each parameter lies, and how often it was written to
+    forward_pass: StudentPass
+
+
+_kept_passes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Of every state that is in use the last pass on its next batch, by the first of its parameters."""
+
+
+def next_pass(problem: Problem, params: Params, rows: np.ndarray) -> StudentPass:
+    """The pass of N students of a state on train rows ``[N, B]`` as they are, without dropout.
+
+    It is kept for who asks next: features, scores, and the update that follows, so that its graph is kept, too.
+    """
+    kept = kept_pass(problem, params, rows)
+    if kept is None:
+        kept = student_pass(problem, params, problem.train.gather(rows), is_shared(problem))
+    _kept_passes[next(iter(params.values()))] = _KeptPass(problem, rows.tobytes(), _written(params), kept)
+    return kept
+
+
+def kept_pass(problem: Problem, params: Params, rows: np.ndarray) -> StudentPass | None:
+    """What :func:`next_pass` made of these students and rows, which is forgotten here; None where there is none.
+
+    That is where a parameter was written to since, or where the rows are others.
+    """
+    kept: _KeptPass | None = _kept_passes.pop(next(iter(params.values())), None)
+    if kept is None or kept.problem is not problem or (kept.rows, kept.tensors) != (rows.tobytes(), _written(params)):
+        return None
+    return kept.forward_pass
+
+
+def is_shared(problem: Problem) -> bool:
+    """Whether students read a batch in an update as features read it before: as it is, and without dropout."""
+    return problem.config.student_config.dropout == 0 and problem.assets.reader is None
+
+
+def _written(params: Params) -> tuple[tuple[int, int], ...]:
+    # A kept pass holds the memory of its parameters, so that no others can lie there.
+    return tuple((p.data_ptr(), p._version) for p in params.values())
+
+
 @contextmanager
 def dropout_on(encoder: Encoder, probability: float, device: torch.device, seed: int) -> Iterator[None]:
     """An encoder in training mode, with a generator of its own: dropout draws from torch's global one."""
@@ -148,18 +196,19 @@ def read_table(
 
     A part is what is fastest (:mod:`kd_env.numerics.chunks`; a GPU wants work). The longest rows come first.
     """
-    count = next(iter(params.values())).shape[0]
-    width = (problem.student if encoder is None else encoder).facts.hidden_size
+    chosen = problem.student if encoder is None else encoder
+    count, width = next(iter(params.values())).shape[0], chosen.facts.hidden_size
+    params = _as_read(problem, params, chosen)
     if problem.device.type == "cuda":
         plan = Plan(list(table.chunks(max(32, 8192 // count))), True)
     else:
         plan = make_plan(table.lengths, count, width)
     for students in [slice(count)] if plan.stacked else [slice(place, place + 1) for place in range(count)]:
-        chosen = {name: values[students] for name, values in params.items()}
+        part = {name: values[students] for name, values in params.items()}
         for rows in plan.chunks:
             with torch.no_grad():
                 batch = table.gather(rows)
-                output = student_forward(problem, chosen, batch, frozenset(), shared_batch=True, encoder=encoder)
+                output = student_forward(problem, part, batch, frozenset(), shared_batch=True, encoder=encoder)
             yield TablePart(students, rows, batch, output.logits)
 
 
@@ -170,13 +219,18 @@ def predict(problem: HasStudent, params: Params, table: Table, encoder: Encoder 
     gives logits of N copies of it.
     """
     count = next(iter(params.values())).shape[0]
+    return all_logits(read_table(problem, params, table, encoder), count, len(table))
+
+
+def all_logits(parts: Iterable[TablePart], count: int, size: int) -> np.ndarray:
+    """What ``count`` students say in the parts of ``size`` rows, on the host."""
     result: Tensor | None = None
-    for students, rows, batch, logits in read_table(problem, params, table, encoder):
+    for students, rows, batch, logits in parts:
         if logits.dim() == 4:
             logits = torch.where(batch.attention_mask, logits.squeeze(-1), 0.0)
         if result is None:
-            result = logits.new_zeros(count, len(table), logits.shape[-1])
-        result[students, torch.as_tensor(rows, device=logits.device), : logits.shape[-1]] = logits
+            result = logits.new_zeros(count, size, logits.shape[-1])
+        result[students, trees.upload(rows, logits.device), : logits.shape[-1]] = logits
     assert result is not None
     return result.cpu().numpy()
 
@@ -190,14 +244,13 @@ class NextBatch(NamedTuple):
 
 
 def next_batch(problem: Problem, state: DistillState, rows: np.ndarray, *, with_cls: bool) -> NextBatch:
-    """One forward pass of N students on rows ``[N, B]``, and the teachers' last [CLS] where asked for."""
-    batch = problem.train.gather(rows)
+    """What N students say about rows ``[N, B]`` (:func:`next_pass`), and the teachers' last [CLS] where asked for."""
     last = Signal("cls", problem.student.facts.num_layers)
+    output = trees.map_leaves(Tensor.detach, next_pass(problem, state.params, rows).output)
     with torch.no_grad():
-        output = student_forward(problem, state.params, batch, frozenset({last}) if with_cls else frozenset())
         teacher_cls: tuple[np.ndarray, ...] = ()
         if with_cls:
-            teacher_outputs = teacher_signals(problem, state.teacher, rows, batch, output)
+            teacher_outputs = teacher_signals(problem, state.teacher, rows, problem.train.gather(rows), output)
             depths = [teacher.source.facts.num_layers for teacher in problem.teachers]
             teacher_cls = tuple(
                 signals.cls[depth].cpu().numpy() for signals, depth in zip(teacher_outputs, depths, strict=True)

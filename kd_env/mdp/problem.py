@@ -80,8 +80,10 @@ class Objective(Protocol):
     ) -> Tensor:
         """How difficult it is for the students, ``[N, B, P]``; None: the teachers are asked where they are needed."""
 
-    def evaluate(self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None) -> Evaluation:
-        """What students score on the evaluated feedback rows."""
+    def evaluate(
+        self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None, rows: np.ndarray | None = None
+    ) -> Evaluation:
+        """What students score on the evaluated feedback rows, or each on ``rows [N, R]`` of them."""
 
     def loss(
         self, problem: Problem, outputs: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray
@@ -166,6 +168,7 @@ class Problem:
         self.objective = process.objective
         if any(feature.needs_cls for feature in self.features.values()):
             self.teacher_signals |= {Signal("cls", self.reference.source.facts.num_layers)}
+            self.student_signals |= {Signal("cls", self.student.facts.num_layers)}  # of the pass that features share
         self.wants_cosines = "gradient_cosines" in self.features
         self.layout = make_layout({name: (f.shape(self), f.low, f.high) for name, f in self.features.items()})
 
@@ -263,6 +266,7 @@ class Problem:
             "saw_feedback": "no" if all(t.saw_feedback == "no" for t in self.teachers) else "unknown",
             "temperature": self.temperature,
             "teacher_loss": self.teacher_loss,
+            **({} if self.precision == "fp32" else {"precision": self.precision}),
             **({"teacher_updates": self.config.teacher_updates} if self.config.teacher_learns else {}),
             **({"teachers": {t.name: t.folder for t in self.teachers}} if len(self.teachers) > 1 else {}),
         }

@@ -91,13 +91,10 @@ class DistillState(NamedTuple):
     update_norm: np.ndarray  # [N] float32, norm of the last step's change of the trainable tensors
     skipped: np.ndarray  # [N] bool, whether the last step applied no update
     last_rows: np.ndarray  # [N, B] int64, train rows of the last step; empty [N, 0] where no action addresses rows
-    row_weights: (
-        np.ndarray
-    )  # [N, T, B] float32, the last action's weights of teachers on them, or [N, 1, B] of the rows; empty [N, 0, 0]
-    batch_loss: (
-        np.ndarray
-    )  # [N] float64, the updated student's loss on the labels of the step's last batch, where asked
+    row_weights: np.ndarray  # [N, T, B] float32, the last action's, of teachers or (T = 1) of rows; empty [N, 0, 0]
+    batch_loss: np.ndarray  # [N] float64, updated student's loss on the labels of the step's last batch, where asked
     batch_divergence: np.ndarray  # [N] float64, its KL from the chosen teachers there, where asked for
     given: dict[str, np.ndarray] = {}  # noqa: RUF012 - numbers [N] of the last action that terms read, by name
     teacher: TeacherState | None = None  # None where the teacher is frozen
     decision_state: Any = None  # what the decision itself keeps, leading axis N; None where it keeps nothing
+    sampled: Evaluation | None = None  # what students scored on their samples of feedback rows; None without pairs

@@ -7,7 +7,9 @@ Named as in Gymnasium's ``FuncEnv``. All of them work on N replicas at once; a s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +19,10 @@ from kd_env.core import trees
 from kd_env.data.tables import draw, start_stream
 from kd_env.mdp import learning_teacher, rewards
 from kd_env.mdp.episodes import bounded, sub_seed, terminal, truncated
+from kd_env.mdp.objectives.samples import before_update, estimate, evaluated_part
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
 from kd_env.mdp.update import TEACHER, update, with_record
-from kd_env.models.encoder import draw_projection
 
 logger = logging.getLogger("kd_env")
 
@@ -32,7 +34,7 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
     params = {name: torch.stack([student[name] for student in students]) for name in problem.student.trainable}
     generators = [torch.Generator().manual_seed(sub_seed(seed, 1)) for seed in seeds]
     for name, shape in problem.assets.projections.items():
-        projections = torch.stack([draw_projection(shape, generator) for generator in generators])
+        projections = torch.stack([_draw_projection(shape, generator) for generator in generators])
         params[name] = projections.to(problem.device, problem.dtype)
     streams = np.empty(count, dtype=object)
     next_rows = np.empty((count, config.updates_per_step, config.batch_size), dtype=np.int64)
@@ -87,6 +89,7 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         batch_divergence=np.zeros(count),
         given={name: np.zeros(count) for name in problem.decision.given_names},
         teacher=teacher,
+        sampled=measured if config.evaluation_sample is not None and config.sample_paired else None,
     )
     return problem.decision.prepare(problem, state)
 
@@ -126,7 +129,7 @@ def transition(
 
 def _whole(problem: Problem, state: DistillState, effect: Effect, scratch: dict[str, Tensor]) -> DistillState:
     """Update, next batches, evaluation."""
-    state, record = update(problem, state, effect, scratch)
+    state, record = update(problem, before_update(problem, state), effect, scratch)
     state = problem.decision.prepare(problem, _next_batches(problem, state))
     return with_record(_evaluated(problem, state), state, record)
 
@@ -150,29 +153,39 @@ def _next_batches(problem: Problem, state: DistillState) -> DistillState:
 
 def _evaluated(problem: Problem, state: DistillState) -> DistillState:
     """Evaluate the replicas that are due; the others keep what they had."""
-    every = problem.config.evaluate_every
-    due = terminal(state) | truncated(problem.config.max_episode_steps, state)
-    if every > 0:
-        due |= state.updates % (every * problem.config.updates_per_step) == 0
-    due &= ~state.diverged
+    every, ended = problem.config.evaluate_every, terminal(state) | truncated(problem.config.max_episode_steps, state)
+    due = ended | (every > 0 and state.updates % (every * problem.config.updates_per_step) == 0)
+    if problem.config.evaluation_sample is None:
+        return _measured(problem, state, due, _on_all_rows)
+    return _measured(problem, _measured(problem, state, ended, _on_all_rows), ~ended, estimate)
+
+
+def _on_all_rows(problem: Problem, state: DistillState) -> Mapping[str, Any]:
+    return problem.objective.evaluate(problem, state.params, state.teacher)._asdict()
+
+
+def _measured(
+    problem: Problem,
+    state: DistillState,
+    due: np.ndarray,
+    measure: Callable[[Problem, DistillState], Mapping[str, Any]],
+) -> DistillState:
+    """The state with the fields that ``measure`` gives of the replicas that are ``due [N]`` and have not diverged."""
+    due = due & ~state.diverged
     if not due.any():
         return state
     rows = np.flatnonzero(due)
-    models = (state.params, state.teacher)
-    if not due.all():
-        models = trees.take(models, rows)
-    measured = problem.objective.evaluate(problem, *models)
-    finite = np.isfinite(measured.loss)
+    measured = measure(problem, evaluated_part(state, rows))
+    finite = np.isfinite(measured["loss"])
     good = rows[finite]
     diverged = state.diverged.copy()
     diverged[rows[~finite]] = True
     for bad in rows[~finite]:
         logger.warning("Replica %d: the feedback loss is not finite after update %d.", bad, state.updates[bad])
-    values = {}
-    for name, measurements in measured._asdict().items():
-        column = getattr(state, name).copy()
-        column[good] = measurements[finite]
-        values[name] = column
+    values = {
+        name: trees.set_rows(trees.copy(getattr(state, name)), good, trees.take(measurements, np.flatnonzero(finite)))
+        for name, measurements in measured.items()
+    }
     return state._replace(diverged=diverged, **values)
 
 
@@ -198,3 +211,8 @@ def reward(problem: Problem, before: DistillState, after: DistillState) -> tuple
         )
     )
     return bounded(value, before, after, rewards.bounds_of(problem.reward))
+
+
+def _draw_projection(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A map ``[out, in]`` that keeps the scale of its input: normal with variance 1 / in."""
+    return torch.empty(shape).normal_(0.0, 1.0 / math.sqrt(shape[1]), generator=generator)

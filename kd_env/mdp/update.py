@@ -199,10 +199,10 @@ def _teach(
 
     Also where it was not finite ``[N]``, and the students' pass on these rows where it was made.
     """
+    student = passes.kept_pass(problem, state.params, rows) if passes.is_shared(problem) else None
     if state.teacher is None:
-        return state, torch.zeros(len(active), dtype=torch.bool, device=problem.device), None
-    student = None
-    if problem.config.student_config.dropout == 0:  # with dropout the real update has a pass of its own
+        return state, torch.zeros(len(active), dtype=torch.bool, device=problem.device), student
+    if student is None and passes.is_shared(problem):  # else the real update has a pass of its own
         student = passes.student_pass(problem, state.params, problem.train.gather(rows))
     teacher, teacher_broken = learning_teacher.teach(
         problem,

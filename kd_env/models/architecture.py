@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from kd_env.models.encoder import ATTENTION, encoder_facts, register_attention
+from kd_env.models.encoder import encoder_facts
+from kd_env.models.library.attention import ATTENTION, register_attention
 from kd_env.models.library.reading import first_line, quiet_transformers
 
 _INTERMEDIATE = ("intermediate_size", "hidden_dim")

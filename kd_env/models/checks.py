@@ -14,7 +14,8 @@ from kd_env.core import trees
 from kd_env.core.types import Batch, Signal
 from kd_env.data.tables import Table
 from kd_env.models import encoder as models
-from kd_env.models.encoder import ATTENTION, Encoder, encoder_facts, register_attention, usable_positions
+from kd_env.models.encoder import Encoder, encoder_facts, usable_positions
+from kd_env.models.library.attention import ATTENTION, register_attention
 from kd_env.models.library.copies import library_copy
 from kd_env.models.library.reading import first_line
 from kd_env.models.masked_lm import MaskedLM

@@ -1,80 +1,20 @@
-"""Any Hugging Face encoder as a function of its parameters: those at the start of an episode, and the forward pass.
-
-The forward pass asks the encoder's attention through a function of our own, which records raw scores, queries, keys and
-values where a knowledge term needs them, in the unmodified model and under ``torch.func.vmap``.
-"""
+"""Any Hugging Face encoder as a function of its parameters: those at the start of an episode, and the forward pass."""
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.models.library import first_token
-
-ATTENTION = "kd_env"
-_ATTENTION_KINDS = ("attention_scores", "queries", "keys", "values")
-
-
-class _Recorder(threading.local):
-    """What the attention function keeps during one forward pass."""
-
-    def __init__(self) -> None:
-        self.wanted: frozenset[Signal] = frozenset()
-        self.eager = False
-        self.first_token = False
-        self.layer = 0
-        self.tensors: dict[Signal, Tensor] = {}
-
-
-_recorder = _Recorder()
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Scaled dot-product attention ``[B, A, S, D] -> [B, S, A, D]`` that records what was asked for."""
-    _recorder.layer += 1
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    wanted = {kind for kind in _ATTENTION_KINDS if Signal(kind, _recorder.layer) in _recorder.wanted}  # type: ignore[arg-type]
-    for kind, tensor in (("queries", query), ("keys", key), ("values", value)):
-        if kind in wanted:
-            _recorder.tensors[Signal(kind, _recorder.layer)] = tensor  # type: ignore[arg-type]
-    if not _recorder.eager and "attention_scores" not in wanted:
-        out = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
-        return out.transpose(1, 2).contiguous(), None
-    scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
-    if "attention_scores" in wanted:
-        _recorder.tensors[Signal("attention_scores", _recorder.layer)] = scores
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.dropout(torch.softmax(scores, -1), dropout, training=dropout > 0)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
-
-
-def register_attention() -> None:
-    """Make :data:`ATTENTION` known to transformers; doing it again changes nothing."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
-
-    AttentionInterface.register(ATTENTION, _attention)
-    AttentionMaskInterface.register(ATTENTION, eager_mask)
+from kd_env.models.library.attention import ATTENTION_KINDS, recorder
+from kd_env.models.library.stacked import StackedBert, stacked_program
 
 
 def encoder_facts(config: Any) -> EncoderFacts:
@@ -135,9 +75,23 @@ class Encoder:
         return len({id(tensor) for _, tensor in named}) < len(named)
 
     @cached_property
+    def _linear(self) -> frozenset[str]:
+        """Names of the trained tensors that linear layers alone read; embeddings may be tied to one."""
+        readers: dict[int, set[bool]] = {}
+        for owner in self.module.modules():
+            for tensor in owner.parameters(recurse=False):
+                readers.setdefault(id(tensor), set()).add(isinstance(owner, nn.Linear))
+        return frozenset(name for name in self.trainable if readers[id(self.module.get_parameter(name))] == {True})
+
+    @cached_property
     def _shortened(self) -> bool:
         """Whether the module's last block can do without the other tokens; it is taught to, once."""
-        return first_token.shorten(self.module, lambda: _recorder.first_token)
+        return first_token.shorten(self.module, lambda: recorder.first_token)
+
+    @cached_property
+    def _program(self) -> StackedBert | None:
+        """The forward pass of several at once, where there is one beside the module's own code."""
+        return stacked_program(self.module)
 
     @classmethod
     def build(
@@ -198,6 +152,36 @@ class Encoder:
                 result[name] = torch.full_like(result[name], self.offset)
         return result
 
+    def in_bf16(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters with those of linear layers in bf16, as autocast would make of them at every use."""
+        return {name: value.bfloat16() if name in self._linear else value for name, value in params.items()}
+
+    def forward_stacked(
+        self, params: Mapping[str, Tensor], batch: Batch, signals: Iterable[Signal], *, shared_batch: bool = False
+    ) -> ModelOutput:
+        """Outputs ``[N, B, ...]`` of N students, as :meth:`forward` gives them for each; all have forward derivatives.
+
+        BERT's are computed in one program, within rounding of its own code; others run that under ``vmap``.
+
+        Args:
+            params: ``[N, ...]`` by name.
+            batch: fields ``[N, B, S]``, or ``[B, S]`` with ``shared_batch``.
+            signals: what to return beside the logits.
+            shared_batch: whether all students read one batch.
+        """
+        wanted = frozenset(signals)
+        if self._program is None or self.module.training:  # dropout is the module's own
+
+            def one(student_params: Mapping[str, Tensor], student_batch: Batch) -> ModelOutput:
+                return self.forward(student_params, student_batch, wanted, eager=True)
+
+            output: ModelOutput = vmap(one, in_dims=(0, None if shared_batch else 0))(dict(params), batch)
+            return output
+        depth = self.facts.frozen_depth or 0
+        start = depth if self.upper is not None and depth in batch.states else 0
+        trained = {name: params[name] for name in self.trainable if name in params}
+        return self._program(trained, batch, wanted, shared_batch=shared_batch, start=start)
+
     def forward(
         self, params: Mapping[str, Tensor], batch: Batch, signals: Iterable[Signal], *, eager: bool = False
     ) -> ModelOutput:
@@ -226,18 +210,18 @@ class Encoder:
         states = bool(layers) if kept is None else any(layer > depth for layer in layers)
         # Dropout draws for every token, and would draw other numbers for one.
         whole = self.module.training or Signal("hidden_states", self.facts.num_layers) in wanted
-        _recorder.wanted, _recorder.eager, _recorder.layer, _recorder.tensors = wanted, eager, start, {}
-        _recorder.first_token = not whole and self._shortened
+        recorder.wanted, recorder.eager, recorder.layer, recorder.tensors = wanted, eager, start, {}
+        recorder.first_token = not whole and self._shortened
         try:
             trained = {name: params[name] for name in self.trainable if name in params}
             inputs["output_hidden_states"] = states
             tie = self._tied
             out = functional_call(module, trained, (), inputs, tie_weights=tie) if trained else module(**inputs)
-            recorded = _recorder.tensors
+            recorded = recorder.tensors
         finally:
             # Also eager: a module that is called on its own afterwards (training of a teacher) would keep its rounding.
-            _recorder.wanted, _recorder.tensors = frozenset(), {}
-            _recorder.eager = _recorder.first_token = False
+            recorder.wanted, recorder.tensors = frozenset(), {}
+            recorder.eager = recorder.first_token = False
         hidden = dict(enumerate(out.hidden_states, start)) if states else {}
         if kept is not None:
             hidden[depth] = kept
@@ -245,7 +229,7 @@ class Encoder:
             logits=out.logits,
             cls={s.layer: hidden[s.layer][:, 0] for s in wanted if s.kind == "cls"},
             hidden_states={s.layer: hidden[s.layer] for s in wanted if s.kind == "hidden_states"},
-            **{kind: {s.layer: recorded[s] for s in wanted if s.kind == kind} for kind in _ATTENTION_KINDS},
+            **{kind: {s.layer: recorded[s] for s in wanted if s.kind == kind} for kind in ATTENTION_KINDS},
         )
 
 
@@ -253,11 +237,6 @@ def _last_layer(module: nn.Module) -> frozenset[str]:
     """Names of the parameters of a classifier's last linear layer: a head that is 0 in all its layers never learns."""
     name, layer = [(name, child) for name, child in module.named_modules() if isinstance(child, nn.Linear)][-1]
     return frozenset(f"{name}.{parameter}" for parameter, _ in layer.named_parameters())
-
-
-def draw_projection(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A map ``[out, in]`` that keeps the scale of its input: normal with variance 1 / in."""
-    return torch.empty(shape).normal_(0.0, 1.0 / math.sqrt(shape[1]), generator=generator)
 
 
 def _check_initialisable(module: nn.Module, names: set[str]) -> None:

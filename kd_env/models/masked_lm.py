@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
-from kd_env.models.encoder import ATTENTION, Encoder, encoder_facts, register_attention
+from kd_env.models.encoder import Encoder, encoder_facts
+from kd_env.models.library.attention import ATTENTION, register_attention
 from kd_env.models.library.reading import read_model
 from kd_env.models.loading import check_weights, load_config
 from kd_env.models.pretrained import local_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_env.core.records import RECORD, read_set_record
-from kd_env.models.encoder import ATTENTION, register_attention
+from kd_env.models.library.attention import ATTENTION, register_attention
 from kd_env.models.library.bounds import CONFIG
 from kd_env.models.library.reading import (
     check_finite,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +49,12 @@ def test_a_few_sets_are_clear(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| options of | sets | runs | clear | unclear | silent |" and len(lines) == 5
     assert sum(int(line.split("|")[2]) for line in lines[2:]) == 12
+
+
+def test_environments_run_where_nothing_is_changed(tmp_path: Path) -> None:
+    """Else every set would be refused for what the harness itself gives."""
+    surfaces = fuzz.environments(tmp_path)
+    assert [surface.run({}) for surface in surfaces] == ["", ""]
 
 
 def test_epochs_without_end_are_refused(tiny: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ SMALL = [
     *("env.evaluation_rows=16", "env.budget=4", "env.batch_size=4", "num_envs=2", "total_timesteps=16"),
     *("checkpoint_every=0", "evaluation.seeds=2", "agent.options.n_steps=2", "progress=false"),
 ]
-TEACHERS = f"teachers=[{{name: a, path: {FOLDER}}}, {{name: b, path: {FOLDER}}}]"
+TEACHERS = f"teachers=[{{name: a, path: '{FOLDER}'}}, {{name: b, path: '{FOLDER}'}}]"
 RUNS = {
     "knowledge_selection": ["agent=actor_critic", "evaluation.rules=[all]"],
     "teacher_weighting": ["agent=actor_critic", "evaluation.rules=[average]", TEACHERS],

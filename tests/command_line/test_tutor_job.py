@@ -353,6 +353,7 @@ def test_the_defaults_are_those_of_the_environment() -> None:
         (["evaluation.seeds=3"], "fresh students of env.protocol=frozen"),
         (["env.max_episode_steps=3"], "would cut the one episode"),
         (["checkpoint_every=3"], "no checkpoint is written"),
+        (["pause.at=3"], "no checkpoint is written from which the training could go on"),
         (["control=untrained"], "leaves no student"),
         (["save_students=2"], "more than evaluation.seeds=1"),
         (["agent=reinforce"], "learns from whole episodes"),

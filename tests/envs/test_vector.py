@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from kd_env import DistillEnv, DistillVectorEnv
 from kd_env.decisions.options import env_config
+from kd_files.manifest import MANIFEST
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -178,6 +179,7 @@ def test_worker_processes_equal_stacked_replicas(tiny: dict[str, Any], tmp_path:
         with pytest.raises(ValueError, match="stacked"):
             workers.unwrapped.get_state()
         workers.unwrapped.save_state(tmp_path / "state")
+        assert all((tmp_path / "state" / part / MANIFEST).is_file() for part in ("", "0", "1"))
         first = [workers.step(action) for _ in range(3)]
         workers.reset(seed=9)
         workers.unwrapped.load_state(tmp_path / "state")

@@ -19,7 +19,7 @@ from cli.runs import folder as run_files
 from cli.runs.config import to_yaml
 from kd_env.evaluation.comparing import report as r
 from kd_env.evaluation.comparing.compare import compare
-from kd_env.evaluation.comparing.comparison import Comparison
+from kd_env.evaluation.comparing.comparison import Comparison, PausedAgent, Pruning
 from kd_env.evaluation.comparing.plots import trainings_and_rules
 from kd_env.evaluation.comparing.runs import Run
 from kd_env.evaluation.comparing.sheets import sheets
@@ -350,6 +350,24 @@ def test_files(five: Comparison, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     for alone in (row("ac", AGENT[0], learned=True), ALL):  # no rule, no agent
         assert trainings_and_rules(compare([run(0, alone)])).startswith(b"\x89PNG")
+
+
+def test_pruned_agents_are_told_without_dev_numbers(five: Comparison) -> None:
+    worse = PausedAgent("slow", 0.125, (0.05, 0.2), (640, 672), ("a", "b"), pruned=True)
+    better = PausedAgent("ac", 0.5, (0.5, 0.5), (640, 640), ("c", "d"), pruned=False)
+    found = replace(five, prunings=(Pruning("mine", 0.25, 600, 0.375, (7, 8), (worse, better)),))
+    words = plain_words(found)
+    assert "slow (0.125 at steps 640 to 672) was pruned at the pause of mine at step 600" in words
+    assert "selection rows was 0.375" in words and "Pruned agents have no dev numbers. ac (0.500 at step 640)" in words
+    assert "pruned" not in plain_words(five)
+    lines = list(csv.DictReader(io.StringIO(r.to_csv(found))))
+    (line,) = (one for one in lines if one["policy"] == "slow")
+    assert [line[key] for key in ("split", "measure", "mean", "units")] == [
+        *("selection", "gap_closed_at_pause", "0.125", "2")
+    ]
+    assert r.to_json(found, "")["prunings"][0]["agents"][0]["pruned"] is True
+    none = replace(five, prunings=(Pruning("mine", 0.25, 600, 0.5, (7, 8), (better,)),))
+    assert "No agent was pruned at the pause of mine" in plain_words(none)
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,8 @@ def test_the_student_learns_from_the_updated_teacher(problem: Any) -> None:
         student_weights=weights,
         active=np.ones(1, bool),
         factor=optim.learning_rate_factor(state.updates, state.budget, 0.1),
+        # That of the update: a pass for logits alone is rounded otherwise.
+        forward_pass=passes.student_pass(problem, ready.params, problem.train.gather(state.next_rows[:, 0])),
     )
     assert same(ready.params, state.params) and not same(teacher.params, state.teacher.params)
     held = {name: p.clone() for name, p in teacher.params.items()}

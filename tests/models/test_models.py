@@ -16,6 +16,7 @@ from kd_env.core.types import Batch, Signal
 from kd_env.decisions.options import env_config
 from kd_env.mdp.problem import Problem
 from kd_env.models import encoder, pretrained
+from kd_env.models.library import attention
 from kd_env.testing import WORDS
 
 VOCABULARY = 5 + len(WORDS)
@@ -121,11 +122,11 @@ def test_the_last_block_goes_on_with_the_first_token_where_no_other_is_read(kind
     """The same logits, [CLS] and gradients as with all tokens, which reach the block's feed-forward layer no more."""
     import transformers
 
-    encoder.register_attention()
+    attention.register_attention()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, f"{kind}ForSequenceClassification")(
-            getattr(transformers, f"{kind}Config")(**KINDS[kind], attn_implementation=encoder.ATTENTION)
+            getattr(transformers, f"{kind}Config")(**KINDS[kind], attn_implementation=attention.ATTENTION)
         ).eval()
     template = encoder.Encoder.build(model, train_embeddings=True, fresh="none")
     lengths = torch.tensor([5, 3])

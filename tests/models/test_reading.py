@@ -26,7 +26,8 @@ from kd_env.finetuning.classifier import TeacherConfig, finetune
 from kd_env.finetuning.masked_lm import MlmConfig, train_mlm
 from kd_env.models import pretrained
 from kd_env.models.checks import check_encoder, check_masked_lm, probe_batch
-from kd_env.models.encoder import ATTENTION, Encoder, EncoderFacts, register_attention
+from kd_env.models.encoder import Encoder, EncoderFacts
+from kd_env.models.library.attention import ATTENTION, register_attention
 from kd_env.models.library.bounds import check_config_file
 from kd_env.models.loading import load_classifier
 from kd_env.models.masked_lm import load_masked_lm

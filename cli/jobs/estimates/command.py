@@ -12,6 +12,7 @@ from cli.jobs.estimates.study import of_study
 from cli.jobs.estimates.teachers import missing_teachers
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.prepare import set_threads
+from cli.jobs.studies.pruning import pausing
 from cli.jobs.study import jobs_of, plan
 from cli.settings import probe
 from cli.settings.compose import compose
@@ -59,10 +60,15 @@ def _run(overrides: Sequence[str]) -> None:
 
 def _study(overrides: Sequence[str]) -> None:
     options, main = split_options("study", overrides)
-    trainings = [training.settings for training in plan(options, main)]
+    planned = plan(options, main)
+    trainings = [training.settings for training in planned]
+    paused = [training.settings for training in pausing(planned, options)]
     missing = missing_teachers(trainings[0])
     if missing:
         print("\n".join(missing), flush=True)
         return
-    found = of_study(trainings, jobs_of(options))
-    print("\n".join([*(text for run in found.kinds for text in words.kind(*run)), words.study_line(found)]), flush=True)
+    found = of_study(trainings, jobs_of(options), paused)
+    lines = [text for run in found.kinds for text in words.kind(*run)]
+    for name, trained, run in found.pauses:
+        lines += words.kind(f"{name} up to its pause", trained, run)
+    print("\n".join([*lines, words.study_line(found)]), flush=True)

@@ -57,7 +57,13 @@ class Counts:
 
 
 def counts_of(
-    settings: Settings[EnvConfig], policies: tuple[str, ...], episode_steps: int, steps: int, done: int = 0
+    settings: Settings[EnvConfig],
+    policies: tuple[str, ...],
+    episode_steps: int,
+    steps: int,
+    done: int = 0,
+    *,
+    seeds: int,
 ) -> Counts:
     """The numbers of one run.
 
@@ -67,6 +73,7 @@ def counts_of(
         episode_steps: of its environment.
         steps: of the whole training; 0 where nothing is trained.
         done: of them, before.
+        seeds: students of each policy.
     """
     c, env = settings.resolved, settings.env
     return Counts(
@@ -76,7 +83,7 @@ def counts_of(
         episode_updates=min(env.budget, episode_steps * env.updates_per_step),
         evaluate_every=env.evaluate_every or episode_steps,
         policies=policies,
-        seeds=int(c["evaluation"]["seeds"]),
+        seeds=seeds,
     )
 
 

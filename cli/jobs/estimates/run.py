@@ -13,14 +13,17 @@ from kd_env.mdp.problem import Problem
 
 
 def count(job: Job[Any, Any], problem: Problem, done: int = 0) -> Counts:
-    """Numbers of a run of which ``done`` training steps are made."""
+    """Numbers of a run of which ``done`` training steps are made; of one that pauses, up to there."""
     from agents import agent_kind
     from kd_env.envs import DistillVectorEnv
 
     c, env = job.settings.resolved, DistillVectorEnv(1, problem=problem)
     trained = agent_kind(job.settings.agent.name) != "rule" and c["control"] != "untrained"
     steps = job.total_steps(env) if trained else 0
-    return counts_of(job.settings, job.judged(problem)[0], env.episode_steps, steps, done)
+    policies, seeds, pause = job.judged(problem)[0], int(c["evaluation"]["seeds"]), c["pause"]
+    if pause["at"] is not None:
+        policies, seeds, steps = (job.settings.agent.label,), pause["seeds"], pause["at"]
+    return counts_of(job.settings, policies, env.episode_steps, steps, done, seeds=seeds)
 
 
 def of_run(job: Job[Any, Any], problem: Problem, start_up: float, done: int = 0) -> Estimate:

@@ -23,10 +23,16 @@ def say(job: Job[Any, Any], problem: Problem, start_up: float, done: int = 0) ->
         print(f"Estimate: {words.line(of_run(job, problem, start_up, done))}.", flush=True)
 
 
-def say_study(trainings: Sequence[Settings[Any]], jobs: int) -> None:
-    """Print the line of a study, unless its trainings are so short that probes would be much of it."""
+def say_study(trainings: Sequence[Settings[Any]], jobs: int, paused: Sequence[Settings[Any]] = ()) -> None:
+    """Print the line of a study, unless its trainings are so short that probes would be much of it.
+
+    Args:
+        trainings: that are to be made.
+        jobs: at the same time.
+        paused: settings of those that pause first.
+    """
     if sum(_least_rounds(settings) for settings in trainings) >= SHORT:
-        print(f"Estimate: {words.study_line(of_study(trainings, jobs))}.", flush=True)
+        print(f"Estimate: {words.study_line(of_study(trainings, jobs, paused))}.", flush=True)
 
 
 def _least_rounds(settings: Settings[Any]) -> int:

@@ -69,7 +69,9 @@ def study_line(found: StudyEstimate) -> str:
     """One line on a study: ``about 40 min: 10 trainings, 2 at a time, 8 min each; 2.4 GB of memory``."""
     count = sum(trainings for _, trainings, _ in found.kinds)
     each = sum(trainings * run.seconds for _, trainings, run in found.kinds) / count
+    most = "at most about" if found.pauses else "about"
+    bound = " (an upper bound: it is less by what pruned agents do not train)" if found.pauses else ""
     return (
-        f"about {duration(found.seconds)}: {count} trainings, {found.jobs} at a time, each with its evaluation "
+        f"{most} {duration(found.seconds)}{bound}: {count} trainings, {found.jobs} at a time, each with its evaluation "
         f"{duration(each)}; {size(found.memory)} of memory"
     )

@@ -97,6 +97,10 @@ class Job(ABC, Generic[Options, ProblemType]):
         """The policy of a run that fits the problem; None for a rule, which is made anew; raises ``ValueError``."""
 
     @abstractmethod
+    def trained(self, problem: ProblemType, policy: Path) -> Contender:
+        """The run's agent, which is no rule, as it is saved in a folder and judged."""
+
+    @abstractmethod
     def evaluate(self, problem: ProblemType, agent: Any, policy: Path) -> Report:
         """Judge the agent and every rule on the same students.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +44,34 @@ def evaluate(settings: Settings[EnvConfig], problem: Problem, agent: Any, policy
 
 
 def write_results(
-    folder: Path, report: Report, history: Iterable[Mapping[str, float]] = (), appendix: str = ""
+    folder: Path,
+    report: Report,
+    appendix: str = "",
+    history: Sequence[Mapping[str, float]] = (),
+    deterministic: bool = False,
 ) -> None:
-    """Print the report and write its files; ``results.md`` ends with the appendix, and where the agent began."""
+    """Print the report and write its files.
+
+    Args:
+        folder: of the run or of the evaluation.
+        report: what is written.
+        appendix: Markdown that ``results.md`` ends with, and behind it where the agent began.
+        history: of the training, where it was part of the job.
+        deterministic: whether the most likely actions were judged, which are compared with the history.
+    """
+    from kd_env.evaluation.reports import apart
     from kd_env.evaluation.reports.report_files import print_report, write_report
 
-    began = origin.words(folder)
-    appendix = "\n\n".join(filter(None, (appendix.rstrip("\n"), began))) if began else appendix
+    far = apart.apart(report, history, deterministic)
+    texts = [appendix, origin.words(folder), "" if far is None else far.words]
+    appendix = "\n".join(text.rstrip("\n") + "\n" for text in texts if text)
     print_report(report)
     if appendix:
         print(f"\n{appendix}", end="")
     (folder / MANIFEST).unlink(missing_ok=True)  # until it is of what is written now
-    write_report(folder, report, history, appendix, {runs.RESUMED: runs.resumed(folder), **_began(folder)})
+    beside = {runs.RESUMED: runs.resumed(folder), **_began(folder)}
+    beside |= {} if far is None else {apart.KEY: far._asdict()}
+    write_report(folder, report, history, appendix, beside)
     write_manifest(folder, deep=False)
     shutil.rmtree(folder / runs.JUDGED, ignore_errors=True)  # all of it stands in the report now
     print(f"Written to {folder}", flush=True)

@@ -102,6 +102,13 @@ class LabelJob(Job[EnvConfig, Problem]):
         runs.check_spaces(run, env)
         return contenders.load_policy(run / runs.POLICY, env)
 
+    def trained(self, problem: Problem, policy: Path) -> Contender:
+        """As in :class:`Job`."""
+        from kd_env.evaluation.judging.contenders import Contender
+
+        agent = contenders.load_policy(policy, self.rule_env(problem))
+        return Contender(lambda env: agent, problem.config.action_view, learned=True)
+
     def evaluate(self, problem: Problem, agent: Any, policy: Path) -> Report:
         """As in :class:`Job`, on fresh students."""
         return judge.evaluate(self.settings, problem, agent, policy)

@@ -78,4 +78,5 @@ def describe(problem: Problem) -> None:
         verdict = "" if teacher.verdict is None else f"{teacher.verdict.words}; "
         order = f" Its outputs {list(teacher.order)} are those of the task's labels, in order." if teacher.order else ""
         print(f"Teacher {teacher.folder}: {verdict}saw feedback rows: {teacher.saw_feedback}.{best}{order}")
-    print(problem.layer_table(), flush=True)
+    print(problem.layer_table())
+    print(f"Passes in {problem.precision}.", flush=True)

@@ -62,7 +62,7 @@ class TokenJob(Job[EnvConfig, Problem]):
         print(
             f"{words}{facts['task']}: {len(problem.train)} train rows ({reader.left_out} left out, with too few "
             f"tokens), {reader.slots} slots a row, {len(problem.feedback)} feedback rows. Teacher: {judged}"
-            f"saw feedback rows: {facts['saw_feedback']}.",
+            f"saw feedback rows: {facts['saw_feedback']}. Passes in {problem.precision}.",
             flush=True,
         )
         return problem
@@ -153,6 +153,12 @@ class TokenJob(Job[EnvConfig, Problem]):
         runs.check_spaces(run, env)
         return load_policy(run / runs.POLICY, env)
 
+    def trained(self, problem: Problem, policy: Path) -> Contender:
+        """As in :class:`Job`; each evaluation reads it anew."""
+        from kd_env.evaluation.judging.contenders import Contender
+
+        return Contender(self._trained(policy), learned=True, problem=problem)
+
     def evaluate(self, problem: Problem, agent: Any, policy: Path) -> Report:
         """As in :class:`Job`; with ``protocol=joint`` the student of the training beside those of the rules."""
         from kd_env.evaluation.judging.protocol import as_evaluation, evaluate_policies
@@ -215,7 +221,7 @@ class TokenJob(Job[EnvConfig, Problem]):
             rules = [agent, *rules]
         contenders: dict[str, Contender] = {}
         if self.learns and not self.joint:
-            contenders[agent.label] = Contender(self._trained(policy), learned=True, problem=problem)
+            contenders[agent.label] = self.trained(problem, policy)
         for spec in rules:
             contenders[spec.label] = Contender(self._rule(spec), problem=native, chooses=rule_class(spec.name).chooses)
         return contenders

@@ -34,7 +34,7 @@ class TokenReader(Reader[EnvConfig]):
     name = "tokens"
     of_the_agent = (
         *("mode", "teacher_every", "observation", "action_view", "num_candidates", "reward", "evaluate_every"),
-        "samples",
+        *("evaluation_sample", "sample_paired", "sample_steps", "samples"),
     )
 
     def defaults(self, c: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,6 +221,11 @@ def _check_joint(c: Mapping[str, Any]) -> None:
         raise ValueError(
             f"checkpoint_every={c['checkpoint_every']}: with {joint} what was judged on the way through the one "
             "episode is no part of a checkpoint, so that no checkpoint is written; leave it out."
+        )
+    if c["pause"]["at"] is not None:
+        raise ValueError(
+            f"pause.at={c['pause']['at']}: with {joint} no checkpoint is written from which the training could go on; "
+            "leave it out, or set env.protocol=frozen."
         )
     if c["control"] == "untrained":
         raise ValueError(

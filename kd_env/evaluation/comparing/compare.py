@@ -18,6 +18,7 @@ from kd_env.evaluation.comparing.comparison import Comparison, Contrast, Entry
 from kd_env.evaluation.comparing.joint import together
 from kd_env.evaluation.comparing.runs import PolicyRows, Run, group_name, measures_of
 from kd_env.evaluation.judging.results import SELECTION
+from kd_env.evaluation.reports.apart import is_apart
 from kd_env.evaluation.statistics.crossed import policy_difference, policy_interval
 from kd_env.evaluation.statistics.intervals import Bounds, Difference, Interval, holm, paired_difference
 from kd_env.evaluation.statistics.verdicts import best_rule
@@ -127,6 +128,7 @@ def _entry(policy: PolicyRows, measure: str, level: float) -> Entry:
             if name in row["seeds"]
         },
         diverged=sum(int(row["diverged"]) for row in policy.rows),
+        apart=sum(is_apart(run.results) for run in policy.runs) if policy.learned else 0,
     )
 
 

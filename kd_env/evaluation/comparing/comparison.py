@@ -46,6 +46,8 @@ class Entry:
     """What the decision measures beside, by name."""
     diverged: int
     """How many of all its students."""
+    apart: int
+    """Trainings whose most likely actions are judged and close far less of the gap than those that were tried."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,40 @@ class Contrast:
     difference: Difference
     holm_p: float
     """Adjusted for all contrasts of the same list (Holm 1979)."""
+
+
+@dataclass(frozen=True)
+class PausedAgent:
+    """What an agent of a study was worth when its trainings paused."""
+
+    agent: str
+    value: float
+    """Gap closed on the selection split, a mean over trainings and their students."""
+    trainings: tuple[float, ...]
+    """Of each training, a mean over its students."""
+    steps: tuple[int, ...]
+    """At which each came to its pause."""
+    runs: tuple[str, ...]
+    """Names of their folders."""
+    pruned: bool
+    """Whether it was trained no further, and has no dev numbers."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """A study that trained the agents below the median at a pause no further."""
+
+    study: str
+    """Name of its folder."""
+    share: float
+    """Of the steps of a training, after which it was to pause."""
+    at: int
+    """That step."""
+    median: float
+    """Of the values of the agents."""
+    seeds: tuple[int, ...]
+    """Of the students, other ones than those of the report."""
+    agents: tuple[PausedAgent, ...]
 
 
 @dataclass(frozen=True)
@@ -86,6 +122,8 @@ class Comparison:
     rules."""
     overlapping: tuple[tuple[str, str], ...]
     """Pairs of runs of one group that share seeds of students."""
+    prunings: tuple[Pruning, ...] = ()
+    """Of the studies that the runs are from."""
     joint: bool = False
     """Whether each training has one student, beside which it learned, and students of one seed are pairs."""
 

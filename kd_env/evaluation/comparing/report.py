@@ -15,6 +15,7 @@ from kd_env.core.files import without_infinities
 from kd_env.evaluation.comparing.comparison import Comparison
 from kd_env.evaluation.comparing.sheets import intervals_of, sheets
 from kd_env.evaluation.comparing.words import plain_words
+from kd_env.evaluation.judging.results import SELECTION
 from kd_env.evaluation.statistics.intervals import Interval
 from kd_files.writing import atomic_write
 
@@ -89,6 +90,9 @@ def to_csv(c: Comparison) -> str:
                 writer.writerow([e.policy, "", "", f"{kind}_{term}", *_numbers(interval), e.unit, "", "", "", ""])
         for name, interval in e.measures.items():
             writer.writerow([e.policy, "", "", name, *_numbers(interval), e.unit, *[""] * 4])
+    for paused in (paused for pruning in c.prunings for paused in pruning.agents):
+        units = [str(len(paused.trainings)), "training", *[""] * 4]
+        writer.writerow([paused.agent, "", SELECTION, "gap_closed_at_pause", f"{paused.value:.6g}", "", "", *units])
     for contrast in (*c.to_rules, *c.between_agents, *c.between_controls):
         d = contrast.difference
         tests = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kd_env.evaluation.comparing.comparison import Comparison, Contrast, Entry
+from kd_env.evaluation.comparing.comparison import Comparison, Contrast, Entry, PausedAgent, Pruning
 from kd_env.evaluation.comparing.sheets import HOLM_LEVEL, split_mark
 from kd_env.evaluation.reports.words import facts_in_words
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM
@@ -29,6 +29,7 @@ def plain_words(c: Comparison) -> str:
             "intervals over trainings and evaluation seeds, both as crossed random effects (mean squares, "
             "Satterthwaite's degrees of freedom); of one training they are over its seeds."
         )
+    words += [pruning_words(pruning) for pruning in c.prunings]
     if len(agents) < len(c.entries):
         words.append("A rule's line is one policy: its brackets are 95% intervals over evaluation seeds.")
     if any(entry.extra_labels for entry in c.entries):
@@ -36,6 +37,7 @@ def plain_words(c: Comparison) -> str:
     if not agents:
         words.append("No run has an agent that learned: nothing is compared.")
     words += [_few(entry) for entry in agents if entry.units < MIN_UNITS_FOR_CLAIM and not c.joint]
+    words += [_judged_apart(entry) for entry in agents if entry.apart]
     words += [_claims(c, entry) for entry in agents if any(contrast.first == entry.policy for contrast in c.to_rules)]
     if c.to_rules:
         words.append(
@@ -63,6 +65,30 @@ def plain_words(c: Comparison) -> str:
     return " ".join(words)
 
 
+def pruning_words(pruning: Pruning) -> str:
+    """Which agents a study trained no further, why, and what that means for the numbers of the others."""
+    pruned = [paused for paused in pruning.agents if paused.pruned]
+    kept = [paused for paused in pruning.agents if not paused.pruned]
+    which = "No agent was" if not pruned else f"{', '.join(map(_worth, pruned))} {_were(pruned)}"
+    return (
+        f"{which} pruned at the pause of {pruning.study} at step {pruning.at}: the median of the {len(pruning.agents)} "
+        f"agents' gap closed on the selection rows was {pruning.median:.3f} (means over trainings and "
+        f"{len(pruning.seeds)} students of other seeds than those here; no dev row had a say). "
+        f"{'Pruned agents have no dev numbers. ' if pruned else ''}{', '.join(map(_worth, kept))} went on with all "
+        "trainings, for what these were worth at the pause, which may flatter an agent near the median."
+    )
+
+
+def _worth(paused: PausedAgent) -> str:
+    steps = sorted({*paused.steps})
+    when = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+    return f"{paused.agent} ({paused.value:.3f} at {when})"
+
+
+def _were(agents: list[PausedAgent]) -> str:
+    return "was" if len(agents) == 1 else "were"
+
+
 def _least(c: Comparison) -> str:
     """The smallest design of which a claim may be made."""
     if c.joint:
@@ -77,6 +103,14 @@ def _few(entry: Entry) -> str:
             "say nothing about another training."
         )
     return f"{entry.policy} was trained {entry.units} times, fewer than {MIN_UNITS_FOR_CLAIM}: no claim is made of it."
+
+
+def _judged_apart(entry: Entry) -> str:
+    return (
+        f"In {entry.apart} of {len(entry.runs)} trainings of {entry.policy} the most likely actions, which are judged, "
+        "close far less of the gap than those that it tried while it learned; evaluation.deterministic=false judges "
+        "the latter."
+    )
 
 
 def _claims(c: Comparison, entry: Entry) -> str:

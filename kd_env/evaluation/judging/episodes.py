@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from kd_env.core.types import Floats
 from kd_env.envs import DistillVectorEnv
-from kd_env.evaluation.judging.contenders import Keep, Progress
+from kd_env.evaluation.judging.contenders import Contender, Keep, Progress
 from kd_env.evaluation.judging.course import Course, Ended, Students, policy_result
 from kd_env.evaluation.judging.dev import Split, temperatures
 from kd_env.evaluation.judging.results import PolicyResult
-from kd_env.evaluation.judging.stacks import Stack
-from kd_env.evaluation.judging.tables import JudgedTables
+from kd_env.evaluation.judging.stacks import Stack, stacks
+from kd_env.evaluation.judging.tables import JudgedTables, selection_table
 from kd_env.evaluation.judging.windows import Window, side_by_side
 from kd_env.mdp.problem import Problem
 
@@ -113,6 +113,32 @@ def drive(
         )
         for place, (name, contender) in enumerate(stack.contenders.items())
     ]
+
+
+def judge_on_selection(
+    problem: Problem,
+    name: str,
+    contender: Contender,
+    seeds: Sequence[int],
+    *,
+    deterministic: bool,
+    progress: Progress | None = None,
+) -> PolicyResult:
+    """Distil fresh students under a policy whose training is not at its end, and judge them on the selection split.
+
+    No dev row is read.
+
+    Args:
+        problem: of the training.
+        name: of the policy.
+        contender: the policy.
+        seeds: of the students; others than those of any report.
+        deterministic: passed to ``predict``.
+        progress: told about every step.
+    """
+    splits = judged_splits(problem, selection_table(problem), seeds)
+    (stack,) = stacks(problem, {name: contender}, len(seeds))
+    return drive(stack, problem, splits, seeds, deterministic, progress, None)[0]
 
 
 class _Judged(NamedTuple):

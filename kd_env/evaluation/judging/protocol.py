@@ -118,7 +118,16 @@ def as_evaluation(
 
 SEEN_AND_DECIDED = (
     *("decision", "action_view", "gate", "features", "observation", "mode", "teacher_every", "num_candidates"),
-    *("reward", "evaluate_every", "score", "render_mode", "show_progress"),
+    *(
+        "reward",
+        "evaluate_every",
+        "evaluation_sample",
+        "sample_paired",
+        "sample_steps",
+        "score",
+        "render_mode",
+        "show_progress",
+    ),
 )
 """Options in which policies that are compared may differ: they change what is decided and seen, but no update."""
 

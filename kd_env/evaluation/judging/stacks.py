@@ -60,14 +60,15 @@ def together(problem: Problem, seeds: int) -> int:
 
     One where a student alone is work enough, where students have no generator each (dropout), where an action says
     more than weights (of teachers that learn, of tokens), and where few students would be read one after another
-    (:mod:`kd_env.numerics.chunks`): in a stack they would be rounded otherwise.
+    (:mod:`kd_env.numerics.chunks`) or each on rows of its own (``evaluation_sample``): in a stack they would be rounded
+    otherwise.
     """
     config = problem.config
     if seeds <= MANY_STUDENTS:
         return 1
     if problem.arithmetic >= ARITHMETIC or config.dropout or config.teacher_learns or config.objective == "text":
         return 1
-    if problem.assets.reader is not None:
+    if problem.assets.reader is not None or config.evaluation_sample is not None:
         return 1
     trained: int = sum(problem.student.module.get_parameter(name).numel() for name in problem.student.trainable)
     return max(1, min(STUDENTS, TRAINED // max(trained, 1)) // seeds)

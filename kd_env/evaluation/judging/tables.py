@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,20 @@ def judged_tables(problem: Problem, text_rows: int = TEXT_ROWS) -> JudgedTables:
     return _texts(problem, text_rows) if problem.config.objective == "text" else _rows(problem)
 
 
+def selection_table(problem: Problem) -> JudgedTables:
+    """The selection split alone; no dev row is read, so that what it tells may have a say in what goes on.
+
+    Raises:
+        ValueError: texts of too few tokens.
+    """
+    if problem.config.objective != "text":
+        return JudgedTables({SELECTION: problem.selection}, {SELECTION: problem.reference.selection_logits}, ())
+    config = problem.config
+    loaded = load_texts(text_sources(config), data_dir=config.data_dir, column=config.column)
+    table = _evaluated(problem, cut(config, loaded).selection[:TEXT_ROWS])
+    return JudgedTables({SELECTION: table}, {SELECTION: np.zeros((len(table), 0))}, ())
+
+
 def check_texts(config: EnvConfig) -> None:
     """Check that there are dev texts before an agent is trained; raises ``ValueError``."""
     load_texts(text_sources(config), data_dir=config.data_dir, column=config.column, dev=True)
@@ -61,16 +75,19 @@ def _rows(problem: Problem) -> JudgedTables:
 
 def _texts(problem: Problem, text_rows: int) -> JudgedTables:
     """Texts in which samples of the reader stand, as in those of feedback."""
-    config, reader = problem.config, problem.reader
+    config = problem.config
     loaded = load_texts(text_sources(config), data_dir=config.data_dir, column=config.column, dev=True)
     texts = cut(config, loaded)
     [dev] = problem.task.dev_splits
-    least = reader.slots if config.masking == "fixed" else 1
-    tables = {}
-    for split, rows in ((SELECTION, texts.selection), (dev, texts.dev)):
-        held = tokenize_texts(
-            rows[:text_rows], problem.assets.tokenizer, reader.tokens, config.max_length, at_least=least
-        )
-        tables[split] = evaluated_texts(config, reader.model, reader.tokens, held, reader.slots, problem.device)
+    tables = {
+        split: _evaluated(problem, rows[:text_rows]) for split, rows in ((SELECTION, texts.selection), (dev, texts.dev))
+    }
     nothing = {split: np.zeros((len(table), 0)) for split, table in tables.items()}
     return JudgedTables(tables, nothing, (dev,))
+
+
+def _evaluated(problem: Problem, texts: Sequence[str]) -> Table:
+    config, reader = problem.config, problem.reader
+    least = reader.slots if config.masking == "fixed" else 1
+    held = tokenize_texts(texts, problem.assets.tokenizer, reader.tokens, config.max_length, at_least=least)
+    return evaluated_texts(config, reader.model, reader.tokens, held, reader.slots, problem.device)

@@ -11,9 +11,11 @@ from kd_env.core.types import Batch, ModelOutput
 from kd_env.data.tables import Table
 from kd_env.mdp import passes
 from kd_env.mdp.objectives.batches import StudentBatch, TeacherPass
+from kd_env.mdp.objectives.own_rows import predict_own_rows
 from kd_env.mdp.objectives.reading import with_edit
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
+from kd_env.models.encoder import Encoder
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import fit_temperatures
 from kd_env.teachers.sources import autocast, cast
@@ -52,16 +54,21 @@ class LabelsObjective:
         distance = label_distance(student.logits, teachers.outputs[0].logits)
         return distance[..., None].expand(_places(batch).shape)
 
-    def evaluate(self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None) -> Evaluation:
-        """Feedback loss, headline metric, entropy and agreement with the teacher. Reads feedback rows only.
+    def evaluate(
+        self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None, rows: np.ndarray | None = None
+    ) -> Evaluation:
+        """Feedback loss, headline metric, entropy and agreement with the teacher, on feedback rows or ``rows [N, R]``.
 
         The agreement with a teacher that learns is 0 where no feature asks for it: it costs a pass of the teacher.
         """
-        logits = passes.predict(problem, params, problem.feedback)
+        logits = _predict(problem, params, rows)
+        labels, teacher_logits = problem.feedback.labels, problem.reference.feedback_logits
+        if rows is not None:
+            labels, teacher_logits = labels[rows], teacher_logits[rows]
         finite = np.isfinite(logits).all(axis=(1, 2))
         safe = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
         count = len(logits)
-        raw = losses.gold_loss(safe, problem.feedback.labels, problem.label_width)
+        raw = losses.gold_loss(safe, labels, problem.label_width)
         temperature = np.ones(count)
         if problem.task.regression:
             entropy, agreement = np.zeros(count), np.zeros(count)
@@ -69,23 +76,22 @@ class LabelsObjective:
             entropy = losses.entropy(safe).mean(-1)
             classes = safe.argmax(-1)
             self_taught = problem.config.teacher_source == "student"  # the control must not hear of the teacher
-            agreement = (classes == (classes if self_taught else _teacher_classes(problem, teacher))).mean(-1)
-        [headline], labels = problem.task.metrics[:1], problem.feedback.labels
+            teacher_classes = classes if self_taught else _teacher_classes(problem, teacher, teacher_logits, rows)
+            agreement = (classes == teacher_classes).mean(-1)
+        [headline] = problem.task.metrics[:1]
         guesses = losses.predictions(safe, problem.task.regression)
-        metric = np.array([metrics.compute([headline], row, labels)[headline] for row in guesses])
+        scored = zip(guesses, np.broadcast_to(labels, guesses.shape), strict=True)
+        metric = np.array([metrics.compute([headline], guess, label)[headline] for guess, label in scored])
         if problem.calibrates:
-            temperature = fit_temperatures(safe, problem.feedback.labels)
-        loss = problem.loss(safe, problem.feedback, problem.reference.feedback_logits, temperature)
+            temperature = fit_temperatures(safe, labels)
+        loss = _loss(problem, safe, labels, teacher_logits, temperature)
         return Evaluation(np.where(finite, loss, np.nan), raw, temperature, metric, entropy, agreement)
 
     def loss(
         self, problem: Problem, outputs: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray
     ) -> np.ndarray:
         """Against gold labels of logits ``[..., R, C]``, or with ``gap=divergence`` the KL from the teacher."""
-        if problem.config.gap == "divergence":
-            return losses.divergence_loss(outputs, teacher_logits, problem.label_width)
-        scaled = outputs / temperature[..., None, None] if problem.calibrates else outputs
-        return losses.gold_loss(scaled, table.labels, problem.label_width)
+        return _loss(problem, outputs, table.labels, teacher_logits, temperature)
 
     def raw_loss(self, problem: Problem, outputs: np.ndarray, table: Table) -> np.ndarray:
         """Against gold labels."""
@@ -162,11 +168,31 @@ def _outputs(problem: Problem, batch: Batch) -> ModelOutput:
     return split
 
 
-def _teacher_classes(problem: Problem, teacher: TeacherState | None) -> np.ndarray:
+def _loss(
+    problem: Problem, outputs: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray, temperature: np.ndarray
+) -> np.ndarray:
+    """``e`` of logits ``[..., R, C]``, with labels and the teacher's logits of the same rows."""
+    if problem.config.gap == "divergence":
+        return losses.divergence_loss(outputs, teacher_logits, problem.label_width)
+    scaled = outputs / temperature[..., None, None] if problem.calibrates else outputs
+    return losses.gold_loss(scaled, labels, problem.label_width)
+
+
+def _teacher_classes(
+    problem: Problem, teacher: TeacherState | None, frozen_logits: np.ndarray, rows: np.ndarray | None
+) -> np.ndarray:
     """What the teachers choose on the feedback rows, ``[R]`` or ``[N, R]``; -1 where nobody asks."""
     if teacher is None:
-        return np.asarray(problem.reference.feedback_logits.argmax(-1))
+        return np.asarray(frozen_logits.argmax(-1))
     if "agreement" not in problem.features:
-        return np.full(len(problem.feedback), -1)
-    logits = passes.predict(problem, teacher.params, problem.feedback, encoder=problem.reference.encoder)
-    return np.asarray(logits.argmax(-1))
+        return np.full(frozen_logits.shape[:-1], -1)
+    return np.asarray(_predict(problem, teacher.params, rows, problem.reference.encoder).argmax(-1))
+
+
+def _predict(
+    problem: Problem, params: dict[str, Tensor], rows: np.ndarray | None, encoder: Encoder | None = None
+) -> np.ndarray:
+    """Logits on the feedback rows, or on each model's own ``rows [N, R]`` of them."""
+    if rows is None:
+        return passes.predict(problem, params, problem.feedback, encoder=encoder)
+    return predict_own_rows(problem, params, problem.feedback, rows, encoder)

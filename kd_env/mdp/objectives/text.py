@@ -23,6 +23,7 @@ from kd_env.mdp import passes
 from kd_env.mdp.episodes import sub_seed
 from kd_env.mdp.objectives import reading
 from kd_env.mdp.objectives.batches import Edit, StudentBatch, TeacherPass, at_slots, edited
+from kd_env.mdp.objectives.own_rows import read_own_rows
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
 from kd_env.models.masked_lm import MaskedLM
@@ -78,22 +79,29 @@ class TextObjective:
         scores = student.logits.squeeze(-1).gather(-1, edit.places)
         return plausibility.student_error(scores, plausibility.plausibility(edit.log_original, edit.log_chosen))
 
-    def evaluate(self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None) -> Evaluation:
+    def evaluate(
+        self, problem: Problem, params: dict[str, Tensor], teacher: TeacherState | None, rows: np.ndarray | None = None
+    ) -> Evaluation:
         """``L_pp`` on rows whose replacements never change, and the share of their tokens that students tell right.
 
         A token is told right where the student's probability lies on the same side of 1/2 as its plausibility.
         """
         table, count = problem.feedback, next(iter(params.values())).shape[0]
         totals = torch.zeros(3, count, dtype=torch.float64, device=problem.device)
-        loss_of = vmap(plausibility.plausibility_loss, in_dims=(0, None, None))
-        for students, _, batch, logits in passes.read_table(problem, params, table):
+        if rows is None:
+            parts, tokens = passes.read_table(problem, params, table), table.lengths.sum()
+        else:
+            parts, tokens = read_own_rows(problem, params, table, rows), table.lengths[rows].sum(-1)
+        for students, _, batch, logits in parts:
             scores, mask = logits.squeeze(-1), batch.attention_mask
             right = ((scores > 0) == (batch.labels > 0.5)) & mask
-            totals[0, students] += loss_of(scores, batch.labels, mask).double() * mask.sum()
+            of_all = None if mask.dim() == 2 else 0
+            loss_of = vmap(plausibility.plausibility_loss, in_dims=(0, of_all, of_all))
+            totals[0, students] += loss_of(scores, batch.labels, mask).double() * mask.sum((-1, -2))
             totals[1, students] += right.sum((1, 2))
             entropies = plausibility.entropy(torch.sigmoid(scores)) / log(2.0)
             totals[2, students] += entropies.masked_fill(~mask, 0.0).sum((1, 2))
-        loss, right, entropy = (totals / float(table.lengths.sum())).cpu().numpy()
+        loss, right, entropy = totals.cpu().numpy() / tokens
         return Evaluation(loss, loss, np.ones(count), right, entropy, right)
 
     def loss(
