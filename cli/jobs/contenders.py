@@ -214,7 +214,7 @@ def parts(settings: Settings[EnvConfig], chosen: Sequence[str], jobs: int) -> li
         return name.endswith(EXTRA), probe.rule_view(specs[name.removesuffix(EXTRA)], settings.env, teachers)
 
     ordered = sorted(chosen, key=kind)
-    cuts = [len(ordered) * place // jobs for place in range(jobs + 1)]
+    cuts = [-(-len(ordered) * place // jobs) for place in range(jobs + 1)]
     return [ordered[begin:end] for begin, end in pairwise(cuts) if begin < end]
 
 

@@ -2,6 +2,8 @@
 
 Leaves are torch tensors and NumPy arrays (of objects too, where the objects are immutable); everything else is passed
 through unchanged, and None stands for an absent leaf.
+
+Also their way between host and device, on which the host waits no more often than it must.
 """
 
 from __future__ import annotations
@@ -76,3 +78,48 @@ def nbytes(tree: Any) -> int:
 
     map_leaves(add, tree)
     return total
+
+
+def upload(values: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Host values as a tensor on the device; the host goes on before they are there."""
+    held = torch.as_tensor(values, dtype=dtype)
+    if device.type != "cuda":
+        return held.to(device)
+    # From ordinary memory the copy, and with it all that the device was asked for before, would be waited for.
+    return held.pin_memory().to(device, non_blocking=True)
+
+
+class HostCopy:
+    """Values of tensors of one device on their way to the host, as one copy.
+
+    Whoever waits for a later copy of the same device has waited for this one, too.
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        parts = [tensor.detach().contiguous() for tensor in tensors]
+        self._shapes = [(part.shape, part.dtype) for part in parts]
+        self._order = sorted(range(len(parts)), key=lambda place: -parts[place].element_size())  # each begins aligned
+        packed = torch.cat([parts[place].flatten().view(torch.uint8) for place in self._order])
+        self._values = packed.to("cpu", non_blocking=True)
+        self._done = torch.cuda.Event() if packed.is_cuda else None
+        if self._done is not None:
+            self._done.record()
+
+    def arrays(self) -> list[np.ndarray]:
+        """Arrays of the tensors' shapes and types, once they are there."""
+        if self._done is not None:
+            self._done.synchronize()
+        together, begin = self._values.numpy(), 0
+        arrays: list[np.ndarray] = [together] * len(self._shapes)
+        for place in self._order:
+            shape, dtype = self._shapes[place]
+            end = begin + shape.numel() * dtype.itemsize
+            kind = str(dtype).removeprefix("torch.")  # NumPy has the same names
+            arrays[place] = together[begin:end].view(kind).reshape(shape)
+            begin = end
+        return arrays
+
+
+def to_host(*tensors: Tensor) -> list[np.ndarray]:
+    """Values of tensors of one device as arrays of the same shapes and types, in one copy."""
+    return HostCopy(*tensors).arrays()

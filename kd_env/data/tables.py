@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_env.core.trees import upload
 from kd_env.core.types import Batch
 from kd_env.data.tasks import Rows
 
@@ -48,7 +49,7 @@ class Table:
     def gather(self, rows: np.ndarray) -> Batch:
         """Batch of the given rows; ``rows`` of shape ``[...]`` gives fields of shape ``[..., S]`` and ``[...]``."""
         width = int(self.lengths[rows].max())
-        index = torch.as_tensor(rows, device=self.input_ids.device)
+        index = upload(rows, self.input_ids.device)
         positions = torch.arange(width, device=index.device)
         labels = self.label_tensor if self.label_tensor.dim() == 1 else self.label_tensor[:, :width]
         batch = Batch(

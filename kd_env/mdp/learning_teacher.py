@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kd_env.config.optimizer import OptimizerConfig
+from kd_env.core.trees import upload
 from kd_env.mdp import passes
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, TeacherEffect, TeacherState
@@ -67,7 +68,7 @@ def teach(
     rates = student_config.rate * factor
     lesson = gradient(problem, state, rows, effect, student_weights, rates, forward_pass, dropout_seed)
     moves = active & ((effect.weights != 0).any(-1) | (effect.influence != 0)) & bool(lesson.grads)
-    keep = torch.as_tensor(moves, device=problem.device)
+    keep = upload(moves, problem.device)
     teacher_config: OptimizerConfig = dataclasses.replace(
         student_config,
         learning_rate=options.learning_rate,
@@ -98,4 +99,4 @@ def teach(
         influence_ratio=np.where(active, lesson.ratio, teacher.influence_ratio),
         influence_cosine=np.where(active, lesson.cosine, teacher.influence_cosine),
     )
-    return after, broken & torch.as_tensor(active, device=problem.device)
+    return after, broken & upload(active, problem.device)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from kd_env.core import trees
 from kd_env.core.registry import unknown_name
+from kd_env.core.trees import upload
 from kd_env.core.types import Batch, ModelOutput
 from kd_env.mdp import passes
 from kd_env.mdp.influence import derivatives
@@ -109,7 +110,7 @@ def gradient(
     else:
         with torch.no_grad():
             student_logits = passes.student_forward(problem, state.params, batch, frozenset()).logits
-    weights = torch.as_tensor(effect.weights, dtype=problem.dtype, device=problem.device)
+    weights = upload(effect.weights, problem.device, problem.dtype)
     with torch.enable_grad():
         auxiliary = auxiliary_losses(problem, outputs.logits, student_logits, batch)
         # A row without weight is left out even where its loss is not finite.
@@ -120,7 +121,7 @@ def gradient(
         ratio, cosine = np.zeros_like(ratio), np.zeros_like(cosine)
         return Lesson(total, auxiliary.detach().mean(-1), loss.detach(), ratio, cosine)
     drop = influence_loss(problem, state, influence_outputs, ahead, batch, learning_rates, effect.target)
-    factors = torch.as_tensor(effect.influence, dtype=problem.dtype, device=problem.device)
+    factors = upload(effect.influence, problem.device, problem.dtype)
     measured = (state.updates % options.log_every == 0).any()
     if not (measured or effect.matched):  # one backward pass for both
         total = _grads(loss + factors * drop, leaves, keep=False)
@@ -218,7 +219,7 @@ def influence_loss(
         differences = derivatives.central_differences(
             teacher_losses, state.params, ahead.feedback_gradient, radius=RADIUS
         )
-        return -torch.as_tensor(learning_rates, dtype=problem.dtype, device=problem.device) * differences.mean(-1)
+        return -upload(learning_rates, problem.device, problem.dtype) * differences.mean(-1)
 
 
 def _grads(loss: Tensor, leaves: Grads, *, keep: bool) -> Grads:

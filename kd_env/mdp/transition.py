@@ -22,7 +22,7 @@ from kd_env.mdp.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.mdp.objectives.samples import before_update, estimate, evaluated_part
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
-from kd_env.mdp.update import TEACHER, update
+from kd_env.mdp.update import TEACHER, update, with_record
 
 logger = logging.getLogger("kd_env")
 
@@ -130,8 +130,9 @@ def transition(
 def _whole(problem: Problem, state: DistillState, effect: Effect, scratch: dict[str, Tensor]) -> DistillState:
     """Update, next batches, evaluation."""
     state = before_update(problem, state)
-    state = _next_batches(problem, update(problem, state, effect, scratch))
-    return _evaluated(problem, problem.decision.prepare(problem, state))
+    state, record = update(problem, state, effect, scratch)
+    state = problem.decision.prepare(problem, _next_batches(problem, state))
+    return with_record(_evaluated(problem, state), state, record)
 
 
 def _in_rows(state: DistillState, chosen: np.ndarray, change: Callable[[DistillState], DistillState]) -> DistillState:

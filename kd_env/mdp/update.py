@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from kd_env.core import trees
+from kd_env.core.trees import HostCopy, upload
 from kd_env.mdp import gradients, learning_teacher, passes, rewards
 from kd_env.mdp.episodes import sub_seed
 from kd_env.mdp.gradients import normalize_weights
 from kd_env.mdp.objectives.batches import StudentUpdate
 from kd_env.mdp.problem import Problem
-from kd_env.mdp.state import DistillState, Effect
+from kd_env.mdp.state import DistillState, Effect, Evaluation
 from kd_env.numerics import optim
 
 logger = logging.getLogger("kd_env")
@@ -44,8 +45,22 @@ class _Update(NamedTuple):
     broken: Tensor  # [N] bool, where a loss or a gradient was not finite
 
 
-def update(problem: Problem, state: DistillState, effect: Effect, scratch: dict[str, Tensor]) -> DistillState:
+class Record(NamedTuple):
+    """What the updates of one step found, on its way to the host."""
+
+    values: HostCopy  # raw and scaled losses, cosines, norms of the change, and [U, N] where each update was broken
+    moves: np.ndarray  # [N] bool
+    updates: np.ndarray  # [N] updates before the step
+    rows: np.ndarray  # [N, U, B]
+
+
+def update(
+    problem: Problem, state: DistillState, effect: Effect, scratch: dict[str, Tensor]
+) -> tuple[DistillState, Record]:
     """Update students, and teachers that learn, on the drawn batches; the tensors of ``state`` in place.
+
+    What the updates found is left to :func:`with_record`: the host need not wait for it before an evaluation, for
+    which it waits in any case. Until then no student counts as lost.
 
     A budget that ends within the step leaves batches that trained nothing. Where all effective weights are 0, or the
     update scale is, the student stays as it is: parameters, moments, running scales and the optimiser's step count.
@@ -60,39 +75,66 @@ def update(problem: Problem, state: DistillState, effect: Effect, scratch: dict[
     weights = normalize_weights(effect.weights, problem.present, config.weight_normalization)
     step = _Step(
         effect,
-        torch.as_tensor(weights, dtype=problem.dtype, device=problem.device),
-        {n: torch.as_tensor(v, dtype=problem.dtype, device=problem.device) for n, v in (effect.given or {}).items()},
+        upload(weights, problem.device, problem.dtype),
+        {name: upload(values, problem.device, problem.dtype) for name, values in (effect.given or {}).items()},
         (weights != 0).any(axis=(1, 2, 3)) & (effect.update_scale > 0),
         np.minimum(config.updates_per_step, state.budget - state.updates),
     )
     before = _copied(state.params, scratch) if step.moves.any() else {}
     raw, scaled = torch.zeros_like(state.term_scale), torch.zeros_like(state.term_scale)
-    cosines = torch.as_tensor(state.cosines, device=problem.device, dtype=problem.dtype)
+    cosines = upload(state.cosines, problem.device, problem.dtype)
     broken_at: list[Tensor] = []
+    begin = (state.updates, state.next_rows)
     for place in range(int(step.spend.max())):
         state, result = _update_on_batch(problem, state, step, place)
         raw, scaled = raw + result.raw, scaled + result.scaled
         if result.cosines is not None:
-            keep = torch.as_tensor((place < step.spend) & step.moves, device=problem.device)
+            keep = upload((place < step.spend) & step.moves, problem.device)
             cosines = torch.where(keep[:, None, None], result.cosines, cosines)
         broken_at.append(result.broken)
-    count = torch.as_tensor(np.maximum(step.spend, 1), device=problem.device)[:, None, None]
+    count = upload(np.maximum(step.spend, 1), problem.device)[:, None, None]
     norms = _distance(before, state.params) if before else torch.zeros(len(weights), device=problem.device)
-    diverged = torch.stack(broken_at).any(0).cpu().numpy()
+    means = ((raw / count).float(), (scaled / count).float())
+    record = Record(HostCopy(*means, cosines.float(), norms.float(), torch.stack(broken_at)), step.moves, *begin)
     state = state._replace(
-        raw_losses=(raw / count).float().cpu().numpy(),
-        scaled_losses=(scaled / count).float().cpu().numpy(),
-        cosines=cosines.float().cpu().numpy(),
         weights=weights.mean(-1),
         update_scale=effect.update_scale,
-        update_norm=np.where(step.moves, norms.float().cpu().numpy(), 0.0).astype(np.float32),
         skipped=~step.moves,
         given={name: np.asarray((effect.given or state.given)[name], np.float64) for name in state.given},
-        diverged=diverged,
+        diverged=np.zeros(len(weights), bool),
     )
-    for index in np.flatnonzero(diverged):
-        _report(state, int(index), int(step.spend[index]), [bool(flags[index]) for flags in broken_at])
-    return _with_last_batch(problem, state, effect, weights, step.spend)
+    return _with_last_batch(problem, state, effect, weights, step.spend), record
+
+
+def with_record(state: DistillState, before: DistillState, record: Record) -> DistillState:
+    """An evaluated state with what its updates found.
+
+    Args:
+        state: of N replicas.
+        before: the same before its evaluation, which does not count for students that were lost in an update.
+        record: of the updates.
+    """
+    raw_losses, scaled_losses, cosines, norms, broken = record.values.arrays()
+    diverged = np.asarray(broken.any(0))
+    for index in np.flatnonzero(diverged).tolist():
+        place = int(broken[:, index].argmax())
+        logger.warning(
+            "Replica %d diverged: the loss or its gradient is not finite in update %d, train rows %s.",
+            index,
+            record.updates[index] + place,
+            record.rows[index, place].tolist(),
+        )
+    if diverged.any():
+        state = state._replace(
+            **{name: np.where(diverged, getattr(before, name), getattr(state, name)) for name in Evaluation._fields}
+        )
+    return state._replace(
+        raw_losses=raw_losses,
+        scaled_losses=scaled_losses,
+        cosines=cosines,
+        update_norm=np.where(record.moves, norms, 0.0).astype(np.float32),
+        diverged=state.diverged | diverged,
+    )
 
 
 def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: int) -> tuple[DistillState, _Update]:
@@ -117,11 +159,11 @@ def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: 
         differentiate=bool(apply.any()),
         dropout_seed=sub_seed(int(state.seeds[0]), dropout + int(state.updates[0])),
     )
-    mask = torch.as_tensor(active, device=problem.device)[:, None, None]
+    mask = upload(active, problem.device)[:, None, None]
     broken = ~torch.isfinite(student_gradients.loss) | teacher_broken
     if apply.any():
         norm = optim.gradient_norm(student_gradients.grads)
-        keep = torch.as_tensor(apply, device=problem.device)
+        keep = upload(apply, problem.device)
         broken = broken | (~torch.isfinite(norm) & keep)
         optim.clip_(student_gradients.grads, norm, optimizer.max_grad_norm)
         optim.adamw_(
@@ -205,13 +247,3 @@ def _copied(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> dict[str, 
 def _distance(before: dict[str, Tensor], after: dict[str, Tensor]) -> Tensor:
     """Norm of the change of each replica, ``[N]``; overwrites ``before``."""
     return optim.gradient_norm({name: old.sub_(after[name]) for name, old in before.items()})
-
-
-def _report(state: DistillState, replica: int, spent: int, flags: list[bool]) -> None:
-    place = flags.index(True)
-    logger.warning(
-        "Replica %d diverged: the loss or its gradient is not finite in update %d, train rows %s.",
-        replica,
-        state.updates[replica] - spent + place,
-        state.next_rows[replica, place].tolist(),
-    )

@@ -116,6 +116,8 @@ def adamw_(
         learning_rates: ``[N]``.
         apply: ``[N]`` bool.
         non_finite: ``[N]`` float32 on the device, 1 where the gradient is not finite; such replicas stay as they are.
+            Where the host would have to wait for it, many that all make the same step are updated in one call, and
+            theirs is one without a gradient: they are lost in any case.
         config: betas, eps and weight decay.
         block: replicas of a block; None is all. The kernel rounds the last numbers of a tensor otherwise than the
             others, so that each block is updated to the bit as it would be without the other blocks.
@@ -141,13 +143,21 @@ def _adamw_block(
     params, grads = trees[:2]
     decayed = [name for name in grads if params[name].dim() > 2]
     plain = [name for name in grads if params[name].dim() <= 2]
-    one_call = _same_step(steps, learning_rates, apply, non_finite)
+    one_call, flag = _same_step(steps, learning_rates, apply), non_finite[0]
+    if one_call and not waits_for(non_finite):
+        one_call = not bool(non_finite.any())  # the kernel knows one flag for all
+    elif one_call and len(apply) < 8:  # fewer calls of the kernel than of what one call needs beside
+        one_call = False
+    elif one_call:
+        for grad in grads.values():
+            grad.masked_fill_(_column(non_finite, grad) > 0, 0.0)
+        flag = torch.zeros_like(flag)
     for group, decay in ((decayed, config.weight_decay), (plain, 0.0)):
         if not group:
             continue
         if one_call:  # one walk over the stacked tensors; a call for each replica costs more than its arithmetic
             stacked = [[tree[name] for name in group] for tree in trees]
-            _fused(stacked, int(steps[0]), float(learning_rates[0]), decay, non_finite[0], config)
+            _fused(stacked, int(steps[0]), float(learning_rates[0]), decay, flag, config)
             continue
         views_by_tree = [[tree[name].unbind(0) for name in group] for tree in trees]
         for replica in np.flatnonzero(apply):
@@ -156,13 +166,15 @@ def _adamw_block(
             _fused(tensors, int(steps[replica]), rate, decay, non_finite[replica], config)
 
 
-def _same_step(steps: np.ndarray, learning_rates: np.ndarray, apply: np.ndarray, non_finite: Tensor) -> bool:
-    """Whether all of several replicas make the same kind of step, so that one call of the kernel does for all."""
-    if len(apply) == 1 or not apply.all() or len({*steps.tolist()}) > 1 or len({*learning_rates.tolist()}) > 1:
-        return False
-    # The kernel knows one flag for all: a replica that must stay as it is needs a call of its own. Asking a GPU costs
-    # less than the calls from some replicas on.
-    return (non_finite.device.type == "cpu" or len(apply) >= 8) and not bool(non_finite.any())
+def _same_step(steps: np.ndarray, learning_rates: np.ndarray, apply: np.ndarray) -> bool:
+    """Whether all of several replicas make the same kind of step, so that one call of the kernel may do for all."""
+    alike = len({*steps.tolist()}) == len({*learning_rates.tolist()}) == 1
+    return len(apply) > 1 and bool(apply.all()) and alike
+
+
+def waits_for(values: Tensor) -> bool:
+    """Whether the host has to wait for values that it looks at."""
+    return values.device.type != "cpu"
 
 
 def _fused(

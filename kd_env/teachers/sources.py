@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kd_env.core import trees
+from kd_env.core.trees import upload
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.data.tables import Table
 from kd_env.models.encoder import Encoder
@@ -154,7 +155,7 @@ class CachedTeacher:
         key = _batch_key(rows, batch)
         if self._last is None or self._last[0] != key:
             self._last = None  # else the memory of two batches is held
-            index = torch.as_tensor(rows, device=self.device)
+            index = upload(rows, self.device)
             result: dict[str, dict[int, Tensor]] = {name: {} for name in _FIELDS}
             for signal in self._outputs:
                 result[signal.kind][signal.layer] = self._read(signal, rows, index, batch.attention_mask)

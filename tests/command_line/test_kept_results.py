@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from agents import load_agent
+from cli.jobs import contenders
 from cli.jobs.progress import show_progress
 from cli.main import main, run
 from cli.runs.watch import read_history
+from cli.settings.compose import compose
+from cli.settings.read import read_settings
 from kd_env.evaluation.judging import protocol
 from kd_env.evaluation.judging.kept import KeptResults
 from kd_env.evaluation.judging.results import Measured, PolicyResult, SplitScores, TaughtBeside
@@ -154,6 +157,19 @@ def test_the_evaluation_of_tutors_goes_on(tiny_text: dict[str, Any], tmp_path: P
     assert driven == ["teacher_samples", "keep_masked", "keep_masked", "keep_original"]
     assert main(["train", *words, "name=whole"]) == 0
     assert policies(tmp_path / "mine") == policies(tmp_path / "whole")
+
+
+def test_processes_share_policies_by_what_is_judged_together() -> None:
+    settings = read_settings(compose("config", ["name=mine"]))
+    names = contenders.names(settings)
+    first, second = contenders.parts(settings, names, 2)
+    assert first == ["actor_critic", "all", "random_hard", "soft_label_only"]
+    assert second == [f"{name} (train+feedback)" for name in first[1:]]
+    assert [len(part) for part in contenders.parts(settings, names[:2], 4)] == [1, 1]
+    rules = "evaluation.rules=[all,random_soft,greedy,random_gate]"
+    some = read_settings(compose("config", ["experiment=none", rules]))
+    found = contenders.parts(some, contenders.names(some), 2)
+    assert found == [["random_soft", "random_gate", "actor_critic"], ["all", "greedy"]]  # box views, and native ones
 
 
 def test_progress_is_told_in_lines_with_the_time_left(

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core import trees
+from kd_env.core.trees import to_host, upload
 from kd_env.core.types import FeatureSlice
 from kd_env.decisions.base import BOX, DISCRETE, MULTI_DISCRETE, Decision, Measure, Parts
 from kd_env.decisions.tutor_token import features, text
@@ -103,8 +104,7 @@ class TutorToken(Decision):
         """What the next action may refer to: every slot, or with ``mode=sequential`` the next one."""
         kept: TokenState = state.decision_state
         parts = [
-            kept.view.candidates.cpu().numpy(),
-            kept.view.log_candidates.float().cpu().numpy(),
+            *to_host(kept.view.candidates, kept.view.log_candidates.float()),
             text.originals(problem, state.next_rows[:, 0], kept.positions),
         ]
         if problem.config.mode == "sequential":
@@ -135,7 +135,7 @@ class TutorToken(Decision):
     def edit(self, problem: Problem, state: DistillState) -> Edit:
         """The chosen tokens in their slots."""
         kept: TokenState = state.decision_state
-        return text.edit(problem, state, torch.as_tensor(kept.chosen))
+        return text.edit(problem, state, upload(kept.chosen, problem.device))
 
     def updated(self, problem: Problem, state: DistillState, update: StudentUpdate) -> DistillState:
         """The tokens of the update with their rewards."""
@@ -148,14 +148,17 @@ class TutorToken(Decision):
             text.plausibility_of(edit),
             edit.log_chosen.exp(),
         )
-        lost = update.diverged.cpu().numpy()[:, None, None]  # a student that diverged has errors that are no numbers
-        values = [torch.where(edit.valid, part, 0.0).float().cpu().numpy() for part in parts]
+        tokens, originals, edited, diverged, *values = to_host(
+            *(edit.chosen, edit.original, edit.valid.sum((1, 2)), update.diverged),
+            *(torch.where(edit.valid, part, 0.0).float() for part in parts),
+        )
+        lost = diverged[:, None, None]  # a student that diverged has errors that are no numbers
         return state._replace(
             decision_state=kept._replace(
                 updated=np.ones(len(state.seeds), bool),
-                tokens=edit.chosen.cpu().numpy(),
-                originals=edit.original.cpu().numpy(),
-                edited=edit.valid.sum((1, 2)).cpu().numpy(),
+                tokens=tokens,
+                originals=originals,
+                edited=edited,
                 rewards=TokenRewards(*(np.where(lost, 0.0, value) for value in values)),
             )
         )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from kd_env.core.trees import to_host
 from kd_env.core.types import FeatureSlice
 from kd_env.decisions.tutor_token import text
 from kd_env.mdp.problem import Problem
@@ -119,7 +120,12 @@ def observe(problem: Problem, state: DistillState) -> dict[str, np.ndarray] | np
         ],
         axis=-1,
     )
-    hidden = kept.view.hidden.float().clamp(-HIDDEN_LIMIT, HIDDEN_LIMIT).cpu().numpy()
+    view = kept.view
+    hidden, candidates, probabilities = to_host(
+        view.hidden.float().clamp(-HIDDEN_LIMIT, HIDDEN_LIMIT),
+        view.candidates,
+        view.log_candidates.float().exp().clamp(max=1.0),
+    )
     values: dict[str, Any] = {
         "input_ids": text.masked_ids(problem, state),
         "lengths": problem.train.lengths[state.next_rows[:, 0]],
@@ -127,8 +133,8 @@ def observe(problem: Problem, state: DistillState) -> dict[str, np.ndarray] | np
         "valid": kept.valid.astype(np.int8),
         "chosen": np.where(kept.chosen < 0, problem.reader.model.facts.vocab_size, kept.chosen),
         "hidden_states": np.nan_to_num(hidden),
-        "candidates": kept.view.candidates.cpu().numpy(),
-        "probabilities": kept.view.log_candidates.float().exp().clamp(max=1.0).cpu().numpy(),
+        "candidates": candidates,
+        "probabilities": probabilities,
         "progress": progress.astype(np.float32),
     }
     if problem.config.observation == "flat":

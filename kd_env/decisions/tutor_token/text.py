@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kd_env.core import trees
+from kd_env.core.trees import upload
 from kd_env.core.types import Batch
 from kd_env.decisions.tutor_token.state import TokenRewards, TokenState
 from kd_env.knowledge import plausibility
@@ -35,8 +36,7 @@ def next_text(problem: Problem, state: DistillState) -> TokenState:
         slots = reading.train_slots(problem, rows[index], rng)
         positions[index], valid[index], dropped[index] = slots.positions, slots.valid, slots.dropped
         masked[index] = slots.masked
-    places, there = (torch.as_tensor(array, device=problem.device) for array in (positions, valid))
-    written = torch.as_tensor(masked, device=problem.device)
+    places, there, written = (upload(array, problem.device) for array in (positions, valid, masked))
     base = reading.read(problem, edited(problem.train.gather(rows), places, there, written), places)
     kept: TokenState | None = state.decision_state
     if kept is None:
@@ -67,8 +67,8 @@ def read_again(problem: Problem, state: DistillState) -> TokenState:
     """The teacher reads the text with what is filled so far."""
     kept: TokenState = state.decision_state
     device = problem.device
-    places, there = (torch.as_tensor(array, device=device) for array in (kept.positions, kept.valid))
-    written = torch.as_tensor(np.where(kept.chosen >= 0, kept.chosen, kept.masked), device=device)
+    written_tokens = np.where(kept.chosen >= 0, kept.chosen, kept.masked)
+    places, there, written = (upload(array, device) for array in (kept.positions, kept.valid, written_tokens))
     batch = edited(problem.train.gather(state.next_rows[:, 0]), places, there, written)
     return kept._replace(view=reading.read(problem, batch, places))
 
@@ -77,9 +77,7 @@ def edit(problem: Problem, state: DistillState, tokens: Tensor) -> Edit:
     """What stands in the slots of the present batch where ``tokens [N, B, P]`` are chosen."""
     kept: TokenState = state.decision_state
     device = problem.device
-    places, valid, masked = (
-        torch.as_tensor(array, device=device) for array in (kept.positions, kept.valid, kept.masked)
-    )
+    places, valid, masked = (upload(array, device) for array in (kept.positions, kept.valid, kept.masked))
     batch: Batch = problem.train.gather(state.next_rows[:, 0])
     return reading.written(problem, batch, places, valid, masked, kept.base, tokens.to(device))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from kd_env.core import metrics
+from kd_env.core.trees import upload
 from kd_env.core.types import Batch, ModelOutput
 from kd_env.data.tables import Table
 from kd_env.knowledge import plausibility
@@ -138,9 +139,7 @@ def sampled_edit(problem: Problem, state: DistillState, rows: np.ndarray, batch:
         reading.train_slots(problem, rows[replica], np.random.default_rng([sub_seed(int(seed), MASKS), int(update)]))
         for replica, (seed, update) in enumerate(zip(state.seeds, state.updates, strict=True))
     ]
-    places, valid, masked = (
-        torch.as_tensor(np.stack(parts), device=problem.device) for parts in list(zip(*drawn, strict=True))[:3]
-    )
+    places, valid, masked = (upload(np.stack(parts), problem.device) for parts in list(zip(*drawn, strict=True))[:3])
     view = reading.read(problem, edited(batch, places, valid, masked), places)
     with torch.no_grad():
         probabilities = torch.softmax(problem.reader.model.decode(view.features), -1)
