@@ -129,7 +129,8 @@ def transition(
 
 def _whole(problem: Problem, state: DistillState, effect: Effect, scratch: dict[str, Tensor]) -> DistillState:
     """Update, next batches, evaluation."""
-    state, record = update(problem, before_update(problem, state), effect, scratch)
+    state = before_update(problem, state)
+    state, record = update(problem, state, effect, scratch)
     state = problem.decision.prepare(problem, _next_batches(problem, state))
     return with_record(_evaluated(problem, state), state, record)
 
