@@ -16,7 +16,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,8 +34,9 @@ from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 from kd_env.mdp import transition
 from kd_env.models import encoder
+from kd_env.models.library import attention
 
-PRECISIONS = ("fp32", "bf16", "autocast", "auto")
+PRECISIONS = ("fp32", "vmap", "bf16", "autocast", "auto")
 PARTS = ("update", "evaluation", "features", "agent", "rest")
 
 
@@ -66,8 +67,9 @@ class Options(common.Options):
     replicas: tuple[int, ...] = (1, 2, 16)
     """Students N."""
     precisions: tuple[str, ...] = ()
-    """Take turns: ``fp32``, ``bf16``, ``autocast`` (bf16 as PyTorch alone makes it: casts at each use, attention in it)
-    or ``auto``; none: ``precision`` alone."""
+    """Take turns: ``fp32``, ``vmap`` (fp32, several students by the library's own code under ``torch.func.vmap``),
+    ``bf16``, ``autocast`` (bf16 as PyTorch alone makes it: casts at each use, attention in it) or ``auto``; none:
+    ``precision`` alone."""
     terms: tuple[str, ...] = ()
     """Knowledge terms; none: those of the environment."""
     evaluate_every: tuple[int, ...] = (1,)
@@ -205,7 +207,7 @@ def _problem(options: Options, decision: str, layers: int, hidden: int, precisio
         "budget": 100_000,  # no episode ends while it is measured
         "evaluation_rows": options.evaluation_rows,
         "feedback_rows": options.evaluation_rows,
-        "precision": "bf16" if precision == "autocast" else precision,
+        "precision": {"autocast": "bf16", "vmap": "fp32"}.get(precision, precision),
         **({"terms": options.terms} if options.terms else {}),
         "device": options.device,
     }
@@ -244,17 +246,19 @@ def _parts(clock: Clock, env: DistillVectorEnv) -> Iterator[None]:
 
 
 @contextmanager
-def _autocast_alone() -> Iterator[None]:
-    """Passes in bf16 as PyTorch's autocast makes them: weights are cast at every use, attention is made in bf16."""
+def _as_before(how: str) -> Iterator[None]:
+    """Passes as a name of ``precisions`` says: weights cast at every use and attention in bf16, or under ``vmap``."""
 
-    def attention(*given: Any) -> Any:
+    def plain_attention(*given: Any) -> Any:
         *tensors, scale = given
         return functional.scaled_dot_product_attention(*tensors, scale=scale)
 
-    with (
-        patch.object(encoder, "_fused_attention", attention),
-        patch.object(encoder.Encoder, "in_bf16", lambda _, params: params),
-    ):
+    with ExitStack() as stack:
+        if how == "autocast":
+            stack.enter_context(patch.object(attention, "_fused_attention", plain_attention))
+            stack.enter_context(patch.object(encoder.Encoder, "in_bf16", lambda _, params: params))
+        elif how == "vmap":
+            stack.enter_context(patch.object(encoder.Encoder, "_program", None))
         yield
 
 
@@ -265,10 +269,10 @@ class _Learning:
         self.env = DistillVectorEnv(count, problem=problem)
         self.agent = make_agent("actor_critic", self.env, seed=0, device=str(problem.device), n_steps=options.steps)
         self.clock, self.steps, self.rounds = Clock(problem), options.steps * count, list[dict[str, float]]()
-        self.precision = precision if precision == "autocast" else problem.precision
+        self.precision = precision if precision in ("autocast", "vmap") else problem.precision
 
     def round(self) -> None:
-        with _autocast_alone() if self.precision == "autocast" else nullcontext(), _parts(self.clock, self.env):
+        with _as_before(self.precision), _parts(self.clock, self.env):
             self.rounds.append(self.clock.round(lambda: self.agent.learn(self.steps, reset_num_timesteps=False)))
 
 
