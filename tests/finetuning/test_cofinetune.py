@@ -26,6 +26,7 @@ from kd_env.finetuning.co_classifier import CoTeacherConfig, cofinetune
 from kd_env.models import encoder as models
 from kd_env.models import pretrained
 from kd_env.models.export import write_student
+from kd_env.models.library import attention
 from kd_env.models.pooling import AttentionPooling, PooledClassifier
 from kd_env.models.students.cut import cut_encoder
 
@@ -185,7 +186,7 @@ def test_an_eager_forward_leaves_no_trace(ready: Path, monkeypatch: pytest.Monke
     """Training is bit-equal whatever ran in the process before: attention goes back to the fused kernel."""
     fused, calls = torch.nn.functional.scaled_dot_product_attention, []
     monkeypatch.setattr(
-        models.F, "scaled_dot_product_attention", lambda *args, **rest: calls.append(1) or fused(*args, **rest)
+        attention.F, "scaled_dot_product_attention", lambda *args, **rest: calls.append(1) or fused(*args, **rest)
     )
     encoder, batch = encoder_of(ready / "whole"), some_batch()
     encoder.forward({}, batch, (), eager=True)
