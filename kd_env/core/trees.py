@@ -16,17 +16,24 @@ import torch
 from torch import Tensor
 
 Tree = TypeVar("Tree")
+_LEAVES = (Tensor, np.ndarray)
 
 
 def map_leaves(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Apply ``fn`` to every leaf of ``tree`` (with the same leaf of ``others``) and keep the structure."""
     result: Any
-    if isinstance(tree, Tensor | np.ndarray):
+    if isinstance(tree, _LEAVES):
         return fn(tree, *others)  # type: ignore[no-any-return]
     if isinstance(tree, dict):
-        result = {key: map_leaves(fn, value, *(other[key] for other in others)) for key, value in tree.items()}  # type: ignore[index]
+        if not others:
+            result = {key: map_leaves(fn, value) for key, value in tree.items()}
+        else:
+            result = {key: map_leaves(fn, value, *(other[key] for other in others)) for key, value in tree.items()}  # type: ignore[index]
     elif isinstance(tree, tuple):
-        values = [map_leaves(fn, *branches) for branches in zip(tree, *others, strict=True)]
+        if not others:  # a step asks for a hundred of these
+            values = [map_leaves(fn, branch) for branch in tree]
+        else:
+            values = [map_leaves(fn, *branches) for branches in zip(tree, *others, strict=True)]
         result = type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
     else:
         result = tree

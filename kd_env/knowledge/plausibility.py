@@ -54,7 +54,7 @@ def plausibility_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     Returns:
         A scalar.
     """
-    return _token_losses(scores, labels, mask).sum() / mask.sum().clamp(min=1)
+    return token_losses(scores, labels, mask).sum() / mask.sum().clamp(min=1)
 
 
 def row_plausibility_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -66,10 +66,11 @@ def row_plausibility_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Ten
         mask: ``[B, S]``.
     """
     # In this order: a number over a whole tensor would be float32, whatever the losses are.
-    return _token_losses(scores, labels, mask).sum(-1) * len(mask) / mask.sum().clamp(min=1)
+    return token_losses(scores, labels, mask).sum(-1) * len(mask) / mask.sum().clamp(min=1)
 
 
-def _token_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+def token_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropies of tokens, of the arguments' common shape; 0 at padding."""
     losses = F.binary_cross_entropy_with_logits(wide(scores), wide(labels), reduction="none")
     return losses.masked_fill(~mask, 0.0)
 
