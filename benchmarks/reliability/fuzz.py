@@ -76,6 +76,8 @@ def environments(folder: Path) -> list[Surface]:
             env = DistillEnv(**{**base, **options})
             held = env.run.problem.config
             for key, value in options.items():
+                if value == "auto":  # resolved when the problem is made
+                    continue
                 # learning_rate is short for one of the optimiser.
                 kept = held.optimizer_config.learning_rate if key == "learning_rate" else getattr(held, key, value)
                 if isinstance(value, str | int | float | None | list) and kept != plain_value(value) and kept == kept:

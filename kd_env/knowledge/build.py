@@ -101,6 +101,8 @@ def term_entries(names: Sequence[str | Mapping[str, Any]]) -> tuple[TermEntry, .
     """
     if isinstance(names, str):
         raise ValueError(f"terms must be a list, got the string {names!r}; write [{names!r}].")
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"terms={names!r} must be a list, for example ['hard_label'].")
     if not names:
         raise ValueError(f"terms is empty; name at least one of {', '.join(TERMS)}.")
     entries: dict[str, TermEntry] = {}

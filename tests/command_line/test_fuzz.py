@@ -63,3 +63,12 @@ def test_epochs_without_end_are_refused(tiny: dict[str, Any]) -> None:
 
     with pytest.raises(ValueError, match=r"budget of epochs=1e\+300=.* must be a whole number"):
         DistillEnv(**tiny, epochs=1e300)
+
+
+@pytest.mark.parametrize("options", [{"terms": 2}, {"terms": b"x"}, {"objective": ["x"]}, {"objective": {"name": 5}}])
+def test_lists_and_names_of_other_types_are_named(options: dict[str, Any], tiny_text: dict[str, Any]) -> None:
+    """Found by it in the tutor's environment, whose recipes read these before all options are checked."""
+    from kd_env import DistillEnv
+
+    with pytest.raises(ValueError, match=next(iter(options))):
+        DistillEnv(decision="tutor_token", **{**tiny_text, **options})

@@ -110,7 +110,7 @@ def written_out(options: Mapping[str, Any]) -> dict[str, Any]:
             continue
         given = plain.get(name, value)
         plain[name] = {**value, **given} if isinstance(value, Mapping) and isinstance(given, Mapping) else given
-    if plain["objective"] in _LOSSES:  # another one is refused where options are checked
+    if isinstance(plain["objective"], str) and plain["objective"] in _LOSSES:  # else refused with all options
         plain["terms"] = _terms(plain.get("terms"), short, plain["objective"])
     return plain
 
