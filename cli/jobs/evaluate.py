@@ -147,8 +147,10 @@ def _next_name(run: Path, settings: Settings[Any]) -> str:
 
 
 def _goes_on(folder: Path, settings: Settings[Any]) -> bool:
-    """Whether an evaluation with these options was broken off in a folder."""
-    if (folder / runs.RESULTS).exists() or not (folder / runs.CONFIG).is_file():
+    """Whether an evaluation with these options was broken off in a folder, or one before it had written a word."""
+    if (folder / runs.RESULTS).exists():
         return False
+    if not (folder / runs.CONFIG).is_file():
+        return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
     changed = differences(runs.run_config(folder), settings.resolved)
     return all(key in ("name", "progress", "threads", "evaluation.jobs") for key in changed)

@@ -6,13 +6,13 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from agents import load_agent
-from cli.jobs import contenders
+from cli.jobs import contenders, evaluate
 from cli.jobs.progress import show_progress
 from cli.main import main, run
 from cli.runs.watch import read_history
@@ -207,3 +207,12 @@ def test_a_run_that_goes_on_says_so_and_can_be_trained_further(words: list[str],
     assert json.loads((folder / "results.json").read_text())["resumed"] == 2
     assert [point["timesteps"] for point in read_history(folder / "logs")] == [4, 8, 12, 16]
     assert run("train", [*trained, "total_timesteps=8", "resume=true"], "fewer") == 2
+
+
+def test_a_folder_of_an_evaluation_that_was_killed_before_a_word_is_taken(tmp_path: Path) -> None:
+    folder, settings = tmp_path / evaluate.EVALUATIONS / "1", cast(Any, None)
+    folder.mkdir(parents=True)
+    (folder / ".config.yaml.tmp").touch()
+    assert evaluate._next_name(tmp_path, settings) == "1"
+    (folder / "notes.txt").touch()  # somebody else's
+    assert evaluate._next_name(tmp_path, settings) == "2"
