@@ -31,8 +31,9 @@ from kd_files.writing import write_json
 
 logger = logging.getLogger("kd_env")
 
-CACHE_FORMAT = 2
-"""Part of every key: caches of another format are left alone, and built anew."""
+CACHE_FORMAT = 3
+"""Part of every key: caches of another format are left alone, and built anew. It rises, too, where passes round
+otherwise: outputs of former passes give other courses than those that a new cache would hold."""
 CHUNKS_A_RECORD = 4
 """Chunks between two records of the progress; a killed process loses at most so many, an interrupted one none."""
 _META, _PROGRESS = "meta.json", "progress.json"
