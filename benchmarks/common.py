@@ -71,6 +71,12 @@ class Options:
         resolve_device(self.device)
 
 
+def check_encoder(data_dir: str, encoder: str) -> None:
+    """Refuse real rows without an encoder to read them, or the other way round; raises ``ValueError``."""
+    if bool(data_dir) != bool(encoder):
+        raise ValueError(f"data_dir={data_dir!r} and encoder={encoder!r} go together; give both.")
+
+
 def each(check: checks.Check) -> checks.Check:
     """A list that is not empty, every entry of which passes ``check`` and stands in it once."""
 

@@ -72,8 +72,7 @@ class Options(common.Options):
     def check(self) -> None:
         """See the base class; a GLUE task needs its folder and an encoder, and samples are smaller than the whole."""
         super().check()
-        if bool(self.data_dir) != bool(self.encoder):
-            raise ValueError(f"data_dir={self.data_dir!r} and encoder={self.encoder!r} go together; give both.")
+        common.check_encoder(self.data_dir, self.encoder)
         if max(self.samples) >= self.evaluation_rows:
             raise ValueError(
                 f"samples={list(self.samples)} have to be smaller than evaluation_rows={self.evaluation_rows}."

@@ -71,8 +71,7 @@ class Options(common.Options):
     def check(self) -> None:
         """See the base class; SST-2 needs its folder and an encoder."""
         super().check()
-        if bool(self.data_dir) != bool(self.encoder):
-            raise ValueError(f"data_dir={self.data_dir!r} and encoder={self.encoder!r} go together; give both.")
+        common.check_encoder(self.data_dir, self.encoder)
 
 
 def kinds(options: Options) -> dict[str, dict[str, Any]]:

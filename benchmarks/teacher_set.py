@@ -74,8 +74,7 @@ class Options(common.Options):
     def check(self) -> None:
         """See the base class; MRPC needs its folder and an encoder, and there must be a full batch."""
         super().check()
-        if bool(self.data_dir) != bool(self.encoder):
-            raise ValueError(f"data_dir={self.data_dir!r} and encoder={self.encoder!r} go together; give both.")
+        common.check_encoder(self.data_dir, self.encoder)
         if self.rows < self.batch:
             raise ValueError(f"rows={self.rows} is less than batch={self.batch}: no batch would be full.")
 
