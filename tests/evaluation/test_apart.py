@@ -34,6 +34,9 @@ def test_nothing_is_said_of_policies_that_are_close_or_were_sampled_or_are_unkno
     assert apart(low, [{"timesteps": 5.0}], True) is None
     assert apart(_report(0.7, 0.95, 0.9), _history(0.94), True) is None, "its interval reaches what was tried"
     assert apart(summarize(evaluation(result("all", [0.1, 0.2]))), _history(0.94), True) is None
+    floored = [result("agent", [0.1, 0.2], learned=True, floored=True), result("all", [0.9, 0.9], floored=True)]
+    assert summarize(evaluation(*floored)).measure == "loss"
+    assert apart(summarize(evaluation(*floored)), _history(0.94), True) is None
 
 
 def test_a_comparison_counts_the_trainings() -> None:

@@ -43,6 +43,8 @@ class Apart(NamedTuple):
 def apart(report: Report, history: Sequence[Mapping[str, float]], deterministic: bool) -> Apart | None:
     """What is far apart; None where it is not, samples were judged, or no training is known.
 
+    Also where the report shows no gaps: of a teacher that learned, or that is hardly better than a fresh student.
+
     Args:
         report: of the judged policy.
         history: log of its training.
@@ -50,7 +52,7 @@ def apart(report: Report, history: Sequence[Mapping[str, float]], deterministic:
     """
     gaps = [point["gap_closed"] for point in history if "gap_closed" in point]
     learned = [row for row in report.rows if row.learned]
-    if not (deterministic and gaps and len(learned) == 1):
+    if not (deterministic and gaps and len(learned) == 1 and report.measure == "gap_closed"):
         return None
     tried, judged = float(np.mean(gaps[-max(len(gaps) // 4, 1) :])), learned[0].gap_closed[SELECTION]
     if not np.nanmax([judged.mean, judged.high]) < tried - FAR:
