@@ -43,27 +43,15 @@ def token_labels(labels: Tensor, positions: Tensor, valid: Tensor, width: int) -
     return torch.where(at_slot.any(-2), (at_slot * labels[..., None]).sum(-2), everywhere)
 
 
-def plausibility_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """``L_pp``: binary cross-entropy of ``sigmoid(u)`` with the plausibility, mean over the real tokens of the batch.
+def row_plausibility_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """The rows' parts in ``L_pp``, ``[B]``: binary cross-entropies of ``sigmoid(u)`` with the plausibility.
+
+    Their mean is the mean over all real tokens, so that long rows count more; padding enters neither sum nor mean.
 
     Args:
         scores: ``[B, S]`` the student's scalar u of every token.
         labels: ``[B, S]`` in [0, 1].
-        mask: ``[B, S]`` bool, True at real tokens; padding enters neither sum nor mean.
-
-    Returns:
-        A scalar.
-    """
-    return token_losses(scores, labels, mask).sum() / mask.sum().clamp(min=1)
-
-
-def row_plausibility_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """The rows' parts in ``L_pp``, ``[B]``: their mean is the mean over all real tokens, so that long rows count more.
-
-    Args:
-        scores: ``[B, S]``.
-        labels: ``[B, S]``.
-        mask: ``[B, S]``.
+        mask: ``[B, S]`` bool, True at real tokens.
     """
     # In this order: a number over a whole tensor would be float32, whatever the losses are.
     return token_losses(scores, labels, mask).sum(-1) * len(mask) / mask.sum().clamp(min=1)

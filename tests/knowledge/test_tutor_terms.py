@@ -67,10 +67,15 @@ def literal(d: dict[str, Any]) -> tuple[float, list[list[float]], list[list[floa
     return total / count, recognises, error
 
 
+def mean_over_tokens(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """``L_pp``: the mean of what real tokens lose."""
+    return plausibility.token_losses(scores, labels, mask)[mask].mean()
+
+
 def computed(d: dict[str, Any], mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     label = plausibility.plausibility(pick(d["before"], d["original"]), pick(d["before"], d["chosen"]))
     labels = plausibility.token_labels(label, d["positions"], d["valid"], WIDTH)
-    loss = plausibility.plausibility_loss(d["scores"], labels, mask)
+    loss = mean_over_tokens(d["scores"], labels, mask)
     recognises = plausibility.teacher_recognises(pick(d["after"], d["original"]), pick(d["after"], d["chosen"]))
     error = plausibility.student_error(d["scores"].gather(-1, d["positions"]), label)
     return loss, torch.where(d["valid"], recognises, 0.0), torch.where(d["valid"], error, 0.0)
@@ -118,9 +123,9 @@ def test_no_student_is_below_the_floor(drawn: dict[str, Any]) -> None:
         max=0.99
     )
     floor = float(plausibility.plausibility_floor(labels, drawn["mask"]))
-    perfect = plausibility.plausibility_loss(torch.logit(labels), labels, drawn["mask"])
+    perfect = mean_over_tokens(torch.logit(labels), labels, drawn["mask"])
     assert float(perfect) == pytest.approx(floor, rel=1e-9)
-    assert float(plausibility.plausibility_loss(torch.logit(labels) + 0.1, labels, drawn["mask"])) > floor
+    assert float(mean_over_tokens(torch.logit(labels) + 0.1, labels, drawn["mask"])) > floor
 
 
 def output(**signals: dict[int, Tensor]) -> ModelOutput:
@@ -175,7 +180,7 @@ def test_the_term_is_the_mean_over_all_tokens_row_by_row(drawn: dict[str, Any]) 
     inputs = plausibility_inputs(drawn)
     scores, labels, mask = drawn["scores"], inputs.taught.logits, drawn["mask"]
     losses = term.loss(inputs)
-    whole = plausibility.plausibility_loss(scores, labels, mask)
+    whole = mean_over_tokens(scores, labels, mask)
     assert losses.shape == (ROWS,) and float(losses.mean()) == pytest.approx(float(whole), rel=1e-12)
     for row, length in enumerate(LENGTHS):
         p = scores[row, :length].sigmoid()
