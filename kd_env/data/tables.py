@@ -62,7 +62,7 @@ class Table:
 
     def take(self, rows: np.ndarray) -> Table:
         """The table of some rows ``[R]``."""
-        index, states = torch.as_tensor(rows, device=self.input_ids.device), self.states
+        index, states = upload(rows, self.input_ids.device), self.states
         return Table(
             self.input_ids[index],
             self.token_type_ids[index],
