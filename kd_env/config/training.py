@@ -21,10 +21,10 @@ class StudentSection:
     learning_rate: float | None = None
     """Short for ``optimizer={"learning_rate": ...}``, whose default depends on the student."""
     precision: str = "fp32"
-    """Of the passes of students and teachers: ``fp32``; ``bf16`` (products in bf16; parameters, moments, norms, softmax
-    and losses stay in float32); ``auto`` (what is fast: ``bf16`` on a CPU with instructions for it, where the widest
-    model that runs at every step has a hidden size of 128 or more, else ``fp32``; results say which); or ``fp64`` (for
-    checks)."""
+    """Of the passes of students and teachers: ``fp32``; ``bf16`` (products, and what lies between them, in bf16;
+    parameters, moments and losses stay in float32); ``auto`` (what is fast: ``bf16`` on a CPU with instructions for it,
+    where the widest model that runs at every step has a hidden size of 128 or more, else ``fp32``; results say which);
+    or ``fp64`` (for checks)."""
     device: str = "auto"
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
 
