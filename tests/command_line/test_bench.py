@@ -45,6 +45,7 @@ TINY = {
         *("teacher_layers=1", "teacher_hidden=16", "widths=8", "layers=1", "vocab=50", "batch=4", "length=8"),
         *("cut=1", "trainable=[all,head]", "rows=40", "steps=1", "repeats=2"),
     ),
+    "precision_course": ("updates=4", "repeats=1"),
     "sampled_rewards": ("students=2", "steps=3", "evaluation_rows=16", "samples=4", "repeats=1"),
     "vector": ("hidden=16", "replicas=[1,2]", "modes=[loop,singles,stacked]", "evaluate_every=0", "repeats=2"),
     "growth": (
