@@ -215,7 +215,15 @@ def test_the_first_line_names_the_best_rule_and_whether_anything_is_above_it(fiv
     lucky = row("lucky", [0.1, 0.1, 0.1])
     lucky["seeds"]["splits"]["validation"]["gap_closed"] = [0.99] * 30
     runs[0].results["policies"].append(lucky)
-    assert compare(runs).best_rule == "all"
+    found = compare(runs)
+    assert found.best_rule == "all"
+    # Above the rule that selection rows prefer is not above every rule.
+    start = "Nothing learned is above every rule that was judged with the agent's information, only above 'all' ("
+    assert found.headline.startswith(start) and "but not above 'lucky': ac -0.4" in found.headline
+    ahead = row("ahead", [0.1, 0.1, 0.1])
+    ahead["seeds"]["splits"]["validation"]["gap_closed"] = [0.2] * 30
+    runs[0].results["policies"][-1] = ahead
+    assert "on the selection split), and above every other: ac +0." in compare(runs).headline
     tied = compare([run(0, row("ac", [0.5, 0.5, 0.5], learned=True), SOFT)])
     assert tied.headline.startswith("Nothing learned") and "tie: smaller than what 30 seeds can detect" in tied.headline
 

@@ -139,11 +139,13 @@ class Comparison:
         agent_names = {entry.policy for entry in agents if entry.control == "none"} or {
             entry.policy for entry in agents
         }
-        to_best: dict[str, dict[str, Difference]] = {}
+        rivals = {entry.policy for entry in self.entries if not entry.learned or entry.searched}
+        to_rules: dict[str, dict[str, dict[str, Difference]]] = {}
         for contrast in (*self.to_rules, *self.between_agents):  # in these a searched rule is second
-            if contrast.second == self.best_rule and contrast.first in agent_names:
-                to_best.setdefault(contrast.first, {})[contrast.split] = contrast.difference
-        return headline(self.best_rule, to_best, self.measure, self.title)
+            if contrast.second in rivals and contrast.first in agent_names:
+                by_rule = to_rules.setdefault(contrast.first, {})
+                by_rule.setdefault(contrast.second, {})[contrast.split] = contrast.difference
+        return headline(self.best_rule, to_rules, self.measure, self.title)
 
     def entry(self, policy: str) -> Entry:
         """The entry of a policy."""

@@ -73,8 +73,8 @@ class Report:
     """Independent trainings behind the learned policies here: 1."""
     best_rule: str | None
     """The best on the selection split of all rules, those with feedback labels included; None without rules."""
-    to_best_rule: dict[str, dict[str, Difference]]
-    """By learned policy and dev split: difference of the measure to that rule."""
+    to_rules: dict[str, dict[str, dict[str, Difference]]]
+    """By learned policy, rule and dev split: difference of the measure to that rule."""
 
     @property
     def title(self) -> str:
@@ -84,7 +84,7 @@ class Report:
     @property
     def headline(self) -> str:
         """The first line; empty without rules or learned policies."""
-        return headline(self.best_rule, self.to_best_rule, self.measure, self.title)
+        return headline(self.best_rule, self.to_rules, self.measure, self.title)
 
     @property
     def detectable(self) -> str:
@@ -199,13 +199,15 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
         for name, result in policies.items()
     ]
     rules = {n: float(getattr(r.splits[SELECTION], measure).mean()) for n, r in policies.items() if not r.learned}
-    best = best_rule(rules, measure)
-    to_best = {
-        name: {split: _paired(evaluation, name, best, split, measure, level) for split in evaluation.dev_splits}
+    to_rules = {
+        name: {
+            rule: {split: _paired(evaluation, name, rule, split, measure, level) for split in evaluation.dev_splits}
+            for rule in rules
+        }
         for name, result in policies.items()
-        if result.learned and best is not None
+        if result.learned
     }
-    return Report(measure, tuple(rows), evaluation, trainings=1, best_rule=best, to_best_rule=to_best)
+    return Report(measure, tuple(rows), evaluation, trainings=1, best_rule=best_rule(rules, measure), to_rules=to_rules)
 
 
 def _teacher_metric(evaluation: Evaluation, result: PolicyResult, level: float) -> dict[str, Interval] | None:

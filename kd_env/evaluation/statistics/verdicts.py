@@ -37,39 +37,70 @@ def best_rule(selection: Mapping[str, float], measure: str) -> str | None:
     return min(selection, key=lambda name: sign * selection[name]) if selection else None
 
 
-def headline(rule: str | None, to_rule: Mapping[str, Mapping[str, Difference]], measure: str, title: str) -> str:
+def headline(
+    rule: str | None, to_rules: Mapping[str, Mapping[str, Mapping[str, Difference]]], measure: str, title: str
+) -> str:
     """The first line of a report: whether anything learned is above the best rule; empty where nothing can be compared.
 
-    A policy is above it where its interval excludes 0 on the better side on every dev split.
+    A policy is above a rule where its interval excludes 0 on the better side on every dev split. The rule that is best
+    on the selection split need not be the best on dev: a policy counts only where it is above all others, too, each at
+    the same level (an intersection-union test, Berger 1982, which needs no correction for their number).
 
     Args:
         rule: from :func:`best_rule`.
-        to_rule: by learned policy and dev split, its difference to that rule.
+        to_rules: by learned policy, rule and dev split, its difference to that rule.
         measure: ``loss`` or ``gap_closed``.
         title: of the measure.
     """
-    if rule is None or not to_rule:
+    to_best = {name: by_rule[rule] for name, by_rule in to_rules.items() if rule in by_rule}
+    if rule is None or not to_best:
         return ""
     sign = -1 if measure == "loss" else 1
-    above = [
-        name for name, by_split in to_rule.items() if all(_above(difference, sign) for difference in by_split.values())
-    ]
+    above = [name for name, by_split in to_best.items() if _above(by_split, sign)]
     chosen = f"{rule!r} ({'lowest' if measure == 'loss' else 'largest'} {title} on the selection split)"
-    shown = {name: to_rule[name] for name in above} if above else to_rule
-    marks = len(next(iter(to_rule.values()))) > 1
-    sentences = [
-        f"{name}{f' ({split})' if marks else ''} {show(difference.interval, True)}, {difference.reading}"
-        for name, by_split in shown.items()
+    if not above:
+        # Only what was judged can be named: a search, or rules on feedback rows, may not have been.
+        start = f"Nothing learned is above the best rule that was judged with the agent's information, {chosen}: "
+        return f"{start}{'; '.join(text for name in to_best for text in _sentences(name, to_best[name]))}."
+    left = {name: _least(to_rules[name], sign) for name in above}
+    best = [name for name in above if left[name] is None]
+    if best:
+        others = ", and above every other" if any(len(to_rules[name]) > 1 for name in best) else ""
+        start = f"Above the best rule that was judged with the agent's information, {chosen}{others}: "
+        return f"{start}{'; '.join(text for name in best for text in _sentences(name, to_best[name]))}."
+    short = [
+        f"{'; '.join(_sentences(name, to_best[name]))}, but not above {other!r}: "
+        f"{'; '.join(_sentences(name, to_rules[name][other]))}"
+        for name, other in left.items()
+        if other is not None
+    ]
+    return f"Nothing learned is above every rule that was judged with the agent's information, only above {chosen}: " + (
+        f"{'; '.join(short)}."
+    )
+
+
+def _sentences(name: str, by_split: Mapping[str, Difference]) -> list[str]:
+    return [
+        f"{name}{f' ({split})' if len(by_split) > 1 else ''} {show(difference.interval, True)}, {difference.reading}"
         for split, difference in by_split.items()
     ]
-    who = "Above" if above else "Nothing learned is above"
-    # Only what was judged can be named: a search, or rules on feedback rows, may not have been.
-    return f"{who} the best rule that was judged with the agent's information, {chosen}: {'; '.join(sentences)}."
 
 
-def _above(difference: Difference, sign: int) -> bool:
-    interval = difference.interval
-    return math.isfinite(interval.low) and not interval.contains_zero and sign * interval.mean > 0
+def _least(by_rule: Mapping[str, Mapping[str, Difference]], sign: int) -> str | None:
+    """Of the rules that a policy is not above, the one that is furthest ahead on any dev split; None: there is none."""
+    ahead = {
+        rule: min(sign * difference.interval.mean for difference in by_split.values())
+        for rule, by_split in by_rule.items()
+        if not _above(by_split, sign)
+    }
+    return min(ahead, key=lambda rule: ahead[rule]) if ahead else None
+
+
+def _above(by_split: Mapping[str, Difference], sign: int) -> bool:
+    intervals = [difference.interval for difference in by_split.values()]
+    return all(
+        math.isfinite(interval.low) and not interval.contains_zero and sign * interval.mean > 0 for interval in intervals
+    )
 
 
 def detectable_words(differences: Sequence[tuple[str, Difference]], title: str) -> str:
