@@ -62,6 +62,10 @@ class Rule(ABC):
     """Whether feedback rows have a say in what the rule does. False says that its students may teach others of the same
     split; a subclass that looks all the same says True again."""
 
+    asks_influence: ClassVar[bool] = False
+    """Whether feedback rows have their say through the influence of rows alone, whatever was evaluated; jobs check
+    before any work that there are enough of them."""
+
     def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:
         self.env, self.seed, self.options = env, seed, options
         base: Any = env.unwrapped

@@ -7,7 +7,7 @@ unit of weight of each row of the next batch, in the state that the environment 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,7 @@ class LGTM(SampleRule):
     """
 
     name = "lgtm"
-    asks_influence: ClassVar[bool] = True
-    """Jobs check before any work that there are feedback rows enough."""
+    asks_influence = True
 
     def __init__(
         self,

@@ -96,8 +96,14 @@ def _rule(settings: Settings[EnvConfig], spec: PolicySpec, view: str, problem: P
     def factory(env: DistillVectorEnv) -> Policy:
         return make_rule(spec.name, env, seed=settings.evaluation_seeds[0], **spec.options)
 
+    rule = rule_class(spec.name)
     return Contender(
-        factory, view, problem=problem, extra_labels=problem is not None, chooses=rule_class(spec.name).chooses
+        factory,
+        view,
+        problem=problem,
+        extra_labels=problem is not None,
+        reads_evaluations=rule.looks_at_feedback and not rule.asks_influence,
+        chooses=rule.chooses,
     )
 
 

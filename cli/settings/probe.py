@@ -194,7 +194,7 @@ def _check_rule(name: str, env: EnvConfig) -> None:
     """Refuse a rule that looks at more feedback rows, or at more steps' rewards, than are evaluated."""
     from agents.rules.catalog import rule_class
 
-    if getattr(rule_class(name), "asks_influence", False):
+    if rule_class(name).asks_influence:
         if env.objective == "text":
             raise ValueError(
                 f"The rule {name!r} asks for the influence of labelled rows on the loss of feedback labels, of which "

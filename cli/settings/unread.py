@@ -52,7 +52,7 @@ def _asks_influence(c: Mapping[Any, Any]) -> bool:
         return True
     given = rules if isinstance(rules, list) else []
     names = [rule.get("name") if isinstance(rule, Mapping) else rule for rule in given] + [c["agent"]["name"]]
-    if any(name in RULES and getattr(rule_class(name), "asks_influence", False) for name in names):
+    if any(name in RULES and rule_class(name).asks_influence for name in names):
         return True
     named = features if isinstance(features, list) else []
     score = c["env"].get("score")

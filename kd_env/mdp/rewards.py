@@ -149,6 +149,9 @@ def rl_kd_accuracy(x: RewardInputs) -> np.ndarray:
 BATCH_REWARDS = frozenset({"rl_kd_label", "rl_kd_distill", "rl_kd_accuracy"})
 """Rewards that read the updated student's losses on its own batch, one more forward pass."""
 
+END_REWARDS = frozenset({"gap_closed", "loss_drop", "raw_loss_drop", "metric_gain", "final_metric"})
+"""Rewards whose sum over an episode, unless one is clipped, says how it began and ended, nothing of steps between."""
+
 
 def gap_scale(loss_reset: np.ndarray, teacher_loss: float) -> tuple[np.ndarray, np.ndarray]:
     """``D`` and whether its floor is active, both shaped like ``loss_reset``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from pathlib import Path
@@ -50,11 +51,17 @@ def test_seconds_by_hand() -> None:
     costs = Costs(
         step=1.0, reset=0.5, agent=0.25, judged_step=2.0, judged_reset=0.5, judging=0.1, choosing={"b": 3.0}, memory=7
     )
-    alone = estimate(counts, costs, processes=1, workers=0, start_up=4.0, cores=2)
+    one: dict[str, Any] = {"processes": 1, "workers": 0, "start_up": 4.0, "cores": 2}
+    alone = estimate(counts, costs, **one)
     assert alone.training == pytest.approx(9 * 1.25 + 9 / 5 * 0.5) and alone.memory == 7
     # The agent acts at its own cost, the rule at that of its choice.
     first, second = 0.6 + 5 * 2.25, 0.6 + 5 * 5.0
     assert alone.evaluation == pytest.approx(0.6 + first + second + REPORT)
+    # A rule that reads no evaluation goes without, also where it trains on feedback rows.
+    counts_at_end = dataclasses.replace(counts, policies=("a", "b (train+feedback)"), at_end=frozenset({"b"}))
+    unread = estimate(counts_at_end, dataclasses.replace(costs, unread_step=0.5), **one)
+    assert counts_at_end.evaluations == (72, 15 + 3)
+    assert unread.evaluation == pytest.approx(alone.evaluation - 5 * 1.5)
     shared = estimate(counts, costs, processes=2, workers=8, start_up=4.0, cores=2)
     assert shared.evaluation == pytest.approx(0.6 + second + REPORT + IMPORTS + 4.0) and shared.memory == 7 * 9
     assert shared.training == pytest.approx(alone.training + 4 * (IMPORTS + 4.0))  # eight that begin on two cores

@@ -13,6 +13,7 @@ import torch
 from agents import make_agent, make_rule
 from kd_env import DistillVectorEnv, build_problem
 from kd_env.decisions.options import env_config
+from kd_env.envs.process import with_options
 from kd_env.evaluation.judging import episodes, stacks
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.evaluation.judging.protocol import evaluate_policies
@@ -154,3 +155,34 @@ def test_how_many_are_judged_together(problem: Problem, tiny: dict[str, Any]) ->
         assert stacks.together(build_problem(env_config(**{**tiny, **options})), 10) == 1
     sizes = [len(each.contenders) for each in stacks.stacks(problem, {str(i): rule("all") for i in range(8)}, 10)]
     assert sizes == [4, 4]
+
+
+@pytest.mark.parametrize("sampled", [{}, {"evaluation_sample": 4, "sample_steps": 2}])
+def test_rules_that_read_no_evaluation_go_without(tiny: dict[str, Any], sampled: dict[str, Any]) -> None:
+    """Their students, and what is said of them, are the same; a rule that looks, and other rewards, keep theirs."""
+    weighing = {"decision": "sample_weighting", "updates_per_step": 1, "features": ["progress", "row_student"]}
+    given = {**tiny, "budget": 5, **weighing, **sampled}
+    problem = build_problem(env_config(**given))
+
+    def contenders(reads: bool) -> dict[str, Contender]:
+        rules = {name: rule(name) for name in ("random_weights", "focal", "lgtm")}
+        return {name: dataclasses.replace(each, reads_evaluations=reads) for name, each in rules.items()}
+
+    def changed(base: Problem, contender: Contender) -> tuple[int, int | None]:
+        (stack,) = stacks.stacks(base, {"it": contender}, len(SEEDS))
+        return stack.problem.config.evaluate_every, stack.problem.config.evaluation_sample
+
+    without, unchanged = contenders(False), (problem.config.evaluate_every, problem.config.evaluation_sample)
+    assert changed(problem, without["focal"]) == (0, None) != unchanged
+    assert changed(problem, contenders(True)["focal"]) == unchanged
+    costs = with_options(problem, reward="rl_kd_accuracy")
+    assert changed(costs, without["focal"]) == unchanged
+    plain = evaluate_policies(problem, contenders(True), SEEDS)
+    fast = evaluate_policies(problem, without, SEEDS)
+    for name, result in plain.policies.items():
+        np.testing.assert_allclose(fast.policies[name].returns, result.returns, rtol=0, atol=1e-9)
+        if sampled:  # stacked otherwise, and rounded otherwise
+            weights, others = result.mean_weights, fast.policies[name].mean_weights
+            np.testing.assert_allclose(others, weights, rtol=1e-5)
+        else:
+            equal(dataclasses.replace(fast.policies[name], returns=result.returns), result)

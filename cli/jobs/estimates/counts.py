@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cli.jobs.contenders import EXTRA
 from cli.settings.kinds.base import Settings
 from kd_env.config.environment import EnvConfig
 
@@ -24,6 +25,8 @@ class Counts:
     """Judged on fresh students, by name."""
     seeds: int
     """Students of each policy."""
+    at_end: frozenset[str] = frozenset()
+    """Rules, by name, whose students are read at the end of an episode alone."""
 
     @property
     def rounds(self) -> int:
@@ -49,11 +52,18 @@ class Counts:
             judged * self.episode_updates // self.episode_steps,
         )
 
+    def read_at_end(self, policy: str) -> bool:
+        """Whether the students of a policy are read at the end of an episode alone."""
+        return policy.removesuffix(EXTRA) in self.at_end
+
     @property
     def evaluations(self) -> tuple[int, int]:
         """Readings of a student on the evaluated feedback rows, of both."""
-        training, judged = self.student_steps
-        return training // self.evaluate_every, judged // self.evaluate_every
+        judged = sum(
+            self.seeds * (1 if self.read_at_end(name) else self.episode_steps // self.evaluate_every)
+            for name in self.policies
+        )
+        return self.student_steps[0] // self.evaluate_every, judged
 
 
 def counts_of(
@@ -64,6 +74,7 @@ def counts_of(
     done: int = 0,
     *,
     seeds: int,
+    at_end: frozenset[str] = frozenset(),
 ) -> Counts:
     """The numbers of one run.
 
@@ -74,6 +85,7 @@ def counts_of(
         steps: of the whole training; 0 where nothing is trained.
         done: of them, before.
         seeds: students of each policy.
+        at_end: rules whose students are read at the end of an episode alone.
     """
     c, env = settings.resolved, settings.env
     return Counts(
@@ -84,6 +96,7 @@ def counts_of(
         evaluate_every=env.evaluate_every or episode_steps,
         policies=policies,
         seeds=seeds,
+        at_end=at_end,
     )
 
 

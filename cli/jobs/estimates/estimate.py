@@ -53,7 +53,11 @@ def estimate(counts: Counts, costs: Costs, *, processes: int, workers: int, star
     at_reset = costs.judged_reset + costs.judging
     each = [
         costs.judged_reset
-        + counts.episode_steps * (costs.judged_step + costs.choosing.get(name.removesuffix(EXTRA), costs.agent))
+        + counts.episode_steps
+        * (
+            (costs.unread_step if counts.read_at_end(name) else costs.judged_step)
+            + costs.choosing.get(name.removesuffix(EXTRA), costs.agent)
+        )
         + costs.judging
         for name in counts.policies
     ]

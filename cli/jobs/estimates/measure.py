@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,9 @@ from cli.jobs.estimates.probed import Enough, ProbedEnv
 from cli.jobs.estimates.untouched import untouched
 from cli.jobs.kinds.base import Job
 from kd_env.mdp.problem import Problem
+
+if TYPE_CHECKING:
+    from kd_env.envs import DistillVectorEnv
 
 SEED = 2**30
 """Of agents and students that are only probed."""
@@ -39,6 +42,8 @@ class Costs:
     """Of the agent, beside a step."""
     judged_step: float = 0.0
     """Of all students of a policy in the evaluation."""
+    unread_step: float = 0.0
+    """Of them where they are not read on the feedback rows at every step."""
     judged_reset: float = 0.0
     """Of their new episodes."""
     judging: float = 0.0
@@ -100,6 +105,7 @@ def _evaluation(job: Job[Any, Any], problem: Problem, counts: Counts) -> tuple[d
     """Costs of the evaluation, and the memory of students that were not there."""
     from kd_env.envs import DistillVectorEnv, choose_vectorization
     from kd_env.envs.process import with_options
+    from kd_env.evaluation.judging.stacks import read_at_end
 
     if not counts.policies:
         return {"choosing": {}}, 0
@@ -107,12 +113,12 @@ def _evaluation(job: Job[Any, Any], problem: Problem, counts: Counts) -> tuple[d
     gains = choose_vectorization("auto", device=problem.device, arithmetic=problem.arithmetic, num_envs=2) == "stacked"
     count = 1 if alone else counts.seeds if gains else min(counts.seeds, _FEW)
     times = counts.seeds / count
+    unread = 0.0
+    if counts.at_end:
+        without = DistillVectorEnv(count, problem=read_at_end(problem), autoreset_mode="disabled")
+        unread = _mean(_timed(without, counts.episode_steps, 1).step_seconds)
     env = DistillVectorEnv(count, problem=problem, autoreset_mode="disabled")
-    env.action_space.seed(SEED)
-    timed = ProbedEnv(env, counts.episode_steps, counts.evaluate_every, _JUDGED, 0.0)
-    timed.reset(seed=SEED)
-    while timed.real and len(timed.step_seconds) < counts.episode_steps:
-        timed.step(env.action_space.sample())
+    timed = _timed(env, counts.episode_steps, counts.evaluate_every)
     begin = time.perf_counter()
     env.predict(problem.feedback)
     read = (time.perf_counter() - begin) / len(problem.feedback)
@@ -134,6 +140,7 @@ def _evaluation(job: Job[Any, Any], problem: Problem, counts: Counts) -> tuple[d
     lacking = 0 if alone else int(4 * sum(p.numel() * p.element_size() for p in params) * (times - 1))
     found = {
         "judged_step": times * _mean(timed.step_seconds),
+        "unread_step": times * unread,
         "judged_reset": times * timed.reset_seconds,
         "judging": times * read * _judged_rows(problem),
         "choosing": choosing,
@@ -141,6 +148,16 @@ def _evaluation(job: Job[Any, Any], problem: Problem, counts: Counts) -> tuple[d
     for each in envs.values():
         each.close()
     return found, lacking
+
+
+def _timed(env: DistillVectorEnv, episode_steps: int, every: int) -> ProbedEnv:
+    """The environment after some real steps, at most an episode."""
+    env.action_space.seed(SEED)
+    timed = ProbedEnv(env, episode_steps, every, _JUDGED, 0.0)
+    timed.reset(seed=SEED)
+    while timed.real and len(timed.step_seconds) < episode_steps:
+        timed.step(env.action_space.sample())
+    return timed
 
 
 def _judged_rows(problem: Problem) -> int:

@@ -16,14 +16,16 @@ def count(job: Job[Any, Any], problem: Problem, done: int = 0) -> Counts:
     """Numbers of a run of which ``done`` training steps are made; of one that pauses, up to there."""
     from agents import agent_kind
     from kd_env.envs import DistillVectorEnv
+    from kd_env.evaluation.judging.stacks import evaluated_at_end
 
     c, env = job.settings.resolved, DistillVectorEnv(1, problem=problem)
     trained = agent_kind(job.settings.agent.name) != "rule" and c["control"] != "untrained"
     steps = job.total_steps(env) if trained else 0
-    policies, seeds, pause = job.judged(problem)[0], int(c["evaluation"]["seeds"]), c["pause"]
+    (policies, rules), seeds, pause = job.judged(problem), int(c["evaluation"]["seeds"]), c["pause"]
+    at_end = frozenset(name for name, rule in rules.items() if evaluated_at_end(rule.problem or problem, rule))
     if pause["at"] is not None:
         policies, seeds, steps = (job.settings.agent.label,), pause["seeds"], pause["at"]
-    return counts_of(job.settings, policies, env.episode_steps, steps, done, seeds=seeds)
+    return counts_of(job.settings, policies, env.episode_steps, steps, done, seeds=seeds, at_end=at_end)
 
 
 def of_run(job: Job[Any, Any], problem: Problem, start_up: float, done: int = 0) -> Estimate:

@@ -51,5 +51,8 @@ class Contender:
     extra_labels: bool = False
     """Whether that problem trains on feedback rows too. Such a policy has seen more labels, so it is shown and never
     the comparator."""
+    reads_evaluations: bool = True
+    """Whether what it does may depend on evaluations of the feedback rows before an episode ends. Where it does not,
+    none are made (where rewards only say how the episode ended): its students are the same, and cheaper."""
     chooses: bool = True
     """False for a rule that treats everything alike or goes by chance."""

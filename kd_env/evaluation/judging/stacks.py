@@ -10,6 +10,7 @@ import numpy as np
 from kd_env.envs.process import with_options
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.mdp.problem import Problem
+from kd_env.mdp.rewards import END_REWARDS
 from kd_env.numerics.chunks import MANY_STUDENTS
 
 STUDENTS = 64
@@ -38,14 +39,15 @@ def stacks(problem: Problem, policies: Mapping[str, Contender], seeds: int) -> l
         policies: by name.
         seeds: students of each.
     """
-    problems: dict[tuple[int, str], Problem] = {}
-    groups: dict[tuple[int, str], list[str]] = {}
+    problems: dict[tuple[int, str, bool], Problem] = {}
+    groups: dict[tuple[int, str, bool], list[str]] = {}
     for name, contender in policies.items():
         base = contender.problem or problem
-        view = contender.action_view or base.config.action_view
-        key = (id(base), view)
+        view, at_end = contender.action_view or base.config.action_view, evaluated_at_end(base, contender)
+        key = (id(base), view, at_end)
         if key not in problems:
-            problems[key] = base if view == base.config.action_view else with_options(base, action_view=view)
+            viewed = base if view == base.config.action_view else with_options(base, action_view=view)
+            problems[key] = read_at_end(viewed) if at_end else viewed
         groups.setdefault(key, []).append(name)
     result = []
     for key, names in groups.items():
@@ -53,6 +55,16 @@ def stacks(problem: Problem, policies: Mapping[str, Contender], seeds: int) -> l
         for part in np.array_split(names, -(-len(names) // together(problems[key], seeds))):
             result.append(Stack(problems[key], {name: policies[name] for name in part.tolist()}))
     return result
+
+
+def evaluated_at_end(problem: Problem, contender: Contender) -> bool:
+    """Whether nothing is left out where feedback rows are evaluated at the ends of the contender's episodes alone."""
+    return problem.config.reward in END_REWARDS and not contender.reads_evaluations
+
+
+def read_at_end(problem: Problem) -> Problem:
+    """The problem with evaluations at the ends of episodes alone, of all rows."""
+    return with_options(problem, evaluate_every=0, evaluation_sample=None, sample_paired=True, sample_steps=1)
 
 
 def together(problem: Problem, seeds: int) -> int:

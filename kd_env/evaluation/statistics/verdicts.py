@@ -52,8 +52,10 @@ def headline(
         measure: ``loss`` or ``gap_closed``.
         title: of the measure.
     """
+    if rule is None:
+        return ""
     to_best = {name: by_rule[rule] for name, by_rule in to_rules.items() if rule in by_rule}
-    if rule is None or not to_best:
+    if not to_best:
         return ""
     sign = -1 if measure == "loss" else 1
     above = [name for name, by_split in to_best.items() if _above(by_split, sign)]
@@ -74,8 +76,9 @@ def headline(
         for name, other in left.items()
         if other is not None
     ]
-    return f"Nothing learned is above every rule that was judged with the agent's information, only above {chosen}: " + (
-        f"{'; '.join(short)}."
+    return (
+        f"Nothing learned is above every rule that was judged with the agent's information, only above {chosen}: "
+        + (f"{'; '.join(short)}.")
     )
 
 
@@ -99,7 +102,8 @@ def _least(by_rule: Mapping[str, Mapping[str, Difference]], sign: int) -> str | 
 def _above(by_split: Mapping[str, Difference], sign: int) -> bool:
     intervals = [difference.interval for difference in by_split.values()]
     return all(
-        math.isfinite(interval.low) and not interval.contains_zero and sign * interval.mean > 0 for interval in intervals
+        math.isfinite(interval.low) and not interval.contains_zero and sign * interval.mean > 0
+        for interval in intervals
     )
 
 
