@@ -7,6 +7,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ from kd_env.data.tasks import Rows
 
 UNKNOWN_WORDS = 0.1
 """Share of unknown tokens from which it is told that a tokenizer does not know the language of the rows."""
+
+ROWS_AT_ONCE = 8192
+"""Rows that a tokenizer is given in one call: what it makes of them takes many times the memory of their tokens."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +101,18 @@ def tokenize(rows: Rows, tokenizer: Any, max_length: int, device: torch.device, 
         device: where the table lies.
         dtype: floating type of regression labels.
     """
-    encoded = tokenizer(rows.first, rows.second, truncation=True, max_length=max_length, padding=False)
-    ids = encoded["input_ids"]
-    types = encoded.get("token_type_ids") or [[0] * len(row) for row in ids]
-    lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    width = int(lengths.max())
-    mask = np.arange(width) < lengths[:, None]
-    dense_ids = np.full((len(ids), width), tokenizer.pad_token_id or 0, dtype=np.int32)
-    dense_types = np.zeros((len(ids), width), dtype=np.int8)
-    dense_ids[mask] = np.concatenate([np.asarray(row, dtype=np.int32) for row in ids])
-    dense_types[mask] = np.concatenate([np.asarray(row, dtype=np.int8) for row in types])
-    unknown = _share_unknown(dense_ids[mask], tokenizer)
+    parts = [
+        _tokens(rows.first[start:stop], rows.second and rows.second[start:stop], tokenizer, max_length)
+        for start, stop in pairwise([*range(0, len(rows.first), ROWS_AT_ONCE), len(rows.first)])
+    ]
+    lengths = np.concatenate([part.lengths for part in parts])
+    mask = np.arange(int(lengths.max())) < lengths[:, None]
+    dense_ids = np.full(mask.shape, tokenizer.pad_token_id or 0, dtype=np.int32)
+    dense_types = np.zeros(mask.shape, dtype=np.int8)
+    flat_ids = np.concatenate([part.ids for part in parts])
+    dense_ids[mask] = flat_ids
+    dense_types[mask] = np.concatenate([part.types for part in parts])
+    unknown = _share_unknown(flat_ids, tokenizer)
     if unknown >= UNKNOWN_WORDS:
         warnings.warn(
             # In tens, so that it is said once of all splits.
@@ -126,6 +131,24 @@ def tokenize(rows: Rows, tokenizer: Any, max_length: int, device: torch.device, 
         (labels.to(dtype) if labels.is_floating_point() else labels.long()).to(device),
         np.asarray(rows.labels),
     )
+
+
+class _Tokens(NamedTuple):
+    """Rows as tokens, one after another."""
+
+    ids: np.ndarray  # [tokens] int32
+    types: np.ndarray  # [tokens] int8
+    lengths: np.ndarray  # [rows] int64
+
+
+def _tokens(first: list[str], second: list[str] | None, tokenizer: Any, max_length: int) -> _Tokens:
+    encoded = tokenizer(first, second, truncation=True, max_length=max_length, padding=False)
+    ids = encoded["input_ids"]
+    lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    flat = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
+    types = encoded.get("token_type_ids")
+    segments = np.zeros(len(flat), np.int8)
+    return _Tokens(flat, np.fromiter(chain.from_iterable(types), np.int8, len(flat)) if types else segments, lengths)
 
 
 def share_unknown(table: Table, tokenizer: Any) -> float:

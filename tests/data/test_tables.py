@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import kd_env
 from kd_env.data.tables import UNKNOWN_WORDS, Table, draw, make_buckets, share_unknown, start_stream, tokenize
 from kd_env.data.tasks import Rows
+from kd_env.models.pretrained import load_tokenizer
 from kd_env.testing import tiny_tokenizer
+
+TOY_PAIR = str(Path(kd_env.__file__).parent / "assets" / "toy_pair")
 
 
 def test_every_batch_is_full_and_of_one_bucket() -> None:
@@ -81,6 +87,25 @@ def test_gather_pads_to_the_longest_row_of_the_batch(tiny_problem: Any) -> None:
 def read(*texts: str) -> Table:
     rows = Rows(list(texts), None, np.zeros(len(texts), dtype=np.int64))
     return tokenize(rows, tiny_tokenizer(), 16, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_rows_are_tokenised_in_parts_as_in_a_whole(pairs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of all lengths, in parts of which the last is smaller; padded as the tokenizer pads them all."""
+    rng = np.random.default_rng(0)
+    first, second = ([" ".join(rng.choice(list("abcde"), n)) for n in rng.integers(1, 9, 20)] for _ in range(2))
+    rows, tokenizer = Rows(first, second if pairs else None, np.arange(20) % 2), load_tokenizer(TOY_PAIR)
+    host = torch.device("cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters are unknown words
+        whole = tokenize(rows, tokenizer, 12, host, torch.float32)
+        monkeypatch.setattr("kd_env.data.tables.ROWS_AT_ONCE", 7)
+        parts = tokenize(rows, tokenizer, 12, host, torch.float32)
+    padded = tokenizer(first, second if pairs else None, truncation=True, max_length=12, padding=True)
+    for table in (whole, parts):
+        assert table.input_ids.tolist() == padded["input_ids"]
+        assert table.token_type_ids.tolist() == padded["token_type_ids"]
+        assert table.lengths.tolist() == np.sum(padded["attention_mask"], axis=1).tolist()
 
 
 def test_a_tokenizer_that_does_not_know_the_language_is_told() -> None:
