@@ -66,7 +66,7 @@ def run(options: Options) -> common.Result:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for hidden in options.hidden:
-            problem = _problem(options, hidden, folder)
+            problem = embedded_problem(options, hidden, folder)
             for every in options.evaluate_every:
                 chosen = with_options(problem, evaluate_every=every)
                 for replicas in options.replicas:
@@ -125,7 +125,7 @@ def _label(mode: str) -> str:
     return "N x bare loop" if mode == "loop" else mode
 
 
-def _problem(options: Options, hidden: int, folder: str) -> Problem:
+def embedded_problem(options: Options, hidden: int, folder: str) -> Problem:
     """The embedded task; its budget is so long that no episode ends while it is measured."""
     count = max(common.heads(hidden), 2 - hidden % 2)
     config = env_config(
