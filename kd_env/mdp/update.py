@@ -240,10 +240,11 @@ def _copied(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> dict[str, 
     for name, value in params.items():
         if name not in buffers:
             buffers[name] = torch.empty_like(value)
-        buffers[name].copy_(value)
+    torch._foreach_copy_([buffers[name] for name in params], list(params.values()))
     return buffers
 
 
 def _distance(before: dict[str, Tensor], after: dict[str, Tensor]) -> Tensor:
     """Norm of the change of each replica, ``[N]``; overwrites ``before``."""
-    return optim.gradient_norm({name: old.sub_(after[name]) for name, old in before.items()})
+    torch._foreach_sub_(list(before.values()), [after[name] for name in before])
+    return optim.gradient_norm(before)

@@ -30,7 +30,10 @@ def learning_rate_factor(update: np.ndarray, budget: np.ndarray, warmup: float) 
 
 def gradient_norm(grads: Mapping[str, Tensor]) -> Tensor:
     """Norm over all tensors of each replica, ``[N]``."""
-    norms = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
+    if len(next(iter(grads.values()))) == 1:
+        norms = [norm[None] for norm in torch._foreach_norm(list(grads.values()))]
+    else:
+        norms = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
     return total
 
@@ -51,6 +54,9 @@ def clip_(grads: Mapping[str, Tensor], norm: Tensor, limit: float | None) -> Non
     if limit is None:
         return
     factor = clip_factor(norm, limit)
+    if len(factor) == 1:
+        torch._foreach_mul_(list(grads.values()), factor[0])
+        return
     for grad in grads.values():
         grad.mul_(_column(factor, grad))
 
@@ -144,7 +150,9 @@ def _adamw_block(
     decayed = [name for name in grads if params[name].dim() > 2]
     plain = [name for name in grads if params[name].dim() <= 2]
     one_call, flag = _same_step(steps, learning_rates, apply), non_finite[0]
-    if one_call and not waits_for(non_finite):
+    if len(apply) == 1:
+        one_call = bool(apply[0])
+    elif one_call and not waits_for(non_finite):
         one_call = not bool(non_finite.any())  # the kernel knows one flag for all
     elif one_call and len(apply) < 8:  # fewer calls of the kernel than of what one call needs beside
         one_call = False
