@@ -53,7 +53,18 @@ TOOLS = {
         "plain PyTorch, cached logits", (), False, lambda setting: field_loops.pytorch(setting, cached=True)
     ),
 }
-ENVIRONMENTS = {"env": "kd-env step", "env_evaluated": "kd-env step, evaluated every step"}
+SAMPLE = common.FEEDBACK_ROWS // 4
+ENVIRONMENTS = {
+    "env": "kd-env step",
+    "env_sampled": f"kd-env step, {SAMPLE} of {common.FEEDBACK_ROWS} rows read every step",
+    "env_evaluated": "kd-env step, evaluated every step",
+}
+EVALUATED: dict[str, dict[str, Any]] = {
+    "env": {},
+    "env_sampled": {"evaluate_every": 1, "evaluation_sample": SAMPLE, "sample_steps": 5},
+    "env_evaluated": {"evaluate_every": 1},
+}
+"""Options in which the environments differ."""
 
 
 @dataclass(frozen=True)
@@ -141,21 +152,21 @@ def run(options: Options) -> common.Result:
             "learning_rate": None,
         }
         problem = build_problem(env_config(**{**given, **changed}))
-        env, evaluated = DistillEnv(problem=problem), DistillEnv(problem=with_options(problem, evaluate_every=1))
-        for made in (env, evaluated):
+        envs = {name: DistillEnv(problem=with_options(problem, **changes)) for name, changes in EVALUATED.items()}
+        for made in envs.values():
             made.reset(seed=0)
         with common.no_bars():
             teacher: Any = BertForSequenceClassification.from_pretrained(given["teacher"], attn_implementation="sdpa")
         setting = field_loops.Setting(
             problem=problem,
             teacher=teacher.to(problem.device).eval().requires_grad_(False),
-            start={name: value[0].clone() for name, value in env.run.started().params.items()},
+            start={name: value[0].clone() for name, value in envs["env"].run.started().params.items()},
             temperature=options.temperature,
             folder=Path(folder) / "tools",
         )
         loops = {name: tool.make(setting) for name, tool in tools.items()}
-        worst = _require_agreement(env, loops, options)
-        found, spread = _times(env, evaluated, loops, options)
+        worst = _require_agreement(envs["env"], loops, options)
+        found, spread = _times(envs, loops, options)
     rows: list[dict[str, Any]] = [
         {
             "loop": name,
@@ -225,14 +236,11 @@ def _require_agreement(env: DistillEnv, loops: dict[str, field_loops.Loop], opti
     return common.require_equal("field", compared, common.TOLERANCE[options.precision])
 
 
-def _times(
-    env: DistillEnv, evaluated: DistillEnv, loops: dict[str, field_loops.Loop], options: Options
-) -> common.Times:
-    buckets = env.problem.buckets
+def _times(envs: dict[str, DistillEnv], loops: dict[str, field_loops.Loop], options: Options) -> common.Times:
+    buckets = envs["env"].problem.buckets
     rows, _ = draw(buckets, start_stream(buckets, 1), field_loops.WARM_UP + options.updates)
     steps = options.updates // options.updates_per_step
-    _, timed = field_loops.environment(env)
-    _, timed_evaluated = field_loops.environment(evaluated)
+    timed = {name: field_loops.environment(env)[1] for name, env in envs.items()}
 
     def told(name: str, measure: Callable[[], float]) -> Callable[[], float]:
         def call() -> float:
@@ -242,9 +250,6 @@ def _times(
 
         return call
 
-    calls = {
-        "env": told("env", lambda: timed(steps)),
-        "env_evaluated": told("env_evaluated", lambda: timed_evaluated(steps)),
-    }
+    calls = {name: told(name, lambda call=call: call(steps)) for name, call in timed.items()}  # type: ignore[misc]
     calls |= {name: told(name, lambda loop=loop: loop(rows).seconds) for name, loop in loops.items()}  # type: ignore[misc]
     return common.interleaved(calls, options.repeats)

@@ -132,7 +132,7 @@ def test_an_absent_tool_is_named_and_the_others_go_on(
         "trainer": "pip install accelerate",
         "textbrewer": "pip install textbrewer",
     }
-    assert {row["loop"] for row in result["rows"]} == {"env", "env_evaluated", "pytorch", "pytorch_cached"}
+    assert {row["loop"] for row in result["rows"]} == {*job._load("field").ENVIRONMENTS, "pytorch", "pytorch_cached"}
     captured = capsys.readouterr()
     for text in (captured.err, captured.out):
         assert "pip install textbrewer" in text and "pip install accelerate" in text
