@@ -76,6 +76,8 @@ class Options(common.Options):
     """With (1) and without (0) an evaluation of feedback rows at every step."""
     evaluation_rows: int = 128
     """Feedback rows of an evaluation."""
+    samples: tuple[int, ...] = (0,)
+    """Take turns, too: of these rows so many are read within an episode, the same for five steps; 0: all."""
     task: str = "sst2"
     """GLUE task, with ``data_dir`` and ``encoder``."""
     data_dir: str = ""
@@ -93,6 +95,7 @@ class Options(common.Options):
         "terms": _empty_or(checks.filled),
         "evaluate_every": common.each(checks.whole(0, 1)),
         "evaluation_rows": checks.whole(1),
+        "samples": common.each(checks.whole(0)),
         "task": checks.text,
         "data_dir": checks.text,
         "encoder": checks.text,
@@ -102,6 +105,12 @@ class Options(common.Options):
         """See the base class; a GLUE task needs its folder and an encoder."""
         super().check()
         common.check_encoder(self.data_dir, self.encoder)
+        if max(self.samples) >= self.evaluation_rows:
+            raise ValueError(
+                f"samples={list(self.samples)} must be smaller than evaluation_rows={self.evaluation_rows}."
+            )
+        if max(self.samples) and 0 in self.evaluate_every:
+            raise ValueError("evaluate_every=[0] reads no rows within an episode; leave it or samples out.")
 
 
 class Clock:
@@ -149,7 +158,11 @@ def run(options: Options) -> common.Result:
                     }
                     width = next(iter(problems.values())).student.facts.hidden_size
                     for every in options.evaluate_every:
-                        chosen = {name: with_options(each, evaluate_every=every) for name, each in problems.items()}
+                        chosen = {
+                            (name, sample): with_options(each, evaluate_every=every, **_sampled(sample))
+                            for sample in options.samples
+                            for name, each in problems.items()
+                        }
                         for replicas in options.replicas:
                             common.progress(f"profile_step: {decision}, {layers} x {width}, {replicas} students")
                             cell = {"decision": decision, "layers": layers, "hidden": width, "evaluate_every": every}
@@ -165,7 +178,7 @@ def table(result: common.Result) -> str:
             f"{row['layers']} x {row['hidden']}",
             str(row["replicas"]),
             row["precision"],
-            "yes" if row["evaluate_every"] else "no",
+            str(row["sample"] or "all") if row["evaluate_every"] else "no",
             common.ms(row["step"]),
             f"{row['ratio']:.2f}",
             *(f"{row[part] / row['step']:.0%}" for part in PARTS),
@@ -173,8 +186,8 @@ def table(result: common.Result) -> str:
         for row in result["rows"]
     ]
     note = (
-        "\n\nMedians; of processor time on a CPU. Ratios are the first precision's time over the row's, medians of "
-        "rounds in turn. Shares are of the sum of the parts."
+        "\n\nMedians; of processor time on a CPU. Ratios are the time of the first of those that took turns "
+        "over the row's, medians of rounds. Shares are of the sum of the parts."
     )
     header = ["decision", "student", "N", "precision", "evaluated", "ms a step", "ratio", *PARTS]
     return common.markdown(header, lines) + note
@@ -187,7 +200,7 @@ def plot(result: common.Result, path: Path) -> None:
     axes = figure.subplots()
     names = [
         f"{row['decision']}, {row['layers']} x {row['hidden']}, N {row['replicas']}, {row['precision']}"
-        + ("" if row["evaluate_every"] else ", not evaluated")
+        + (f", {row['sample']} rows" if row["sample"] else "" if row["evaluate_every"] else ", not evaluated")
         for row in rows
     ]
     left = np.zeros(len(rows))
@@ -198,6 +211,10 @@ def plot(result: common.Result, path: Path) -> None:
     axes.set_xlabel("share of a step")
     axes.legend(fontsize=7, ncols=len(PARTS), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     common.save_figure(figure, path)
+
+
+def _sampled(sample: int) -> dict[str, Any]:
+    return {"evaluation_sample": sample, "sample_steps": 5} if sample else {}
 
 
 def _problem(options: Options, decision: str, layers: int, hidden: int, precision: str, folder: Path) -> Problem:
@@ -275,20 +292,19 @@ class _Learning:
             self.rounds.append(self.clock.round(lambda: self.agent.learn(self.steps, reset_num_timesteps=False)))
 
 
-def _cell(options: Options, problems: Mapping[str, Problem], count: int) -> list[dict[str, Any]]:
-    """Rows of one cell, a row for each precision."""
-    learning = [_Learning(options, problem, precision, count) for precision, problem in problems.items()]
+def _cell(options: Options, problems: Mapping[tuple[str, int], Problem], count: int) -> list[dict[str, Any]]:
+    """Rows of one cell, a row for each precision and sample."""
+    learning = [_Learning(options, problem, precision, count) for (precision, _), problem in problems.items()]
     for _ in range(options.repeats + 1):
         for each in learning:
             each.round()
     rows, first = [], np.array([sum(times.values()) for times in learning[0].rounds[1:]])
-    for each in learning:
+    for each, (_, sample) in zip(learning, problems, strict=True):
         each.env.close()
         rounds = each.rounds[1:]
         totals = np.array([sum(times.values()) for times in rounds])
         parts = {part: float(np.median([times[part] for times in rounds])) / options.steps for part in PARTS}
         ratio, spread = float(np.median(first / totals)), common.spread(totals.tolist())
-        rows.append(
-            {"precision": each.precision, **parts, "step": sum(parts.values()), "ratio": ratio, "spread": spread}
-        )
+        measured = {**parts, "step": sum(parts.values()), "ratio": ratio, "spread": spread}
+        rows.append({"precision": each.precision, "sample": sample, **measured})
     return rows

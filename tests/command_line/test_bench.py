@@ -39,7 +39,7 @@ TINY = {
     "gap": ("replicas=[1,2]", "repeats=2"),
     "profile_step": (
         *("replicas=[2]", "hidden=16", "steps=1", "evaluation_rows=16", "repeats=1"),
-        "precisions=[fp32,vmap,autocast]",
+        *("precisions=[fp32,vmap,autocast]", "samples=[0,8]"),
     ),
     "students": (
         *("teacher_layers=1", "teacher_hidden=16", "widths=8", "layers=1", "vocab=50", "batch=4", "length=8"),
