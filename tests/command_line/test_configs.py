@@ -271,6 +271,7 @@ EXPERIMENT_AGENTS = {
     "mt_bert_mrpc": "mt_bert",
     "mt_bert_paper": "mt_bert",
     "noisy_samples": "row_reinforce",
+    "noisy_samples_sst2": "row_reinforce",
     "pkd": "pkd",
     "prokt": "prokt",
     "lgtm_paper": "lgtm",

@@ -218,7 +218,7 @@ def test_the_first_line_names_the_best_rule_and_whether_anything_is_above_it(fiv
     found = compare(runs)
     assert found.best_rule == "all"
     # Above the rule that selection rows prefer is not above every rule.
-    start = "Nothing learned is above every rule that was judged with the agent's information, only above 'all' ("
+    start = "Nothing learned is above every rule that was judged with the agent's information; above 'all' ("
     assert found.headline.startswith(start) and "but not above 'lucky': ac -0.4" in found.headline
     ahead = row("ahead", [0.1, 0.1, 0.1])
     ahead["seeds"]["splits"]["validation"]["gap_closed"] = [0.2] * 30

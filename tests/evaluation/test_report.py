@@ -152,7 +152,7 @@ def test_the_first_line_counts_rules_with_feedback_labels() -> None:
     chance = replace(chance, splits={**chance.splits, "validation": rules[1].splits["validation"]})  # on dev the best
     lucky = r.summarize(evaluation(result("agent", [0.6, 0.61, 0.5], learned=True), rules[0], chance))
     assert lucky.headline.startswith("Nothing learned is above every rule that was judged with the agent's information")
-    assert "only above 'all' (largest" in lucky.headline and "but not above 'random_hard': agent -0.2" in lucky.headline
+    assert "; above 'all' (largest" in lucky.headline and "but not above 'random_hard': agent -0.2" in lucky.headline
     tie = r.summarize(evaluation(result("agent", [0.3, 0.2, 0.3], learned=True), rules[0]))
     assert "tie: smaller than what 3 seeds can detect (" in tie.headline and "tie: " in words.plain_words(tie)
     assert r.summarize(evaluation(*rules)).headline == "" == r.summarize(evaluation(agent)).headline

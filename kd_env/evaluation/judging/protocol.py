@@ -166,8 +166,9 @@ def merge_evaluations(
 
 
 def choose_comparator(results: Iterable[PolicyResult]) -> str | None:
-    """The rule with the lowest mean loss on the selection split (equivalently the largest gap closed, on equal seeds).
+    """The rule with the lowest mean loss on the selection split.
 
+    It need not close the most of the gap on average, since each student's gap is a ratio with a divisor of its own.
     Rules that trained on more labels do not count.
     """
     rules = [r for r in results if not r.learned and not r.extra_labels]

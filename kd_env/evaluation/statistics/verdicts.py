@@ -76,10 +76,8 @@ def headline(
         for name, other in left.items()
         if other is not None
     ]
-    return (
-        f"Nothing learned is above every rule that was judged with the agent's information, only above {chosen}: "
-        + (f"{'; '.join(short)}.")
-    )
+    start = f"Nothing learned is above every rule that was judged with the agent's information; above {chosen}: "
+    return f"{start}{'; '.join(short)}."
 
 
 def _sentences(name: str, by_split: Mapping[str, Difference]) -> list[str]:
