@@ -23,7 +23,7 @@ from kd_env.core import checks
 from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
 
-AIM = 1.10
+AIM = 1.05
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,22 @@ CUDA).
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import gc
-import json
 import os
 import statistics
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from benchmarks import common
+from benchmarks.children import answer, in_child
 from kd_env import DistillVectorEnv, build_problem
-from kd_env.core import checks, processes
+from kd_env.core import checks
 from kd_env.decisions.options import env_config
 from kd_env.models.devices import resolve_device
 
@@ -195,10 +194,7 @@ def measure(options: Options, cell: dict[str, int]) -> dict[str, float]:
 
 
 def _in_child(options: Options, cell: dict[str, int]) -> dict[str, float]:
-    words = json.dumps({"options": dataclasses.asdict(options), "cell": cell})
-    printed = processes.output(["benchmarks.growth", words], environment={"OMP_NUM_THREADS": str(options.threads)})
-    found: dict[str, float] = json.loads(printed.splitlines()[-1])
-    return found
+    return in_child("growth", options, cell=cell)
 
 
 # Linux tells the peak since it was last reset; elsewhere there is only the peak of the whole process, which a build may
@@ -250,13 +246,5 @@ def reset_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _main(words: str) -> None:
-    asked = json.loads(words)
-    plain: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in asked["options"].items()
-    }
-    print(json.dumps(measure(Options(**plain), asked["cell"])))
-
-
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    answer(Options, measure)

@@ -7,9 +7,7 @@ that takes n log n takes 2.1 times as long for twice as many rows.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,9 +19,10 @@ import numpy as np
 import torch
 
 from benchmarks import common
+from benchmarks.children import answer, in_child
 from benchmarks.growth import peak_resident, reset_peak, resident
 from kd_env import DistillEnv, build_problem
-from kd_env.core import checks, processes
+from kd_env.core import checks
 from kd_env.core.files import atomic_write
 from kd_env.data.loading import get_task, load_train
 from kd_env.data.splits import cut
@@ -74,7 +73,7 @@ def run(options: Options) -> common.Result:
     for kind in options.kinds:
         for count in options.rows:
             common.progress(f"large_data: {kind}, {count} rows")
-            found = [_in_child(options, kind, count) for _ in range(options.repeats)]
+            found = [in_child("large_data", options, kind=kind, count=count) for _ in range(options.repeats)]
             medians = {name: float(np.median([each[name] for each in found])) for name in found[0]}
             spread = common.spread([each["build"] for each in found]) if len(found) > 1 else 0.0
             rows.append({"kind": kind, "rows": count, **medians, "spread": spread})
@@ -198,20 +197,5 @@ def write_rows(folder: Path, options: Options, kind: str, count: int) -> None:
     atomic_write(folder / "train.jsonl", "\n".join(lines) + "\n")
 
 
-def _in_child(options: Options, kind: str, count: int) -> dict[str, float]:
-    words = json.dumps({"options": dataclasses.asdict(options), "kind": kind, "rows": count})
-    printed = processes.output(["benchmarks.large_data", words], environment={"OMP_NUM_THREADS": str(options.threads)})
-    found: dict[str, float] = json.loads(printed.splitlines()[-1])
-    return found
-
-
-def _main(words: str) -> None:
-    asked = json.loads(words)
-    plain: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in asked["options"].items()
-    }
-    print(json.dumps(measure(Options(**plain), asked["kind"], asked["rows"])))
-
-
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    answer(Options, measure)

@@ -13,10 +13,7 @@ words with a random teacher.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +25,8 @@ import torch
 
 from benchmarks import common, growth
 from benchmarks.bare_tutor import LOOPS, agree, next_text, start
-from kd_env.core import checks, processes
+from benchmarks.children import answer, in_child
+from kd_env.core import checks
 from kd_env.core.files import atomic_write
 from kd_env.data.toy import masked_lm_folder
 from kd_env.decisions.options import env_config
@@ -125,7 +123,7 @@ def run(options: Options) -> common.Result:
     memory = []
     for loop in LOOPS:
         common.progress(f"tutor_step: memory of {loop}")
-        memory.append(_in_child(options, loop))
+        memory.append(in_child("tutor_step", options, loop=loop))
     return {"rows": rows, "memory": memory, "facts": common.facts(options)}
 
 
@@ -372,20 +370,5 @@ def measure_memory(options: Options, loop: str) -> dict[str, Any]:
     return {"loop": loop, "slots": problem.reader.slots, "step_mib": (peak - held) / 2**20, **sizes}
 
 
-def _in_child(options: Options, loop: str) -> dict[str, Any]:
-    words = json.dumps({"options": dataclasses.asdict(options), "loop": loop})
-    printed = processes.output(["benchmarks.tutor_step", words], environment={"OMP_NUM_THREADS": str(options.threads)})
-    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
-    return found
-
-
-def _main(words: str) -> None:
-    asked = json.loads(words)
-    plain: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in asked["options"].items()
-    }
-    print(json.dumps(measure_memory(Options(**plain), asked["loop"])))
-
-
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    answer(Options, measure_memory)

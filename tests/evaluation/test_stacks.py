@@ -184,5 +184,7 @@ def test_rules_that_read_no_evaluation_go_without(tiny: dict[str, Any], sampled:
         if sampled:  # stacked otherwise, and rounded otherwise
             weights, others = result.mean_weights, fast.policies[name].mean_weights
             np.testing.assert_allclose(others, weights, rtol=1e-5)
+            for split, scores in result.splits.items():
+                np.testing.assert_allclose(fast.policies[name].splits[split].loss, scores.loss, rtol=1e-4)
         else:
             equal(dataclasses.replace(fast.policies[name], returns=result.returns), result)
