@@ -123,7 +123,7 @@ def run(options: Options) -> common.Result:
     memory = []
     for loop in LOOPS:
         common.progress(f"tutor_step: memory of {loop}")
-        memory.append(in_child("tutor_step", options, loop=loop))
+        memory.append(_in_child(options, loop))
     return {"rows": rows, "memory": memory, "facts": common.facts(options)}
 
 
@@ -368,6 +368,10 @@ def measure_memory(options: Options, loop: str) -> dict[str, Any]:
     vectors = {"whole_mib": cell.batch * cell.length, "slots_mib": cell.batch * problem.reader.slots}
     sizes = {name: count * problem.reader.model.facts.vocab_size * 4 / 2**20 for name, count in vectors.items()}
     return {"loop": loop, "slots": problem.reader.slots, "step_mib": (peak - held) / 2**20, **sizes}
+
+
+def _in_child(options: Options, loop: str) -> dict[str, Any]:
+    return in_child("tutor_step", options, loop=loop)
 
 
 if __name__ == "__main__":
