@@ -17,6 +17,14 @@ class StudentSection:
     student: str | Plain | StudentConfig = field(default_factory=StudentConfig)
     """A folder or hub name, or the fields of :class:`StudentConfig`."""
     batch_size: int = 16
+    micro_batch_size: int | None = None
+    """Rows of a batch that are computed at once, for want of memory; their gradients are added up, and losses are those
+    of the whole batch, whose equal the update is but for rounding (and dropout, which draws for every part). None: all.
+    With ``term_scale=running`` students run twice on a batch, since the scales read all of it before the first part is
+    differentiated. Not for terms that compare rows. A teacher that learns by influence reads whole batches."""
+    data_parallel: bool = False
+    """Whether the processes that ``torchrun`` or ``accelerate launch`` started share the rows of every batch and of
+    every evaluation (:mod:`kd_env.core.ranks`). The main job sets it where there are several."""
     optimizer: Plain | OptimizerConfig = field(default_factory=OptimizerConfig)
     learning_rate: float | None = None
     """Short for ``optimizer={"learning_rate": ...}``, whose default depends on the student."""
@@ -31,6 +39,8 @@ class StudentSection:
 
 CHECKS: dict[str, checks.Check] = {
     "batch_size": checks.whole(1),
+    "micro_batch_size": checks.optional(checks.whole(1)),
+    "data_parallel": checks.boolean,
     "learning_rate": checks.optional(checks.positive),
     "precision": checks.one_of("auto", "fp32", "bf16", "fp64"),
     "device": checks.text,

@@ -224,6 +224,11 @@ class Decision(ABC):
         """What is written into the batch of the present update; None where rows stay as they are."""
         return None
 
+    @property
+    def hears_updates(self) -> bool:
+        """Whether :meth:`updated` keeps anything."""
+        return type(self).updated is not Decision.updated
+
     def updated(self, problem: Problem, state: DistillState, update: StudentUpdate) -> DistillState:
         """The state with what the decision keeps of an update."""
         return state

@@ -24,6 +24,7 @@ class TermInputs(NamedTuple):
     batch: Batch
     projections: Mapping[str, Tensor]  # this term's own: name -> [out, in], features x map as x @ weight.T
     given: Mapping[str, Tensor] = MappingProxyType({})  # what the action says to terms: name -> a number
+    mean_tokens: Tensor | None = None  # real tokens of a mean row, where the batch is a part of a larger one
 
     @property
     def taught(self) -> ModelOutput:
@@ -65,6 +66,7 @@ class Term:
         teacher_signals: what the teacher must give; empty for a term without a teacher.
         projections: shapes ``(out, in)`` of trainable maps, by name: from the width of the mapped side (the student,
             unless the term says otherwise) to the other's.
+        across_rows: whether the loss of a row reads other rows of the batch, so that all have to be there at once.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Term:
     student_signals: frozenset[Signal]
     teacher_signals: frozenset[Signal]
     projections: Mapping[str, tuple[int, int]]
+    across_rows: bool = False
 
     @property
     def uses_teacher(self) -> bool:

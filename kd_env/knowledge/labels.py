@@ -207,4 +207,4 @@ def dist(spec: TermSpec, *, temperature: float = 1.0, beta: float = 1.0, gamma: 
     def loss(inputs: TermInputs) -> Tensor:
         return dist_loss(inputs.student.logits, inputs.taught.logits, temperature, beta, gamma)
 
-    return Term("dist", loss, LOGITS, LOGITS, {})
+    return Term("dist", loss, LOGITS, LOGITS, {}, across_rows=gamma > 0)

@@ -43,7 +43,7 @@ def token_labels(labels: Tensor, positions: Tensor, valid: Tensor, width: int) -
     return torch.where(at_slot.any(-2), (at_slot * labels[..., None]).sum(-2), everywhere)
 
 
-def row_plausibility_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+def row_plausibility_losses(scores: Tensor, labels: Tensor, mask: Tensor, mean_tokens: Tensor | None = None) -> Tensor:
     """The rows' parts in ``L_pp``, ``[B]``: binary cross-entropies of ``sigmoid(u)`` with the plausibility.
 
     Their mean is the mean over all real tokens, so that long rows count more; padding enters neither sum nor mean.
@@ -52,9 +52,13 @@ def row_plausibility_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Ten
         scores: ``[B, S]`` the student's scalar u of every token.
         labels: ``[B, S]`` in [0, 1].
         mask: ``[B, S]`` bool, True at real tokens.
+        mean_tokens: real tokens of a mean row, where these are some rows of a larger batch.
     """
+    losses = token_losses(scores, labels, mask).sum(-1)
+    if mean_tokens is not None:
+        return losses / mean_tokens.clamp(min=1e-9).to(losses.dtype)
     # In this order: a number over a whole tensor would be float32, whatever the losses are.
-    return token_losses(scores, labels, mask).sum(-1) * len(mask) / mask.sum().clamp(min=1)
+    return losses * len(mask) / mask.sum().clamp(min=1)
 
 
 def token_losses(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -81,7 +85,8 @@ def plausibility_term(spec: TermSpec) -> Term:
 
     def loss(inputs: TermInputs) -> Tensor:
         scores = inputs.student.logits.squeeze(-1)
-        return row_plausibility_losses(scores, inputs.taught.logits, inputs.batch.attention_mask)
+        mask = inputs.batch.attention_mask
+        return row_plausibility_losses(scores, inputs.taught.logits, mask, inputs.mean_tokens)
 
     logits = frozenset({Signal("logits")})
     return Term("plausibility", loss, logits, logits, {})

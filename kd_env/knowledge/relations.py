@@ -143,4 +143,5 @@ def rkd(spec: TermSpec, *, on: str = "cls", distance_weight: float = 1.0, angle_
         student, teacher = pick(inputs.student, student_layer), pick(inputs.taught, teacher_layer)
         return relational_distance(student, teacher, distance_weight, angle_weight)
 
-    return Term("rkd", loss, frozenset({Signal(kind, student_layer)}), frozenset({Signal(kind, teacher_layer)}), {})
+    student_signals, teacher_signals = (frozenset({Signal(kind, layer)}) for layer in (student_layer, teacher_layer))
+    return Term("rkd", loss, student_signals, teacher_signals, {}, across_rows=True)

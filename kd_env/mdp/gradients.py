@@ -19,7 +19,7 @@ from kd_env.mdp.passes import (
     StudentPass,
     changing_logits,
     dropout_on,
-    student_forward,
+    logits_of,
     student_pass,
 )
 from kd_env.mdp.problem import Problem
@@ -68,6 +68,7 @@ def loss_table(
     teacher_outputs: tuple[ModelOutput, ...],
     batch: Batch,
     given: Mapping[str, Tensor] | None = None,
+    mean_tokens: Tensor | None = None,
 ) -> Tensor:
     """The table ``L[T, K, B]`` of every replica, ``[N, T, K, B]``: per-example, unreduced losses; 0 where absent.
 
@@ -78,9 +79,11 @@ def loss_table(
         teacher_outputs: of the T teachers, outputs ``[N, B, ...]``.
         batch: ``[N, B, ...]``.
         given: what the action says to terms, by name ``[N]``.
+        mean_tokens: ``[N]`` real tokens of a mean row, where the batch is a part of a larger one.
     """
     count = len(problem.teachers)
     values = dict(given or {})
+    whole = {} if mean_tokens is None else {"mean_tokens": mean_tokens}
     projections = {name: p for name, p in params.items() if name.startswith("projections.")}
 
     def replica_table(
@@ -89,6 +92,7 @@ def loss_table(
         teacher_outputs: tuple[ModelOutput, ...],
         batch: Batch,
         given: Mapping[str, Tensor],
+        whole: Mapping[str, Tensor],
     ) -> Tensor:
         rows: list[Tensor] = []
         for row, teacher in enumerate(problem.teachers):
@@ -102,7 +106,7 @@ def loss_table(
                     name[len(prefix) :]: p for name, p in projections.items() if name.startswith(prefix)
                 }
                 output = teacher_outputs[row] if term.uses_teacher else None
-                columns.append(term.loss(TermInputs(student, output, batch, term_projections, given)))
+                columns.append(term.loss(TermInputs(student, output, batch, term_projections, given, **whole)))
             rows.append(torch.stack(columns))
         return torch.stack(rows)
 
@@ -116,9 +120,9 @@ def loss_table(
             single_student,
             single_outputs,
             single_batch,
-            {name: v.squeeze(0) for name, v in values.items()},
+            *({name: v.squeeze(0) for name, v in numbers.items()} for numbers in (values, whole)),
         )[None]
-    return vmap(replica_table)(projections, student, teacher_outputs, batch, values)
+    return vmap(replica_table)(projections, student, teacher_outputs, batch, values, whole)
 
 
 def running_scale(term_scale: Tensor, term_seen: Tensor, raw: Tensor) -> Tensor:
@@ -173,10 +177,7 @@ def gradients(
         else:
             scale, divisor = term_scale, torch.ones_like(term_scale)
         scaled = table / divisor[..., None]
-        per_example = torch.where(
-            weights != 0, weights * scaled, torch.zeros((), dtype=table.dtype, device=table.device)
-        )
-        loss = per_example.sum((1, 2)).mean(-1)
+        loss = weighted_rows(scaled, weights).mean(-1)
         cosines = _cosines(scaled, leaves) if problem.wants_cosines and differentiate else raw.new_zeros(len(raw), 0, 0)
         grads: dict[str, Tensor] = {}
         if differentiate:
@@ -185,6 +186,15 @@ def gradients(
             # optimiser walks memory in order: a transposed gradient would update the wrong entries.
             grads = {name: grad.contiguous() for name, grad in zip(leaves, leaf_grads, strict=True) if grad is not None}
     return Gradients(raw, raw / divisor, scale, loss.detach(), grads, cosines, student, teachers)
+
+
+def weighted_rows(scaled: Tensor, weights: Tensor) -> Tensor:
+    """Weighted losses of rows ``[N, B]``, from the table over its scales ``[N, T, K, B]``.
+
+    An entry whose weight is 0 is left out even where it is not finite.
+    """
+    zero = torch.zeros((), dtype=scaled.dtype, device=scaled.device)
+    return torch.where(weights != 0, weights * scaled, zero).sum((1, 2))
 
 
 def _cosines(scaled: Tensor, leaves: Params) -> Tensor:
@@ -215,8 +225,7 @@ def batch_losses(
     squared errors over the squared label range.
     """
     batch = problem.train.gather(rows)
-    with torch.no_grad():
-        logits = student_forward(problem, state.params, batch, frozenset()).logits.cpu().numpy()
+    logits = logits_of(problem, state.params, batch).logits.cpu().numpy()
     labels, width = problem.train.labels[rows], problem.label_width
     label_loss = losses.gold_loss(logits, labels, width)
     if problem.config.teacher_source == "student":  # the control would else hear of the teachers from its reward

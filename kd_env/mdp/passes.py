@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kd_env.core import trees
+from kd_env.core.ranks import Ranks
 from kd_env.core.types import Batch, ModelOutput, Signal
 from kd_env.data.tables import Table
+from kd_env.mdp.parts import by_rows, in_parts, part
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, TeacherState
 from kd_env.models.encoder import Encoder
@@ -49,6 +51,10 @@ class HasStudent(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the outputs."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that share the rows."""
 
 
 def student_forward(
@@ -118,6 +124,21 @@ def student_pass(problem: Problem, params: Params, batch: Batch, differentiate: 
         return StudentPass(leaves, student_forward(problem, leaves, batch, problem.student_signals))
 
 
+def whole_output(problem: Problem, params: Params, batch: Batch, signals: frozenset[Signal]) -> ModelOutput:
+    """Outputs of N students on their batches ``[N, B, ...]`` without gradient, part by part where that is asked for."""
+    with torch.no_grad():
+        return by_rows(
+            problem,
+            batch.input_ids.shape[1],
+            lambda piece: student_forward(problem, params, part(batch, piece), signals),
+        )
+
+
+def logits_of(problem: Problem, params: Params, batch: Batch) -> ModelOutput:
+    """Logits of N students on their batches ``[N, B, ...]``, as an output without other signals."""
+    return whole_output(problem, params, batch, frozenset())
+
+
 class _KeptPass(NamedTuple):
     """A pass on train rows as they are, and what it is a function of."""
 
@@ -137,7 +158,10 @@ def next_pass(problem: Problem, params: Params, rows: np.ndarray) -> StudentPass
     It is kept for who asks next: features, scores, and the update that follows, so that its graph is kept, too.
     """
     kept = kept_pass(problem, params, rows)
-    if kept is None:
+    if kept is None and in_parts(problem):  # as it is for features alone
+        signals = frozenset(signal for signal in problem.student_signals if signal.kind == "cls")
+        kept = StudentPass(dict(params), whole_output(problem, params, problem.train.gather(rows), signals))
+    elif kept is None:
         kept = student_pass(problem, params, problem.train.gather(rows), is_shared(problem))
     _kept_passes[next(iter(params.values()))] = _KeptPass(problem, rows.tobytes(), _written(params), kept)
     return kept
@@ -155,8 +179,8 @@ def kept_pass(problem: Problem, params: Params, rows: np.ndarray) -> StudentPass
 
 
 def is_shared(problem: Problem) -> bool:
-    """Whether students read a batch in an update as features read it before: as it is, and without dropout."""
-    return problem.config.student_config.dropout == 0 and problem.assets.reader is None
+    """Whether students read a batch in an update as features read it before: as it is, whole, and without dropout."""
+    return problem.config.student_config.dropout == 0 and problem.assets.reader is None and not in_parts(problem)
 
 
 def _written(params: Params) -> tuple[tuple[int, int], ...]:
@@ -194,15 +218,21 @@ def read_table(
 ) -> Iterator[TablePart]:
     """N students, or N copies of an ``encoder`` in their place, on every row of a table, part by part.
 
-    A part is what is fastest (:mod:`kd_env.numerics.chunks`; a GPU wants work). The longest rows come first.
+    A part is what is fastest (:mod:`kd_env.numerics.chunks`; a GPU wants work). The longest rows come first. Of several
+    ranks each reads its share of the rows, of all lengths: what is made of them has to be added up.
     """
     chosen = problem.student if encoder is None else encoder
     count, width = next(iter(params.values())).shape[0], chosen.facts.hidden_size
     params = _as_read(problem, params, chosen)
+    order = np.argsort(-table.lengths, kind="stable")[problem.ranks.rank :: problem.ranks.world]
+    if not len(order):
+        return
     if problem.device.type == "cuda":
-        plan = Plan(list(table.chunks(max(32, 8192 // count))), True)
+        at_once = max(32, 8192 // count)
+        plan = Plan(np.split(order, range(at_once, len(order), at_once)), True)
     else:
-        plan = make_plan(table.lengths, count, width)
+        plan = make_plan(table.lengths[order], count, width)
+        plan = plan._replace(chunks=[order[chunk] for chunk in plan.chunks])
     for students in [slice(count)] if plan.stacked else [slice(place, place + 1) for place in range(count)]:
         part = {name: values[students] for name, values in params.items()}
         for rows in plan.chunks:
@@ -219,44 +249,31 @@ def predict(problem: HasStudent, params: Params, table: Table, encoder: Encoder 
     gives logits of N copies of it.
     """
     count = next(iter(params.values())).shape[0]
-    return all_logits(read_table(problem, params, table, encoder), count, len(table))
+    return all_logits(problem, read_table(problem, params, table, encoder), count, table, encoder=encoder)
 
 
-def all_logits(parts: Iterable[TablePart], count: int, size: int) -> np.ndarray:
-    """What ``count`` students say in the parts of ``size`` rows, on the host."""
-    result: Tensor | None = None
+def all_logits(
+    problem: HasStudent,
+    parts: Iterable[TablePart],
+    count: int,
+    table: Table,
+    size: int | None = None,
+    encoder: Encoder | None = None,
+) -> np.ndarray:
+    """What ``count`` students, or copies of an ``encoder``, say in the parts of a table, on the host.
+
+    The parts are of all rows, or of ``size`` of them; those of all ranks are put together.
+    """
+    chosen = problem.student if encoder is None else encoder
+    width = chosen.facts.num_labels if table.labels.ndim == 1 else int(table.lengths.max())
+    shape = (count, len(table) if size is None else size, width)
+    result = torch.zeros(shape, dtype=problem.dtype, device=problem.device)
     for students, rows, batch, logits in parts:
         if logits.dim() == 4:
             logits = torch.where(batch.attention_mask, logits.squeeze(-1), 0.0)
-        if result is None:
-            result = logits.new_zeros(count, size, logits.shape[-1])
         result[students, trees.upload(rows, logits.device), : logits.shape[-1]] = logits
-    assert result is not None
+    problem.ranks.sum_([result])
     return result.cpu().numpy()
-
-
-class NextBatch(NamedTuple):
-    """What student and teachers say about the first batch of the next step, on the host."""
-
-    student_logits: np.ndarray  # [N, B, C]
-    student_cls: np.ndarray | None  # [N, B, H_S], where it was asked for
-    teacher_cls: tuple[np.ndarray, ...]  # T times [N, B, H_T]; empty where not asked for
-
-
-def next_batch(problem: Problem, state: DistillState, rows: np.ndarray, *, with_cls: bool) -> NextBatch:
-    """What N students say about rows ``[N, B]`` (:func:`next_pass`), and the teachers' last [CLS] where asked for."""
-    last = Signal("cls", problem.student.facts.num_layers)
-    output = trees.map_leaves(Tensor.detach, next_pass(problem, state.params, rows).output)
-    with torch.no_grad():
-        teacher_cls: tuple[np.ndarray, ...] = ()
-        if with_cls:
-            teacher_outputs = teacher_signals(problem, state.teacher, rows, problem.train.gather(rows), output)
-            depths = [teacher.source.facts.num_layers for teacher in problem.teachers]
-            teacher_cls = tuple(
-                signals.cls[depth].cpu().numpy() for signals, depth in zip(teacher_outputs, depths, strict=True)
-            )
-    cls = output.cls[last.layer].cpu().numpy() if with_cls else None
-    return NextBatch(output.logits.cpu().numpy(), cls, teacher_cls)
 
 
 def teacher_logits(problem: Problem, state: DistillState, rows: np.ndarray) -> np.ndarray:

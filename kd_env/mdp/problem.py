@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from kd_env.config.environment import EnvConfig
+from kd_env.core.ranks import ALONE, Ranks, join
 from kd_env.core.types import ModelOutput, Signal
 from kd_env.data.tables import Table, make_buckets, tokenize
 from kd_env.data.tasks import Rows
 from kd_env.knowledge.plausibility import plausibility_floor
-from kd_env.mdp import rewards
+from kd_env.mdp import parts, rewards
 from kd_env.mdp.assets import Assets, Reader, label_width, present_entries
 from kd_env.mdp.objectives.batches import Edit, StudentBatch, StudentUpdate, TeacherPass
 from kd_env.mdp.observations.space import make_layout
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
-from kd_env.models.layermap import layer_table
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import check_calibration_rows, fit_temperature
 from kd_env.teachers import outputs, sources
@@ -53,6 +53,10 @@ class Decision(Protocol):
 
     def edit(self, problem: Problem, state: DistillState) -> Edit | None:
         """What is written into the batch of the present update; None where rows stay as they are."""
+
+    @property
+    def hears_updates(self) -> bool:
+        """Whether anything is kept of an update."""
 
     def updated(self, problem: Problem, state: DistillState, update: StudentUpdate) -> DistillState:
         """The state with what the decision keeps of an update."""
@@ -129,6 +133,7 @@ class Problem:
         features: observation features by name; ``layout`` says where each stands.
         decision: what the agent decides.
         objective: what students learn.
+        ranks: the processes that share the rows of its batches and evaluations; one alone without ``data_parallel``.
     """
 
     def __init__(self, assets: Assets, config: EnvConfig, process: Process) -> None:
@@ -139,12 +144,14 @@ class Problem:
         self.train, self.feedback, self.selection = assets.train, assets.feedback, assets.selection
         self.student, self.teachers = assets.student, assets.teachers
         self.reference = assets.reference_teacher
+        self.ranks: Ranks = join() if config.data_parallel else ALONE
         self.device, self.dtype, self.precision = assets.device, assets.dtype, config.precision
         names = tuple(term.name for term in self.reference.terms)
         self.term_names, self.teacher_names = names, tuple(teacher.name for teacher in assets.teachers)
         self.fingerprint = assets.splits.fingerprint
         self.label_width = label_width(assets.task)
         terms = [term for teacher in assets.teachers for term in teacher.terms]
+        parts.check_parts(config, self.ranks, terms, tuple(process.features))
         signals = {signal for term in terms for signal in term.student_signals}
         if config.teacher_source == "student":
             signals |= {signal for term in terms for signal in term.teacher_signals}
@@ -243,12 +250,6 @@ class Problem:
         if self.config.objective == "text":
             return self.reference_loss(teacher_logits, table)
         return float(losses.gold_loss(teacher_logits / self.temperature, table.labels, self.label_width))
-
-    def layer_table(self) -> str:
-        """The layer map as a printable table, one for every teacher."""
-        if len(self.teachers) == 1:
-            return layer_table(self.reference.pairs)
-        return "\n".join(f"{teacher.name}:\n{layer_table(teacher.pairs)}" for teacher in self.teachers)
 
     def summary(self) -> dict[str, Any]:
         """Facts for results: rows of the splits, provenance of the teacher, reference losses."""

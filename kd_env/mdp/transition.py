@@ -17,11 +17,12 @@ from torch import Tensor
 
 from kd_env.core import trees
 from kd_env.data.tables import draw, start_stream
-from kd_env.mdp import learning_teacher, rewards
+from kd_env.mdp import rewards
 from kd_env.mdp.episodes import bounded, sub_seed, terminal, truncated
 from kd_env.mdp.objectives.samples import before_update, estimate, evaluated_part
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
+from kd_env.mdp.teaching import learning_teacher
 from kd_env.mdp.update import TEACHER, update, with_record
 
 logger = logging.getLogger("kd_env")

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from kd_env.core import trees
 from kd_env.core.trees import HostCopy, upload
-from kd_env.mdp import gradients, learning_teacher, passes, rewards
+from kd_env.mdp import gradients, passes, rewards
 from kd_env.mdp.episodes import sub_seed
 from kd_env.mdp.gradients import normalize_weights
+from kd_env.mdp.gradients_in_parts import gradients_in_parts
 from kd_env.mdp.objectives.batches import StudentUpdate
+from kd_env.mdp.parts import in_parts
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect, Evaluation
+from kd_env.mdp.teaching import learning_teacher
 from kd_env.numerics import optim
 
 logger = logging.getLogger("kd_env")
@@ -146,7 +149,8 @@ def _update_on_batch(problem: Problem, state: DistillState, step: _Step, place: 
     state, teacher_broken, student = _teach(problem, state, step, rows, active, factor * scale)
     update_batch = problem.objective.batch(problem, state, rows)
     dropout = DROPOUT if problem.assets.reader is None else MASKED_DROPOUT
-    student_gradients = gradients.gradients(
+    compute = gradients_in_parts if in_parts(problem) else gradients.gradients
+    student_gradients = compute(
         problem,
         state.params,
         update_batch,

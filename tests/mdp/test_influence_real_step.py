@@ -17,10 +17,11 @@ from kd_env import DistillEnv, build_problem
 from kd_env.core import trees
 from kd_env.decisions.options import env_config
 from kd_env.envs.process import with_options
-from kd_env.mdp import gradients, passes, teacher_gradient, transition
+from kd_env.mdp import gradients, passes, transition
 from kd_env.mdp.influence import look_ahead
 from kd_env.mdp.influence.rows import feedback_choice, row_influence
 from kd_env.mdp.state import TeacherEffect
+from kd_env.mdp.teaching import teacher_gradient
 from kd_env.numerics import optim
 
 UPDATES = (1, 3, 6, 10)

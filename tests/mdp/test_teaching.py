@@ -21,10 +21,11 @@ from kd_env.evaluation.judging.protocol import evaluate_policies
 from kd_env.evaluation.reports.report import summarize
 from kd_env.evaluation.reports.report_files import to_json
 from kd_env.evaluation.reports.words import plain_words
-from kd_env.mdp import gradients, learning_teacher, passes, teacher_gradient
+from kd_env.mdp import gradients, passes
 from kd_env.mdp.influence import look_ahead
 from kd_env.mdp.influence.rows import feedback_choice
 from kd_env.mdp.state import TeacherEffect
+from kd_env.mdp.teaching import learning_teacher, teacher_gradient
 from kd_env.numerics import optim
 from kd_env.testing import check_environment
 

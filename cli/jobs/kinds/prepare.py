@@ -9,6 +9,7 @@ from cli.settings.kinds.base import Settings, Teachers
 from cli.settings.kinds.labels import with_ready
 from kd_env.config.environment import EnvConfig
 from kd_env.mdp.problem import Problem
+from kd_env.models.layermap import layer_table
 
 
 def set_threads(count: int | None) -> None:
@@ -78,5 +79,7 @@ def describe(problem: Problem) -> None:
         verdict = "" if teacher.verdict is None else f"{teacher.verdict.words}; "
         order = f" Its outputs {list(teacher.order)} are those of the task's labels, in order." if teacher.order else ""
         print(f"Teacher {teacher.folder}: {verdict}saw feedback rows: {teacher.saw_feedback}.{best}{order}")
-    print(problem.layer_table())
+    for teacher in problem.teachers:
+        name = f"{teacher.name}:\n" if len(problem.teachers) > 1 else ""
+        print(f"{name}{layer_table(teacher.pairs)}")
     print(f"Passes in {problem.precision}.", flush=True)

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from kd_env.core.registry import unknown_name
 from kd_env.mdp.state import Effect, TeacherEffect
-from kd_env.mdp.teacher_gradient import TARGETS
+from kd_env.mdp.teaching.teacher_gradient import TARGETS
 
 TILT = 2.0
 """Box view: weights of kept rows grow by e^2 for each standard deviation of the score, at temperature 1."""
@@ -129,7 +129,7 @@ class SampleWeightingActions:
         """The effect of weights in a learning teacher's update, with the influence gradient beside them.
 
         The student learns from every row alike. The teacher moves along ``d + c h``, see
-        :mod:`kd_env.mdp.teacher_gradient`.
+        :mod:`kd_env.mdp.teaching.teacher_gradient`.
 
         Args:
             weights: ``[N, B]`` of the rows' auxiliary losses, at least 0 and finite; all 0 leaves them out.

@@ -20,7 +20,7 @@ from kd_env.mdp.episodes import sub_seed
 from kd_env.mdp.objectives import reading
 from kd_env.mdp.objectives.batches import Edit, StudentBatch, edited
 from kd_env.mdp.objectives.text import MASKS, SAMPLES
-from kd_env.mdp.passes import student_forward
+from kd_env.mdp.passes import logits_of
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
 
@@ -90,7 +90,7 @@ def student_errors(problem: Problem, state: DistillState, tokens: Tensor) -> Ten
     rows, choice = state.next_rows[:, 0], edit(problem, state, tokens)
     batch = StudentBatch(rows, reading.with_edit(problem.train.gather(rows), choice), choice)
     with torch.no_grad():
-        student = student_forward(problem, state.params, batch.batch, frozenset())
+        student = logits_of(problem, state.params, batch.batch)
         return torch.where(choice.valid, problem.objective.student_error(problem, batch, student, None), 0.0)
 
 

@@ -35,7 +35,9 @@ class TeacherPass(NamedTuple):
     """What the teachers say about a batch, without gradient."""
 
     outputs: tuple[ModelOutput, ...]  # T times [N, B, ...]
-    hidden: tuple[Tensor, ...] = ()  # T times [N, B, S, H], the last hidden states of language models; else empty
+    hidden: tuple[
+        Tensor, ...
+    ] = ()  # T times [N, B, P, H], language models' last hidden states at the slots; else empty
 
 
 class StudentUpdate(NamedTuple):
@@ -43,8 +45,9 @@ class StudentUpdate(NamedTuple):
 
     batch: StudentBatch
     teachers: TeacherPass
-    student: ModelOutput  # [N, B, ...], what the students said before the update, without gradient
+    student: ModelOutput  # [N, B, ...], what the students said before the update, without gradient; see below
     diverged: Tensor  # [N] bool
+    # Of a batch that is computed in parts, logits and hidden states alone are of all rows; there are no other signals.
 
 
 def original_tokens(batch: Batch, places: Tensor) -> Tensor:

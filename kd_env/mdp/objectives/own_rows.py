@@ -26,7 +26,8 @@ def read_own_rows(
     on_gpu = problem.device.type == "cuda"
     if count > 1 and (on_gpu or plan(table.lengths[rows[0]], count, width).stacked):
         at_once = size if on_gpu else max(1, STACKED_TOKENS // int(table.lengths.max()))
-        for places in np.split(np.arange(size), range(at_once, size, at_once)):
+        chunks = np.split(np.arange(size), range(at_once, size, at_once))
+        for places in chunks[problem.ranks.rank :: problem.ranks.world]:
             with torch.no_grad():
                 batch = table.gather(rows[:, places])
                 logits = student_forward(problem, params, batch, frozenset(), encoder=encoder).logits
@@ -43,4 +44,5 @@ def predict_own_rows(
     problem: HasStudent, params: Params, table: Table, rows: np.ndarray, encoder: Encoder | None = None
 ) -> np.ndarray:
     """Logits of N students, or N copies of an ``encoder``, on their own ``rows [N, R]``: ``[N, R, C]``."""
-    return all_logits(read_own_rows(problem, params, table, rows, encoder), *rows.shape)
+    count, size = rows.shape
+    return all_logits(problem, read_own_rows(problem, params, table, rows, encoder), count, table, size, encoder)

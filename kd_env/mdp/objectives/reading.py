@@ -17,6 +17,7 @@ from kd_env.core import trees
 from kd_env.core.types import Batch, ModelOutput, Signal
 from kd_env.data import masking
 from kd_env.data.text import TokenFacts
+from kd_env.mdp import parts
 from kd_env.mdp.objectives.batches import Edit, at_slots, edited, original_tokens
 from kd_env.mdp.problem import Problem
 from kd_env.models.masked_lm import MaskedLM
@@ -85,9 +86,14 @@ def run_language_model(
 
 def read(problem: Problem, batch: Batch, places: Tensor) -> SlotView:
     """One pass of the reader over ``batch [N, B, S]``: what it says at the slots."""
+
+    def read_part(piece: slice) -> SlotView:
+        text, slots = parts.part((batch, places), piece)
+        hidden, _ = run_language_model(problem, problem.reader.model, text, frozenset())
+        return slot_view(problem, at_slots(hidden, slots))
+
     with torch.no_grad():
-        hidden, _ = run_language_model(problem, problem.reader.model, batch, frozenset())
-        return slot_view(problem, at_slots(hidden, places))
+        return parts.by_rows(problem, places.shape[1], read_part)
 
 
 def slot_view(problem: Problem, hidden: Tensor) -> SlotView:

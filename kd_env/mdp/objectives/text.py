@@ -57,14 +57,14 @@ class TextObjective:
                     _plausibility(problem, place, batch), edit.places, edit.valid, batch.batch.input_ids.shape[-1]
                 )
                 outputs.append(output._replace(logits=labels))
-                hidden.append(states)
+                hidden.append(at_slots(states, edit.places))
         return TeacherPass(tuple(outputs), tuple(hidden))
 
     def recognises(self, problem: Problem, batch: StudentBatch, teachers: TeacherPass) -> Tensor:
         """``R_T = p_T(x | X') - p_T(a | X')`` ``[N, B, P]`` in [-1, 1]."""
         edit, model = _edit(batch), problem.reader.model
         with torch.no_grad():
-            features = model.features(at_slots(teachers.hidden[0], edit.places))
+            features = model.features(teachers.hidden[0])
             partition = model.decode(features).logsumexp(-1)
             return plausibility.teacher_recognises(
                 *(reading.log_probability(model, features, partition, each) for each in (edit.original, edit.chosen))
@@ -99,6 +99,7 @@ class TextObjective:
             totals[1, students] += right.sum((1, 2))
             entropies = plausibility.entropy(torch.sigmoid(scores)) / log(2.0)
             totals[2, students] += entropies.masked_fill(~mask, 0.0).sum((1, 2))
+        problem.ranks.sum_([totals])
         loss, right, entropy = totals.cpu().numpy() / tokens
         return Evaluation(loss, loss, np.ones(count), right, entropy, right)
 
@@ -154,7 +155,7 @@ def row_edit(problem: Problem, state: DistillState, rows: np.ndarray) -> np.ndar
     batch = problem.objective.batch(problem, state, rows)
     edit = _edit(batch)
     with torch.no_grad():
-        student = passes.student_forward(problem, state.params, batch.batch, frozenset())
+        student = passes.logits_of(problem, state.params, batch.batch)
         errors = problem.objective.student_error(problem, batch, student, None)
         values = torch.stack([plausibility.plausibility(edit.log_original, edit.log_chosen), errors], -1)
         count = edit.valid.sum(-1).clamp(min=1)[..., None]

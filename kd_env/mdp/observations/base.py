@@ -12,7 +12,8 @@ from kd_env.core import trees
 from kd_env.core.registry import Registry
 from kd_env.mdp.influence.rows import row_influence
 from kd_env.mdp.objectives.text import row_edit
-from kd_env.mdp.passes import NextBatch, changes, next_batch, teacher_logits
+from kd_env.mdp.observations.next_batch import NextBatch, next_batch
+from kd_env.mdp.passes import changes, teacher_logits
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
 from kd_env.teachers.facts import TeacherFacts, teacher_facts

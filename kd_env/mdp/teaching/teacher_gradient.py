@@ -28,9 +28,11 @@ from kd_env.core.registry import unknown_name
 from kd_env.core.trees import upload
 from kd_env.core.types import Batch, ModelOutput
 from kd_env.mdp import passes
+from kd_env.mdp.episodes import sub_seed
 from kd_env.mdp.influence import derivatives
 from kd_env.mdp.influence.look_ahead import LookAhead, look_ahead
 from kd_env.mdp.influence.rows import feedback_choice, virtual_options
+from kd_env.mdp.parts import in_parts, part, pieces
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, TeacherEffect
 from kd_env.numerics import optim
@@ -81,6 +83,8 @@ def gradient(
     """
     teacher = state.teacher
     assert teacher is not None
+    if in_parts(problem) and not (effect.influence != 0).any():
+        return _in_parts(problem, state, rows, effect, dropout_seed)
     batch, encoder = problem.train.gather(rows), problem.reference.encoder
     leaves = {name: p.detach().requires_grad_() for name, p in teacher.params.items()}
     options = problem.config.learning_teacher_config
@@ -113,8 +117,7 @@ def gradient(
     weights = upload(effect.weights, problem.device, problem.dtype)
     with torch.enable_grad():
         auxiliary = auxiliary_losses(problem, outputs.logits, student_logits, batch)
-        # A row without weight is left out even where its loss is not finite.
-        loss = torch.where(weights != 0, weights * auxiliary, torch.zeros_like(auxiliary)).mean(-1)
+        loss = _weighted(auxiliary, weights).mean(-1)
     ratio, cosine = teacher.influence_ratio, teacher.influence_cosine
     if ahead is None:
         total = _grads(loss, leaves, keep=False) if effect.weights.any() else {}
@@ -220,6 +223,39 @@ def influence_loss(
             teacher_losses, state.params, ahead.feedback_gradient, radius=RADIUS
         )
         return -upload(learning_rates, problem.device, problem.dtype) * differences.mean(-1)
+
+
+def _weighted(auxiliary: Tensor, weights: Tensor) -> Tensor:
+    # A row without weight is left out even where its loss is not finite.
+    return torch.where(weights != 0, weights * auxiliary, torch.zeros_like(auxiliary))
+
+
+def _in_parts(
+    problem: Problem, state: DistillState, rows: np.ndarray, effect: TeacherEffect, dropout_seed: int
+) -> Lesson:
+    """The teachers' gradient without influence, from pieces of the batch and shares of the ranks, within rounding."""
+    teacher, encoder = state.teacher, problem.reference.encoder
+    assert teacher is not None
+    batch, weights = problem.train.gather(rows), upload(effect.weights, problem.device, problem.dtype)
+    size, dropout = rows.shape[1], problem.config.learning_teacher_config.dropout
+    leaves = {name: p.detach().requires_grad_() for name, p in teacher.params.items()}
+    grads: Grads = {}
+    sums = torch.zeros(2, len(rows), dtype=problem.dtype, device=problem.device)
+    for piece in pieces(problem, size):
+        own = part(batch, piece)
+        with torch.no_grad():
+            student_logits = passes.student_forward(problem, state.params, own, frozenset()).logits
+        seed = sub_seed(dropout_seed, piece.start)
+        with torch.enable_grad(), passes.dropout_on(encoder, dropout, problem.device, seed):
+            outputs = passes.student_forward(problem, leaves, own, frozenset(), encoder=encoder)
+            auxiliary = auxiliary_losses(problem, outputs.logits, student_logits, own)
+            loss = _weighted(auxiliary, weights[:, piece]).sum(-1) / size
+        sums += torch.stack([auxiliary.detach().sum(-1) / size, loss.detach()])
+        for name, grad in _grads(loss, leaves, keep=False).items() if effect.weights.any() else ():
+            grads[name] = grads[name].add_(grad) if name in grads else grad
+    problem.ranks.sum_([*grads.values(), sums])
+    nothing = np.zeros_like(teacher.influence_ratio)
+    return Lesson(grads, sums[0], sums[1], nothing, nothing)
 
 
 def _grads(loss: Tensor, leaves: Grads, *, keep: bool) -> Grads:

@@ -1,4 +1,4 @@
-"""The update of a teacher that learns beside its student, along the gradient of :mod:`kd_env.mdp.teacher_gradient`."""
+"""The update of a teacher that learns beside its student, along the gradient of :mod:`.teacher_gradient`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd_env.core.trees import upload
 from kd_env.mdp import passes
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, TeacherEffect, TeacherState
-from kd_env.mdp.teacher_gradient import gradient
+from kd_env.mdp.teaching.teacher_gradient import gradient
 from kd_env.numerics import optim
 
 

@@ -1,0 +1,1 @@
+"""A teacher that learns beside its student: its gradient, and its update."""
