@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,11 @@ def run(name: str, words: Sequence[str], program: str) -> int:
     ``--help`` lists options, ``--cfg job`` prints the resolved configuration, ``--debug`` shows tracebacks.
     """
     overrides = [word for word in words if word != "--debug"]
+    world = os.environ.get("WORLD_SIZE", "1")
+    if name != "train" and world != "1":
+        told = f"{name} is work for one process, and a launcher started {world} (WORLD_SIZE); start it without one."
+        print(f"{program}: error: {told}", file=sys.stderr)
+        return 2
     if "-h" in overrides or "--help" in overrides:
         return guarded(lambda: _print_help(name, overrides), program, debug="--debug" in words)
     if "--cfg" in overrides:

@@ -112,6 +112,8 @@ def number_of_jobs(settings: Settings[EnvConfig], problem: Problem, count: int) 
     from kd_env.envs import choose_vectorization
 
     jobs = settings.resolved["evaluation"]["jobs"]
+    if problem.ranks.world > 1:  # which share the work already
+        return 1
     if jobs != "auto":
         return min(int(jobs), count)
     chosen = choose_vectorization("auto", device=problem.device, arithmetic=problem.arithmetic, num_envs=2)

@@ -15,7 +15,7 @@ from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.paused import judge_pause
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
-from cli.runs import origin
+from cli.runs import origin, ranks
 from cli.runs.checkpoints import Checkpoints, environment, saved_steps, steps_made
 from cli.runs.diagnosis import Diagnosis
 from cli.runs.rows import check_rows, write_rows
@@ -23,6 +23,7 @@ from cli.runs.watch import Recorder, Watch, read_history
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.controls import agent_options
+from cli.settings.kinds.base import Settings
 from cli.settings.read import check, read_begun
 
 
@@ -39,6 +40,14 @@ def train(overrides: Sequence[str], command: str) -> Path:
     probe.require_own_agents()
     settings = check(read_begun(compose("config", overrides)))
     set_threads(settings.resolved["threads"])
+    if not ranks.several():
+        return _run(settings, overrides, command)
+    with ranks.joined(settings) as own:
+        _run(own, overrides, command)
+    return settings.run_folder
+
+
+def _run(settings: Settings[Any], overrides: Sequence[str], command: str) -> Path:
     folder, job = settings.run_folder, job_of(settings)
     with runs.writing(folder):
         runs.check_folder(folder, settings.resolved)
@@ -55,7 +64,8 @@ def train(overrides: Sequence[str], command: str) -> Path:
         runs.open_run(folder, settings.resolved, overrides, command)
         write_rows(folder, hashes)
         with going_on(lambda: kept(folder)):
-            say(job, problem, built, steps_made(folder))
+            if not ranks.several():  # a probe takes as many steps as there is time for, and ranks must take the same
+                say(job, problem, built, steps_made(folder))
             learned = learn(job, problem)
             if learned is None:
                 checkpoint = Checkpoints(folder / runs.CHECKPOINT).newest()

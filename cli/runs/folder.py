@@ -31,6 +31,7 @@ _COMPONENTS, _FEATURES, _VIEW = "action components", "observation features", "ac
 _MAY_CHANGE = (
     *("resume", "progress", "threads", "checkpoint_every", "pause", "evaluation"),
     *("save_students", "runs_dir", "cache_dir"),
+    *("env.micro_batch_size", "env.activation_checkpointing"),
 )
 _SECTIONS = {**dict.fromkeys(("task", "teacher", "student", "env", "agent", "evaluation"), dict), "seed": int}
 _PACKAGES = (
@@ -255,7 +256,7 @@ def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
             f"{folder} exists and is no run folder ({CONFIG} is missing); choose another name with name=..."
         )
     before = with_former_defaults(run_config(folder))
-    changed = [key for key in differences(before, resolved) if key.split(".")[0] not in _MAY_CHANGE]
+    changed = [key for key in differences(before, resolved) if not {key, key.split(".")[0]} & {*_MAY_CHANGE}]
     for key in [key for key in changed if has_moved(key, at(before, key), at(resolved, key))]:
         # The hashes of the rows tell whether it holds the same ones.
         warnings.warn(

@@ -8,6 +8,8 @@ from typing import Any
 from cli.runs.paths import with_absolute_paths
 from kd_env.config.optimizer import FRESH_LEARNING_RATE
 
+_OF_THE_MACHINE = {"micro_batch_size": None, "activation_checkpointing": False}
+
 
 def with_former_rate(before: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """A composed configuration with the learning rate of a run that an earlier version began.
@@ -41,7 +43,7 @@ def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         **config["student"],
     }
     found = {"agent_device": "cpu", **config, "student": student}
-    env, influence = dict(config["env"]), config["env"].get("influence")
+    env, influence = {**_OF_THE_MACHINE, **config["env"]}, config["env"].get("influence")
     if isinstance(env.get("learning_teacher"), Mapping):
         env["learning_teacher"] = {"zero_head": False, "dropout": 0.0, **env["learning_teacher"]}
     # Earlier influence was without clipping; where nothing learned from it, that is no difference.

@@ -22,6 +22,9 @@ class StudentSection:
     of the whole batch, whose equal the update is but for rounding (and dropout, which draws for every part). None: all.
     With ``term_scale=running`` students run twice on a batch, since the scales read all of it before the first part is
     differentiated. Not for terms that compare rows. A teacher that learns by influence reads whole batches."""
+    activation_checkpointing: bool = False
+    """Whether students keep no activations within their blocks, which are computed again on the way back: a third more
+    work for a fraction of the memory. For single environments: stacked students are run by a program of their own."""
     data_parallel: bool = False
     """Whether the processes that ``torchrun`` or ``accelerate launch`` started share the rows of every batch and of
     every evaluation (:mod:`kd_env.core.ranks`). The main job sets it where there are several."""
@@ -40,6 +43,7 @@ class StudentSection:
 CHECKS: dict[str, checks.Check] = {
     "batch_size": checks.whole(1),
     "micro_batch_size": checks.optional(checks.whole(1)),
+    "activation_checkpointing": checks.boolean,
     "data_parallel": checks.boolean,
     "learning_rate": checks.optional(checks.positive),
     "precision": checks.one_of("auto", "fp32", "bf16", "fp64"),

@@ -76,6 +76,7 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
     student, tokenizer = build_student(
         config.student_config, loaded[0].encoder, loaded[0].tokenizer, task, device, dtype, offset
     )
+    student = dataclasses.replace(student, recomputes=config.activation_checkpointing)
     reader = None
     if kind.writes_tokens:
         train_padding(student.module)

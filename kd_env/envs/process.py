@@ -41,6 +41,7 @@ PROCESS_OPTIONS = frozenset(
         "updates_per_step",
         "budget",
         "batch_size",
+        "micro_batch_size",
         "evaluate_every",
         "evaluation_sample",
         "sample_paired",

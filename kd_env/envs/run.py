@@ -28,6 +28,9 @@ from kd_env.mdp.rewards import gap_scale
 from kd_env.mdp.state import DistillState, Effect, TeacherState
 from kd_env.models.export import write_student
 
+_OF_THE_MACHINE = frozenset({"micro_batch_size", "activation_checkpointing", "data_parallel"})
+"""Options that change nothing but rounding: a state goes on with others."""
+
 
 class Run(Replicas[DistillState]):
     """N replicas of one problem."""
@@ -41,6 +44,11 @@ class Run(Replicas[DistillState]):
             raise ValueError(
                 f"{dropout} needs single environments: stacked replicas have no generator each. Set "
                 f"{dropout.split('=')[0]}=0 or use vectorization=processes."
+            )
+        if num_replicas > 1 and problem.config.activation_checkpointing:
+            raise ValueError(
+                f"activation_checkpointing=True needs single environments, and {num_replicas} students are stacked; "
+                "set num_envs=1 or vectorization='processes', or leave it out."
             )
         self.problem = problem
         self.finished: dict[int, dict[str, Tensor]] = {}
@@ -72,6 +80,7 @@ class Run(Replicas[DistillState]):
     def _about(self) -> dict[str, Any]:
         problem = self.problem
         plain = {**problem.config.to_dict(), "render_mode": None, "show_progress": False, "cache_dir": None}
+        plain = {name: value for name, value in plain.items() if name not in _OF_THE_MACHINE}
         reader = problem.assets.reader
         models = [*(t.identity for t in problem.teachers), *([reader.identity] if reader is not None else [])]
         return {"options": plain, "rows": problem.fingerprint, "models": models}
@@ -94,6 +103,8 @@ class Run(Replicas[DistillState]):
         """The state after a step, its rewards, and whether they were clipped."""
         # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
         effect = actions if isinstance(actions, Effect) else self._effect(before, actions)
+        said = (effect.weights, effect.update_scale) if effect is actions else (np.asarray(actions),)
+        self.problem.ranks.check_same("actions or losses", *(part.tobytes() for part in (before.loss, *said)))
         check_replicas(effect, self.num_replicas)
         after = transition.transition(self.problem, before, effect, self._scratch)
         return after, *transition.reward(self.problem, before, after)

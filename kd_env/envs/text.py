@@ -72,6 +72,7 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
         check_masked_lm(other, tokenizer, models[name], whole.table, config.max_length)
     reader = make_reader(folder, model, tokens, train.table, slots, len(texts.train) - len(train.kept))
     student = build_token_student(config.student_config, config.student_head, model, device, dtype)
+    student = dataclasses.replace(student, recomputes=config.activation_checkpointing)
     running = [student.facts, *(each.facts for each in models.values())]
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device, running))
     check_positions(student, int(whole.table.lengths.max()), "student")

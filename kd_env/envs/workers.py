@@ -125,6 +125,13 @@ def make_vector(
         ValueError: an unknown vectorization, or processes without ``cache_dir`` (each would compute the teacher again).
     """
     problem = build_problem(config) if problem is None else problem
+    if problem.ranks.world > 1:
+        if vectorization not in ("auto", "stacked"):
+            raise ValueError(
+                f"vectorization={vectorization!r} has students in processes of their own, and data_parallel=True has "
+                f"{problem.ranks.world} processes train each of them; set vectorization='stacked', or leave one out."
+            )
+        return DistillVectorEnv(num_envs, problem=problem)
     chosen = choose_vectorization(
         vectorization, device=problem.device, arithmetic=problem.arithmetic, num_envs=num_envs
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
-from kd_env.models.library import first_token
+from kd_env.models.library import first_token, recomputing
 from kd_env.models.library.attention import ATTENTION_KINDS, recorder
 from kd_env.models.library.stacked import StackedBert, stacked_program
 
@@ -55,6 +55,7 @@ class Encoder:
         offset: value of the last prediction layer's bias where it is fresh: what a student of scores says at first.
         upper: the module without its frozen layers, over the same tensors, which goes on from what they said of a batch
             (``Batch.states``); None where nothing of it is kept.
+        recomputes: whether its blocks are computed again on the way back, which saves the memory of their activations.
     """
 
     module: Any
@@ -64,6 +65,7 @@ class Encoder:
     zero: frozenset[str] = frozenset()
     offset: float = 0.0
     upper: Any = None
+    recomputes: bool = False
 
     @cached_property
     def _tied(self) -> bool:
@@ -87,6 +89,11 @@ class Encoder:
     def _shortened(self) -> bool:
         """Whether the module's last block can do without the other tokens; it is taught to, once."""
         return first_token.shorten(self.module, lambda: recorder.first_token)
+
+    @cached_property
+    def _recomputed(self) -> bool:
+        """Whether the blocks of the module that is called know how; they are taught to, once."""
+        return self.recomputes and recomputing.recompute(self.module if self.upper is None else self.upper)
 
     @cached_property
     def _program(self) -> StackedBert | None:
@@ -212,6 +219,7 @@ class Encoder:
         whole = self.module.training or Signal("hidden_states", self.facts.num_layers) in wanted
         recorder.wanted, recorder.eager, recorder.layer, recorder.tensors = wanted, eager, start, {}
         recorder.first_token = not whole and self._shortened
+        recorder.recompute = torch.is_grad_enabled() and not eager and self._recomputed
         try:
             trained = {name: params[name] for name in self.trainable if name in params}
             inputs["output_hidden_states"] = states
@@ -221,7 +229,7 @@ class Encoder:
         finally:
             # Also eager: a module that is called on its own afterwards (training of a teacher) would keep its rounding.
             recorder.wanted, recorder.tensors = frozenset(), {}
-            recorder.eager = recorder.first_token = False
+            recorder.eager = recorder.first_token = recorder.recompute = False
         hidden = dict(enumerate(out.hidden_states, start)) if states else {}
         if kept is not None:
             hidden[depth] = kept

@@ -51,7 +51,7 @@ class LabelJob(Job[EnvConfig, Problem]):
         chosen = choose_vectorization(
             c["vectorization"], device=problem.device, arithmetic=problem.arithmetic, num_envs=c["num_envs"]
         )
-        return chosen == "stacked"
+        return chosen == "stacked" or problem.ranks.world > 1
 
     def judged(self, problem: Problem) -> tuple[tuple[str, ...], dict[str, Contender]]:
         """As in :class:`Job`."""

@@ -25,6 +25,7 @@ class Recorder(threading.local):
         self.wanted: frozenset[Signal] = frozenset()
         self.eager = False
         self.first_token = False
+        self.recompute = False
         self.layer = 0
         self.tensors: dict[Signal, Tensor] = {}
 
