@@ -11,7 +11,7 @@ def evaluate_any(overrides: Sequence[str], command: str) -> Path:
     """``kd-env evaluate``: of a run folder, or with ``students=...`` of students that were distilled on text.
 
     Raises:
-        ValueError: as :func:`evaluate_run` and :func:`cli.jobs.downstream.downstream`; or both are named.
+        ValueError: as :func:`evaluate_run` and :func:`cli.jobs.downstream.fine_tune.downstream`; or both are named.
     """
     from cli.jobs.evaluate import evaluate_run
     from cli.jobs.rejudged import names_key
@@ -20,7 +20,7 @@ def evaluate_any(overrides: Sequence[str], command: str) -> Path:
         return evaluate_run(overrides, command)
     if names_key(overrides, "run"):
         raise ValueError("run=... judges a policy and students=... fine-tunes students; give one of them.")
-    from cli.jobs.downstream import downstream
+    from cli.jobs.downstream.fine_tune import downstream
 
     return downstream(overrides, command)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import going_on
+from cli.jobs import ranks
 from cli.jobs.estimates.said import say
 from cli.jobs.kinds.base import Job
 from cli.jobs.kinds.catalog import job_of
@@ -15,7 +16,7 @@ from cli.jobs.kinds.judge import write_results
 from cli.jobs.kinds.paused import judge_pause
 from cli.jobs.kinds.prepare import agent_device, set_threads
 from cli.runs import folder as runs
-from cli.runs import origin, ranks
+from cli.runs import origin
 from cli.runs.checkpoints import Checkpoints, environment, saved_steps, steps_made
 from cli.runs.diagnosis import Diagnosis
 from cli.runs.rows import check_rows, write_rows

@@ -27,7 +27,7 @@ class StudentSection:
     work for a fraction of the memory. For single environments: stacked students are run by a program of their own."""
     data_parallel: bool = False
     """Whether the processes that ``torchrun`` or ``accelerate launch`` started share the rows of every batch and of
-    every evaluation (:mod:`kd_env.core.ranks`). The main job sets it where there are several."""
+    every evaluation (:mod:`kd_env.numerics.ranks`). The main job sets it where there are several."""
     optimizer: Plain | OptimizerConfig = field(default_factory=OptimizerConfig)
     learning_rate: float | None = None
     """Short for ``optimizer={"learning_rate": ...}``, whose default depends on the student."""

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core import trees
-from kd_env.core.ranks import Ranks
 from kd_env.knowledge import Term
+from kd_env.numerics.ranks import Ranks
 
 Tree = TypeVar("Tree")
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kd_env.core import trees
-from kd_env.core.ranks import Ranks
 from kd_env.core.types import Batch, ModelOutput, Signal
 from kd_env.data.tables import Table
 from kd_env.mdp.parts import by_rows, in_parts, part
@@ -21,6 +20,7 @@ from kd_env.mdp.state import DistillState, TeacherState
 from kd_env.models.encoder import Encoder
 from kd_env.numerics.chunks import Plan
 from kd_env.numerics.chunks import plan as make_plan
+from kd_env.numerics.ranks import Ranks
 from kd_env.teachers.sources import autocast, cast
 
 Params = Mapping[str, Tensor]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from kd_env.config.environment import EnvConfig
-from kd_env.core.ranks import ALONE, Ranks, join
 from kd_env.core.types import ModelOutput, Signal
 from kd_env.data.tables import Table, make_buckets, tokenize
 from kd_env.data.tasks import Rows
@@ -23,6 +22,7 @@ from kd_env.mdp.observations.space import make_layout
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
 from kd_env.numerics import losses
 from kd_env.numerics.calibration import check_calibration_rows, fit_temperature
+from kd_env.numerics.ranks import ALONE, Ranks, join
 from kd_env.teachers import outputs, sources
 from kd_env.teachers.facts import TeacherFacts, teacher_facts
 from kd_env.teachers.teacher_set import entry_name

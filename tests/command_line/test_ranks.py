@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from cli.jobs import ranks
 from cli.main import main
-from cli.runs import ranks
 from cli.settings.compose import compose
 from cli.settings.read import read_begun
 from tests.launched import two_ranks

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import kd_env  # noqa: F401 - registers the environments
-from kd_env.core.ranks import Ranks
 from kd_env.mdp.parts import in_parts, mean_tokens, pieces
 from kd_env.models.library import recomputing
+from kd_env.numerics.ranks import Ranks
 from tests.launched import two_ranks
 from tests.parts_played import CASES, RANKED, UPDATES, play, problem_of
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.settings.kinds.base import Settings
-from kd_env.core import ranks
+from kd_env.numerics import ranks
 
 
 def several() -> bool:

@@ -1,0 +1,1 @@
+"""Students that are fine-tuned on tasks after their distillation, and compared."""
