@@ -151,6 +151,11 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
             source = origin.source_of(c)
             if source is not None:
                 origin.begin(agent, source, env, folder)
+
+        def keep() -> None:
+            if not job.is_over(env):
+                checkpoints.save(agent, int(agent.num_timesteps), distillation)
+
         done, total = int(agent.num_timesteps), 0 if c["control"] == "untrained" else job.total_steps(env)
         watch = Watch(
             logs,
@@ -158,7 +163,7 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
             total=total,
             done=done,
             checkpoint_every=c["checkpoint_every"],
-            checkpoint=lambda: checkpoints.save(agent, int(agent.num_timesteps), distillation),
+            checkpoint=keep,
             pause_at=c["pause"]["at"],
             shown=c["progress"],
         )

@@ -19,6 +19,7 @@ from kd_env.mdp.observations.layout import observe
 from kd_env.mdp.observations.space import make_space
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
+from kd_env.numerics.traces import Trace
 
 BOX, DISCRETE, MULTI_DISCRETE, MULTI_BINARY = "Box", "Discrete", "MultiDiscrete", "MultiBinary"
 """Kinds of action spaces."""
@@ -74,6 +75,16 @@ class Measure(ABC):
     @abstractmethod
     def values(self) -> Floats:
         """The number of every student, ``[N]``."""
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`add` has collected so far, by attribute: arrays and traces, which :meth:`restore` takes back."""
+        kept = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray | Trace)}
+        return {name: value.array() if isinstance(value, Trace) else value for name, value in kept.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what another measure of the same kind had collected."""
+        for name, value in state.items():
+            setattr(self, name, Trace(value) if isinstance(getattr(self, name), Trace) else value)
 
     def over_time(self) -> Floats:
         """The curve of every student, ``[updates, N]`` with NaN after its end, where :attr:`trace` names one."""

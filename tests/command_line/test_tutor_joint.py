@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import torch
 
 from agents import make_agent
 from cli.main import run
+from cli.runs.checkpoints import Checkpoints
 from kd_env.envs.environments import TutorTokenEnv
 from kd_env.envs.process import make_problem, with_options
 from kd_env.evaluation.judging.contenders import Contender
 from kd_env.evaluation.judging.joint import JointEnv
 from kd_env.evaluation.judging.protocol import evaluate_policies
 from kd_env.evaluation.judging.tables import judged_tables
+from kd_env.numerics.traces import Trace
+from kd_files.manifest import digests
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -106,3 +110,55 @@ def test_a_single_environment_keeps_the_student_of_its_learner(tiny_text: dict[s
 def test_an_evaluation_of_students_has_no_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", [f"students={tmp_path}", "protocol=joint"], "") == 2
     assert "Here no agent learns" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("agent", [["agent=tutor"], ["agent=sb3/ppo", "agent.options.n_steps=4"]])
+def test_a_training_that_is_stopped_in_its_one_episode_goes_on_as_if_it_had_not_been(
+    agent: list[str], tiny_text: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice; policy, student, measures and results are equal to the bit."""
+    command = [
+        *("env=tutor_token", *agent, f"env.text={tiny_text['text']}", f"teacher.path={tiny_text['teacher']}"),
+        *("student.hidden_size=8", "student.num_attention_heads=2", "task.feedback_rows=24", "task.selection_rows=24"),
+        *("env.evaluation_rows=24", "env.slots=2", "env.num_candidates=4", "env.batch_size=4", "env.budget=24"),
+        *("env.samples=0", "evaluation.rules=[keep_masked]", "progress=false", "checkpoint_every=4"),
+        f"runs_dir={tmp_path}",
+    ]
+    assert run("train", [*command, "name=whole"], "") == 0
+    save, saved = Checkpoints.save, 0
+
+    def stopping(checkpoints: Checkpoints, *args: Any) -> None:
+        nonlocal saved
+        save(checkpoints, *args)
+        saved += 1
+        if saved in (1, 3):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", stopping)
+    assert [run("train", [*command, "name=stopped", "resume=true"], "") for _ in range(3)] == [130, 130, 0]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for name in ("policy", "students/sb3-ppo" if len(agent) > 1 else "students/tutor"):
+        assert digests(whole / name) == digests(stopped / name)
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in (whole, stopped))
+    assert second == {**first, "resumed": 2}
+    assert (whole / "joint.json").read_bytes() == (stopped / "joint.json").read_bytes()
+
+
+def test_traces_hold_what_lists_would() -> None:
+    values = np.random.default_rng(0).normal(size=(10_000, 2))
+    trace = Trace()
+    assert trace.array().shape == (0,) and len(trace) == 0
+    for step in values[:5000]:
+        trace.append(step)
+    np.testing.assert_array_equal(trace.array(), values[:5000])
+    again = Trace(trace.array())
+    for step in values[5000:]:
+        again.append(step)
+    np.testing.assert_array_equal(np.stack(list(again)), values)
+    assert len(again) == 10_000
+
+
+def test_a_state_is_of_the_one_episode_alone(tutor_problem: Any, tmp_path: Path) -> None:
+    env = JointEnv(with_options(tutor_problem, budget=2), judged_tables(tutor_problem, 16), 1, "tutor")
+    with pytest.raises(ValueError, match="has not begun"):
+        env.save_state(tmp_path / "state")

@@ -42,7 +42,7 @@ class TokenReader(Reader[EnvConfig]):
         joint = is_joint(c)
         defaults: dict[str, Any] = {
             "num_envs": 1 if joint else 4,
-            "checkpoint_every": 0 if joint else 1600,
+            "checkpoint_every": 1600,
             "save_students": 1 if joint else 0,
             "evaluation.seeds": 1 if joint else 10,
             "evaluation.deterministic": False,
@@ -217,15 +217,10 @@ def _check_joint(c: Mapping[str, Any]) -> None:
             f"env.max_episode_steps={c['env']['max_episode_steps']} would cut the one episode of {joint}; leave it out "
             "and set env.budget."
         )
-    if c["checkpoint_every"]:
-        raise ValueError(
-            f"checkpoint_every={c['checkpoint_every']}: with {joint} what was judged on the way through the one "
-            "episode is no part of a checkpoint, so that no checkpoint is written; leave it out."
-        )
     if c["pause"]["at"] is not None:
         raise ValueError(
-            f"pause.at={c['pause']['at']}: with {joint} no checkpoint is written from which the training could go on; "
-            "leave it out, or set env.protocol=frozen."
+            f"pause.at={c['pause']['at']}: a pause judges a policy on fresh students, and with {joint} there is one "
+            "student, beside which it learns; leave it out, or set env.protocol=frozen."
         )
     if c["control"] == "untrained":
         raise ValueError(

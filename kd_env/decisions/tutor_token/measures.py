@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kd_env.core.types import Floats
 from kd_env.decisions.base import Measure
 from kd_env.mdp.problem import Problem
+from kd_env.numerics.traces import Trace
 
 _SHARE = (0.0, 1.0)
 _TRACES = {"teacher_recognises": "R_T (the teacher recognises)", "student_error": "R_S (the student errs)"}
@@ -45,7 +46,7 @@ class TokenMean(Measure):
         self._keys, self._part = keys, part
         self._tenth, self._planned = max(updates // 10, 1), updates
         self._sums, self._slots = np.zeros((2, count)), np.zeros((2, count))
-        self._means: list[Floats] = []
+        self._means = Trace()
 
     def add(self, info: Mapping[str, NDArray[Any]], running: NDArray[np.bool_]) -> None:
         """Take ``info`` of one step; steps that complete no text say nothing."""
@@ -69,7 +70,7 @@ class TokenMean(Measure):
 
     def over_time(self) -> Floats:
         """The mean of every update, ``[updates, N]``; NaN after the end of a student."""
-        return np.stack(self._means)
+        return self._means.array()
 
 
 def token_measures(problem: Problem, count: int) -> tuple[TokenMean, ...]:

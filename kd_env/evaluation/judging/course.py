@@ -16,6 +16,7 @@ from kd_env.evaluation.judging.contenders import TEACHER_TRACES
 from kd_env.evaluation.judging.dev import Split, end_scores, split_metrics, temperatures
 from kd_env.evaluation.judging.results import Measured, PolicyResult, TaughtBeside
 from kd_env.mdp.problem import Problem
+from kd_env.numerics.traces import Trace
 
 
 class Students(Protocol):
@@ -59,10 +60,9 @@ class Course:
         self._logits: dict[str, Floats] = {}
         self._teachers: dict[str, Floats] = {}
         self._calibration = np.zeros((count, 0))
-        self._weights: list[Floats] = []
-        self._scales: list[Floats] = []
+        self._weights, self._scales = Trace(), Trace()
         names = TEACHER_TRACES if problem.config.teacher_learns else ()
-        self._traces: dict[str, list[Floats]] = {name: [] for name in names}
+        self._traces = {name: Trace() for name in names}
         self._measures = decision.measures(problem, count)
 
     @property
@@ -94,6 +94,24 @@ class Course:
             before = self._calibration if self._calibration.ndim > 2 else None
             self._calibration = _put(before, students.predict(self._problem.calibration), finished)
 
+    def state(self) -> dict[str, Any]:
+        """What was collected while no student has ended: arrays by name, which :meth:`restore` takes back."""
+        return {
+            "returns": self._returns,
+            "weights": self._weights.array(),
+            "scales": self._scales.array(),
+            "traces": {name: trace.array() for name, trace in self._traces.items()},
+            "measures": {str(place): measure.state() for place, measure in enumerate(self._measures)},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what another course of the same episode had collected."""
+        self._returns = state["returns"]
+        self._weights, self._scales = Trace(state["weights"]), Trace(state["scales"])
+        self._traces = {name: Trace(values) for name, values in state["traces"].items()}
+        for place, measure in enumerate(self._measures):
+            measure.restore(state["measures"][str(place)])
+
     def ended(self) -> Ended:
         """Everything, when all have ended."""
         return Ended(
@@ -101,10 +119,10 @@ class Course:
             self._calibration,
             self._returns,
             self._diverged,
-            np.stack(self._weights),
-            np.stack(self._scales),
+            self._weights.array(),
+            self._scales.array(),
             self._teachers,
-            {name: np.stack(trace) for name, trace in self._traces.items()},
+            {name: trace.array() for name, trace in self._traces.items()},
             tuple(Measured(m.name, m.title, m.bounds, m.values()) for m in self._measures),
             {m.trace: m.over_time() for m in self._measures if m.trace},
         )

@@ -5,11 +5,14 @@ For a policy that learns nothing that is the same as an evaluation on fresh stud
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from kd_env.envs import DistillVectorEnv
 from kd_env.envs.run import Run
+from kd_env.envs.shells import stored
 from kd_env.envs.shells.replicas import Transition
 from kd_env.envs.shells.stacked import StackedEnv
 from kd_env.evaluation.judging.course import Course, policy_result
@@ -18,6 +21,9 @@ from kd_env.evaluation.judging.episodes import splits_at_reset
 from kd_env.evaluation.judging.results import PolicyResult
 from kd_env.evaluation.judging.tables import JudgedTables
 from kd_env.mdp.problem import Problem
+
+COURSE = "course"
+"""Folder in that of a state."""
 
 
 class JointEnv(DistillVectorEnv):
@@ -69,6 +75,31 @@ class _JointRun(Run):
         if self.result is None:
             self._splits = splits_at_reset(self.problem, self._judged, self)
             self._judging = Course(self.problem, self.decision, self._splits, 1)
+
+    def save_state(self, folder: Path) -> None:
+        """Write the state, and beside it what its one episode has come to so far.
+
+        Raises:
+            ValueError: that episode has not begun, or has ended: its student is judged, and nothing goes on.
+        """
+        if self._judging is None:
+            raise ValueError(
+                "The one episode of this environment has not begun, or is over: there is no state to keep."
+            )
+        super().save_state(folder)
+        stored.write_state(folder / COURSE, self._judging.state(), {})
+
+    def load_state(self, folder: Path) -> None:
+        """Take over a state that :meth:`save_state` wrote.
+
+        Raises:
+            ValueError: no whole state, or one of another problem (what differs is named).
+        """
+        self.seed(0, self._seed)
+        self.reset(np.arange(1), None)  # the scores of the student as it began
+        assert self._judging is not None
+        super().load_state(folder)
+        self._judging.restore(stored.read_state(folder / COURSE, ()))
 
     def step(self, actions: object) -> Transition:
         """One step; judged where it ends the episode."""
