@@ -1,8 +1,7 @@
-"""``kd-env study``: the independent trainings of several agents as processes of the main job, then their comparison."""
+"""``kd-env study``: the independent trainings of several agents, here or on a cluster, then their comparison."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,12 @@ from cli.jobs.studies.decision import write_pruning
 from cli.jobs.studies.pruning import decide, decided, going_on_with, pause_words, pausing, unjudged
 from cli.jobs.studies.training import Training
 from cli.runs import folder as runs
+from cli.runs.backends.base import Child
+from cli.runs.backends.catalog import LOCAL, check_backend, jobs_of, opened
 from cli.runs.origin import check_source
-from cli.runs.pool import Child, run_all
+from cli.runs.pool import run_all
 from cli.settings import probe
+from cli.settings.cache import cache_folder
 from cli.settings.compose import compose
 from cli.settings.options import folder_name, names_of, split_options, whole
 from cli.settings.presets import groups, option_comments
@@ -35,7 +37,7 @@ _INSTEAD = {
     "agent": "agents=[...] chooses the agents",
     "control": "controls=[...] chooses the controls",
     "seed": "first_seed=... is the seed of the first training",
-    "threads": "each training has one thread, and jobs=... says how many run at a time",
+    "threads": "cpus=... says how many threads each training has, and jobs=... how many run at a time",
     "resume": "a study always goes on from what is there",
     "evaluation.jobs": "each training is one process, and jobs=... says how many run at a time",
     "pause.at": "pruning=median has trainings pause, and pruning_at=... says when",
@@ -44,7 +46,7 @@ _INSTEAD = {
 
 
 def study(overrides: Sequence[str], command: str) -> Path:
-    """``kd-env study [agents=[...] controls=[...] trainings=n jobs=n] [options of the main job]``; the study folder.
+    """``kd-env study [agents=[...] controls=[...] trainings=n backend=...] [options of the main job]``; its folder.
 
     Runs that are finished are kept, others go on from their last checkpoint: the same command resumes a study. Which
     agents are pruned is decided once.
@@ -55,8 +57,8 @@ def study(overrides: Sequence[str], command: str) -> Path:
     probe.require_own_agents()
     options, main = split_options("study", overrides)
     _check_main(main, options)
-    jobs_of(options)
     everyone = plan(options, main)
+    check_backend(options, everyone[0].settings.env.device, split_options("study", [])[0])
     paused = pausing(everyone, options)
     folder = everyone[0].folder.parent
     if (folder / runs.CONFIG).is_file():
@@ -67,11 +69,6 @@ def study(overrides: Sequence[str], command: str) -> Path:
     return folder
 
 
-def jobs_of(options: Mapping[str, Any]) -> int:
-    """Trainings at the same time; raises ``ValueError`` for anything but a number."""
-    return whole("jobs", os.cpu_count() or 1 if options["jobs"] is None else options["jobs"], 1)
-
-
 def _run(
     folder: Path,
     everyone: Sequence[Training],
@@ -80,22 +77,30 @@ def _run(
     options: Mapping[str, Any],
     command: str,
 ) -> None:
-    jobs, shown = jobs_of(options), everyone[0].settings.resolved["progress"]
+    c = everyone[0].settings.resolved
     folder.mkdir(exist_ok=True)
     trainings = going_on_with(everyone, pruning)
     todo = _unfinished(trainings)
     for training in todo:
         check_source(training.settings.resolved, training.folder)
-    _make_teachers(todo)
-    atomic_write(folder / runs.COMMAND, command + "\n")
-    print(f"{folder}: {len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before.", flush=True)
-    say_study([training.settings for training in todo], jobs, [] if pruning else [t.settings for t in paused])
     keeps = f"{folder} keeps finished trainings and the checkpoints of the others; the same command goes on with them."
-    with going_on(lambda: keeps):
+    # Where nothing is left to do, no cluster is asked for it.
+    with (
+        going_on(lambda: keeps),
+        opened(options if todo else _here(options), folder, cache_folder(c["cache_dir"])) as place,
+    ):
+        _make_teachers(todo)
+        atomic_write(folder / runs.COMMAND, command + "\n")
+        print(
+            f"{folder}: {len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before.", flush=True
+        )
+        if options["backend"] == LOCAL:  # other machines are not measured
+            jobs = jobs_of(options) or 1
+            say_study([training.settings for training in todo], jobs, [] if pruning else [t.settings for t in paused])
         if paused and pruning is None:
             print(pause_words(paused), flush=True)
             children = [_child(training) for training in unjudged(paused)]
-            _refuse_failed(run_all(children, jobs, shown=shown, end="paused"), len(paused))
+            _refuse_failed(run_all(children, place, shown=c["progress"], end="paused"), len(paused))
             pruning = decide(folder, options, paused)
             write_pruning(folder, pruning)
             trainings = going_on_with(everyone, pruning)
@@ -106,7 +111,7 @@ def _run(
             print(pruning_words(pruning), flush=True)
         for training in todo:
             (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
-        failed = run_all([_child(training) for training in todo], jobs, shown=shown)
+        failed = run_all([_child(training) for training in todo], place, shown=c["progress"])
     done = [training.folder for training in trainings if (training.folder / runs.RESULTS).is_file()]
     if done:
         compare_folders(done, folder, command)
@@ -152,7 +157,7 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
         envs = resolved["num_envs"] if isinstance(resolved["num_envs"], int) else 1
         step = SEED_STEP * max(1, -(-envs // SEED_STEP))
         for index in range(count):
-            own = {"seed": first + step * index, "runs_dir": str(folder), "threads": 1, "resume": True}
+            own = {"seed": first + step * index, "runs_dir": str(folder), "threads": options["cpus"], "resume": True}
             # One process each: jobs=... says how many run at a time.
             overrides = [*kind, *(f"{key}={quoted(value)}" for key, value in own.items()), "evaluation.jobs=1"]
             evaluation = {**resolved["evaluation"], "jobs": 1}
@@ -223,6 +228,10 @@ def _make_teachers(todo: Sequence[Training]) -> None:
     """Fine-tune a missing teacher here: processes side by side would all begin to."""
     if todo:
         job_of(todo[0].settings).make_teachers()
+
+
+def _here(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {**options, "backend": LOCAL}
 
 
 def _child(training: Training) -> Child:

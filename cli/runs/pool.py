@@ -1,89 +1,89 @@
-"""Processes of the command line side by side, each with one thread and a log file; they end with the one above them."""
+"""Processes of the command line, as many at the same time as their backend takes, each with a log file."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
-from kd_env.core import processes
+from cli.runs.backends.base import Backend, Cell, Child, Ended
 
-_POLL, _PATIENCE = 0.1, 10.0
-"""Seconds between two looks at the processes, and those that a stopped one has to end by itself."""
-
-
-class Child(NamedTuple):
-    """One process."""
-
-    name: str
-    words: tuple[str, ...]
-    """Module and its arguments, as after ``python -m``."""
-    log: Path
-    """Gets what it prints, after what is there."""
+SAID_AFTER, SAID_EVERY = 5.0, 60.0
+"""Seconds that processes wait for a place before that is said, and then between two times."""
 
 
 class _Running(NamedTuple):
-    child: Child
-    process: subprocess.Popen[Any]
-    log: IO[bytes]
+    cell: Cell
+    begun: int
+    """How often it was handed in before."""
 
 
-def run_all(children: Sequence[Child], jobs: int, *, shown: bool, end: str = "finished") -> list[Child]:
-    """Run every process, ``jobs`` at a time; those that failed, which stop no other.
+def run_all(children: Sequence[Child], backend: Backend, *, shown: bool, end: str = "finished") -> list[Child]:
+    """Run every process; those that failed, which stop no other. What was lost with its place starts anew elsewhere.
 
     Args:
         children: in the order in which they start.
-        jobs: at the same time.
+        backend: where they run, and how many at the same time.
         shown: whether a progress bar is shown.
         end: what a process is that ended without an error, for the progress.
     """
-    waiting, running, failed = list(children), list[_Running](), list[Child]()
-    bar = _Bar(len(children), shown, end)
+    waiting, running, failed = [(child, 0) for child in children], list[_Running](), list[Child]()
+    bar, crowd = _Bar(len(children), shown, end), _Crowd(backend.wanted)
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(_start(waiting.pop(0)))
-            time.sleep(_POLL)
-            for one in [one for one in running if one.process.poll() is not None]:
+            while waiting and (backend.jobs is None or len(running) < backend.jobs):
+                child, begun = waiting.pop(0)
+                running.append(_Running(backend.start(child), begun))
+            time.sleep(backend.poll)
+            for one in list(running):
+                ended = one.cell.ended()
+                if ended is None:
+                    continue
                 running.remove(one)
-                one.log.close()
-                if one.process.returncode != 0:
-                    failed.append(one.child)
-                bar.ended(one.child.name, one.process.returncode)
+                child = one.cell.child
+                _note(child, ended)
+                if ended.lost and one.begun < backend.retries:
+                    bar.say(f"{child.name} was lost ({ended.said}); it goes on, {one.begun + 1} of {backend.retries}")
+                    waiting.insert(0, (child, one.begun + 1))
+                    continue
+                if ended.status != 0:
+                    failed.append(child)
+                bar.ended(child.name, ended.status)
+            if said := crowd.said([one.cell for one in running]):
+                bar.say(said)
     finally:
         bar.close()
-        _stop(running)
+        backend.stop([one.cell for one in running])
     return failed
 
 
-def _start(child: Child) -> _Running:
-    log = child.log.open("ab")
-    # A session of its own: an interrupt from the terminal reaches it once, from here, and not its workers.
-    process = processes.start(
-        child.words,
-        environment={"OMP_NUM_THREADS": "1"},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    return _Running(child, process, log)
+def _note(child: Child, ended: Ended) -> None:
+    """What its place says of a process stands at the end of its log."""
+    if ended.said:
+        with child.log.open("a", encoding="utf-8") as log:
+            log.write(f"{ended.said}\n")
 
 
-def _stop(running: Sequence[_Running]) -> None:
-    """Terminate the processes, so that they close what they opened; kill those that stay, and so their workers."""
-    for one in running:
-        one.process.terminate()
-    end = time.monotonic() + _PATIENCE
-    for one in running:
-        try:
-            one.process.wait(timeout=max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            one.process.kill()
-            one.process.wait()
-        one.log.close()
+class _Crowd:
+    """Says at times that processes wait for a place."""
+
+    def __init__(self, wanted: str) -> None:
+        self._wanted = wanted
+        self._next: float | None = None
+
+    def said(self, cells: Sequence[Cell]) -> str:
+        """What there is to say now, mostly nothing."""
+        count = sum(cell.waits() for cell in cells)
+        now = time.monotonic()
+        if count == 0:
+            self._next = None
+        elif self._next is None:
+            self._next = now + SAID_AFTER
+        elif now >= self._next:
+            self._next = now + SAID_EVERY
+            return f"waiting for {self._wanted} each: {count} queued, {len(cells) - count} running"
+        return ""
 
 
 class _Bar:
@@ -110,6 +110,13 @@ class _Bar:
             self._progress.update(self._task, completed=self._done, text=text)
         elif self._shown:
             print(f"trainings {self._done}/{self._total}  {text}", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line that matters also where no progress is shown."""
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._progress is not None:

@@ -78,6 +78,15 @@ def output(words: Sequence[str], *, environment: Mapping[str, str] | None = None
     return str(printed)
 
 
+def end(process: Process, patience: float) -> None:
+    """Wait for a process that was told to end; kill it after ``patience`` seconds."""
+    try:
+        process.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def side_by_side(work: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], told: Tell) -> list[Result]:
     """Results of ``work(*task, tell)`` for every task, each in a spawned process of its own, all at once.
 

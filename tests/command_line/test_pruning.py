@@ -20,8 +20,8 @@ from cli.jobs.studies import pruning
 from cli.jobs.studies.decision import read_pruning
 from cli.jobs.studies.training import Training
 from cli.runs import folder as runs
+from cli.runs.backends.base import Backend, Child
 from cli.runs.config import to_yaml
-from cli.runs.pool import Child
 from cli.settings.options import split_options
 
 SEEDS = (1000000, 1000001)
@@ -80,7 +80,7 @@ class Processes:
         self.with_rules: list[str] = []
         self.fails: set[str] = set()
 
-    def __call__(self, children: Sequence[Child], jobs: int, *, shown: bool, end: str = "") -> list[Child]:
+    def __call__(self, children: Sequence[Child], backend: Backend, *, shown: bool, end: str = "") -> list[Child]:
         self.calls.append([child.name for child in children])
         self.with_rules = [child.name for child in children if "evaluation.rules=[all]" in child.words]
         for child in children:

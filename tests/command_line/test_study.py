@@ -17,8 +17,10 @@ from cli.errors import guarded
 from cli.jobs import study
 from cli.jobs.compare import agent_labels
 from cli.runs import folder as runs
+from cli.runs.backends.base import Child
+from cli.runs.backends.local import Local
 from cli.runs.config import to_yaml
-from cli.runs.pool import Child, run_all
+from cli.runs.pool import run_all
 from cli.settings.options import split_options
 
 
@@ -170,11 +172,11 @@ def test_a_failure_stops_no_other_process(tmp_path: Path, capsys: pytest.Capture
 
     bad = child("bad", "raise SystemExit(3)")
     good = [child(f"good{i}", f"print('here {i}')") for i in range(2)]
-    assert run_all([bad, *good], 1, shown=True) == [bad]
+    assert run_all([bad, *good], Local(1), shown=True) == [bad]
     assert "here 1" in good[1].log.read_text()
     told = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[1] for line in told] == ["bad FAILED", "good0 finished", "good1 finished"]
-    assert run_all([], 2, shown=True) == []
+    assert run_all([], Local(2), shown=True) == []
 
 
 @pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -195,7 +197,7 @@ def test_stopping_a_study_stops_its_processes(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         watcher.start()
-        assert guarded(lambda: run_all(children, 2, shown=False), "kd-env study", debug=False) == status
+        assert guarded(lambda: run_all(children, Local(2), shown=False), "kd-env study", debug=False) == status
         watcher.join()
     finally:
         signal.signal(signal.SIGINT, before)

@@ -13,7 +13,8 @@ from cli.jobs.estimates.teachers import missing_teachers
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.prepare import set_threads
 from cli.jobs.studies.pruning import pausing
-from cli.jobs.study import jobs_of, plan
+from cli.jobs.study import plan
+from cli.runs.backends.catalog import LOCAL, jobs_of
 from cli.settings import probe
 from cli.settings.compose import compose
 from cli.settings.options import split_options
@@ -60,6 +61,12 @@ def _run(overrides: Sequence[str]) -> None:
 
 def _study(overrides: Sequence[str]) -> None:
     options, main = split_options("study", overrides)
+    jobs = jobs_of(options)
+    if options["backend"] != LOCAL or jobs is None:
+        raise ValueError(
+            f"backend={options['backend']} runs trainings on machines that are not measured here: leave it out, and "
+            "say with jobs=... how many run at a time."
+        )
     planned = plan(options, main)
     trainings = [training.settings for training in planned]
     paused = [training.settings for training in pausing(planned, options)]
@@ -67,7 +74,7 @@ def _study(overrides: Sequence[str]) -> None:
     if missing:
         print("\n".join(missing), flush=True)
         return
-    found = of_study(trainings, jobs_of(options), paused)
+    found = of_study(trainings, jobs, paused)
     lines = [text for run in found.kinds for text in words.kind(*run)]
     for name, trained, run in found.pauses:
         lines += words.kind(f"{name} up to its pause", trained, run)

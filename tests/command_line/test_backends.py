@@ -1,0 +1,256 @@
+"""Trainings on a Ray cluster of two nodes and under submitit: complete though a node is lost, refused where unfit."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.jobs import study
+from cli.jobs.train import train
+from cli.runs.backends import catalog
+from cli.runs.backends.base import Child
+from cli.runs.backends.ray_cluster import RayCluster
+from cli.runs.backends.slurm import Limits, Slurm
+from cli.runs.pool import run_all
+from cli.settings.options import split_options
+from kd_env.core import clusters
+
+MEMORY = 80 * 2**20
+"""Bytes of a node's object store, the least that Ray takes."""
+QUICKLY = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 200, "health_check_failure_threshold": 3}
+
+
+class TwoNodes:
+    """A Ray cluster of this machine's loopback; the second node can be killed, and comes back."""
+
+    def __init__(self) -> None:
+        # Ray reads it when it is imported: without it nodes listen where other machines reach them.
+        os.environ.update(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_USAGE_STATS_ENABLED="0")
+        from ray.cluster_utils import Cluster
+
+        own = {"num_cpus": 1, "object_store_memory": MEMORY, "node_ip_address": "127.0.0.1"}
+        self._own = own
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={**own, "include_dashboard": False, "_system_config": QUICKLY}
+        )
+        self.address: str = self.cluster.address
+        self.second = self.cluster.add_node(**own)
+
+    def kill(self) -> None:
+        """Take the second node away, as a machine that fails."""
+        self.cluster.remove_node(self.second, allow_graceful=False)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[TwoNodes]:
+    found = TwoNodes()
+    yield found
+    clusters.disconnect()
+    found.cluster.shutdown()
+
+
+@pytest.fixture
+def words(tiny: dict[str, Any], tmp_path: Path) -> list[str]:
+    return [
+        *("task=custom", f"task.data_dir={tiny['data_dir']}", f"teacher.path={tiny['teacher']}"),
+        *("student=toy_small", "student.hidden_size=8", "task.feedback_rows=32", "task.selection_rows=32"),
+        *("env.evaluation_rows=32", "env.batch_size=4", "env.budget=8", "num_envs=4", "total_timesteps=480"),
+        *("evaluation.seeds=1", "evaluation.rules=[]", "checkpoint_every=32", "progress=false"),
+        f"cache_dir={tmp_path}/cache",
+    ]
+
+
+def sleeper(name: str, folder: Path, seconds: float) -> Child:
+    code = f"import os, time; print(os.getpid(), flush=True); time.sleep({seconds}); print('slept', flush=True)"
+    return Child(name, ("timeit", "-n1", "-r1", code), folder / f"{name}.log")
+
+
+def is_gone(process: int) -> bool:
+    """Whether a process has ended, or does within some time."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def on_ray(nodes: TwoNodes, folder: Path, **changes: Any) -> RayCluster:
+    options = {"jobs": None, "cpus": 1, "gpus": 0.0, "retries": 2, "address": nodes.address, **changes}
+    return RayCluster(**options, folders={"runs_dir": folder})
+
+
+def test_a_full_cluster_waits_and_says_so(
+    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cli.runs.pool.SAID_AFTER", 0.3)
+    children = [sleeper(str(i), tmp_path, 1.0) for i in range(3)]
+    with on_ray(nodes, tmp_path) as place:
+        assert run_all(children, place, shown=False) == []
+    said = capfd.readouterr()
+    assert "Ray cluster: 2 nodes with 2 CPUs" in said.out
+    assert "waiting for 1 CPU each: " in said.err and all("slept" in child.log.read_text() for child in children)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".log"] == []
+
+
+def test_a_study_that_is_stopped_leaves_nothing_on_the_cluster(nodes: TwoNodes, tmp_path: Path) -> None:
+    children = [sleeper(str(i), tmp_path, 100.0) for i in range(3)]
+    with on_ray(nodes, tmp_path) as place:
+        cells = [place.start(child) for child in children]
+        while not all(child.log.exists() and child.log.read_text().endswith("\n") for child in children[:2]):
+            time.sleep(0.05)
+        place.stop(cells)
+        assert (
+            all(is_gone(int(child.log.read_text().split()[0])) for child in children[:2])
+            and not children[2].log.exists()
+        )
+
+
+def test_clusters_that_cannot_do_it_are_refused(
+    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(words: str, **changes: Any) -> None:
+        with pytest.raises(ValueError, match=words), on_ray(nodes, tmp_path, **changes):
+            pass
+
+    refused(r"No node of the Ray cluster has the 1 CPU and 1 GPU .*1 CPU, 0 GPU; 1 CPU, 0 GPU", gpus=1)
+    refused("has the 4 CPU that each training", cpus=4)
+    refused("No Ray cluster answers at '127.0.0.1:1'", address="127.0.0.1:1")
+    with monkeypatch.context() as patch:
+        patch.setattr("kd_env.__version__", "0.0.0")
+        refused(r"has kd-env .*, and this one 0\.0\.0")
+    monkeypatch.setattr("cli.runs.backends.shared.atomic_write", lambda path, text: None)
+    refused(r"does not see .* set runs_dir=\.\.\.")
+
+
+def test_a_study_is_complete_though_a_node_is_lost(
+    nodes: TwoNodes, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Both trainings are in the middle, the node of one is killed; its results are those of one that ran here."""
+    folder = tmp_path / "far"
+    runs = [folder / f"custom-{agent}-seed0" for agent in ("actor_critic", "reinforce")]
+
+    def kill() -> None:
+        while not all((run / "checkpoint").is_dir() for run in runs):
+            time.sleep(0.02)
+        nodes.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    there = ["agents=[actor_critic,reinforce]", "trainings=1", f"runs_dir={tmp_path}", "name=far"]
+    assert study.study([*words, *there, "backend=ray", f"ray_address={nodes.address}"], "") == folder
+    killer.join()
+    said = capfd.readouterr().err
+    assert said.count(" was lost (") == 1 and "it goes on, 1 of 2" in said
+    lost = next(run for run in runs if f"{run.name} was lost" in said)
+    assert len(json.loads((folder / "comparison.json").read_text())["entries"]) == 2
+    agent = lost.name.split("-")[1]
+    here = train([*words, f"agent={agent}", "seed=0", "threads=1", f"runs_dir={tmp_path}/near"], "")
+    results = [json.loads((run / "results.json").read_text())["policies"] for run in (lost, here)]
+    assert results[0] == results[1]
+
+
+def under_submitit(folder: Path, **changes: Any) -> Slurm:
+    limits = Limits("local", partition=None, account=None, minutes=10, memory_gb=None, options={})
+    return Slurm(None, 1, 0, changes.pop("retries", 1), folder, {"runs_dir": folder}, limits._replace(**changes))
+
+
+def test_jobs_end_with_their_status_and_a_lost_one_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One child fails and is not tried again; the job of another is killed once, and it starts anew."""
+    once = tmp_path / "once"
+    # Its parent is the process of the job.
+    killed = f"import os, pathlib; p = pathlib.Path({str(once)!r}); p.exists() or (p.touch(), os.kill(os.getppid(), 9))"
+    children = [
+        Child(name, ("timeit", "-n1", "-r1", code), tmp_path / f"{name}.log")
+        for name, code in (("good", "print('here')"), ("bad", "raise SystemExit(3)"), ("lost", killed))
+    ]
+    with under_submitit(tmp_path) as place:
+        assert run_all(children, place, shown=True) == [children[1]]
+    said = capfd.readouterr().err
+    assert "here" in children[0].log.read_text() and once.exists()
+    assert "bad FAILED" in said and "lost finished" in said and said.count("it goes on, 1 of 1") == 1
+
+
+def test_a_job_that_does_not_see_the_study_says_so(tmp_path: Path) -> None:
+    child = sleeper("blind", tmp_path, 0.0)
+    with under_submitit(tmp_path) as place:
+        for mark in tmp_path.glob(".seen-*"):
+            mark.unlink()
+        assert run_all([child], place, shown=False) == [child]
+    assert "does not see" in child.log.read_text() and "runs_dir=..." in child.log.read_text()
+
+
+def test_a_job_that_is_preempted_goes_on_and_one_that_is_cancelled_does_not(tmp_path: Path) -> None:
+    code = "import os, time; print(os.getppid(), os.getpid(), flush=True); time.sleep(100)"
+    child = Child("long", ("timeit", "-n1", "-r1", code), tmp_path / "long.log")
+
+    def begun(times: int) -> list[list[int]]:
+        """Ids of the jobs and their processes, once there are so many."""
+        while True:
+            lines = child.log.read_text().splitlines() if child.log.exists() else []
+            found = [[int(word) for word in line.split()] for line in lines if re.fullmatch(r"\d+ \d+", line)]
+            if len(found) == times:
+                return found
+            time.sleep(0.05)
+
+    with under_submitit(tmp_path) as place:
+        cell = place.start(child)
+        ((job, process),) = begun(1)
+        os.kill(job, signal.SIGUSR2)  # as Slurm does
+        _, (job, again) = begun(2)
+        assert cell.ended() is None and is_gone(process)
+        place.stop([cell])
+    assert is_gone(job) and is_gone(again)
+
+
+DEFAULTS = split_options("study", [])[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "words"),
+    [
+        ({"gpus": 1}, "auto", "gpus=1 is for backend=ray and backend=slurm"),
+        ({"backend": "ray"}, "cuda", "device=cuda needs gpus=1"),
+        ({"backend": "slurm", "gpus": 1}, "cpu", "device=cpu uses no device"),
+        ({"backend": "slurm", "gpus": 0.5}, "auto", "gpus=0.5 must be a whole number"),
+        ({"ray_address": "a:1"}, "auto", "ray_address='a:1' is for backend=ray, and backend=local"),
+        ({"backend": "ray", "slurm_minutes": 5}, "auto", "slurm_minutes=5 is for backend=slurm, and backend=ray"),
+    ],
+)
+def test_options_that_do_not_fit_a_backend(changes: dict[str, Any], device: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        catalog.check_backend({**DEFAULTS, **changes}, device, DEFAULTS)
+
+
+@pytest.mark.parametrize(("backend", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_an_absent_package_is_named_with_its_extra(
+    backend: str, package: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == package else found(name, *rest)
+    )
+    with pytest.raises(ValueError, match=rf'backend={backend} needs .*{package}.* pip install "kd-env\[{backend}\]"'):
+        study.study([*words, f"runs_dir={tmp_path}", "trainings=1", f"backend={backend}"], "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_slurm_itself_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with (
+        pytest.raises(ValueError, match=r"no sbatch here.*slurm_cluster=local"),
+        under_submitit(tmp_path, cluster="slurm"),
+    ):
+        pass
