@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,22 @@ import pytest
 
 from cli.jobs import study
 from cli.jobs.train import train
+from cli.runs import pool
 from cli.runs.backends import catalog
 from cli.runs.backends.base import Child
 from cli.runs.backends.ray_cluster import RayCluster
 from cli.runs.backends.slurm import Limits, Slurm
-from cli.runs.pool import run_all
 from cli.settings.options import split_options
 from kd_env.core import clusters
 
 MEMORY = 80 * 2**20
 """Bytes of a node's object store, the least that Ray takes."""
-QUICKLY = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 200, "health_check_failure_threshold": 3}
+QUICKLY = {
+    "health_check_initial_delay_ms": 500,
+    "health_check_period_ms": 200,
+    "health_check_failure_threshold": 2,
+    "health_check_timeout_ms": 500,
+}
 
 
 class TwoNodes:
@@ -45,6 +50,16 @@ class TwoNodes:
         )
         self.address: str = self.cluster.address
         self.second = self.cluster.add_node(**own)
+
+    def occupy_first(self) -> Callable[[], None]:
+        """Take the CPU of the first node until what is given back is called."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(self.cluster.head_node.node_id, soft=False)
+        actor = ray.remote(threading.Event).options(num_cpus=1, scheduling_strategy=here).remote()
+        ray.get(actor.is_set.remote())
+        return lambda: ray.kill(actor)
 
     def kill(self) -> None:
         """Take the second node away, as a machine that fails."""
@@ -64,8 +79,8 @@ def words(tiny: dict[str, Any], tmp_path: Path) -> list[str]:
     return [
         *("task=custom", f"task.data_dir={tiny['data_dir']}", f"teacher.path={tiny['teacher']}"),
         *("student=toy_small", "student.hidden_size=8", "task.feedback_rows=32", "task.selection_rows=32"),
-        *("env.evaluation_rows=32", "env.batch_size=4", "env.budget=8", "num_envs=4", "total_timesteps=480"),
-        *("evaluation.seeds=1", "evaluation.rules=[]", "checkpoint_every=32", "progress=false"),
+        *("env.evaluation_rows=32", "env.batch_size=4", "env.budget=8", "num_envs=4", "total_timesteps=240"),
+        *("evaluation.seeds=1", "evaluation.rules=[]", "checkpoint_every=16", "progress=false"),
         f"cache_dir={tmp_path}/cache",
     ]
 
@@ -92,30 +107,26 @@ def on_ray(nodes: TwoNodes, folder: Path, **changes: Any) -> RayCluster:
     return RayCluster(**options, folders={"runs_dir": folder})
 
 
-def test_a_full_cluster_waits_and_says_so(
-    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_full_cluster_waits_and_a_study_that_is_stopped_leaves_nothing_there(
+    nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cli.runs.pool.SAID_AFTER", 0.3)
-    children = [sleeper(str(i), tmp_path, 1.0) for i in range(3)]
-    with on_ray(nodes, tmp_path) as place:
-        assert run_all(children, place, shown=False) == []
-    said = capfd.readouterr()
-    assert "Ray cluster: 2 nodes with 2 CPUs" in said.out
-    assert "waiting for 1 CPU each: " in said.err and all("slept" in child.log.read_text() for child in children)
-    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".log"] == []
-
-
-def test_a_study_that_is_stopped_leaves_nothing_on_the_cluster(nodes: TwoNodes, tmp_path: Path) -> None:
+    monkeypatch.setattr(pool, "SAID_AFTER", 0.2)
+    monkeypatch.setattr(pool, "SAID_EVERY", 0.2)
     children = [sleeper(str(i), tmp_path, 100.0) for i in range(3)]
-    with on_ray(nodes, tmp_path) as place:
-        cells = [place.start(child) for child in children]
-        while not all(child.log.exists() and child.log.read_text().endswith("\n") for child in children[:2]):
-            time.sleep(0.05)
-        place.stop(cells)
-        assert (
-            all(is_gone(int(child.log.read_text().split()[0])) for child in children[:2])
-            and not children[2].log.exists()
-        )
+    said: list[str] = []
+
+    def say(bar: object, text: str) -> None:
+        said.append(text)
+        if all(child.log.exists() and child.log.read_text().endswith("\n") for child in children[:2]):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("cli.runs.pool._Bar.say", say)
+    with on_ray(nodes, tmp_path) as place, pytest.raises(KeyboardInterrupt):
+        pool.run_all(children, place, shown=False)
+    assert "Ray cluster: 2 nodes with 2 CPUs" in capsys.readouterr().out
+    assert said[-1] == "waiting for 1 CPU each: 1 queued, 2 running"
+    assert all(is_gone(int(child.log.read_text().split()[0])) for child in children[:2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.log", "1.log"]
 
 
 def test_clusters_that_cannot_do_it_are_refused(
@@ -138,28 +149,30 @@ def test_clusters_that_cannot_do_it_are_refused(
 def test_a_study_is_complete_though_a_node_is_lost(
     nodes: TwoNodes, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Both trainings are in the middle, the node of one is killed; its results are those of one that ran here."""
+    """The node of a training is killed in its middle: it ends on the other one, with the bits of one that ran here."""
     folder = tmp_path / "far"
-    runs = [folder / f"custom-{agent}-seed0" for agent in ("actor_critic", "reinforce")]
+    lost = folder / "custom-reinforce-seed0"
+    clusters.connect(nodes.address)
+    free = nodes.occupy_first()
 
     def kill() -> None:
-        while not all((run / "checkpoint").is_dir() for run in runs):
+        while not (lost / "checkpoint").is_dir():
             time.sleep(0.02)
         nodes.kill()
+        free()
 
     killer = threading.Thread(target=kill)
     killer.start()
-    there = ["agents=[actor_critic,reinforce]", "trainings=1", f"runs_dir={tmp_path}", "name=far"]
+    there = ["agents=[reinforce]", "trainings=1", f"runs_dir={tmp_path}", "name=far"]
     assert study.study([*words, *there, "backend=ray", f"ray_address={nodes.address}"], "") == folder
     killer.join()
-    said = capfd.readouterr().err
-    assert said.count(" was lost (") == 1 and "it goes on, 1 of 2" in said
-    lost = next(run for run in runs if f"{run.name} was lost" in said)
-    assert len(json.loads((folder / "comparison.json").read_text())["entries"]) == 2
-    agent = lost.name.split("-")[1]
-    here = train([*words, f"agent={agent}", "seed=0", "threads=1", f"runs_dir={tmp_path}/near"], "")
-    results = [json.loads((run / "results.json").read_text())["policies"] for run in (lost, here)]
+    assert f"{lost.name} was lost (" in (said := capfd.readouterr().err) and "it goes on, 1 of 2" in said
+    assert len(json.loads((folder / "comparison.json").read_text())["entries"]) == 1
+    near = train([*words, "agent=reinforce", "seed=0", "threads=1", f"runs_dir={tmp_path}/near"], "")
+    results = [json.loads((run / "results.json").read_text())["policies"] for run in (lost, near)]
     assert results[0] == results[1]
+    policies = [(run / "policy" / "networks.safetensors").read_bytes() for run in (lost, near)]
+    assert policies[0] == policies[1]
 
 
 def under_submitit(folder: Path, **changes: Any) -> Slurm:
@@ -177,7 +190,7 @@ def test_jobs_end_with_their_status_and_a_lost_one_goes_on(tmp_path: Path, capfd
         for name, code in (("good", "print('here')"), ("bad", "raise SystemExit(3)"), ("lost", killed))
     ]
     with under_submitit(tmp_path) as place:
-        assert run_all(children, place, shown=True) == [children[1]]
+        assert pool.run_all(children, place, shown=True) == [children[1]]
     said = capfd.readouterr().err
     assert "here" in children[0].log.read_text() and once.exists()
     assert "bad FAILED" in said and "lost finished" in said and said.count("it goes on, 1 of 1") == 1
@@ -188,7 +201,7 @@ def test_a_job_that_does_not_see_the_study_says_so(tmp_path: Path) -> None:
     with under_submitit(tmp_path) as place:
         for mark in tmp_path.glob(".seen-*"):
             mark.unlink()
-        assert run_all([child], place, shown=False) == [child]
+        assert pool.run_all([child], place, shown=False) == [child]
     assert "does not see" in child.log.read_text() and "runs_dir=..." in child.log.read_text()
 
 
