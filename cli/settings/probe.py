@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from cli.settings.controls import agent_options
 from cli.settings.kinds.base import PolicySpec, Settings
 from kd_env.config.environment import EnvConfig
+from kd_env.core.clusters import require
 from kd_env.core.registry import unknown_name
 from kd_env.core.types import FeatureSlice
 from kd_env.data import toy
@@ -111,6 +112,8 @@ def check(settings: Settings[EnvConfig]) -> Settings[EnvConfig]:
     resolve_device(config.device)
     if resolved["vectorization"] not in VECTORIZATIONS:
         raise ValueError(unknown_name("vectorization", resolved["vectorization"], VECTORIZATIONS))
+    if resolved["vectorization"] == "ray":
+        require("ray", "ray", "vectorization=ray")
     _check_dropout(settings)
     if config.objective == "text":
         check_names(config, regression=False)
@@ -158,7 +161,8 @@ def _check_dropout(settings: Settings[EnvConfig]) -> None:
     dropout, count = settings.env.dropout, settings.resolved["num_envs"]
     if not dropout or count == 1 or agent_kind(settings.agent.name) == "rule":
         return
-    if settings.resolved["vectorization"] != "processes":  # auto might stack: the size of an update is not known yet
+    # auto might stack: the size of an update is not known yet.
+    if settings.resolved["vectorization"] not in ("processes", "ray"):
         raise ValueError(
             f"{dropout} needs a process for each of the num_envs={count} students, since stacked ones have no "
             f"generator per replica: set vectorization=processes (or {dropout.split('=')[0]}=0)."

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cli.jobs import study
@@ -23,7 +24,10 @@ from cli.runs.backends.base import Child
 from cli.runs.backends.ray_cluster import RayCluster
 from cli.runs.backends.slurm import Limits, Slurm
 from cli.settings.options import split_options
+from kd_env import DistillVectorEnv
 from kd_env.core import clusters
+from kd_env.decisions.options import env_config
+from kd_env.envs import make_vector
 
 MEMORY = 80 * 2**20
 """Bytes of a node's object store, the least that Ray takes."""
@@ -173,6 +177,54 @@ def test_a_study_is_complete_though_a_node_is_lost(
     assert results[0] == results[1]
     policies = [(run / "policy" / "networks.safetensors").read_bytes() for run in (lost, near)]
     assert policies[0] == policies[1]
+
+
+def test_replicas_on_ray_have_the_bits_of_processes(nodes: TwoNodes, tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Two replicas on the actors that have a place: episodes that end, states on disk, errors, and what is closed."""
+    import ray
+
+    clusters.connect(nodes.address)
+    config = env_config(**{**tiny, "student": {**tiny["student"], "dropout": 0.1}}, cache_dir=str(tmp_path / "cache"))
+    processes, actors = make_vector(config, 2, "processes"), make_vector(config, 2, "ray")
+    actions = np.random.default_rng(0).integers(0, 2, (9, 2, 3), dtype=np.int8)
+    try:
+        assert_same(processes.reset(seed=5), actors.reset(seed=5))
+        for action in actions[:6]:
+            assert_same(processes.step(action), actors.step(action))
+        assert_same(processes.unwrapped.row_influence(), actors.unwrapped.row_influence())
+        actors.unwrapped.save_state(tmp_path / "state")
+        processes.unwrapped.load_state(tmp_path / "state")  # a part a replica, wherever it was
+        effect = DistillVectorEnv(1, problem=actors.unwrapped.problem).decision.actions.decode(actions[6])
+        assert_same(processes.step(effect), actors.step(effect))
+        with pytest.raises(ValueError, match="action holds 7"):
+            actors.step(np.full((2, 3), 7, np.int8))
+        with pytest.raises(ValueError, match="use vectorization=stacked"):
+            actors.unwrapped.get_state()
+        actors.unwrapped.load_state(tmp_path / "state")
+        processes.unwrapped.load_state(tmp_path / "state")
+        assert_same(processes.step(actions[7]), actors.step(actions[7]))
+    finally:
+        processes.close()
+        actors.close()
+    end = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Arrays and what holds them, to the last bit."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, tuple) or (isinstance(one, np.ndarray) and one.dtype == object):
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same(mine, theirs)
+    else:
+        np.testing.assert_array_equal(one, other)
+        assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
 
 
 def under_submitit(folder: Path, **changes: Any) -> Slurm:
