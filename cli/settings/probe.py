@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from cli.settings.controls import agent_options
 from cli.settings.kinds.base import PolicySpec, Settings
 from kd_env.config.environment import EnvConfig
-from kd_env.core.clusters import require
+from kd_env.core.clusters.packages import require
 from kd_env.core.registry import unknown_name
 from kd_env.core.types import FeatureSlice
 from kd_env.data import toy

@@ -14,9 +14,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from kd_env.config.environment import EnvConfig
 from kd_env.core.processes import end_with_parent
 from kd_env.core.registry import unknown_name
-from kd_env.envs.actors import DistillRayVectorEnv
 from kd_env.envs.build import build_problem
-from kd_env.envs.elsewhere import ReplicaEnv, ReplicasElsewhere, cut
+from kd_env.envs.remote.actors import DistillRayVectorEnv
+from kd_env.envs.remote.elsewhere import ReplicaEnv, ReplicasElsewhere, cut
 from kd_env.envs.run import Run
 from kd_env.envs.vector import DistillVectorEnv
 from kd_env.mdp.problem import Problem

@@ -25,7 +25,7 @@ from cli.runs.backends.ray_cluster import RayCluster
 from cli.runs.backends.slurm import Limits, Slurm
 from cli.settings.options import split_options
 from kd_env import DistillVectorEnv
-from kd_env.core import clusters
+from kd_env.core.clusters import connection as clusters
 from kd_env.decisions.options import env_config
 from kd_env.envs import make_vector
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from cli.runs.backends.base import Backend
 from cli.runs.backends.local import Local
-from cli.settings.options import whole
-from kd_env.core.clusters import require
+from kd_env.core import checks
+from kd_env.core.clusters.packages import require
 
 LOCAL, RAY, SLURM = "local", "ray", "slurm"
 _PACKAGES = {RAY: "ray", SLURM: "submitit"}
@@ -21,8 +21,10 @@ _OWN = {RAY: "ray_", SLURM: "slurm_"}
 
 def jobs_of(options: Mapping[str, Any]) -> int | None:
     """Trainings at the same time; None: all that have a place. Raises ``ValueError`` for anything but a number."""
-    if options["jobs"] is not None:
-        return whole("jobs", options["jobs"], 1)
+    jobs: int | None = options["jobs"]
+    if jobs is not None:
+        checks.whole(1)("jobs", jobs)
+        return jobs
     return max(1, (os.cpu_count() or 1) // options["cpus"]) if options["backend"] == LOCAL else None
 
 

@@ -14,7 +14,7 @@ from cli.runs.backends.local import PATIENCE
 from cli.runs.backends.ray_nodes import check_nodes
 from cli.runs.backends.shared import marked
 from cli.runs.backends.work import Work, run, work_of
-from kd_env.core import clusters
+from kd_env.core.clusters import connection as clusters
 
 
 class Place:
@@ -73,7 +73,7 @@ class RayCluster(Backend):
         cpus: of each process, which are its threads.
         gpus: of each process; a share where several have one.
         retries: of a process that was lost.
-        address: of the cluster, as :func:`kd_env.core.clusters.connect` takes it.
+        address: of the cluster, as :func:`kd_env.core.clusters.connection.connect` takes it.
         folders: that all nodes have to see, by the option that names them.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import kd_env
 from cli.runs.backends.shared import Marks, answer, locked, unanswered, unseen
-from kd_env.core import clusters
+from kd_env.core.clusters import connection as clusters
 
 
 def look(marks: Marks, directory: str, node: str) -> tuple[str, str, bool]:

@@ -13,8 +13,9 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-from kd_env.core import clusters
-from kd_env.envs.elsewhere import ReplicaEnv, ReplicasElsewhere, cut
+from kd_env.core.clusters import connection as clusters
+from kd_env.core.clusters.packages import require
+from kd_env.envs.remote.elsewhere import ReplicaEnv, ReplicasElsewhere, cut
 from kd_env.envs.run import Run
 from kd_env.envs.shells.stacked import seed_list
 from kd_env.mdp.problem import Problem
@@ -83,7 +84,7 @@ class DistillRayVectorEnv(ReplicasElsewhere, VectorEnv[Any, Any, Any]):
     """
 
     def __init__(self, problem: Problem, num_envs: int, options: Mapping[str, Any]) -> None:
-        clusters.require("ray", "ray", "vectorization=ray")
+        require("ray", "ray", "vectorization=ray")
         import ray
 
         self._actors: list[Any] = []

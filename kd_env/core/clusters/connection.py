@@ -1,8 +1,7 @@
-"""Connections to Ray, and optional packages: named with the extra that brings them where they are absent."""
+"""The connection of this process to a Ray cluster."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import signal
@@ -16,16 +15,6 @@ logger = logging.getLogger("kd_env")
 
 PATIENCE = 60.0
 """Seconds in which a node has to answer."""
-
-
-def require(package: str, extra: str, option: str) -> None:
-    """Refuse an option whose package is not installed.
-
-    Raises:
-        ValueError: with the extra that brings it.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise ValueError(f'{option} needs the package {package!r}, which is absent: pip install "kd-env[{extra}]".')
 
 
 def connect(address: str | None = None) -> bool:

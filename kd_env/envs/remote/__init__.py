@@ -1,0 +1,1 @@
+"""Replicas in other processes, here or on the actors of a Ray cluster."""
