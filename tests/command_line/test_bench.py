@@ -47,6 +47,7 @@ TINY = {
     ),
     "precision_course": ("updates=4", "repeats=1"),
     "sampled_rewards": ("students=2", "steps=3", "evaluation_rows=16", "samples=4", "repeats=1"),
+    "backends": ("backends=local", "steps=0", "repeats=1"),
     "large_data": ("rows=2000", "kinds=pair", "vocab=200", "max_length=16"),
     "gpu": ("hidden=16", "replicas=[1,2]", "evaluate_every=0", "layers=1", "repeats=1"),
     "vector": ("hidden=16", "replicas=[1,2]", "modes=[loop,singles,stacked]", "evaluate_every=0", "repeats=2"),
