@@ -1,8 +1,8 @@
 """Seconds from handing a training in until its process runs and its first environment step is made, by backend.
 
 Each process is handed in alone, once the cluster is up: a Ray cluster that runs (``RAY_ADDRESS``, or one that is
-started here first), and submitit's own executor in place of Slurm, whose queue is not measured. The environment is that of the
-embedded task, so that the second number is mostly imports and reading the packaged teacher.
+started here first), and submitit's own executor in place of Slurm, whose queue is not measured. The environment is that
+of the embedded task, so that the second number is mostly imports and reading the packaged teacher.
 """
 
 from __future__ import annotations

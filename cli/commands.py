@@ -59,6 +59,12 @@ def _study() -> Job:
     return study
 
 
+def _tune() -> Job:
+    from cli.jobs.tune import tune
+
+    return tune
+
+
 def _estimate() -> Job:
     from cli.jobs.estimates.command import estimate_job
 
@@ -102,6 +108,7 @@ COMMANDS = {
     "teacher": Command("fine-tune a teacher, or a set together, on the train rows of a task", "finetune", _teacher),
     "evaluate": Command("judge a run's policy again, or fine-tune and compare students", "config", _evaluate),
     "study": Command("several independent trainings of several agents, and their comparison", "study", _study),
+    "tune": Command("search options of an agent with Optuna, by the selection split alone", "tune", _tune),
     "estimate": Command("say how long a training or a study takes, and its memory", "config", _estimate),
     "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),
     "tutor": Command("of earlier versions; now: kd-env study env=tutor_token", None, _tutor),

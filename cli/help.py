@@ -37,6 +37,11 @@ EXAMPLES = {
         "kd-env study experiment=tutor_paper agents=[tutor] env.budget=2000 task=sst2 task.data_dir=<glue folder> "
         "teacher.path=<masked language model>",
     ),
+    "tune": (
+        "kd-env tune experiment=harmful_knowledge agent=sb3/ppo trials=20 "
+        "'search={learning_rate: {low: 1e-4, high: 1e-2, log: true}, n_steps: [4, 8, 16]}'",
+        "kd-env tune experiment=harmful_knowledge 'search={learning_rate: [0.003, 0.01]}' trials=4 backend=ray",
+    ),
     "estimate": (
         "kd-env estimate agent=sb3/ppo task=toy env.budget=40",
         "kd-env estimate experiment=harmful_knowledge agents=[actor_critic,sb3/ppo] trainings=5",
@@ -53,6 +58,7 @@ GOING_ON = {
     "teacher": "the same command goes on from the last evaluation; a finished teacher of the same options is kept.",
     "evaluate": "the same command goes on with policies, or fine-tunings, that are not finished.",
     "study": "the same command goes on with trainings that are not finished; which agents are pruned stays as decided.",
+    "tune": "the same command goes on with trials that are not finished; more trials go on with a finished search.",
     "estimate": "nothing is lost.",
     "compare": "nothing is lost; the same command with overwrite=true writes it again.",
 }

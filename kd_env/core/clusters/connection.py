@@ -67,7 +67,7 @@ def size() -> str:
     """What the cluster has, in words."""
     nodes = alive_nodes()
     totals = {name: sum(node["Resources"].get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
-    return f"{len(nodes)} nodes with {totals['CPU']:g} CPUs and {totals['GPU']:g} GPUs"
+    return f"{len(nodes)} node{'s' * (len(nodes) > 1)} with {totals['CPU']:g} CPUs and {totals['GPU']:g} GPUs"
 
 
 def _check_answers(address: str) -> None:
