@@ -60,7 +60,7 @@ def _study() -> Job:
 
 
 def _tune() -> Job:
-    from cli.jobs.tune import tune
+    from cli.jobs.tuning.command import tune
 
     return tune
 

@@ -211,7 +211,7 @@ def test_stopping_a_study_stops_its_processes(
 def test_options_of_a_study_are_documented() -> None:
     from cli.settings.presets import option_comments
 
-    for job in ("study", "compare"):
+    for job in ("study", "compare", "tune"):
         options, _ = split_options(job, [])
         documented = {key: comment for key, _, comment in option_comments(job)}
         assert set(documented) == set(options)

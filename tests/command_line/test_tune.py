@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.jobs import study, tune
+from cli.jobs import study
 from cli.jobs.kinds.paused import Paused, write_paused
+from cli.jobs.tuning import command as tune
 from cli.jobs.tuning.trials import FILE, plain, read_trials
 from cli.runs.backends.base import Backend, Child
 from cli.settings.options import split_options
