@@ -25,6 +25,14 @@ class ObjectiveSection:
     ``task``."""
     column: str | None = None
     """For a ``datasets`` data set of texts: its column."""
+    packing: bool = False
+    """With ``objective=text``: whether texts are put end to end in full rows of ``max_length`` tokens, which are
+    tokenised once and lie in ``cache_dir``, in memory-mapped shards: a corpus may be larger than memory. Folders may
+    then hold ``.jsonl``, ``.parquet``, ``.arrow`` and ``.feather`` files, too, and texts of ``datasets`` data sets
+    are streamed; ``column`` is ``text`` where it is None. The splits are by the content of each text: feedback,
+    selection and (where a source has none of its own) dev hold as many texts as fill their rows, at most 10% each, and
+    no text that another split holds, though one may contain another. Repeats in train stay. False: a padded row for
+    each text, all in memory."""
     masking: str = "fixed"
     """Where text is masked. ``fixed``: every row has ``slots`` masked positions, drawn without replacement.
     ``bernoulli``: each ordinary token is masked by itself with ``mask_rate`` (Tutor-KD); slots beyond ``slots`` are
@@ -65,6 +73,7 @@ CHECKS: dict[str, checks.Check] = {
     "objective": checks.one_of("labels", "text"),
     "text": checks.optional(_texts),
     "column": checks.optional(checks.text),
+    "packing": checks.boolean,
     "masking": checks.one_of("fixed", "bernoulli"),
     "mask_rate": checks.mask_rate,
     "slots": _slots,

@@ -12,7 +12,7 @@ from kd_env.core.registry import unknown_name
 from kd_env.data.files.formats import open_text
 from kd_env.data.forms import case_and_spaces, normalize
 from kd_env.data.loading import load_dev, load_train
-from kd_env.data.tasks import EMBEDDED, GLUE, Rows
+from kd_env.data.tasks import EMBEDDED, GLUE, Rows, Task
 
 DEV_SHARE = 0.1
 """Share of different texts that are held back as dev where a source has no such split."""
@@ -45,10 +45,8 @@ def load_texts(
     Raises:
         ValueError: no such source, an empty folder or source, or a column that is missing or of no use.
     """
-    names = (source,) if isinstance(source, str) else tuple(source)
-    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
-        raise ValueError(f"text={source!r} must name a source of text, or be a list of different ones.")
-    kinds = [_kind(name) for name in names]
+    names = source_names(source)
+    kinds = [source_kind(name) for name in names]
     if column is not None and "hub" not in kinds:
         raise ValueError(
             f"column={column!r} is for data sets of the hub, and text={source!r} names none; leave it out."
@@ -64,7 +62,16 @@ def load_texts(
     return Texts(train, held_out)
 
 
-def _kind(name: str) -> str:
+def source_names(source: str | Sequence[str]) -> tuple[str, ...]:
+    """One or several sources by name; raises ``ValueError`` for none, and for one that is named twice."""
+    names = (source,) if isinstance(source, str) else tuple(source)
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
+        raise ValueError(f"text={source!r} must name a source of text, or be a list of different ones.")
+    return names
+
+
+def source_kind(name: str) -> str:
+    """``task``, ``folder`` or ``hub``; raises ``ValueError`` for a file, and for a folder that is not there."""
     if name in EMBEDDED or name in GLUE:
         return "task"
     path = Path(name).expanduser()
@@ -84,7 +91,12 @@ def _load(name: str, kind: str, data_dir: str | None, column: str | None, dev: b
         return _held_back(_folder(Path(name).expanduser()), dev)
     task = {**EMBEDDED, **GLUE}[name]
     held = load_dev(task, data_dir).values() if dev else ()
-    return Texts(_sentences(load_train(task, data_dir)), [text for rows in held for text in _sentences(rows)])
+    return Texts(task_texts(task, data_dir), [text for rows in held for text in _sentences(rows)])
+
+
+def task_texts(task: Task, data_dir: str | None = None) -> list[str]:
+    """The sentences of the train split of a task, both columns of pairs as texts of their own."""
+    return _sentences(load_train(task, data_dir))
 
 
 def _sentences(rows: Rows) -> list[str]:

@@ -20,6 +20,8 @@ def normalize(text: str) -> str:
     This is Unicode's NFKC_Casefold, made for the question whether two names are the same: composed and decomposed
     accents, full and half width, ligatures and the capital sharp s are alike in it. Accents themselves stay.
     """
+    if text.isascii() and text.isprintable():
+        return case_and_spaces(text)
     shown = visible(case_and_spaces(text))
     if shown.isascii():
         return " ".join(shown.split())

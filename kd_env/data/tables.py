@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kd_env.core.trees import upload
 from kd_env.core.types import Batch
+from kd_env.data.shards.order import OrderStream, RowOrder, check_rows
 from kd_env.data.tasks import Rows
 
 UNKNOWN_WORDS = 0.1
@@ -23,6 +24,26 @@ UNKNOWN_WORDS = 0.1
 
 ROWS_AT_ONCE = 8192
 """Rows that a tokenizer is given in one call: what it makes of them takes many times the memory of their tokens."""
+
+
+class TrainTable(Protocol):
+    """Rows to train on: :class:`Table`, or those that stay in files (:mod:`kd_env.data.shards.table`)."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Real tokens of each row, ``[R]``."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of each row on the host."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: np.ndarray) -> Batch:
+        """Batch of the given rows; ``rows`` of shape ``[...]`` gives fields of shape ``[..., S]`` and ``[...]``."""
+
+    def order(self, batch_size: int) -> Buckets | RowOrder:
+        """The order in which an episode visits the rows."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,10 @@ class Table:
         order = np.argsort(-self.lengths, kind="stable")
         for start in range(0, len(order), rows_at_once):
             yield order[start : start + rows_at_once]
+
+    def order(self, batch_size: int) -> Buckets:
+        """The order in which an episode visits the rows; raises ``ValueError`` where they make no batch."""
+        return make_buckets(self.lengths, batch_size)
 
     def content_hash(self) -> str:
         """SHA-256 of the tokens, segments and lengths (labels are left out: a teacher does not see them)."""
@@ -194,11 +219,7 @@ def make_buckets(
     Raises:
         ValueError: the table has fewer rows than one batch.
     """
-    if len(lengths) < batch_size:
-        raise ValueError(
-            f"The train split has {len(lengths)} rows, fewer than batch_size={batch_size}; lower batch_size, or give "
-            "feedback_rows and selection_rows that leave more rows to train on."
-        )
+    check_rows(len(lengths), batch_size)
     low, high = np.quantile(lengths, [0.05, 0.95])
     most = min(8, len(lengths) // (batches_per_bucket * batch_size))
     count = int(np.clip(np.ceil((high - low) / tokens_per_bucket), 1, max(most, 1)))
@@ -206,14 +227,22 @@ def make_buckets(
     return Buckets(tuple(np.sort(bucket) for bucket in np.array_split(order, count)), batch_size)
 
 
-def start_stream(buckets: Buckets, seed: int) -> BatchStream:
+def start_stream(buckets: Buckets | RowOrder, seed: int) -> BatchStream | OrderStream:
     """The data order of an episode, a function of its seed alone."""
+    if isinstance(buckets, RowOrder):
+        return OrderStream(seed, 0)
     empty = tuple(np.empty(0, dtype=np.int64) for _ in buckets.rows)
     return _next_epoch(buckets, BatchStream(np.empty((0, buckets.batch_size), np.int64), 0, empty, seed, -1))
 
 
-def draw(buckets: Buckets, stream: BatchStream, count: int) -> tuple[np.ndarray, BatchStream]:
+def draw(
+    buckets: Buckets | RowOrder, stream: BatchStream | OrderStream, count: int
+) -> tuple[np.ndarray, BatchStream | OrderStream]:
     """The next ``count`` batches, ``[count, B]`` row numbers; every batch has B rows of one length bucket."""
+    if isinstance(buckets, RowOrder):
+        assert isinstance(stream, OrderStream)
+        return buckets.draw(stream, count)
+    assert isinstance(stream, BatchStream)
     batches = []
     for _ in range(count):
         if stream.cursor >= len(stream.order):

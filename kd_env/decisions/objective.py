@@ -15,7 +15,7 @@ _NOT_FOR_TEXT = (
     *("feedback_labels", "label_noise", "train_on", "columns", "gap", "teacher_updates"),
     *("language_model", "cache_dir", "cache_dtype", "teacher_check"),
 )
-_FOR_TEXT = ("text", "column", "student_head")
+_FOR_TEXT = ("text", "column", "packing", "student_head")
 _FOR_SLOTS = ("masking", "mask_rate", "slots")
 
 
@@ -88,7 +88,11 @@ def check_objective(config: EnvConfig, writes_tokens: bool) -> None:
 
 def _check_text(config: EnvConfig) -> None:
     usual = {field.name: field.default for field in dataclasses.fields(EnvConfig)}
+    if config.packing and config.cache_dir is None:
+        raise ValueError("packing=True keeps packed texts on the disk; give cache_dir=<folder>, or set packing=false.")
     for name in _NOT_FOR_TEXT:
+        if name == "cache_dir" and config.packing:
+            continue
         if name in usual and getattr(config, name) != usual[name]:
             raise ValueError(
                 f"{name}={getattr(config, name)!r} is about labels of a task or outputs that are kept, and "

@@ -30,10 +30,22 @@ def ordinary_places(table: Table, tokens: TokenFacts) -> np.ndarray:
 
 def slots_of(config: EnvConfig, ordinary: np.ndarray) -> tuple[int, int]:
     """Slots of a row, and the ordinary tokens that a row needs; from the places of all rows ``[R, S]``."""
+    counts = ordinary.sum(1)
+    return slots_for(config, int(counts.max()), float(counts.mean()))
+
+
+def slots_for(config: EnvConfig, longest: int, mean: float) -> tuple[int, int]:
+    """Slots of a row, and the ordinary tokens that a row needs.
+
+    Args:
+        config: the options.
+        longest: ordinary tokens of the row that has most.
+        mean: ordinary tokens of a row on average.
+    """
     if config.slots == "all":
-        return masking.enough_slots(int(ordinary.sum(1).max()), config.mask_rate), 1
+        return masking.enough_slots(longest, config.mask_rate), 1
     given = None if config.slots is None else int(config.slots)
-    slots = given or masking.default_slots(float(ordinary.sum(1).mean()), config.mask_rate)
+    slots = given or masking.default_slots(mean, config.mask_rate)
     return slots, slots if config.masking == "fixed" else 1
 
 

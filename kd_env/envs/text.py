@@ -10,13 +10,12 @@ import torch
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core import trees
-from kd_env.data.corpora import Texts, load_texts
-from kd_env.data.splits import Splits
-from kd_env.data.tables import Table, make_buckets, on_device, same_tokens
+from kd_env.data.tables import Table, on_device, same_tokens
 from kd_env.data.tasks import Task
-from kd_env.data.text import TextSplits, TokenFacts, TokenizedTexts, cut_texts, tokenize_texts
+from kd_env.data.text import TokenFacts
 from kd_env.data.toy import masked_lm_folder
-from kd_env.envs.reader import language_model, make_reader, ordinary_places, slots_of, tokens_of
+from kd_env.envs.reader import language_model, ordinary_places, tokens_of
+from kd_env.envs.texts.rows import ReadingModel, packed_rows, rows_in_memory, text_sources
 from kd_env.knowledge import TermSpec, build_terms
 from kd_env.mdp.assets import Assets
 from kd_env.mdp.objectives import reading
@@ -35,17 +34,6 @@ METRIC = "token_accuracy"
 """Share of tokens that the student puts on the side of 1/2 on which their plausibility lies."""
 
 
-def text_sources(config: EnvConfig) -> tuple[str, ...]:
-    """Where the texts come from."""
-    text = config.task if config.text is None else config.text
-    return (text,) if isinstance(text, str) else tuple(text)
-
-
-def cut(config: EnvConfig, texts: Texts) -> TextSplits:
-    """The texts of the options, cut into splits."""
-    return cut_texts(texts, config.split_seed, config.feedback_rows, config.selection_rows, config.max_train_rows)
-
-
 def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> tuple[Assets, EnvConfig]:
     """The parts of a problem of masked text, and the options with what its models make of precision.
 
@@ -58,39 +46,40 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
     first = next(iter(folders))  # the first of several reads the masks
     folder, model = folders[first], models[first]
     tokenizer, tokens = tokens_of(folder)
-    texts = cut(config, load_texts(text_sources(config), data_dir=config.data_dir, column=config.column))
-    for name, other in folders.items():
-        if name != first and not same_tokens(tokenizer, tokens_of(other)[0], texts.train[:64]):
-            raise ValueError(
-                f"The teachers {folder!r} and {other!r} have different tokenizers, and every teacher reads the same "
-                "edited text; use masked language models of one vocabulary."
-            )
-    whole = tokenize_texts(texts.train, tokenizer, tokens, config.max_length)
-    slots, least = slots_of(config, ordinary_places(whole.table, tokens))
-    train = tokenize_texts(texts.train, tokenizer, tokens, config.max_length, at_least=least) if least > 1 else whole
-    for name, other in folders.items():
-        check_masked_lm(other, tokenizer, models[name], whole.table, config.max_length)
-    reader = make_reader(folder, model, tokens, train.table, slots, len(texts.train) - len(train.kept))
     student = build_token_student(config.student_config, config.student_head, model, device, dtype)
     student = dataclasses.replace(student, recomputes=config.activation_checkpointing)
+
+    def check(sample: Sequence[str], rows: Table) -> None:
+        """Refuse models that cannot read these texts, or rows of them."""
+        for name, other in folders.items():
+            if name != first and not same_tokens(tokenizer, tokens_of(other)[0], sample):
+                raise ValueError(
+                    f"The teachers {folder!r} and {other!r} have different tokenizers, and every teacher reads the "
+                    "same edited text; use masked language models of one vocabulary."
+                )
+            check_masked_lm(other, tokenizer, models[name], rows, config.max_length)
+        check_positions(student, int(rows.lengths.max()), "student")
+
+    reading_model = ReadingModel(folder, model, tokenizer, tokens)
+    rows = (packed_rows if config.packing else rows_in_memory)(config, reading_model, device, check)
     running = [student.facts, *(each.facts for each in models.values())]
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device, running))
-    check_positions(student, int(whole.table.lengths.max()), "student")
-    make_buckets(train.table.lengths, config.batch_size)  # refuses too few rows before the teacher runs
+    config = config.with_rows(len(rows.train))
+    rows.train.order(config.batch_size)  # refuses too few rows before the teacher runs
+    reader = rows.reader
 
-    def judged(rows: Sequence[str]) -> Table:
-        held = tokenize_texts(rows, tokenizer, tokens, config.max_length, at_least=least)
-        return evaluated_texts(config, model, tokens, held, slots, device)
+    def judged(held: Table) -> Table:
+        return evaluated_texts(config, model, tokens, held, reader.slots, device)
 
-    feedback = judged(texts.feedback[: config.evaluation_rows])
+    feedback = judged(rows.feedback)
     teachers = []
     for name, path in folders.items():
         facts = models[name].facts
         pairs = layer_pairs(config.layer_map, student.facts.num_layers, facts.num_layers)
         terms = build_terms(config.terms, TermSpec(student.facts, facts, pairs, regression=False, text=True))
-        empty = np.zeros((len(train.table), 0), np.float32)
+        empty = np.zeros((len(rows.train), 0), np.float32)
         # A record of one source says nothing about the others: no record names several as its task.
-        saw = provenance(path, "+".join(text_sources(config)), texts.fingerprint)
+        saw = provenance(path, "+".join(text_sources(config)), rows.splits.fingerprint)
         teachers.append(
             Teacher(
                 name=name,
@@ -115,17 +104,10 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
     assets = Assets(
         task=Task("+".join(text_sources(config)), ("text",), "", (), (METRIC,), ("dev",)),
         tokenizer=tokenizer,
-        splits=Splits(
-            np.arange(len(texts.train)),
-            np.arange(len(texts.feedback)),
-            np.arange(len(texts.selection)),
-            texts.dropped,
-            "",  # of labelled rows alone
-            texts.fingerprint,
-        ),
-        train=on_device(train.table, device),
+        splits=rows.splits,
+        train=rows.train,
         feedback=feedback,
-        selection=judged(texts.selection[: config.evaluation_rows]),
+        selection=judged(rows.selection),
         teachers=tuple(teachers),
         reference=0,
         student=student,
@@ -164,10 +146,9 @@ def packaged_teacher(sources: Sequence[str]) -> str:
 
 
 def evaluated_texts(
-    config: EnvConfig, model: MaskedLM, tokens: TokenFacts, held: TokenizedTexts, slots: int, device: torch.device
+    config: EnvConfig, model: MaskedLM, tokens: TokenFacts, table: Table, slots: int, device: torch.device
 ) -> Table:
     """Texts with fixed slots in which samples of the teacher stand, labelled with the plausibility of every token."""
-    table = held.table
     rng = np.random.default_rng([config.split_seed, 1])
     ids, ordinary = table.input_ids.numpy(), ordinary_places(table, tokens)
     drawn = reading.draw_slots(config, tokens, ids, ordinary, slots, rng)

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from kd_env.data import splits
-from kd_env.data.tables import Table
+from kd_env.data.tables import Table, TrainTable
 from kd_env.data.tasks import Task
 from kd_env.data.text import TokenFacts
 from kd_env.models import encoder
 from kd_env.models.masked_lm import MaskedLM
 from kd_env.teachers.teacher_set import Teacher
+
+
+class RowArray(Protocol):
+    """An array, or what is read from files row by row as if it were one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """Some of its rows, an array."""
 
 
 class Reader(NamedTuple):
@@ -24,8 +35,8 @@ class Reader(NamedTuple):
     identity: str  # hash of the weights
     model: MaskedLM
     tokens: TokenFacts
-    ids: np.ndarray  # [R, S] int32, tokens of the train rows on the host
-    ordinary: np.ndarray  # [R, S] bool, positions of train rows that may be masked
+    ids: RowArray  # [R, S] int32, tokens of the train rows on the host
+    ordinary: RowArray  # [R, S] bool, positions of train rows that may be masked
     slots: int  # P
     left_out: int  # train rows with fewer ordinary tokens than slots
 
@@ -36,7 +47,7 @@ class Assets(NamedTuple):
     task: Task
     tokenizer: Any
     splits: splits.Splits
-    train: Table
+    train: TrainTable
     feedback: Table  # the fixed rows that are evaluated for reward and observation
     selection: Table
     teachers: tuple[Teacher, ...]

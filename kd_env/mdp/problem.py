@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core.types import ModelOutput, Signal
-from kd_env.data.tables import Table, make_buckets, tokenize
+from kd_env.data.tables import Table, tokenize
 from kd_env.data.tasks import Rows
 from kd_env.knowledge.plausibility import plausibility_floor
 from kd_env.mdp import parts, rewards
@@ -165,7 +165,7 @@ class Problem:
             for column, term in enumerate(teacher.terms)
             if self.present[row, column]
         )
-        self.buckets = make_buckets(assets.train.lengths, config.batch_size)
+        self.buckets = assets.train.order(config.batch_size)
         self.calibrates = config.gap == "calibrated" and config.objective == "labels" and not assets.task.regression
         if self.calibrates:
             check_calibration_rows(self.feedback.labels)

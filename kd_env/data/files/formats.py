@@ -50,14 +50,18 @@ def open_text(path: Path) -> Iterator[TextIO]:
     Raises:
         ValueError: it is in another encoding.
     """
-    with path.open("rb") as file:
-        head = file.read(4)
-    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
     try:
-        with path.open(encoding=encoding, newline="") as lines:
+        with path.open(encoding=encoding_of(path), newline="") as lines:
             yield lines
     except UnicodeError as error:
         raise ValueError(f"it is no text in UTF-8 ({error}); convert it") from error
+
+
+def encoding_of(path: Path) -> str:
+    """The encoding that the byte order mark of a text says; ``utf-8-sig`` where it has none, or one of UTF-8."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
 
 
 def _read(path: Path) -> dict[str, list[Any]]:

@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 from kd_env.config.environment import EnvConfig
 from kd_env.data.corpora import load_texts
 from kd_env.data.loading import load_dev
+from kd_env.data.shards.corpus import Corpus
+from kd_env.data.shards.held import shuffled_rows
+from kd_env.data.shards.packing import DEV, Packer, content_hashes
+from kd_env.data.shards.segments import hub_stream, stream_texts
+from kd_env.data.shards.sources import Source, has_own_dev, hub_dev_split
+from kd_env.data.shards.work import shard_path
 from kd_env.data.tables import Table
+from kd_env.data.tasks import EMBEDDED, GLUE
 from kd_env.data.text import tokenize_texts
-from kd_env.envs.text import cut, evaluated_texts, text_sources
+from kd_env.envs.text import evaluated_texts
+from kd_env.envs.texts.rows import cut, fitting_table, held_table, look_at_sources, packed_corpus, text_sources
 from kd_env.evaluation.judging.dev import check_lengths
 from kd_env.evaluation.judging.results import SELECTION
 from kd_env.mdp.problem import Problem
@@ -52,13 +60,22 @@ def selection_table(problem: Problem) -> JudgedTables:
     if problem.config.objective != "text":
         return JudgedTables({SELECTION: problem.selection}, {SELECTION: problem.reference.selection_logits}, ())
     config = problem.config
-    loaded = load_texts(text_sources(config), data_dir=config.data_dir, column=config.column)
-    table = _evaluated(problem, cut(config, loaded).selection[:TEXT_ROWS])
+    if config.packing:
+        [table] = _packed(problem, (SELECTION,), TEXT_ROWS).values()
+    else:
+        loaded = load_texts(text_sources(config), data_dir=config.data_dir, column=config.column)
+        table = _evaluated(problem, cut(config, loaded).selection[:TEXT_ROWS])
     return JudgedTables({SELECTION: table}, {SELECTION: np.zeros((len(table), 0))}, ())
 
 
 def check_texts(config: EnvConfig) -> None:
-    """Check that there are dev texts before an agent is trained; raises ``ValueError``."""
+    """Check that there are dev texts before an agent is trained; raises ``ValueError``.
+
+    Of packed texts that there are texts at all: dev texts are held back of them where they have no such split.
+    """
+    if config.packing:
+        look_at_sources(config)
+        return
     load_texts(text_sources(config), data_dir=config.data_dir, column=config.column, dev=True)
 
 
@@ -76,18 +93,89 @@ def _rows(problem: Problem) -> JudgedTables:
 def _texts(problem: Problem, text_rows: int) -> JudgedTables:
     """Texts in which samples of the reader stand, as in those of feedback."""
     config = problem.config
-    loaded = load_texts(text_sources(config), data_dir=config.data_dir, column=config.column, dev=True)
-    texts = cut(config, loaded)
     [dev] = problem.task.dev_splits
-    tables = {
-        split: _evaluated(problem, rows[:text_rows]) for split, rows in ((SELECTION, texts.selection), (dev, texts.dev))
-    }
+    if config.packing:
+        tables = _packed(problem, (SELECTION, dev), text_rows)
+    else:
+        loaded = load_texts(text_sources(config), data_dir=config.data_dir, column=config.column, dev=True)
+        texts = cut(config, loaded)
+        both = ((SELECTION, texts.selection), (dev, texts.dev))
+        tables = {split: _evaluated(problem, rows[:text_rows]) for split, rows in both}
     nothing = {split: np.zeros((len(table), 0)) for split, table in tables.items()}
     return JudgedTables(tables, nothing, (dev,))
 
 
+def _packed(problem: Problem, splits: Sequence[str], count: int) -> dict[str, Table]:
+    """Packed rows of selection or dev in which samples of the reader stand."""
+    config, reader, tables = problem.config, problem.reader, {}
+    corpus = packed_corpus(config, problem.assets.tokenizer, reader.tokens)
+    for split in splits:
+        if split == SELECTION:
+            table = held_table(config, corpus, split, _least(problem))
+        else:
+            table = fitting_table(corpus, _dev_rows(corpus, count), _least(problem))
+        table = table.take(np.arange(min(count, len(table))))
+        tables[split] = evaluated_texts(config, reader.model, reader.tokens, table, reader.slots, problem.device)
+    return tables
+
+
+def _dev_rows(corpus: Corpus, rows: int) -> np.ndarray:
+    """At most ``rows`` dev rows ``[R, S]`` in random order.
+
+    Where a source has a dev split they are of that, without texts that stand in another split as well; of other sources
+    they are of the texts that were held back by their content.
+
+    Raises:
+        ValueError: the dev texts fill no row.
+    """
+    packer = Packer(corpus.plan.packing)
+    streams = [corpus.held(DEV)]
+    for source in corpus.sources:
+        if has_own_dev(source):
+            texts = _outside(corpus, _dev_texts(corpus, source, rows * packer.packing.width * 16))
+            streams.append(np.concatenate(packer.streams(texts, np.zeros(len(texts), dtype=int))))
+    found = packer.rows(np.concatenate(streams))
+    if not len(found):
+        raise ValueError(
+            f"The dev texts of {', '.join(source.name for source in corpus.sources)} do not fill a row of max_length="
+            f"{packer.packing.max_length} tokens; lower max_length, or give more text."
+        )
+    return shuffled_rows(found, 0)[:rows]
+
+
+def _dev_texts(corpus: Corpus, source: Source, characters: int) -> list[str]:
+    """Texts of the dev split of a source, without blank ones; of the hub no more than are needed."""
+    plan = corpus.plan
+    if source.kind == "task":
+        tables = load_dev({**EMBEDDED, **GLUE}[source.name], plan.data_dir if source.name in GLUE else None)
+        everything = (text for table in tables.values() for text in [*table.first, *(table.second or ())])
+        return [text.strip() for text in everything if text.strip()]
+    split = hub_dev_split(source.name)
+    assert split is not None
+    texts: list[str] = []
+    for batch in stream_texts(hub_stream(source.name, split), plan.column, source.name):
+        texts += [text.strip() for text in batch if text.strip()]
+        characters -= sum(map(len, batch))
+        if characters <= 0:
+            break
+    return texts
+
+
+def _outside(corpus: Corpus, texts: list[str]) -> list[str]:
+    """Texts whose content stands in no other split, each once."""
+    hashes, firsts = np.unique(content_hashes(texts), return_index=True)
+    kept = np.ones(len(hashes), dtype=bool)
+    for path in (shard_path(corpus.folder, part, "hashes") for part in range(len(corpus.parts))):
+        kept &= ~np.isin(hashes, np.load(path, allow_pickle=False), assume_unique=True)
+    return [texts[place] for place in np.sort(firsts[kept]).tolist()]
+
+
 def _evaluated(problem: Problem, texts: Sequence[str]) -> Table:
-    config, reader = problem.config, problem.reader
-    least = reader.slots if config.masking == "fixed" else 1
-    held = tokenize_texts(texts, problem.assets.tokenizer, reader.tokens, config.max_length, at_least=least)
-    return evaluated_texts(config, reader.model, reader.tokens, held, reader.slots, problem.device)
+    config, reader, tokenizer = problem.config, problem.reader, problem.assets.tokenizer
+    held = tokenize_texts(texts, tokenizer, reader.tokens, config.max_length, at_least=_least(problem))
+    return evaluated_texts(config, reader.model, reader.tokens, held.table, reader.slots, problem.device)
+
+
+def _least(problem: Problem) -> int:
+    """Ordinary tokens that a row needs."""
+    return problem.reader.slots if problem.config.masking == "fixed" else 1

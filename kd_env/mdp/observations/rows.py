@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_env.data.shards.order import RowOrder
 from kd_env.mdp.influence.rows import scaled_influence
 from kd_env.mdp.observations.base import View
 from kd_env.mdp.observations.teachers import add_rows
@@ -39,6 +40,10 @@ def visits(v: View) -> np.ndarray:
     A function of the data order, not a count that is kept: after an epoch each row has been visited once an epoch, but
     for those that are carried over. A visit counts whatever weight the row had, and whether the update was skipped.
     """
+    order = v.problem.buckets
+    if isinstance(order, RowOrder):
+        coming = v.state.next_rows.shape[1]  # batches
+        return np.stack([order.visits(s, coming, rows) for s, rows in zip(v.state.streams, v.rows, strict=True)])
     total = len(v.problem.train)
     counts = np.empty(v.rows.shape, dtype=np.int64)
     for place, (stream, drawn) in enumerate(zip(v.state.streams, v.state.next_rows, strict=True)):
