@@ -39,5 +39,5 @@ def check_rows(folder: Path, hashes: Mapping[str, str], remedy: str) -> None:
 def same_sources(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two configurations read the same files, and cut them alike."""
     return bool(first["task"] == second["task"]) and all(
-        first["env"].get(key) == second["env"].get(key) for key in ("text", "objective")
+        (first["env"].get(key) or None) == (second["env"].get(key) or None) for key in ("text", "objective", "packing")
     )

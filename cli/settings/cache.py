@@ -21,6 +21,18 @@ def cache_folder(configured: str | None) -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "kd_env"
 
 
+def packed_options(c: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an environment that packs its texts: where they lie, and whether a bar is shown; else none.
+
+    Args:
+        c: resolved configuration.
+        env: options of the environment.
+    """
+    if not env.get("packing"):
+        return {}
+    return {"cache_dir": str(cache_folder(c["cache_dir"])), "show_progress": bool(c["progress"])}
+
+
 def made_folder(
     c: Mapping[str, Any],
     what: str,

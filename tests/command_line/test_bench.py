@@ -49,6 +49,10 @@ TINY = {
     "sampled_rewards": ("students=2", "steps=3", "evaluation_rows=16", "samples=4", "repeats=1"),
     "backends": ("backends=local", "steps=0", "repeats=1"),
     "large_data": ("rows=2000", "kinds=pair", "vocab=200", "max_length=16"),
+    "corpus": (
+        *("megabytes=1", "processes=1", "vocab=400", "max_length=16", "updates=2", "batch=4", "hidden=16", "sample=1"),
+        *("teacher_layers=1", "teacher_hidden=16"),
+    ),
     "gpu": ("hidden=16", "replicas=[1,2]", "evaluate_every=0", "layers=1", "repeats=1"),
     "vector": ("hidden=16", "replicas=[1,2]", "modes=[loop,singles,stacked]", "evaluate_every=0", "repeats=2"),
     "growth": (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cli.settings import probe
-from cli.settings.cache import cache_folder
+from cli.settings.cache import cache_folder, packed_options
 from cli.settings.controls import controlled_env
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
 from cli.settings.teachers import (
@@ -157,6 +157,7 @@ def _text_env(c: Mapping[str, Any], env: Mapping[str, Any], decision: str) -> En
     if c["teacher"]["source"] != "cached":  # the default of the group teacher, which has no meaning here
         options["teacher_source"] = c["teacher"]["source"]
     rows = {key: task[key] for key in TASK_KEYS if key != "columns"}
+    options |= packed_options(c, options)
     return env_config(
         decision=decision, task=task["name"], **rows, student=c["student"], device=str(c["device"]), **options
     )

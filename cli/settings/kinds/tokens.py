@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from cli.settings.cache import packed_options
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
 from cli.settings.kinds.learning import check_learns
 from cli.settings.kinds.token_probe import TokenProbe
@@ -127,6 +128,7 @@ def _options(c: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
         options["task"] = task["name"]
     else:
         options["text"] = env["text"]
+    options |= packed_options(c, options)
     same = {key: task[key] for key in TASK_KEYS if key != "columns"}
     return {**options, **same, "student": c["student"], "device": str(c["device"])}
 

@@ -85,7 +85,7 @@ def look(request: Request, tokenizer: Any, facts: TokenFacts, cache: Path) -> Ou
     packing_of(tokenizer, facts, request.max_length, Shares(0.0, 0.0, 0.0, request.split_seed))  # before files are read
     sources = look_at(request, cache)
     own_dev = [has_own_dev(source) for source in sources]
-    packing = packing_of(tokenizer, facts, request.max_length, _shares(request, sources, dev=not all(own_dev)))
+    packing = packing_of(tokenizer, facts, request.max_length, shares_of(request, sources, dev=not all(own_dev)))
     parts = cut_parts(sources)
     column = request.column or DEFAULT_COLUMN
     return Outlook(sources, Plan(tuple(parts), column, request.data_dir, packing, any(own_dev)))
@@ -110,7 +110,7 @@ def sample_rows(outlook: Outlook) -> np.ndarray:
     return packer.rows(np.resize(stream, max(len(stream), plan.packing.width)))[:64]
 
 
-def _shares(request: Request, sources: Sequence[Source], dev: bool) -> Shares:
+def shares_of(request: Request, sources: Sequence[Source], dev: bool) -> Shares:
     """Shares that fill the rows of each split, by what the first texts say about the others."""
     size = sum(segment.size for source in sources for segment in source.segments)
     seen = [text for source in sources for text in source.sample]
