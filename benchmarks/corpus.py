@@ -3,8 +3,10 @@
 *Packing*: tokens a second from the first look at the texts to whole shards, over the rate at which the same tokenizer
 turns such texts into tokens and does nothing else, in as many processes at once: by its library (``encode_batch_fast``
 without special tokens, the ids read out) and by its call (``tokenizer(texts)``). Both are measured before and after,
-and their mean counts. *Training*: the peak of resident memory of a process that opens the corpus, checks it and trains
-a small student, above that of the same on a corpus of some megabytes, whose memory is that of the models.
+and their mean counts. Beside the ratios of seconds stand those of processor time, with the start of the processes in
+it, which say more where others use the machine, too. *Training*: the peak of resident memory of a process that opens
+the corpus, checks it and trains a small student, above that of the same on a corpus of some megabytes, whose memory is
+that of the models.
 
 The text is made up: words as frequent as Zipf's law has them, of syllables, most of which the vocabulary knows whole.
 """
@@ -112,9 +114,10 @@ def _measured(options: Options, folder: Path, text: Path, size: int) -> dict[str
         before = _own_rates(options, asked)
         built = in_child("corpus", options, job="build", cache=cache, **asked)
         after = _own_rates(options, asked)
-        own = {name: (before[name] + after[name]) / 2 for name in REFERENCES}
-        ratios = {f"over_{name}": built["tokens_per_second"] / rate for name, rate in own.items()}
-        found.append({**built, **{f"{name}_tokens_per_second": rate for name, rate in own.items()}, **ratios})
+        own = {name: (before[name] + after[name]) / 2 for name in before}
+        ratios = {f"over_{name}": built["tokens_per_second"] / own[name] for name in REFERENCES}
+        ratios |= {f"cpu_over_{name}": built["tokens_per_cpu_second"] / own[f"{name}_cpu"] for name in REFERENCES}
+        found.append({**built, **{f"{name}_rate": rate for name, rate in own.items()}, **ratios})
     medians = {name: float(np.median([each[name] for each in found])) for name in found[0]}
     trained = in_child("corpus", options, job="train", cache=cache, **asked)
     spread = common.spread([each["seconds"] for each in found]) if len(found) > 1 else 0.0
@@ -125,18 +128,21 @@ def _own_rates(options: Options, asked: dict[str, str]) -> dict[str, float]:
     """Tokens a second of the tokenizer alone, of all processes together."""
     rates = {}
     for reference in REFERENCES:
+
+        def measured(part: int, reference: str = reference) -> dict[str, float]:
+            return in_child("corpus", options, job="tokenise", part=part, reference=reference, **asked)
+
         with ThreadPoolExecutor(options.processes) as pool:
-            found = pool.map(
-                lambda part: in_child("corpus", options, job="tokenise", part=part, reference=reference, **asked),  # noqa: B023
-                range(options.processes),
-            )
-            rates[reference] = sum(each["tokens_per_second"] for each in found)
+            found = list(pool.map(measured, range(options.processes)))
+        rates[reference] = sum(each["tokens_per_second"] for each in found)
+        rates[f"{reference}_cpu"] = float(np.mean([each["tokens_per_cpu_second"] for each in found]))
     return rates
 
 
 def table(result: common.Result) -> str:
     """Rates, ratios and memory."""
     header = ["text, MB", "rows", "packed in, s", "MB/s", "million tokens/s", *REFERENCES.values()]
+    header += [f"{name}, processor time" for name in REFERENCES.values()]
     header += ["MiB a process", "opened in, s", "an update, ms", "peak, MiB", "above the small one, MiB"]
     lines = [
         [
@@ -145,7 +151,7 @@ def table(result: common.Result) -> str:
             f"{row['seconds']:.1f}",
             f"{row['megabytes'] / row['seconds']:.2f}",
             f"{row['tokens_per_second'] / 1e6:.3f}",
-            *(f"{row[f'over_{name}']:.2f}" for name in REFERENCES),
+            *(f"{row[f'{kind}over_{name}']:.2f}" for kind in ("", "cpu_") for name in REFERENCES),
             f"{row['worker_mib']:.0f}",
             f"{row['open_seconds']:.2f}",
             common.ms(row["update_seconds"]),
@@ -164,7 +170,7 @@ def plot(result: common.Result, path: Path) -> None:
     rate, memory = figure.subplots(1, 2)
     row = result["rows"][-1]
     names = ["packed", *REFERENCES]
-    values = [row["tokens_per_second"], *(row[f"{name}_tokens_per_second"] for name in REFERENCES)]
+    values = [row["tokens_per_second"], *(row[f"{name}_rate"] for name in REFERENCES)]
     rate.bar(names, np.array(values) / 1e6)
     rate.set_ylabel("million tokens/s")
     memory.bar([f"{each['megabytes']:,} MB" for each in result["rows"]], [each["peak_mib"] for each in result["rows"]])
@@ -204,15 +210,16 @@ def _tokenised(options: Options, folder: Path, text: Path, part: int, reference:
         return sum(map(len, tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]))
 
     count(batches[0][:100])
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), time.process_time()
     tokens = sum(count(batch) for batch in batches)
-    return {"tokens_per_second": tokens / (time.perf_counter() - begin)}
+    seconds, used = time.perf_counter() - begin, time.process_time() - used
+    return {"tokens_per_second": tokens / seconds, "tokens_per_cpu_second": tokens / used}
 
 
 def _built(options: Options, folder: Path, text: str, cache: str) -> dict[str, float]:
     tokenizer = load_tokenizer(str(folder / "model"))
     facts = token_facts(tokenizer, "the benchmark")
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), time.process_time()
     request = Request(text, max_length=options.max_length)
     corpus = open_corpus(look(request, tokenizer, facts, Path(cache)), Path(cache), workers=options.processes)
     seconds = time.perf_counter() - begin
@@ -221,14 +228,16 @@ def _built(options: Options, folder: Path, text: str, cache: str) -> dict[str, f
         entry["rows"] * packing.width + entry["left_out"] + sum(entry["held"].values()) - entry["texts"]
         for entry in corpus.parts
     )
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = time.process_time() - used + children.ru_utime + children.ru_stime
     return {
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,  # without the separators, which no tokenizer has made
         "rows": sum(entry["rows"] for entry in corpus.parts),
         "texts": sum(entry["texts"] for entry in corpus.parts),
         "parts": len(corpus.parts),
-        "worker_mib": (children * 1024 if children else peak_resident()) / 2**20,
+        "tokens_per_cpu_second": tokens / cpu_seconds,
+        "worker_mib": (children.ru_maxrss * 1024 if children.ru_maxrss else peak_resident()) / 2**20,
     }
 
 
