@@ -110,6 +110,12 @@ def test_only_reports_ask_for_dev_texts() -> None:
                 assert all(keyword.arg not in ("dev", None) for keyword in node.keywords), f"{path} asks for dev texts"
 
 
+def test_only_reports_read_texts_that_packing_held_back() -> None:
+    for path in house.sources("kd_env"):
+        if not any(path.is_relative_to(house.ROOT / "kd_env" / room) for room in ("evaluation", "data/shards")):
+            assert "kd_env.data.shards.packing.DEV" not in house.imported_names(path), path
+
+
 def test_import_is_light() -> None:
     code = (
         "import sys, time, torch, gymnasium; start = time.perf_counter(); import kd_env; "

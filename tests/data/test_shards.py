@@ -272,7 +272,7 @@ def test_shares_fill_the_rows_of_large_corpora(tmp_path: Path) -> None:
     place.mkdir()
     (place / "a.txt").write_text("\n".join(lines(2000)))
     outlook = look(Request(str(place), max_length=16, feedback_rows=600), TOKENIZER, FACTS, tmp_path)
-    many = tuple(s._replace(segments=(s.segments[0]._replace(size=10**9),)) for s in outlook.sources)
+    many = tuple(source._replace(size=10**9) for source in outlook.sources)
     shares = shares_of(Request("", max_length=16, feedback_rows=600), many, dev=True)
     assert shares.feedback == shares.selection == pytest.approx(2 * 1024 * 16 * 6 / 1e9)
     assert shares.dev == pytest.approx(2 * 512 * 16 * 6 / 1e9)
@@ -293,10 +293,11 @@ def test_tasks_and_several_sources(folder: Path, tmp_path: Path) -> None:
     assert alone.plan.packing.shares.dev == 0, "it has a dev split of its own"
 
 
-def test_data_sets_are_streamed_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_sets_are_streamed_file_by_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     import datasets
 
-    monkeypatch.setattr(sources, "PART_BYTES", sources.UNKNOWN_SIZE // 3)
     files = []
     for number in range(3):
         files.append(str(tmp_path / f"{number}.jsonl"))
@@ -315,7 +316,11 @@ def test_data_sets_are_streamed_file_by_file(tmp_path: Path, monkeypatch: pytest
         look(Request("org/data"), TOKENIZER, FACTS, tmp_path)
     splits["validation"] = files[:1]
     assert look(request, TOKENIZER, FACTS, tmp_path).plan.packing.shares.dev == 0
+    seen = look(request, TOKENIZER, FACTS, tmp_path).identity
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *a: (_ for _ in ()).throw(ConnectionError("none")))
+    with caplog.at_level(logging.WARNING):
+        assert look(request, TOKENIZER, FACTS, tmp_path).identity == seen
+    assert "as it was when it was last seen" in caplog.text
     with pytest.raises(ValueError, match=r"'org/data' from the hub: ConnectionError: none"):
         look(Request("org/data"), TOKENIZER, FACTS, tmp_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,31 @@ def test_models_that_cannot_read_the_rows_are_refused_before_any_work(packed: di
     assert not [path for path in tmp_path.glob("corpora/*") if path.name != "sources"]
     with pytest.raises(ValueError, match="fewer than batch_size=5000; lower batch_size"):
         build_problem(env_config(**{**options_of("knowledge_selection", packed), "batch_size": 5000}))
+
+
+def test_a_dev_split_of_its_own_is_judged_without_texts_of_others(
+    packed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    lines = (Path(packed["text"]) / "lines.txt").read_text().splitlines()
+    for name, part in (("train", lines[:600]), ("validation", lines[300:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"body": line}) + "\n" for line in part))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "validation")}
+    make = datasets.load_dataset_builder
+    monkeypatch.setattr(
+        datasets, "load_dataset_builder", lambda path, name: make("json", data_files=files, cache_dir=str(tmp_path))
+    )
+    given = {"text": "org/data", "column": "body", "cache_dir": str(tmp_path / "cache")}
+    problem = build_problem(env_config(**{**options_of("knowledge_selection", packed), **given}))
+    judged = judged_tables(problem)
+    tokenizer = problem.assets.tokenizer
+    [corpus] = [path for path in (tmp_path / "cache" / "corpora").iterdir() if (path / "plan.json").is_file()]
+    [kept] = corpus.glob("dev-*.json")
+    assert len(json.loads(kept.read_text())["texts"]) == len(lines) - 300
+    tokens = sum(len(tokenizer(line, add_special_tokens=False)["input_ids"]) + 1 for line in lines[600:])
+    assert len(judged.tables["dev"]) == tokens // 14, "those that stand in train as well are left out"
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *a: (_ for _ in ()).throw(ConnectionError("none")))
+    again = judged_tables(problem)
+    for name, table in judged.tables.items():
+        assert torch.equal(again.tables[name].input_ids, table.input_ids), "what was streamed is kept"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kd_env.data.shards.packing import Packer, Shares, packing_of
-from kd_env.data.shards.sources import DEFAULT_COLUMN, Source, cut_parts, find_sources, has_own_dev
+from kd_env.data.shards.sources import DEFAULT_COLUMN, Source, cut_parts, find_sources
 from kd_env.data.shards.work import Entry, Plan, shard_path
 from kd_env.data.text import TokenFacts
 
@@ -84,7 +84,7 @@ def look(request: Request, tokenizer: Any, facts: TokenFacts, cache: Path) -> Ou
     """
     packing_of(tokenizer, facts, request.max_length, Shares(0.0, 0.0, 0.0, request.split_seed))  # before files are read
     sources = look_at(request, cache)
-    own_dev = [has_own_dev(source) for source in sources]
+    own_dev = [source.dev is not None for source in sources]
     packing = packing_of(tokenizer, facts, request.max_length, shares_of(request, sources, dev=not all(own_dev)))
     parts = cut_parts(sources)
     column = request.column or DEFAULT_COLUMN
@@ -112,7 +112,7 @@ def sample_rows(outlook: Outlook) -> np.ndarray:
 
 def shares_of(request: Request, sources: Sequence[Source], dev: bool) -> Shares:
     """Shares that fill the rows of each split, by what the first texts say about the others."""
-    size = sum(segment.size for source in sources for segment in source.segments)
+    size = sum(source.size for source in sources)
     seen = [text for source in sources for text in source.sample]
     mean = sum(map(len, seen)) / len(seen)
 

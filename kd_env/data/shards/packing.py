@@ -88,7 +88,7 @@ def packing_of(tokenizer: Any, facts: TokenFacts, max_length: int, shares: Share
             f"row; it must be at least {len(prefix) + len(suffix) + 1}."
         )
     return Packing(
-        tokenizer.backend_tokenizer.to_str(),
+        _plain(tokenizer.backend_tokenizer.to_str()).to_str(),
         tuple(map(int, prefix)),
         tuple(map(int, suffix)),
         int(separator),
@@ -103,12 +103,8 @@ class Packer:
     """Tokenises and packs."""
 
     def __init__(self, packing: Packing) -> None:
-        from tokenizers import Tokenizer
-
         self.packing = packing
-        self._tokenizer = Tokenizer.from_str(packing.tokenizer)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = _plain(packing.tokenizer)
 
     @cached_property
     def ordinary(self) -> np.ndarray:
@@ -126,7 +122,7 @@ class Packer:
         """
         pieces = [_pieces(text) for text in texts]
         ids = self._encode(list(chain.from_iterable(pieces)))
-        counts = np.array([len(each) for each in pieces])
+        counts = np.array([len(each) for each in pieces], dtype=np.int64)
         lengths = np.add.reduceat([len(row) for row in ids], np.cumsum(counts) - counts) if texts else counts
         sizes = lengths + (lengths > 0)  # a text without tokens leaves nothing
         is_separator = np.zeros(int(sizes.sum()), dtype=bool)
@@ -172,6 +168,16 @@ def splits_of(hashes: np.ndarray, shares: Shares) -> np.ndarray:
     drawn = _uniform(mixed(hashes, keys_of(shares.seed, count=1)[0]))
     held = np.where(drawn < shares.feedback, 1, np.where(drawn < shares.feedback + shares.selection, 2, 0))
     return np.where(_uniform(hashes) < shares.dev, 3, held)
+
+
+def _plain(tokenizer: str) -> Any:
+    """A tokenizer that leaves texts as long as they are, whatever its last call asked of the one it comes from."""
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_str(tokenizer)
+    made.no_truncation()
+    made.no_padding()
+    return made
 
 
 def _uniform(hashes: np.ndarray) -> np.ndarray:

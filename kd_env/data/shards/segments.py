@@ -199,7 +199,11 @@ def hub_builder(name: str) -> Any:
 
 def hub_stream(name: str, split: str) -> Any:
     """A split of a data set of the hub as a stream; raises ``ValueError`` as :func:`hub_builder`."""
-    builder = hub_builder(name)
+    return stream_of(hub_builder(name), name, split)
+
+
+def stream_of(builder: Any, name: str, split: str | None = None) -> Any:
+    """A split of a data set as a stream, or all of them by name."""
     try:
         return builder.as_streaming_dataset(split=split)
     except Exception as error:

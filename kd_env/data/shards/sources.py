@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from itertools import islice, pairwise
@@ -12,10 +13,12 @@ from typing import Any, NamedTuple
 from kd_env.core.registry import unknown_name
 from kd_env.data.corpora import source_kind, source_names, task_texts
 from kd_env.data.files.formats import encoding_of
-from kd_env.data.shards.segments import Segment, hub_builder, stream_texts, texts_of
+from kd_env.data.shards.segments import Segment, hub_builder, stream_of, stream_texts, texts_of
 from kd_env.data.tasks import EMBEDDED, GLUE
 from kd_files.reading import DamagedFile, read_json
 from kd_files.writing import write_json
+
+log = logging.getLogger("kd_env")
 
 FORMATS = (".txt", ".jsonl", ".parquet", ".arrow", ".feather")
 PART_BYTES = 1 << 24
@@ -24,6 +27,8 @@ MOST_PARTS = 1024
 SAMPLE = 1 << 20
 """Characters of a source that are looked at before any work."""
 DEFAULT_COLUMN = "text"
+UNKNOWN_SIZE = 1 << 25
+"""Bytes of text that a data set of the hub is taken to have where it does not say: few, so that enough is held out."""
 _SETTLED = 2.0  # seconds after which a file that changes has another time
 _REMEDY = "delete it; it is made again"
 
@@ -36,6 +41,8 @@ class Source(NamedTuple):
     segments: tuple[Segment, ...]
     identity: tuple[Any, ...]  # equal where the content is
     sample: tuple[str, ...]  # its first texts, without blank ones
+    size: int  # bytes of text, about
+    dev: str | None = None  # its own dev split; None: dev texts are held back from its train texts
 
 
 def find_sources(
@@ -48,7 +55,8 @@ def find_sources(
             ``.arrow`` and ``.feather`` with a column of texts) or data sets of the hub, one or several.
         column: of the texts where a source has columns; None: ``text``.
         data_dir: of GLUE tasks.
-        records: folder that keeps the hashes of files, so that those that have not changed are read once.
+        records: folder that keeps the hashes of files, so that those that have not changed are read once, and what
+            the hub said of data sets.
 
     Raises:
         ValueError: no such source, nothing in it, or no column of texts; with the remedy.
@@ -64,7 +72,7 @@ def find_sources(
         elif kind == "folder":
             found.append(_folder(Path(name).expanduser(), column or DEFAULT_COLUMN, records))
         else:
-            found.append(_hub(name, column or DEFAULT_COLUMN))
+            found.append(_hub(name, column or DEFAULT_COLUMN, records))
     if column is not None and all(segment.kind in _PLAIN for source in found for segment in source.segments):
         raise ValueError(
             f"column={column!r} is for files and data sets with columns, and text={text!r} names none; leave it out."
@@ -107,7 +115,7 @@ def _task(name: str, data_dir: str | None) -> Source:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     size = sum(map(len, texts))
     segment = Segment("task", name, 0, 1, size)
-    return Source(name, "task", (segment,), ("task", digest.hexdigest()), _looked_at(name, [texts]))
+    return Source(name, "task", (segment,), ("task", digest.hexdigest()), _looked_at(name, [texts]), size, "dev")
 
 
 # -- folders
@@ -125,7 +133,8 @@ def _folder(folder: Path, column: str, records: Path | None) -> Source:
     sample = _looked_at(str(folder), texts)
     hashes = _hashes(folder, files, records)
     identity = [(path.relative_to(folder).as_posix(), hashes[path]) for path in files]
-    return Source(str(folder), "folder", tuple(segments), ("files", *identity), sample)
+    size = sum(segment.size for segment in segments)
+    return Source(str(folder), "folder", tuple(segments), ("files", *identity), sample, size)
 
 
 def _of_file(path: Path, column: str) -> list[Segment]:
@@ -228,29 +237,44 @@ def _hashes(folder: Path, files: Sequence[Path], records: Path | None) -> dict[P
 # -- the hub
 
 
-def _hub(name: str, column: str) -> Source:
-    builder = hub_builder(name)
-    stream = builder.as_streaming_dataset(split="train")
+def _hub(name: str, column: str, records: Path | None) -> Source:
+    """A data set as the hub has it; as it was last seen where the hub does not answer."""
+    mark = hashlib.sha256(f"{name} {column}".encode()).hexdigest()[:16]
+    record = None if records is None else records / f"hub-{mark}.json"
+    try:
+        builder = hub_builder(name)
+    except ValueError as error:
+        if record is None or not record.is_file():
+            raise
+        log.warning("%s It is taken to be as it was when it was last seen.", error)
+        seen = read_json(
+            record, _REMEDY, {"segment": list, "identity": list, "sample": list, "size": int, "dev": (str, type(None))}
+        )
+        segment = Segment(*seen["segment"])
+        contents = (tuple(seen["identity"]), tuple(seen["sample"]), seen["size"], seen["dev"])
+        return Source(name, "hub", (segment,), *contents)
+    splits = stream_of(builder, name)
+    if "train" not in splits:
+        raise ValueError(f"The data set {name!r} has the splits {', '.join(splits)}, and none is called train.")
+    stream = splits["train"]
     sample = _looked_at(name, stream_texts(stream, column, name))
-    known = (builder.info.splits or {}).get("train")
-    # A data set that does not say its size is taken for one of some parts.
-    size = int(getattr(known, "num_bytes", 0) or 0) or UNKNOWN_SIZE
-    identity = ("hub", name, builder.config_id, str(builder.info.version), builder.hash)
-    return Source(name, "hub", (Segment("hub", name, 0, int(stream.num_shards), size),), identity, sample)
-
-
-UNKNOWN_SIZE = 1 << 28
-
-
-def has_own_dev(source: Source) -> bool:
-    """Whether a source comes with a dev split of its own; else dev texts are held back from its train texts."""
-    return source.kind == "task" or (source.kind == "hub" and hub_dev_split(source.name) is not None)
-
-
-def hub_dev_split(name: str) -> str | None:
-    """The split of a data set of the hub that stands for dev."""
-    splits = hub_builder(name).as_streaming_dataset()
-    return next((split for split in ("validation", "dev", "test") if split in splits), None)
+    files = int(stream.num_shards)
+    said = int(getattr((builder.info.splits or {}).get("train"), "num_bytes", 0) or 0)
+    seen_all = sum(map(len, sample)) < SAMPLE
+    source = Source(
+        name,
+        "hub",
+        (Segment("hub", name, 0, files, said or files * PART_BYTES),),
+        ("hub", name, builder.config_id, str(builder.info.version), builder.hash),
+        sample,
+        said or (sum(map(len, sample)) if seen_all else UNKNOWN_SIZE),
+        next((split for split in ("validation", "dev", "test") if split in splits), None),
+    )
+    if record is not None:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        [segment] = source.segments
+        write_json(record, {**source._asdict(), "segment": segment, "segments": None})
+    return source
 
 
 def _looked_at(name: str, batches: Any) -> tuple[str, ...]:

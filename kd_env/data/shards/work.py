@@ -25,7 +25,7 @@ from kd_files.writing import atomic_write, write_json
 
 PLAN = "plan.json"
 FAULT = "fault: "
-"""What a process says before a fault of the sources."""
+"""What a process says before a fault of the sources or the disk."""
 _REMEDY = "delete the folder; it is made again"
 DEV_PLACE = SPLITS.index(DEV)
 
@@ -159,11 +159,18 @@ def _batches(plan: Plan, part: int) -> Iterator[list[str]]:
 
 
 def _write(path: Path, array: np.ndarray) -> dict[str, Any]:
-    """Write an array whole or not at all; its size and hash."""
+    """Write an array whole or not at all; its size and hash.
+
+    Raises:
+        OSError: the disk is full, read-only or the like.
+    """
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
     data = content.getvalue()
-    atomic_write(path, data)
+    try:
+        atomic_write(path, data)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error}); free some room, or choose another cache_dir.") from error
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -172,7 +179,7 @@ def main(words: Sequence[str]) -> int:
     folder = Path(words[0])
     try:
         work(folder, read_plan(folder))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"{FAULT}{error}", flush=True)
         return 1
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 from kd_env.config.environment import EnvConfig
 from kd_env.data.corpora import load_texts
 from kd_env.data.loading import load_dev
-from kd_env.data.shards.corpus import Corpus
+from kd_env.data.shards.corpus import HELD_ROWS, Corpus
 from kd_env.data.shards.held import shuffled_rows
 from kd_env.data.shards.packing import DEV, Packer, content_hashes
 from kd_env.data.shards.segments import hub_stream, stream_texts
-from kd_env.data.shards.sources import Source, has_own_dev, hub_dev_split
+from kd_env.data.shards.sources import Source
 from kd_env.data.shards.work import shard_path
 from kd_env.data.tables import Table
 from kd_env.data.tasks import EMBEDDED, GLUE
@@ -25,9 +26,12 @@ from kd_env.envs.texts.rows import cut, fitting_table, held_table, look_at_sourc
 from kd_env.evaluation.judging.dev import check_lengths
 from kd_env.evaluation.judging.results import SELECTION
 from kd_env.mdp.problem import Problem
+from kd_files.reading import read_json
+from kd_files.writing import write_json
 
 TEXT_ROWS = 512
 """Dev and selection texts that students of masked text are judged on, at most."""
+_LONGEST_TOKEN = 16  # characters, on average
 
 
 class JudgedTables(NamedTuple):
@@ -131,8 +135,8 @@ def _dev_rows(corpus: Corpus, rows: int) -> np.ndarray:
     packer = Packer(corpus.plan.packing)
     streams = [corpus.held(DEV)]
     for source in corpus.sources:
-        if has_own_dev(source):
-            texts = _outside(corpus, _dev_texts(corpus, source, rows * packer.packing.width * 16))
+        if source.dev is not None:
+            texts = _outside(corpus, _dev_texts(corpus, source))
             streams.append(np.concatenate(packer.streams(texts, np.zeros(len(texts), dtype=int))))
     found = packer.rows(np.concatenate(streams))
     if not len(found):
@@ -143,21 +147,25 @@ def _dev_rows(corpus: Corpus, rows: int) -> np.ndarray:
     return shuffled_rows(found, 0)[:rows]
 
 
-def _dev_texts(corpus: Corpus, source: Source, characters: int) -> list[str]:
-    """Texts of the dev split of a source, without blank ones; of the hub no more than are needed."""
+def _dev_texts(corpus: Corpus, source: Source) -> list[str]:
+    """Texts of the dev split of a source, without blank ones; of the hub no more than are needed, which are kept."""
     plan = corpus.plan
     if source.kind == "task":
         tables = load_dev({**EMBEDDED, **GLUE}[source.name], plan.data_dir if source.name in GLUE else None)
         everything = (text for table in tables.values() for text in [*table.first, *(table.second or ())])
         return [text.strip() for text in everything if text.strip()]
-    split = hub_dev_split(source.name)
-    assert split is not None
+    assert source.dev is not None
+    kept = corpus.folder / f"dev-{hashlib.sha256(source.name.encode()).hexdigest()[:16]}.json"
+    if kept.is_file():
+        return list(read_json(kept, "delete it; it is streamed again", {"texts": list})["texts"])
     texts: list[str] = []
-    for batch in stream_texts(hub_stream(source.name, split), plan.column, source.name):
+    left = HELD_ROWS * plan.packing.width * _LONGEST_TOKEN
+    for batch in stream_texts(hub_stream(source.name, source.dev), plan.column, source.name):
         texts += [text.strip() for text in batch if text.strip()]
-        characters -= sum(map(len, batch))
-        if characters <= 0:
+        left -= sum(map(len, batch))
+        if left <= 0:
             break
+    write_json(kept, {"texts": texts})
     return texts
 
 
