@@ -266,9 +266,9 @@ EXPERIMENT_AGENTS = {
     "lgtm": "lgtm",
     "lgtm_mrpc": "lgtm",
     "metadistil": "metadistil",
-    "ks_small": "knowledge_selector_published",
+    "ks_paper_small": "knowledge_selector_published",
     "mt_bert": "mt_bert",
-    "mt_bert_mrpc": "mt_bert",
+    "mt_bert_paper_small": "mt_bert",
     "mt_bert_paper": "mt_bert",
     "noisy_samples": "row_reinforce",
     "noisy_samples_sst2": "row_reinforce",
@@ -326,7 +326,7 @@ def with_hardly_trained_set(found: Settings, output: Path) -> EnvConfig:
     return dataclasses.replace(found.env, teachers=tuple({"name": f.name, "path": str(f)} for f in folders))
 
 
-REAL = ("mrpc", "sst2", "stsb", "ks_small", "mt_bert_mrpc", "rco_mrpc", "rl_kd_mrpc", "weighting_mrpc")
+REAL = ("mrpc", "sst2", "stsb", "ks_paper_small", "mt_bert_paper_small", "rco_mrpc", "rl_kd_mrpc", "weighting_mrpc")
 
 
 @pytest.mark.parametrize("experiment", REAL)
@@ -345,14 +345,14 @@ def test_the_real_experiments_share_their_teachers() -> None:
     assert [(name, teacher.num_hidden_layers, teacher.seed) for name, teacher in batch.teachers] == [
         *(("six", 6, 1), ("five", 5, 2), ("four", 4, 3))
     ]
-    made = settings_of("experiment=mt_bert_mrpc", *NEEDS_MODEL).cofinetuned
+    made = settings_of("experiment=mt_bert_paper_small", *NEEDS_MODEL).cofinetuned
     assert [(one.name, one.num_hidden_layers) for one in made.members] == [("six", 6), ("five", 5), ("four", 4)]
     assert {one.name_or_path for one in made.members} == {"encoder"}
 
 
 def test_mt_bert_is_the_literal_one() -> None:
     """The terms, scale and weights of the formula that tests/knowledge/test_mt_bert.py transcribes."""
-    for experiment in ("mt_bert", "mt_bert_mrpc", "mt_bert_paper"):
+    for experiment in ("mt_bert", "mt_bert_paper_small", "mt_bert_paper"):
         env = settings_of(f"experiment={experiment}", *([] if experiment == "mt_bert" else NEEDS_MODEL)).env
         assert list(env.terms) == LITERAL_TERMS
         assert (env.term_scale, env.weight_normalization, tuple(env.weighs)) == ("none", "none", ("soft_label",))
