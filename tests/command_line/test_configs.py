@@ -275,12 +275,13 @@ EXPERIMENT_AGENTS = {
     "pkd": "pkd",
     "prokt": "prokt",
     "lgtm_paper": "lgtm",
+    "lgtm_paper_small": "lgtm",
     "metadistil_paper": "metadistil",
     "rco": "rco",
     "rco_mrpc": "rco",
     "rl_kd": "teacher_selector",
     "rl_kd_mrpc": "teacher_selector",
-    "tutor_paper": "tutor",
+    **dict.fromkeys(("tutor_paper", "tutor_kd_paper", "tutor_kd_paper_small"), "tutor"),
 }
 
 
@@ -297,7 +298,13 @@ FLOORED = pytest.mark.filterwarnings("ignore:The teacher's loss:UserWarning")
 )
 def test_experiments(experiment: str, tmp_path: Path) -> None:
     embedded = compose("config", [f"experiment={experiment}"])["task"]["name"] in EMBEDDED
-    needs = {"lgtm_mrpc": ["teacher.path=encoder"], "lgtm_paper": []}.get(experiment, NEEDS_MODEL)
+    needs = {
+        "lgtm_mrpc": ["teacher.path=encoder"],
+        "lgtm_paper": [],
+        "lgtm_paper_small": ["teacher.path=encoder", "student.name_or_path=encoder"],
+        "tutor_kd_paper": [],
+        "tutor_kd_paper_small": ["teacher.path=language_model"],
+    }.get(experiment, NEEDS_MODEL)
     found = settings_of(f"experiment={experiment}", *([] if embedded else needs))
     agent = EXPERIMENT_AGENTS.get(experiment, "actor_critic")
     assert found.run_folder.name == f"{'toy' if experiment == NO_EXPERIMENT else experiment}-{agent}-seed0"
