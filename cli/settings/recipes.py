@@ -19,7 +19,7 @@ def paper_recipe(experiment: str, experiments: Iterable[str]) -> str:
     """The recipe as published of an experiment's method.
 
     Args:
-        experiment: name of the method (``lgtm``, ``ks``) or of one of its experiments (``lgtm_mrpc``, ``ks_paper_small``).
+        experiment: name of the method (``lgtm``) or of one of its experiments (``lgtm_mrpc``, ``ks_paper_small``).
         experiments: all that there are.
 
     Raises:
