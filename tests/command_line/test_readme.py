@@ -63,6 +63,8 @@ def test_commands_are_valid(line: str) -> None:
     words = shlex.split(line.split("&&")[-1], comments=True)
     if words[0] == "pytest":
         return
+    if words[0] == "torchrun":
+        words = ["python", *words[words.index("train_agent.py") :]]
     if words[:2] == ["python", "train_agent.py"]:
         name, overrides = "train", words[2:]
     else:
