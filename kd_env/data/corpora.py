@@ -108,7 +108,8 @@ def _folder(folder: Path) -> list[str]:
     if not files:
         held = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise ValueError(
-            f"The folder {str(folder)!r} holds no .txt files (it holds {held}); each line of one is a text."
+            f"The folder {str(folder)!r} holds no .txt files (it holds {held}); each line of one is a text. With "
+            "packing=true students read .jsonl, .parquet, .arrow and .feather files, too."
         )
     lines: list[str] = []
     for path in files:

@@ -137,16 +137,7 @@ def tokenize(rows: Rows, tokenizer: Any, max_length: int, device: torch.device, 
     flat_ids = np.concatenate([part.ids for part in parts])
     dense_ids[mask] = flat_ids
     dense_types[mask] = np.concatenate([part.types for part in parts])
-    unknown = _share_unknown(flat_ids, tokenizer)
-    if unknown >= UNKNOWN_WORDS:
-        warnings.warn(
-            # In tens, so that it is said once of all splits.
-            f"The tokenizer of {tokenizer.name_or_path!r} reads about {round(unknown, 1):.0%} of the words of these "
-            f"rows as {tokenizer.unk_token}: little can be learned from them. Use an encoder that was made for their "
-            "language and script.",
-            UserWarning,
-            stacklevel=2,
-        )
+    warn_unknown(_share_unknown(flat_ids, tokenizer), tokenizer)
     labels = torch.as_tensor(rows.labels)
     return Table(
         torch.as_tensor(dense_ids, device=device),
@@ -174,6 +165,19 @@ def _tokens(first: list[str], second: list[str] | None, tokenizer: Any, max_leng
     types = encoded.get("token_type_ids")
     segments = np.zeros(len(flat), np.int8)
     return _Tokens(flat, np.fromiter(chain.from_iterable(types), np.int8, len(flat)) if types else segments, lengths)
+
+
+def warn_unknown(share: float, tokenizer: Any) -> None:
+    """Say where a tokenizer knows so few of the words of some rows that little can be learned from them."""
+    if share >= UNKNOWN_WORDS:
+        warnings.warn(
+            # In tens, so that it is said once of all splits.
+            f"The tokenizer of {tokenizer.name_or_path!r} reads about {round(share, 1):.0%} of the words of these "
+            f"rows as {tokenizer.unk_token}: little can be learned from them. Use an encoder that was made for their "
+            "language and script.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def share_unknown(table: Table, tokenizer: Any) -> float:

@@ -82,7 +82,7 @@ def _damaged(folder: Path, parts: Sequence[Entry]) -> dict[int, str]:
                 return f"{path} is damaged (other content than when it was written)"
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves the interpreter to others
+    with ThreadPoolExecutor(_cores()) as pool:  # hashing leaves the interpreter to others
         faults = list(pool.map(fault, range(len(parts))))
     return {part: found for part, found in enumerate(faults) if found is not None}
 
@@ -130,7 +130,7 @@ def _work(folder: Path, plan: Plan, workers: int | None, progress: bool, done: i
 
     sizes = [sum(segment.size for segment in part) for part in plan.parts]
     missing = [part for part in range(len(sizes)) if not entry_path(folder, part).is_file()]
-    count = min(workers or os.cpu_count() or 1, len(missing))
+    count = min(workers or _cores(), len(missing))
     begun = sum(sizes) - sum(sizes[part] for part in missing)
     with tqdm(
         total=sum(sizes), initial=begun, desc="packing texts", unit="B", unit_scale=True, disable=not progress
@@ -139,6 +139,11 @@ def _work(folder: Path, plan: Plan, workers: int | None, progress: bool, done: i
             work(folder, plan, bar.update)
         else:
             _in_processes(folder, count, lambda: bar.update(_finished(folder, sizes) - bar.n))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _finished(folder: Path, sizes: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from kd_env.data.shards.making import open_corpus
 from kd_env.data.shards.packing import FEEDBACK, SELECTION, Packer
 from kd_env.data.shards.table import PackedTable, RowPlaces, RowTokens, dense_table, ordinary_counts
 from kd_env.data.splits import Splits
-from kd_env.data.tables import Table, TrainTable, on_device
+from kd_env.data.tables import Table, TrainTable, on_device, share_unknown, warn_unknown
 from kd_env.data.text import TextSplits, TokenFacts, cut_texts, tokenize_texts
 from kd_env.envs.reader import make_reader, ordinary_places, slots_for, slots_of
 from kd_env.mdp.assets import Reader
@@ -95,7 +95,9 @@ def packed_rows(config: EnvConfig, reads: ReadingModel, device: torch.device, ch
     """
     outlook = look(_request(config), reads.tokenizer, reads.tokens, _cache(config))
     _check_slots(config, outlook.plan.packing.width)
-    check([text for source in outlook.sources for text in source.sample[:64]], dense_table(sample_rows(outlook)))
+    sample = dense_table(sample_rows(outlook))
+    check([text for source in outlook.sources for text in source.sample[:64]], sample)
+    warn_unknown(share_unknown(sample, reads.tokenizer), reads.tokenizer)
     corpus = open_corpus(outlook, _cache(config), progress=config.show_progress)
     counts, numbers = ordinary_counts(corpus)
     if not len(counts):
