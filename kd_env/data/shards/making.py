@@ -106,7 +106,7 @@ def _made(folder: Path, identity: str, plan: Plan, workers: int | None, progress
             write_json(entry_path(folder, part), done[part])
     sweep(folder)
     write_plan(folder, plan)
-    _work(folder, plan, workers, progress, len(done))
+    _work(folder, plan, workers, progress)
     parts = []
     for part in range(len(plan.parts)):
         entry = read_entry(folder, part)
@@ -124,7 +124,7 @@ def _made(folder: Path, identity: str, plan: Plan, workers: int | None, progress
     return tuple(parts)
 
 
-def _work(folder: Path, plan: Plan, workers: int | None, progress: bool, done: int) -> None:
+def _work(folder: Path, plan: Plan, workers: int | None, progress: bool) -> None:
     """Make what is missing, with a bar over the bytes of text."""
     from tqdm import tqdm
 

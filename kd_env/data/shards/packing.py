@@ -120,7 +120,7 @@ class Packer:
             texts: some texts.
             splits: of each, as a place in :data:`SPLITS`.
         """
-        pieces = [_pieces(text) for text in texts]
+        pieces = [_pieces(text) if len(text) > LONGEST else (text,) for text in texts]
         ids = self._encode(list(chain.from_iterable(pieces)))
         counts = np.array([len(each) for each in pieces], dtype=np.int64)
         lengths = np.add.reduceat([len(row) for row in ids], np.cumsum(counts) - counts) if texts else counts
