@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -26,7 +29,7 @@ from kd_env.data.shards.held import held_rows
 from kd_env.data.shards.making import MANIFEST, open_corpus
 from kd_env.data.shards.packing import Packer, content_hashes, packing_of, splits_of
 from kd_env.data.shards.segments import Segment, texts_of
-from kd_env.data.shards.work import entry_path, shard_path, write_plan
+from kd_env.data.shards.work import entry_path, main, shard_path, write_plan
 from kd_env.data.tasks import EMBEDDED
 from kd_env.data.text import token_facts
 from kd_env.data.toy import masked_lm_folder
@@ -192,14 +195,34 @@ def test_a_killed_build_goes_on_and_processes_change_nothing(tmp_path: Path, mon
     assert left == {MANIFEST, "plan.json"}
 
 
-def test_a_fault_in_another_process_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PART_BYTES", 200_000)
+def test_faults_in_other_processes_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sources, "PART_BYTES", 1000)
     monkeypatch.setattr(sources, "SAMPLE", 1000)
+    for module in (segments, sources):
+        monkeypatch.setattr(module, "BLOCK", 1000)
     place = tmp_path / "text"
     place.mkdir()
-    (place / "a.jsonl").write_text('{"text": "w1 w2 w3"}\n' * 50_000 + '{"text": 7}\n')
-    with pytest.raises(ValueError, match=r"a.jsonl, near byte \d+: the column 'text' holds '7' \(int\)"):
-        corpus(place, tmp_path / "cache", workers=2)
+    (place / "a.jsonl").write_text('{"text": "w1 w2 w3"}\n' * 500 + '{"text": 7}\n')
+    outlook = look(Request(str(place), max_length=16), TOKENIZER, FACTS, tmp_path)
+    write_plan(tmp_path, outlook.plan)
+    assert main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert re.match(r"fault: .*a.jsonl, near byte \d+: the column 'text' holds '7' \(int\)", said)
+    ends = {
+        f"print({said!r}); raise SystemExit(1)": (ValueError, r"^/.*a.jsonl, near byte"),
+        "import os; os.kill(os.getpid(), 9)": (ChildProcessError, "ended from outside .* run the same again to go on"),
+        "raise RuntimeError('what else')": (RuntimeError, "(?s)A process that packed texts failed:.*what else"),
+    }
+    for code, (kind, message) in ends.items():
+
+        def start(words: Any, code: str = code, environment: Any = None, **options: Any) -> Any:
+            return subprocess.Popen([sys.executable, "-c", code], **options)
+
+        monkeypatch.setattr(processes, "start", start)
+        with pytest.raises(kind, match=message):
+            open_corpus(outlook, tmp_path / "cache", workers=2)
 
 
 def test_damaged_shards_are_named_and_made_again(

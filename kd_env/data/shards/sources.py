@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from kd_env.core.registry import unknown_name
 from kd_env.data.corpora import source_kind, source_names, task_texts
 from kd_env.data.files.formats import encoding_of
-from kd_env.data.shards.segments import Segment, hub_builder, stream_of, stream_texts, texts_of
+from kd_env.data.shards.segments import BLOCK, Segment, hub_builder, stream_of, stream_texts, texts_of
 from kd_env.data.tasks import EMBEDDED, GLUE
 from kd_files.reading import DamagedFile, read_json
 from kd_files.writing import write_json
@@ -151,12 +151,9 @@ def _of_file(path: Path, column: str) -> list[Segment]:
     whole = Segment(kind, name, 0, size, size)
     if kind == "lines":
         return [whole]
-    texts = islice(texts_of(whole, column), 1)
-    characters = sum(len(text) for batch in texts for text in batch)
-    return [whole._replace(size=max(1, size * min(characters, min(size, _BLOCK)) // min(size, _BLOCK)))]
-
-
-_BLOCK = 1 << 19
+    seen = min(size, BLOCK)
+    characters = sum(len(text) for batch in islice(texts_of(whole, column), 1) for text in batch)
+    return [whole._replace(size=max(1, size * min(characters, seen) // seen))]
 
 
 def _of_parquet(path: Path, name: str, column: str) -> list[Segment]:
