@@ -57,6 +57,19 @@ def test_the_resolved_options_say_what_auto_became() -> None:
     assert tutor.objective == "labels"
 
 
+@pytest.mark.parametrize("env", ["knowledge_selection", "tutor_token"])
+def test_packed_texts_lie_in_the_cache(env: str, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.jsonl").write_text('{"body": "a few words"}\n')
+    words = [f"env={env}", f"env.text={tmp_path / 'text'}", f"cache_dir={tmp_path / 'cache'}"]
+    words += [f"teacher.path={FOLDER}", "env.packing=true", "agent=tutor" if env == "tutor_token" else "objective=text"]
+    found = settings(*words, "env.column=body").env
+    assert found.packing and found.cache_dir == str(tmp_path / "cache")
+    if env == "knowledge_selection":
+        with pytest.raises(ValueError, match=r"Unknown column 'text'. Valid: body. Name it with column="):
+            settings(*words)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
