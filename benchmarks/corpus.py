@@ -40,7 +40,6 @@ from kd_env.models.architecture import new_encoder
 from kd_env.models.pretrained import load_tokenizer
 
 AIM, MEMORY_AIM = 0.8, 1024.0
-SMALL_MEGABYTES = 4
 REFERENCES = {"library": "over the library's rate", "call": "over the call's rate"}
 _BATCH = 1 << 19  # characters that are tokenised at once
 
@@ -53,6 +52,8 @@ class Options(common.Options):
     """Corpora that are packed, each anew; medians are reported."""
     megabytes: int = 2000
     """Size of the text."""
+    small: int = 4
+    """Size of the text beside which memory is measured; 0 leaves it out."""
     processes: int = 2
     """That pack it."""
     words: int = 40
@@ -73,9 +74,12 @@ class Options(common.Options):
     """Width of the random teacher."""
     sample: int = 24
     """Megabytes of the text by which the tokenizer's own rate is measured."""
+    after: bool = True
+    """Whether that is measured once more when the text is packed."""
 
     RANGES: ClassVar[dict[str, checks.Check]] = {
         "megabytes": checks.whole(1),
+        "small": checks.whole(0),
         "processes": checks.whole(1),
         "words": checks.whole(2),
         "vocab": checks.whole(200),
@@ -86,6 +90,7 @@ class Options(common.Options):
         "teacher_layers": checks.whole(1),
         "teacher_hidden": checks.whole(8),
         "sample": checks.whole(1),
+        "after": checks.boolean,
     }
 
 
@@ -94,49 +99,50 @@ def run(options: Options) -> common.Result:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_model(folder / "model", options)
+        sizes = (*([options.small] if options.small else []), options.megabytes)
         rows = []
-        for size in (min(SMALL_MEGABYTES, options.megabytes), options.megabytes):
+        for size in sizes:
             common.progress(f"corpus: {size} MB")
             text = folder / f"text{len(rows)}"
             write_text(text, options, size, seed=len(rows))
-            rows.append(_measured(options, folder, text, size))
+            rows.append(_measured(options, folder, text, size, timed=size == options.megabytes))
         for row in rows:
             row["above_mib"] = row["peak_mib"] - rows[0]["peak_mib"]
     return {"rows": rows, "facts": common.facts(options)}
 
 
-def _measured(options: Options, folder: Path, text: Path, size: int) -> dict[str, Any]:
-    """One text: packed several times, and trained with once."""
-    found = []
-    for number in range(options.repeats):
+def _measured(options: Options, folder: Path, text: Path, size: int, timed: bool) -> dict[str, Any]:
+    """One text: packed several times, and trained with once; ``timed``: beside the tokenizer alone."""
+    asked = {"folder": str(folder), "text": str(text)}
+    own, found = [], []
+    for number in range(options.repeats if timed else 1):
         cache = str(folder / f"cache-{text.name}-{number}")
-        asked = {"folder": str(folder), "text": str(text)}
-        before = _own_rates(options, asked)
-        built = in_child("corpus", options, job="build", cache=cache, **asked)
-        after = _own_rates(options, asked)
-        own = {name: (before[name] + after[name]) / 2 for name in before}
-        ratios = {f"over_{name}": built["tokens_per_second"] / own[name] for name in REFERENCES}
-        ratios |= {f"cpu_over_{name}": built["tokens_per_cpu_second"] / own[f"{name}_cpu"] for name in REFERENCES}
-        found.append({**built, **{f"{name}_rate": rate for name, rate in own.items()}, **ratios})
+        own += [_own_rates(options, asked)] if timed else []
+        found.append(in_child("corpus", options, job="build", cache=cache, **asked))
+    own += [_own_rates(options, asked)] if timed and options.after else []
     medians = {name: float(np.median([each[name] for each in found])) for name in found[0]}
+    if timed:
+        means = {name: float(np.mean([each[name] for each in own])) for name in own[0]}
+        medians |= {f"{name}_rate": rate for name, rate in means.items()}
+        for name in REFERENCES:
+            medians[f"over_{name}"] = medians["tokens_per_second"] / means[name]
+            medians[f"cpu_over_{name}"] = medians["tokens_per_cpu_second"] / means[f"{name}_cpu"]
     trained = in_child("corpus", options, job="train", cache=cache, **asked)
     spread = common.spread([each["seconds"] for each in found]) if len(found) > 1 else 0.0
     return {"megabytes": size, **medians, **trained, "spread": spread}
 
 
 def _own_rates(options: Options, asked: dict[str, str]) -> dict[str, float]:
-    """Tokens a second of the tokenizer alone, of all processes together."""
-    rates = {}
-    for reference in REFERENCES:
+    """Tokens a second of the tokenizer alone, of all processes together; a processor's second of one of them."""
 
-        def measured(part: int, reference: str = reference) -> dict[str, float]:
-            return in_child("corpus", options, job="tokenise", part=part, reference=reference, **asked)
+    def measured(part: int) -> dict[str, float]:
+        return in_child("corpus", options, job="tokenise", part=part, **asked)
 
-        with ThreadPoolExecutor(options.processes) as pool:
-            found = list(pool.map(measured, range(options.processes)))
-        rates[reference] = sum(each["tokens_per_second"] for each in found)
-        rates[f"{reference}_cpu"] = float(np.mean([each["tokens_per_cpu_second"] for each in found]))
-    return rates
+    with ThreadPoolExecutor(options.processes) as pool:
+        found = list(pool.map(measured, range(options.processes)))
+    return {
+        name: float((np.mean if name.endswith("_cpu") else np.sum)([each[name] for each in found])) for name in found[0]
+    }
 
 
 def table(result: common.Result) -> str:
@@ -151,7 +157,7 @@ def table(result: common.Result) -> str:
             f"{row['seconds']:.1f}",
             f"{row['megabytes'] / row['seconds']:.2f}",
             f"{row['tokens_per_second'] / 1e6:.3f}",
-            *(f"{row[f'{kind}over_{name}']:.2f}" for kind in ("", "cpu_") for name in REFERENCES),
+            *(_number(row.get(f"{kind}over_{name}")) for kind in ("", "cpu_") for name in REFERENCES),
             f"{row['worker_mib']:.0f}",
             f"{row['open_seconds']:.2f}",
             common.ms(row["update_seconds"]),
@@ -162,6 +168,10 @@ def table(result: common.Result) -> str:
     ]
     aims = f"Aims: at least {AIM} of the tokenizer's rate, and less than {MEMORY_AIM:.0f} MiB above the small corpus."
     return f"{common.markdown(header, lines)}\n\n{aims}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def plot(result: common.Result, path: Path) -> None:
@@ -193,8 +203,8 @@ def measure(options: Options, job: str, folder: str, text: str, **asked: Any) ->
     return _trained(options, Path(folder), text, **asked)
 
 
-def _tokenised(options: Options, folder: Path, text: Path, part: int, reference: str) -> dict[str, float]:
-    """The tokenizer alone: its rate on every ``processes``-th batch of the sample."""
+def _tokenised(options: Options, folder: Path, text: Path, part: int) -> dict[str, float]:
+    """The tokenizer alone, both ways: its rates on every ``processes``-th batch of the sample."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each process has a core
     tokenizer = load_tokenizer(str(folder / "model"))
     with (text / "lines.txt").open(encoding="utf-8") as file:
@@ -204,16 +214,20 @@ def _tokenised(options: Options, folder: Path, text: Path, part: int, reference:
     core.no_truncation()
     core.no_padding()
 
-    def count(batch: list[str]) -> int:
-        if reference == "library":
-            return sum(len(each.ids) for each in core.encode_batch_fast(batch, add_special_tokens=False))
+    def library(batch: list[str]) -> int:
+        return sum(len(each.ids) for each in core.encode_batch_fast(batch, add_special_tokens=False))
+
+    def call(batch: list[str]) -> int:
         return sum(map(len, tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]))
 
-    count(batches[0][:100])
-    begin, used = time.perf_counter(), time.process_time()
-    tokens = sum(count(batch) for batch in batches)
-    seconds, used = time.perf_counter() - begin, time.process_time() - used
-    return {"tokens_per_second": tokens / seconds, "tokens_per_cpu_second": tokens / used}
+    rates = {}
+    for name, count in (("library", library), ("call", call)):
+        count(batches[0][:100])
+        begin, used = time.perf_counter(), time.process_time()
+        tokens = sum(count(batch) for batch in batches)
+        rates[name] = tokens / (time.perf_counter() - begin)
+        rates[f"{name}_cpu"] = tokens / (time.process_time() - used)
+    return rates
 
 
 def _built(options: Options, folder: Path, text: str, cache: str) -> dict[str, float]:

@@ -53,7 +53,7 @@ TINY = {
     "large_data": ("rows=2000", "kinds=pair", "vocab=200", "max_length=16"),
     "corpus": (
         *("megabytes=1", "processes=1", "vocab=400", "max_length=16", "updates=2", "batch=4", "hidden=16", "sample=1"),
-        *("teacher_layers=1", "teacher_hidden=16"),
+        *("teacher_layers=1", "teacher_hidden=16", "small=0", "after=false"),
     ),
     "gpu": ("hidden=16", "replicas=[1,2]", "evaluate_every=0", "layers=1", "repeats=1"),
     "vector": ("hidden=16", "replicas=[1,2]", "modes=[loop,singles,stacked]", "evaluate_every=0", "repeats=2"),
