@@ -53,7 +53,13 @@ class TwoNodes:
             initialize_head=True, head_node_args={**own, "include_dashboard": False, "_system_config": QUICKLY}
         )
         self.address: str = self.cluster.address
-        self.second = self.cluster.add_node(**own)
+        self._second: Any = None
+
+    def both(self) -> TwoNodes:
+        """The cluster with its second node, also where that was killed."""
+        if self._second is None:
+            self._second = self.cluster.add_node(**self._own)
+        return self
 
     def occupy_first(self) -> Callable[[], None]:
         """Take the CPU of the first node until what is given back is called."""
@@ -67,7 +73,8 @@ class TwoNodes:
 
     def kill(self) -> None:
         """Take the second node away, as a machine that fails."""
-        self.cluster.remove_node(self.second, allow_graceful=False)
+        self.cluster.remove_node(self._second, allow_graceful=False)
+        self._second = None
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +132,7 @@ def test_a_full_cluster_waits_and_a_study_that_is_stopped_leaves_nothing_there(
             raise KeyboardInterrupt
 
     monkeypatch.setattr("cli.runs.pool._Bar.say", say)
-    with on_ray(nodes, tmp_path) as place, pytest.raises(KeyboardInterrupt):
+    with on_ray(nodes.both(), tmp_path) as place, pytest.raises(KeyboardInterrupt):
         pool.run_all(children, place, shown=False)
     assert "Ray cluster: 2 nodes with 2 CPUs" in capsys.readouterr().out
     assert said[-1] == "waiting for 1 CPU each: 1 queued, 2 running"
@@ -137,7 +144,7 @@ def test_clusters_that_cannot_do_it_are_refused(
     nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(words: str, **changes: Any) -> None:
-        with pytest.raises(ValueError, match=words), on_ray(nodes, tmp_path, **changes):
+        with pytest.raises(ValueError, match=words), on_ray(nodes.both(), tmp_path, **changes):
             pass
 
     refused(r"No node of the Ray cluster has the 1 CPU and 1 GPU .*1 CPU, 0 GPU; 1 CPU, 0 GPU", gpus=1)
@@ -156,7 +163,7 @@ def test_a_study_is_complete_though_a_node_is_lost(
     """The node of a training is killed in its middle: it ends on the other one, with the bits of one that ran here."""
     folder = tmp_path / "far"
     lost = folder / "custom-reinforce-seed0"
-    clusters.connect(nodes.address)
+    clusters.connect(nodes.both().address)
     free = nodes.occupy_first()
 
     def kill() -> None:
