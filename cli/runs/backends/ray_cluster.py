@@ -59,6 +59,7 @@ class RayCell(Cell):
         except RayTaskError:
             raise
         except RayError as error:  # the node, the actor or the memory below it
+            ray.kill(self.actor)  # one that is only out of reach writes no more, either, once it is heard of
             reason = str(error).partition("\n")[0][:200]
             return Ended(1, f"{type(error).__name__}: {reason}", lost=True)
         ray.kill(self.actor)

@@ -84,7 +84,8 @@ def _check_answers(address: str) -> None:
 def _no_cluster(address: str, reason: str) -> ValueError:
     return ValueError(
         f"No Ray cluster answers at {address!r} ({' '.join(reason.split())[:200]}). Give that of one that runs, as "
-        "10.0.0.1:6379; `ray start --head` starts one and says its address."
+        "10.0.0.1:6379 (`ray start --head` starts one and says its address); where it asks for a token, set "
+        "RAY_AUTH_MODE=token."
     )
 
 
