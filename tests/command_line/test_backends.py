@@ -23,8 +23,9 @@ from cli.runs.backends import catalog
 from cli.runs.backends.base import Child
 from cli.runs.backends.ray_cluster import RayCluster
 from cli.runs.backends.slurm import Limits, Slurm
+from cli.runs.backends.work import run, work_of
 from cli.settings.options import split_options
-from kd_env import DistillVectorEnv
+from kd_env import DistillVectorEnv, build_problem
 from kd_env.core.clusters import connection as clusters
 from kd_env.decisions.options import env_config
 from kd_env.envs import make_vector
@@ -90,7 +91,7 @@ def words(tiny: dict[str, Any], tmp_path: Path) -> list[str]:
     return [
         *("task=custom", f"task.data_dir={tiny['data_dir']}", f"teacher.path={tiny['teacher']}"),
         *("student=toy_small", "student.hidden_size=8", "task.feedback_rows=32", "task.selection_rows=32"),
-        *("env.evaluation_rows=32", "env.batch_size=4", "env.budget=8", "num_envs=4", "total_timesteps=240"),
+        *("env.evaluation_rows=32", "env.batch_size=4", "env.budget=8", "num_envs=4", "total_timesteps=160"),
         *("evaluation.seeds=1", "evaluation.rules=[]", "checkpoint_every=16", "progress=false"),
         f"cache_dir={tmp_path}/cache",
     ]
@@ -192,7 +193,8 @@ def test_replicas_on_ray_have_the_bits_of_processes(nodes: TwoNodes, tiny: dict[
 
     clusters.connect(nodes.address)
     config = env_config(**{**tiny, "student": {**tiny["student"], "dropout": 0.1}}, cache_dir=str(tmp_path / "cache"))
-    processes, actors = make_vector(config, 2, "processes"), make_vector(config, 2, "ray")
+    problem = build_problem(config)
+    processes, actors = (make_vector(config, 2, kind, problem=problem) for kind in ("processes", "ray"))
     actions = np.random.default_rng(0).integers(0, 2, (9, 2, 3), dtype=np.int8)
     try:
         assert_same(processes.reset(seed=5), actors.reset(seed=5))
@@ -201,7 +203,7 @@ def test_replicas_on_ray_have_the_bits_of_processes(nodes: TwoNodes, tiny: dict[
         assert_same(processes.unwrapped.row_influence(), actors.unwrapped.row_influence())
         actors.unwrapped.save_state(tmp_path / "state")
         processes.unwrapped.load_state(tmp_path / "state")  # a part a replica, wherever it was
-        effect = DistillVectorEnv(1, problem=actors.unwrapped.problem).decision.actions.decode(actions[6])
+        effect = DistillVectorEnv(1, problem=problem).decision.actions.decode(actions[6])
         assert_same(processes.step(effect), actors.step(effect))
         with pytest.raises(ValueError, match="action holds 7"):
             actors.step(np.full((2, 3), 7, np.int8))
@@ -285,6 +287,16 @@ def test_a_job_that_is_preempted_goes_on_and_one_that_is_cancelled_does_not(tmp_
         assert cell.ended() is None and is_gone(process)
         place.stop([cell])
     assert is_gone(job) and is_gone(again)
+
+
+def test_a_device_that_is_absent_on_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that was given one does not run on a CPU; one that was not sees none."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    child = sleeper("device", tmp_path, 0.0)
+    status, said = run(work_of(child, cpus=1, gpus=0.5, marks={}))
+    assert status == 1 and "torch sees none there: device='cuda' is absent" in said and not child.log.exists()
+    seen = "import os; assert (os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']) == ('', '3')"
+    assert run(work_of(child._replace(words=("timeit", "-n1", "-r1", seen)), cpus=3, gpus=0, marks={})) == (0, "")
 
 
 DEFAULTS = split_options("study", [])[0]
