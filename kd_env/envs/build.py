@@ -30,6 +30,7 @@ from kd_env.models.precision import resolve_precision
 from kd_env.models.students.classifiers import build_student
 from kd_env.models.students.taggers import train_padding
 from kd_env.models.students.upper import with_upper
+from kd_env.numerics.ranks import join
 from kd_env.teachers.frozen import with_states
 from kd_env.teachers.loading import LoadedTeacher, load_teachers, make_teacher, teacher_folders
 from kd_env.teachers.provenance import warn_other_rows
@@ -46,6 +47,8 @@ def build_problem(config: EnvConfig) -> Problem:
     Raises:
         ValueError: anything that does not fit, before training starts, with the remedy.
     """
+    if config.data_parallel:
+        join()  # before a device is taken: each rank has one of its own
     device, dtype = resolve_device(config.device), _DTYPES[config.precision]
     if config.objective == "text":
         check_names(config, regression=False)

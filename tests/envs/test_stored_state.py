@@ -116,3 +116,14 @@ def test_a_type_that_a_file_names_is_not_made(tiny_problem: Any, tmp_path: Path)
     with pytest.raises(TypeError, match="cannot hold object at '/what'"):
         write_state(tmp_path / "other", {"what": object()}, {})
     assert not (tmp_path / "other").exists()
+
+
+def test_a_second_writer_of_a_state_is_refused(tiny_problem: Any, tmp_path: Path) -> None:
+    env = DistillEnv(problem=tiny_problem)
+    env.reset(seed=0)
+    folder = tmp_path / "state"
+    with owned(folder, "state", "wait"), pytest.raises(ValueError, match=f"{folder} is being written by process"):
+        env.save_state(folder)
+    env.save_state(folder)
+    env.load_state(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]

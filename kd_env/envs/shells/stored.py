@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_env.core.locks import owned
 from kd_files.manifest import check_manifest
 from kd_files.reading import damaged, read_json
 from kd_files.tensors import read_tensors, write_tensors
@@ -34,14 +35,14 @@ def write_state(folder: Path, state: Any, about: Mapping[str, Any]) -> None:
         about: plain values that say of which problem it is.
 
     Raises:
-        ValueError: ``folder`` holds something else.
+        ValueError: ``folder`` holds something else, or another process is writing a state there.
         TypeError: the state holds something that cannot be written.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / STATE).is_file()):
         raise ValueError(f"{folder} exists and holds no state of an environment; choose another folder.")
     numbers: dict[str, Tensor] = {}
     form = _written(state, "", numbers)
-    with new_folder(folder) as fresh:
+    with owned(folder, "state", "wait until it is whole, or choose another folder"), new_folder(folder) as fresh:
         write_tensors(fresh / NUMBERS, numbers)
         write_json(fresh / STATE, {"format": FORMAT, "about": dict(about), "state": form})
 
