@@ -13,6 +13,7 @@ import torch
 
 from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.core import trees
+from kd_env.core.locks import owned
 from kd_env.decisions.options import env_config
 from kd_env.envs.shells.stored import NUMBERS, STATE, write_state
 
