@@ -196,6 +196,14 @@ class Learner(SavedAgent):
             training |= storage.with_prefix("collector.", self._collector.state())
         return {"networks": networks, "training": training}
 
+    def generator_states(self) -> list[Any]:
+        """Where the draws of its actions stand, while it acts and does not learn."""
+        return [self._act_generator.get_state().numpy()]
+
+    def restore_generators(self, states: list[Any]) -> None:
+        """Take back what :meth:`generator_states` gave."""
+        self._act_generator.set_state(torch.from_numpy(states[0]))
+
     def _restore_policy(self, folder: Path) -> None:
         networks = storage.read_tensors(folder / "networks.safetensors")
         for prefix, network in self.networks.items():

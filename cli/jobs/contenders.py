@@ -166,6 +166,7 @@ def judge(
         progress: told about every step.
     """
     from kd_env.evaluation.judging.protocol import evaluate_policies
+    from kd_env.evaluation.judging.running import Running
 
     kept = kept_results(settings, problem)
     policies = {name: policy_identity(settings, name, policy) for name in chosen}
@@ -178,6 +179,7 @@ def judge(
         keep=keeper(settings),
         finished=finished_results(settings, problem, policy, chosen),
         on_result=lambda result: kept.write(result.name, policies[result.name], result),
+        running=lambda name: Running(kept, name, policies[name]),
     )
 
 

@@ -77,18 +77,28 @@ class Measure(ABC):
         """The number of every student, ``[N]``."""
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`add` has collected so far, by attribute: arrays and traces, which :meth:`restore` takes back."""
-        kept = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray | Trace)}
-        return {name: value.array() if isinstance(value, Trace) else value for name, value in kept.items()}
+        """What :meth:`add` has collected so far, by attribute: arrays, traces and lists; for :meth:`restore`."""
+        kept = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray | Trace | list)}
+        return {name: _kept(value) for name, value in kept.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what another measure of the same kind had collected."""
         for name, value in state.items():
-            setattr(self, name, Trace(value) if isinstance(getattr(self, name), Trace) else value)
+            setattr(self, name, Trace(value) if isinstance(getattr(self, name), Trace) else _listed(value))
 
     def over_time(self) -> Floats:
         """The curve of every student, ``[updates, N]`` with NaN after its end, where :attr:`trace` names one."""
         raise NotImplementedError(f"The measure {self.name!r} has no curve.")
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_kept(each) for each in value)
+    return value.array() if isinstance(value, Trace) else value
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(each) for each in value] if isinstance(value, tuple) else value
 
 
 class Decision(ABC):

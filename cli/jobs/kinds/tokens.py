@@ -162,6 +162,7 @@ class TokenJob(Job[EnvConfig, Problem]):
     def evaluate(self, problem: Problem, agent: Any, policy: Path) -> Report:
         """As in :class:`Job`; with ``protocol=joint`` the student of the training beside those of the rules."""
         from kd_env.evaluation.judging.protocol import as_evaluation, evaluate_policies
+        from kd_env.evaluation.judging.running import Running
         from kd_env.evaluation.judging.tables import judged_tables
         from kd_env.evaluation.reports.report import summarize
 
@@ -178,7 +179,6 @@ class TokenJob(Job[EnvConfig, Problem]):
         finished = {name: result for name, result in found.items() if result is not None}
         if finished:
             print(f"Judged before, and kept: {', '.join(finished)}.", flush=True)
-        left = len(contenders) - len(finished)
         results: dict[str, PolicyResult] = {}
         if self.joint and self.learns:
             results[settings.agent.label] = read_joint(settings.run_folder)
@@ -187,11 +187,12 @@ class TokenJob(Job[EnvConfig, Problem]):
                 _native(problem),
                 contenders,
                 seeds,
-                progress=show_progress(left) if settings.resolved["progress"] else None,
+                progress=show_progress(len(contenders) - len(finished)) if settings.resolved["progress"] else None,
                 keep=keep,
                 judged=judged,
                 finished=finished,
                 on_result=lambda result: kept.write(result.name, policies[result.name], result),
+                running=lambda name: Running(kept, name, policies[name]),
             )
             results |= fresh.policies
         evaluation = as_evaluation(_native(problem), judged, results, seeds, joint=self.joint)

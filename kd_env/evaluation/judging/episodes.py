@@ -15,6 +15,7 @@ from kd_env.evaluation.judging.contenders import Contender, Keep, Progress
 from kd_env.evaluation.judging.course import Course, Ended, Students, policy_result
 from kd_env.evaluation.judging.dev import Split, temperatures
 from kd_env.evaluation.judging.results import PolicyResult
+from kd_env.evaluation.judging.running import Resumed, Running, TellsDraws
 from kd_env.evaluation.judging.stacks import Stack, stacks
 from kd_env.evaluation.judging.tables import JudgedTables, selection_table
 from kd_env.evaluation.judging.windows import Window, side_by_side
@@ -79,15 +80,29 @@ def drive(
     deterministic: bool,
     progress: Progress | None,
     keep: Keep | None,
+    running: Running | None = None,
 ) -> list[PolicyResult]:
-    """One episode of every seed under each policy of a stack, all students at the same time."""
+    """One episode of every seed under each policy of a stack, all students at the same time.
+
+    Args:
+        stack: the policies.
+        problem: of the comparison.
+        splits: that students are judged on.
+        seeds: of the students.
+        deterministic: passed to ``predict``.
+        progress: told about every step.
+        keep: told about every student that is finished.
+        running: keeps the episode of a policy that is judged alone.
+    """
     groups, names = _groups(stack.problem, seeds), list(stack.contenders)
     count = len(groups[0])
     env = DistillVectorEnv(count * len(names), problem=stack.problem, autoreset_mode="disabled")
     # One policy for all groups: made anew for each, a random one would do the same to every student.
     windows = [Window(contender, env, place, count) for place, contender in enumerate(stack.contenders.values())]
-    episodes = []
-    for group in groups:
+    running = running if isinstance(windows[0].policy, TellsDraws) else None
+    resumed = None if running is None else running.read()
+    episodes: list[list[Ended]] = [] if resumed is None else [[each] for each in resumed.ended]
+    for group in groups[len(episodes) :]:
         judged = [
             _Judged(
                 window,
@@ -98,7 +113,11 @@ def drive(
             )
             for name, window in zip(names, windows, strict=True)
         ]
-        episodes.append(_episodes(env, judged, deterministic))
+        before = [ended for ended, *_ in episodes]
+        episodes.append(_episodes(env, judged, deterministic, before, running, resumed))
+        resumed = None
+    if running is not None:
+        running.remove()
     env.close()
     return [
         policy_result(
@@ -151,7 +170,14 @@ class _Judged(NamedTuple):
     keep: Callable[[int, int, bool], None] | None
 
 
-def _episodes(env: DistillVectorEnv, judged: Sequence[_Judged], deterministic: bool) -> list[Ended]:
+def _episodes(
+    env: DistillVectorEnv,
+    judged: Sequence[_Judged],
+    deterministic: bool,
+    before: Sequence[Ended],
+    keeper: Running | None,
+    resumed: Resumed | None,
+) -> list[Ended]:
     """One episode of every replica. A replica that ends early is read at once; what it does afterwards is ignored."""
     windows = [each.window for each in judged]
     observations, _ = env.reset(seed=[seed for each in judged for seed in each.seeds])
@@ -159,6 +185,10 @@ def _episodes(env: DistillVectorEnv, judged: Sequence[_Judged], deterministic: b
     actions: list[Any] = [None] * len(judged)
     for window in windows:
         window.begin()
+    if resumed is not None:
+        env.load_state(resumed.environment)
+        observations, starts = env.run.observation(), np.zeros_like(starts)
+        _go_on(judged[0], resumed)
     while running.any():
         acting = [place for place, window in enumerate(windows) if running[window.rows].any()]
         for window in windows:
@@ -177,7 +207,19 @@ def _episodes(env: DistillVectorEnv, judged: Sequence[_Judged], deterministic: b
         for place in acting:
             if (progress := judged[place].progress) is not None:
                 progress(judged[place].course.steps, env.episode_steps)
+        if keeper is not None and running.all() and keeper.is_due():
+            policy = windows[0].policy
+            assert isinstance(policy, TellsDraws)
+            keeper.write(before, env, judged[0].course, windows[0].memory, policy.generator_states())
     return [each.course.ended() for each in judged]
+
+
+def _go_on(judged: _Judged, resumed: Resumed) -> None:
+    judged.course.restore(resumed.course)
+    judged.window.memory = resumed.memory
+    policy = judged.window.policy
+    assert isinstance(policy, TellsDraws)
+    policy.restore_generators(resumed.generators)
 
 
 def _take(

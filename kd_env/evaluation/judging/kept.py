@@ -38,7 +38,7 @@ class KeptResults:
             name: of the policy.
             policy: plain values of what it is.
         """
-        place = self._place(name)
+        place = self.place(name)
         if not place.is_dir():
             return None
         try:
@@ -55,7 +55,7 @@ class KeptResults:
         """Keep the result of a policy."""
         arrays: dict[str, np.ndarray] = {}
         plain = _plain(result, arrays)
-        with new_folder(self._place(name)) as folder:
+        with new_folder(self.place(name)) as folder:
             write_json(folder / _RESULT, {"identity": self._identity(name, policy), "result": plain})
             tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
             write_tensors(folder / _ARRAYS, tensors)
@@ -64,7 +64,8 @@ class KeptResults:
         """Give up what was kept, once the evaluation is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _place(self, name: str) -> Path:
+    def place(self, name: str) -> Path:
+        """Folder of a policy."""
         return self.folder / hashlib.sha256(name.encode()).hexdigest()[:16]  # names may hold anything
 
     def _identity(self, name: str, policy: Any) -> dict[str, Any]:

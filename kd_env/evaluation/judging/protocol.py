@@ -14,6 +14,7 @@ from kd_env.evaluation.judging.contenders import Contender, Keep, Progress
 from kd_env.evaluation.judging.dev import split_metrics
 from kd_env.evaluation.judging.episodes import drive, judged_splits
 from kd_env.evaluation.judging.results import SELECTION, Evaluation, PolicyResult
+from kd_env.evaluation.judging.running import Running
 from kd_env.evaluation.judging.stacks import Stack, stacks
 from kd_env.evaluation.judging.tables import JudgedTables, judged_tables
 from kd_env.mdp.problem import Problem
@@ -30,6 +31,7 @@ def evaluate_policies(
     judged: JudgedTables | None = None,
     finished: Mapping[str, PolicyResult] | None = None,
     on_result: Callable[[PolicyResult], None] | None = None,
+    running: Callable[[str], Running] | None = None,
 ) -> Evaluation:
     """Distil fresh students under each policy and judge them on the selection split and every official dev split.
 
@@ -44,6 +46,7 @@ def evaluate_policies(
         judged: the rows that students are judged on, where they are there already.
         finished: results of policies that are judged already, on the same seeds.
         on_result: told about every other result as it is there.
+        running: what keeps the episode of a policy by name, where it is judged alone.
 
     Raises:
         ValueError: no policy, no seed or a repeated one, a contender that solves another task or whose students would
@@ -66,7 +69,8 @@ def evaluate_policies(
         left = {name: contender for name, contender in stack.contenders.items() if name not in results}
         if not left:
             continue
-        for result in drive(Stack(stack.problem, left), problem, splits, seeds, deterministic, progress, keep):
+        alone = running(next(iter(left))) if running is not None and len(left) == 1 else None
+        for result in drive(Stack(stack.problem, left), problem, splits, seeds, deterministic, progress, keep, alone):
             results[result.name] = result
             if on_result is not None:
                 on_result(result)

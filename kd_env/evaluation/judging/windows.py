@@ -28,12 +28,12 @@ class Window:
     def __init__(self, contender: Contender, stack: DistillVectorEnv, place: int, count: int) -> None:
         self.rows = slice(place * count, (place + 1) * count)
         self.env = DistillVectorEnv(count, problem=stack.problem, autoreset_mode="disabled")
-        self._stack, self._memory = stack, None
-        self._policy = contender.factory(self.env)
+        self._stack, self.memory = stack, None
+        self.policy = contender.factory(self.env)
 
     def begin(self) -> None:
         """Forget what the policy remembers of the episodes before."""
-        self._memory = None
+        self.memory = None
 
     def show(self) -> None:
         """Let the environment show the students as they are in the stack, without a copy."""
@@ -48,9 +48,9 @@ class Window:
         an environment that it has for itself.
         """
         shown = self.env.run.state
-        actions, self._memory = self._policy.predict(
+        actions, self.memory = self.policy.predict(
             trees.map_leaves(lambda values: values[self.rows], observations),
-            state=self._memory,
+            state=self.memory,
             episode_start=starts[self.rows],
             deterministic=deterministic,
         )
