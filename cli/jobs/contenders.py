@@ -27,7 +27,7 @@ from kd_files.manifest import digests
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
     from kd_env.evaluation.judging.contenders import Contender, Policy
-    from kd_env.evaluation.judging.kept import KeptResults
+    from kd_env.evaluation.judging.keeping.kept import KeptResults
     from kd_env.evaluation.judging.results import Evaluation, PolicyResult
     from kd_env.mdp.problem import Problem
 
@@ -133,7 +133,7 @@ def policy_identity(settings: Settings[EnvConfig], name: str, policy: Path) -> l
 def kept_results(settings: Settings[EnvConfig], problem: Problem) -> KeptResults:
     """Where the evaluation keeps the results of single policies until it is written."""
     import kd_env
-    from kd_env.evaluation.judging.kept import KeptResults
+    from kd_env.evaluation.judging.keeping.kept import KeptResults
 
     models = [*(teacher.folder for teacher in problem.teachers), problem.config.student_config.name_or_path]
     identity = {
@@ -165,8 +165,8 @@ def judge(
         chosen: of :func:`names`.
         progress: told about every step.
     """
+    from kd_env.evaluation.judging.keeping.running import Running
     from kd_env.evaluation.judging.protocol import evaluate_policies
-    from kd_env.evaluation.judging.running import Running
 
     kept = kept_results(settings, problem)
     policies = {name: policy_identity(settings, name, policy) for name in chosen}

@@ -19,7 +19,7 @@ from cli.runs.watch import read_history
 from cli.settings.compose import compose
 from cli.settings.read import read_settings
 from kd_env.evaluation.judging import protocol
-from kd_env.evaluation.judging.kept import KeptResults
+from kd_env.evaluation.judging.keeping.kept import KeptResults
 from kd_env.evaluation.judging.results import Measured, PolicyResult, SplitScores, TaughtBeside
 
 

@@ -16,9 +16,9 @@ from kd_env.envs import DistillVectorEnv
 from kd_env.envs.build import build_problem
 from kd_env.envs.process import with_options
 from kd_env.evaluation.judging.contenders import Contender
-from kd_env.evaluation.judging.kept import KeptResults, _plain
+from kd_env.evaluation.judging.keeping.kept import KeptResults, _plain
+from kd_env.evaluation.judging.keeping.running import Running
 from kd_env.evaluation.judging.protocol import evaluate_policies
-from kd_env.evaluation.judging.running import Running
 from kd_env.mdp.problem import Problem
 
 CASES = ("random_soft", "random_simplex", "random_weights", "random_tokens", "actor_critic", "random_soft, one by one")

@@ -25,7 +25,7 @@ from kd_files.manifest import digests
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
     from kd_env.evaluation.judging.contenders import Contender
-    from kd_env.evaluation.judging.kept import KeptResults
+    from kd_env.evaluation.judging.keeping.kept import KeptResults
     from kd_env.evaluation.judging.results import PolicyResult
     from kd_env.evaluation.reports.report import Report
 
@@ -161,8 +161,8 @@ class TokenJob(Job[EnvConfig, Problem]):
 
     def evaluate(self, problem: Problem, agent: Any, policy: Path) -> Report:
         """As in :class:`Job`; with ``protocol=joint`` the student of the training beside those of the rules."""
+        from kd_env.evaluation.judging.keeping.running import Running
         from kd_env.evaluation.judging.protocol import as_evaluation, evaluate_policies
-        from kd_env.evaluation.judging.running import Running
         from kd_env.evaluation.judging.tables import judged_tables
         from kd_env.evaluation.reports.report import summarize
 
@@ -230,7 +230,7 @@ class TokenJob(Job[EnvConfig, Problem]):
     def _kept_results(self, problem: Problem) -> KeptResults:
         """Where results of single policies are kept until the evaluation is written."""
         import kd_env
-        from kd_env.evaluation.judging.kept import KeptResults
+        from kd_env.evaluation.judging.keeping.kept import KeptResults
 
         evaluation = self.settings.resolved["evaluation"]
         models = (problem.config.teacher, problem.config.student_config.name_or_path)

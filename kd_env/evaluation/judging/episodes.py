@@ -14,8 +14,8 @@ from kd_env.envs import DistillVectorEnv
 from kd_env.evaluation.judging.contenders import Contender, Keep, Progress
 from kd_env.evaluation.judging.course import Course, Ended, Students, policy_result
 from kd_env.evaluation.judging.dev import Split, temperatures
+from kd_env.evaluation.judging.keeping.running import Resumed, Running, TellsDraws
 from kd_env.evaluation.judging.results import PolicyResult
-from kd_env.evaluation.judging.running import Resumed, Running, TellsDraws
 from kd_env.evaluation.judging.stacks import Stack, stacks
 from kd_env.evaluation.judging.tables import JudgedTables, selection_table
 from kd_env.evaluation.judging.windows import Window, side_by_side

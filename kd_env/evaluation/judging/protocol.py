@@ -13,8 +13,8 @@ from kd_env.decisions.base import Decision
 from kd_env.evaluation.judging.contenders import Contender, Keep, Progress
 from kd_env.evaluation.judging.dev import split_metrics
 from kd_env.evaluation.judging.episodes import drive, judged_splits
+from kd_env.evaluation.judging.keeping.running import Running
 from kd_env.evaluation.judging.results import SELECTION, Evaluation, PolicyResult
-from kd_env.evaluation.judging.running import Running
 from kd_env.evaluation.judging.stacks import Stack, stacks
 from kd_env.evaluation.judging.tables import JudgedTables, judged_tables
 from kd_env.mdp.problem import Problem

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from kd_env.envs import DistillVectorEnv
 from kd_env.evaluation.judging.course import Course, Ended
-from kd_env.evaluation.judging.kept import KeptResults
+from kd_env.evaluation.judging.keeping.kept import KeptResults
 
 EVERY = 300.0
 """Seconds between two savings: shorter episodes are not kept, since they are soon made again."""
