@@ -116,7 +116,8 @@ def with_ready(config: EnvConfig, teachers: Teachers) -> EnvConfig:
 def _options(c: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords of :class:`EnvConfig`; what is ``auto`` is left to recipe and data."""
     task, labels = c["task"], env["objective"] == "labels"
-    options = {key: value for key, value in env.items() if key not in _OF_THE_JOB and value != AUTO}
+    left = {key for key, value in env.items() if value == AUTO and key != "precision"}  # whose auto says something
+    options = {key: value for key, value in env.items() if key not in _OF_THE_JOB and key not in left}
     options["optimizer"] = {key: value for key, value in env["optimizer"].items() if value != AUTO}
     if labels:
         options |= {"task": task["name"], "columns": task["columns"], "teacher_check": str(c["teacher"]["check"])}
