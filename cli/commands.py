@@ -53,6 +53,12 @@ def _evaluate() -> Job:
     return evaluate_any
 
 
+def _glue() -> Job:
+    from cli.jobs.downstream.glue import glue
+
+    return glue
+
+
 def _study() -> Job:
     from cli.jobs.study import study
 
@@ -107,6 +113,7 @@ COMMANDS = {
     "train": Command("train an agent, judge it against the rules, write a report (the main job)", "config", _train),
     "teacher": Command("fine-tune a teacher, or a set together, on the train rows of a task", "finetune", _teacher),
     "evaluate": Command("judge a run's policy again, or fine-tune and compare students", "config", _evaluate),
+    "glue": Command("students on the GLUE tasks, beside the numbers that papers print", "glue", _glue),
     "study": Command("several independent trainings of several agents, and their comparison", "study", _study),
     "tune": Command("search options of an agent with Optuna, by the selection split alone", "tune", _tune),
     "estimate": Command("say how long a training or a study takes, and its memory", "config", _estimate),

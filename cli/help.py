@@ -29,6 +29,11 @@ EXAMPLES = {
         "kd-env evaluate run=runs/wrong_labels-actor_critic-seed0 student.hidden_size=64",
         "kd-env evaluate 'students={none: <folder>, tutor: [<folder>, <folder>]}' train_rows=[32,512] min_updates=200",
     ),
+    "glue": (
+        "kd-env glue 'students={none: <folder>, tutor: [<folder>, <folder>]}' data_dir=<glue folder>",
+        "kd-env glue students=[<folder>] tasks=[sst2,rte] train_rows={sst2: 4000} data_dir=<glue folder> jobs=2",
+        "kd-env glue evaluate_only=true 'students={tutor: {sst2: <classifier>}}' data_dir=<glue folder>",
+    ),
     "study": (
         "kd-env study experiment=harmful_knowledge agents=[actor_critic,sb3/ppo] trainings=5",
         "kd-env study experiment=harmful_knowledge controls=[none,shuffled_reward,untrained]",
@@ -57,6 +62,7 @@ GOING_ON = {
     "a higher total_timesteps goes on with a finished run.",
     "teacher": "the same command goes on from the last evaluation; a finished teacher of the same options is kept.",
     "evaluate": "the same command goes on with policies, or fine-tunings, that are not finished.",
+    "glue": "the same command goes on with fine-tunings that are not finished; more seeds go on with what is finished.",
     "study": "the same command goes on with trainings that are not finished; which agents are pruned stays as decided.",
     "tune": "the same command goes on with trials that are not finished; more trials go on with a finished search.",
     "estimate": "nothing is lost.",

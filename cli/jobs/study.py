@@ -19,7 +19,7 @@ from cli.runs import folder as runs
 from cli.runs.backends.base import Child
 from cli.runs.backends.catalog import LOCAL, check_backend, jobs_of, opened
 from cli.runs.origin import check_source
-from cli.runs.pool import run_all
+from cli.runs.pool import refuse_failed, run_all
 from cli.settings import probe
 from cli.settings.cache import cache_folder
 from cli.settings.compose import compose
@@ -100,7 +100,7 @@ def _run(
         if paused and pruning is None:
             print(pause_words(paused), flush=True)
             children = [_child(training) for training in unjudged(paused)]
-            _refuse_failed(run_all(children, place, shown=c["progress"], end="paused"), len(paused))
+            refuse_failed(run_all(children, place, shown=c["progress"], end="paused"), len(paused), "trainings")
             pruning = decide(folder, options, paused)
             write_pruning(folder, pruning)
             trainings = going_on_with(everyone, pruning)
@@ -115,21 +115,11 @@ def _run(
     done = [training.folder for training in trainings if (training.folder / runs.RESULTS).is_file()]
     if done:
         compare_folders(done, folder, command)
-    _refuse_failed(failed, len(trainings))
+    refuse_failed(failed, len(trainings), "trainings")
 
 
 def _unfinished(trainings: Sequence[Training]) -> list[Training]:
     return [training for training in trainings if not training.finished()]
-
-
-def _refuse_failed(failed: Sequence[Child], count: int) -> None:
-    """Tell the trainings that failed, of ``count``, with their logs; raises ``ValueError`` where there are any."""
-    if failed:
-        logs = ", ".join(f"{child.log} ({_last_line(child.log)})" for child in failed)
-        raise ValueError(
-            f"{len(failed)} of {count} trainings failed; the others are kept, and the same command tries these again. "
-            f"Logs: {logs}"
-        )
 
 
 def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
@@ -240,8 +230,3 @@ def _child(training: Training) -> Child:
 
 def _sets_rules(text: str) -> bool:
     return text.split("=", 1)[0].lstrip("+") == "evaluation.rules"
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "empty"

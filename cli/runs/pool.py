@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from cli.runs.backends.base import Backend, Cell, Child, Ended
@@ -19,7 +20,15 @@ class _Running(NamedTuple):
     """How often it was handed in before."""
 
 
-def run_all(children: Sequence[Child], backend: Backend, *, shown: bool, end: str = "finished") -> list[Child]:
+def run_all(
+    children: Sequence[Child],
+    backend: Backend,
+    *,
+    shown: bool,
+    end: str = "finished",
+    what: str = "trainings",
+    told: Callable[[Child], str] | None = None,
+) -> list[Child]:
     """Run every process; those that failed, which stop no other. What was lost with its place starts anew elsewhere.
 
     Args:
@@ -27,9 +36,11 @@ def run_all(children: Sequence[Child], backend: Backend, *, shown: bool, end: st
         backend: where they run, and how many at the same time.
         shown: whether a progress bar is shown.
         end: what a process is that ended without an error, for the progress.
+        what: the processes are, for the progress.
+        told: called with each process that ended without an error; what it says is shown.
     """
     waiting, running, failed = [(child, 0) for child in children], list[_Running](), list[Child]()
-    bar, crowd = _Bar(len(children), shown, end), _Crowd(backend.wanted)
+    bar, crowd = _Bar(len(children), shown, end, what), _Crowd(backend.wanted)
     try:
         while waiting or running:
             while waiting and (backend.jobs is None or len(running) < backend.jobs):
@@ -50,12 +61,33 @@ def run_all(children: Sequence[Child], backend: Backend, *, shown: bool, end: st
                 if ended.status != 0:
                     failed.append(child)
                 bar.ended(child.name, ended.status)
+                if ended.status == 0 and told is not None:
+                    bar.say(told(child))
             if said := crowd.said([one.cell for one in running]):
                 bar.say(said)
     finally:
         bar.close()
         backend.stop([one.cell for one in running])
     return failed
+
+
+def refuse_failed(failed: Sequence[Child], count: int, what: str) -> None:
+    """Tell the processes that failed, of ``count``, with their logs.
+
+    Raises:
+        ValueError: there are any.
+    """
+    if failed:
+        logs = ", ".join(f"{child.log} ({_last_line(child.log)})" for child in failed)
+        raise ValueError(
+            f"{len(failed)} of {count} {what} failed; the others are kept, and the same command tries these again. "
+            f"Logs: {logs}"
+        )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "empty"
 
 
 def _note(child: Child, ended: Ended) -> None:
@@ -89,16 +121,16 @@ class _Crowd:
 class _Bar:
     """Processes that ended and the time left; without a terminal a line for each."""
 
-    def __init__(self, total: int, shown: bool, end: str) -> None:
+    def __init__(self, total: int, shown: bool, end: str, what: str) -> None:
         self._total, self._done, self._begin, self._shown, self._end = total, 0, time.monotonic(), shown, end
-        self._progress = None
+        self._what, self._progress = what, None
         if shown and total and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = (TextColumn("trainings"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+            columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
             self._progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
-            self._task = self._progress.add_task("trainings", total=total, text="")
+            self._task = self._progress.add_task(what, total=total, text="")
             self._progress.start()
 
     def ended(self, name: str, status: int) -> None:
@@ -109,7 +141,7 @@ class _Bar:
         if self._progress is not None:
             self._progress.update(self._task, completed=self._done, text=text)
         elif self._shown:
-            print(f"trainings {self._done}/{self._total}  {text}", file=sys.stderr, flush=True)
+            print(f"{self._what} {self._done}/{self._total}  {text}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """A line that matters also where no progress is shown."""

@@ -13,6 +13,8 @@ from cli.settings.values import check_values
 
 LONGEST_NAME = 200
 """Bytes of a folder's name: systems take 255, and its lock and log have longer names."""
+_PLACE = ("backend", "jobs", "cpus", "gpus", "retries", "ray_address")
+"""Options of a study that say where its processes run, beside those that begin with ``slurm_``."""
 
 
 def split_options(job: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -49,6 +51,18 @@ def split_options(job: str, words: Sequence[str]) -> tuple[dict[str, Any], list[
     assert isinstance(options, dict)
     check_values(options)
     return {str(key): value for key, value in options.items()}, others
+
+
+def split_place(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Where processes run, as a study's options say it, and all other words; raises as :func:`split_options`."""
+    mine = [says_place(word.partition("=")[0]) for word in words]
+    place, unknown = split_options("study", [word for word, own in zip(words, mine, strict=True) if own])
+    return place, [*unknown, *(word for word, own in zip(words, mine, strict=True) if not own)]
+
+
+def says_place(key: str) -> bool:
+    """Whether an option of a study says where processes run."""
+    return key in _PLACE or key.startswith("slurm_")
 
 
 def names_of(key: str, value: Any) -> list[str]:

@@ -27,7 +27,7 @@ def are_default(names: Sequence[str]) -> bool:
     return all(name == f"LABEL_{index}" for index, name in enumerate(names))
 
 
-def put_in_task_order(module: Any, folder: str, task: Task) -> tuple[int, ...]:
+def put_in_task_order(module: Any, folder: str, task: Task, what: str = "teacher") -> tuple[int, ...]:
     """Put the outputs of a classifier into the order of a task's labels; for each label the output that it was before.
 
     Nothing, and an empty order, where they are in it, or have no names of their own (``LABEL_0``, ...).
@@ -36,6 +36,7 @@ def put_in_task_order(module: Any, folder: str, task: Task) -> tuple[int, ...]:
         module: from :func:`kd_env.models.pretrained.load_encoder`; its last layer is changed in place.
         folder: where it comes from, for messages.
         task: gives the labels.
+        what: it is, for messages.
 
     Raises:
         ValueError: another number of labels, or other names than the task's.
@@ -44,7 +45,7 @@ def put_in_task_order(module: Any, folder: str, task: Task) -> tuple[int, ...]:
     ways = f"Fine-tune one for this task: `kd-env teacher task={task.name} teacher.name_or_path=...`"
     if len(names) != task.num_labels:
         raise ValueError(
-            f"The teacher {folder!r} has {len(names)} labels ({', '.join(names)}), the task {task.name!r} "
+            f"The {what} {folder!r} has {len(names)} labels ({', '.join(names)}), the task {task.name!r} "
             f"has {task.num_labels} ({', '.join(task.labels) or 'a score'}). {ways}."
         )
     if not task.labels or names == task.labels or are_default(names):
@@ -56,16 +57,17 @@ def put_in_task_order(module: Any, folder: str, task: Task) -> tuple[int, ...]:
         return ()
     if sorted(own) != sorted(wanted):
         raise ValueError(
-            f"The teacher {folder!r} names its labels {list(names)}, the task {task.name!r} {list(task.labels)}. If "
-            "they are the same under other names, write the task's, in the order of the teacher's outputs, into "
+            f"The {what} {folder!r} names its labels {list(names)}, the task {task.name!r} {list(task.labels)}. If "
+            "they are the same under other names, write the task's, in the order of its outputs, into "
             f"id2label of its config.json. {ways}."
         )
     order = [own.index(name) for name in wanted]
-    _reorder(module, order, folder)
+    _reorder(module, order, folder, what)
     module.config.id2label = dict(enumerate(task.labels))
     module.config.label2id = {label: index for index, label in enumerate(task.labels)}
     logger.info(
-        "The teacher %s orders its labels %s: its outputs were put into the task's order, %s.",
+        "The %s %s orders its labels %s: its outputs were put into the task's order, %s.",
+        what,
         folder,
         list(names),
         list(task.labels),
@@ -77,7 +79,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[ -]", "_", name.lower())
 
 
-def _reorder(module: Any, order: Sequence[int], folder: str) -> None:
+def _reorder(module: Any, order: Sequence[int], folder: str, what: str) -> None:
     """Change the order of the outputs in the last layer, so that every forward pass has it."""
     inner = {id(part) for part in module.base_model.modules()}
     layers = [
@@ -92,7 +94,7 @@ def _reorder(module: Any, order: Sequence[int], folder: str) -> None:
                 parameter.copy_(parameter[list(order)].clone())
     if not layers or not torch.allclose(_some_logits(module), before[:, list(order)], rtol=1e-4, atol=1e-5):
         raise ValueError(
-            f"The outputs of the teacher {folder!r} ({type(module).__name__}) cannot be put into the task's order: no "
+            f"The outputs of the {what} {folder!r} ({type(module).__name__}) cannot be put into the task's order: no "
             "linear layer gives them. Give the labels in its order: columns.labels=[...] of a custom task."
         )
 

@@ -14,7 +14,7 @@ from cli.jobs.kinds.paused import Paused, write_paused
 from cli.jobs.tuning import command as tune
 from cli.jobs.tuning.trials import FILE, plain, read_trials
 from cli.runs.backends.base import Backend, Child
-from cli.settings.options import split_options
+from cli.settings.options import split_options, split_place
 
 SEARCH = "search={learning_rate: {low: 1e-4, high: 1e-1, log: true}, value_learning_rate: [0.001, 0.01]}"
 
@@ -134,7 +134,7 @@ def test_an_absent_package_is_named_with_its_extra(words: list[str], monkeypatch
 
 def test_a_damaged_file_of_trials_is_refused(tmp_path: Path, words: list[str]) -> None:
     options, others = split_options("tune", words)
-    place, main = tune._split_place(others)
+    place, main = split_place(others)
     search = tune.plan(options, place, main).search
     (tmp_path / FILE).write_text(json.dumps({"search": plain(search), "trials": [{"options": {}}]}))
     with pytest.raises(ValueError, match="'values' is missing"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cli.jobs.downstream.fine_tune import read_rows
+from cli.jobs.downstream.shared import read_rows
 from cli.main import main, run
 from kd_env.envs.environments import TutorTokenEnv
 from kd_env.evaluation.downstream import fine_tuning

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.errors import going_on
+from cli.jobs.downstream.shared import TRAINING, check_folder, open_folder, read_rows, training_config
 from cli.jobs.students import Student, read_students
 from cli.runs import folder as runs
-from cli.runs.config import read_config, to_yaml
 from cli.settings.options import flag, folder_name, names_of, split_options, whole
-from kd_env.core.checks import is_whole
 from kd_env.core.registry import unknown_name
 from kd_files.reading import read_json
 from kd_files.writing import atomic_write, write_json
@@ -20,12 +19,7 @@ if TYPE_CHECKING:
     from kd_env.evaluation.downstream.fine_tuning import Material
     from kd_env.finetuning.config import TeacherConfig
 
-_TRAINING = (
-    *("data_dir", "columns", "epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "max_length"),
-    *("split_seed", "feedback_rows", "selection_rows", "precision", "device"),
-)
-"""Options that fine-tuning has under the same names."""
-_KEPT = (*(name for name in _TRAINING if name != "device"), "min_updates")
+_KEPT = (*(name for name in TRAINING if name != "device"), "min_updates")
 """Options that all fine-tunings of one folder share."""
 
 
@@ -68,10 +62,12 @@ def downstream(overrides: Sequence[str], command: str) -> Path:
         raise ValueError(unknown_name("baseline", baseline, students))
     tasks = names_of("tasks", options["tasks"])
     numbers = read_rows(options["train_rows"], tasks)
-    configs = {task: _config(options, task, students[baseline][0]) for task in tasks}
+    configs = {
+        task: training_config(options, task, students[baseline][0].folder, options["first_seed"]) for task in tasks
+    }
     seeds = range(options["first_seed"], options["first_seed"] + options["seeds"])
     with runs.writing(folder):
-        check_folder(folder, options)
+        check_folder(folder, options, _KEPT, "min_updates", "fine-tuned students")
         jobs = [
             Job(student, task, rows, seed)
             for task in tasks
@@ -85,49 +81,12 @@ def downstream(overrides: Sequence[str], command: str) -> Path:
         set_threads(options["threads"])
         materials = _materials(todo, configs)
         _check_same_rows(folder, jobs, materials)
-        _open_folder(folder, options, command)
+        open_folder(folder, options, command)
         print(f"{folder}: {len(jobs)} fine-tunings, {len(jobs) - len(todo)} of them finished before.", flush=True)
         with going_on(lambda: f"{folder} keeps finished fine-tunings; the same command goes on with the others."):
             _run(folder, todo, configs, materials, options)
         _report(folder, students, baseline, {task: numbers[task] for task in tasks}, seeds, command)
     return folder
-
-
-def read_rows(value: Any, tasks: Sequence[str]) -> dict[str, list[int | None]]:
-    """Numbers of labels by task; None stands for all.
-
-    Raises:
-        ValueError: anything that is no such number, one that is named twice, or a task that is not among ``tasks``.
-    """
-    if isinstance(value, Mapping):
-        for task in value:
-            if task not in tasks:
-                raise ValueError(unknown_name("task of train_rows", task, tasks))
-        return {task: read_rows(value.get(task), [task])[task] for task in tasks}
-    numbers = value if isinstance(value, list) else [value]
-    if not numbers or not all(rows is None or is_whole(rows, 2) for rows in numbers):
-        raise ValueError(f"train_rows={value!r} must be a number of at least 2, a list of them, or null for all.")
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"train_rows={value!r} names a number twice.")
-    return {task: list(numbers) for task in tasks}
-
-
-def check_folder(folder: Path, options: Mapping[str, Any]) -> None:
-    """Refuse a folder of something else, or of other options.
-
-    Raises:
-        ValueError: naming what differs.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    before = read_config(folder / runs.CONFIG) if (folder / runs.CONFIG).is_file() else {}
-    if "min_updates" not in before:
-        raise ValueError(f"{folder} exists and holds no fine-tuned students; choose another name with name=...")
-    changed = [key for key in _KEPT if before.get(key) != options[key]]
-    if changed:
-        raise ValueError(
-            f"{folder} was started with other values of {', '.join(changed)}; choose another name with name=..."
-        )
 
 
 def _check(options: Mapping[str, Any]) -> Path:
@@ -137,21 +96,6 @@ def _check(options: Mapping[str, Any]) -> Path:
         whole("threads", options["threads"], 1)
     flag("progress", options["progress"])
     return Path(str(options["runs_dir"])).expanduser() / folder_name(options["name"])
-
-
-def _config(options: Mapping[str, Any], task: str, student: Student) -> TeacherConfig:
-    """Options of the fine-tunings on one task; folder and seed are replaced for each."""
-    from kd_env.data.loading import get_task
-    from kd_env.finetuning.config import TeacherConfig
-
-    given = {name: options[name] for name in _TRAINING}
-    if task != "custom":
-        given["columns"] = None
-    config = TeacherConfig.from_kwargs(
-        **given, name_or_path=str(student.folder), task=task, output="unused", seed=options["first_seed"]
-    )
-    get_task(task, config.columns, config.data_dir)
-    return config
 
 
 def _for(job: Job, configs: Mapping[str, TeacherConfig]) -> TeacherConfig:
@@ -186,13 +130,6 @@ def _check_same_rows(folder: Path, jobs: Sequence[Job], materials: Mapping[tuple
             raise ValueError(
                 f"{job.path(folder)} was made with other rows of {job.task}; choose another name with name=..."
             )
-
-
-def _open_folder(folder: Path, options: Mapping[str, Any], command: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / runs.CONFIG, to_yaml(options))
-    atomic_write(folder / runs.COMMAND, command + "\n")
-    write_json(folder / runs.VERSIONS, runs.versions())
 
 
 def _run(

@@ -38,7 +38,7 @@ from cli.settings import probe
 from cli.settings.cache import cache_folder
 from cli.settings.compose import compose
 from cli.settings.kinds.base import Settings
-from cli.settings.options import folder_name, split_options
+from cli.settings.options import folder_name, split_options, split_place
 from cli.settings.read import check, check_pause, read_settings
 from kd_env.core import checks
 from kd_env.core.clusters.packages import require
@@ -46,7 +46,6 @@ from kd_files.writing import atomic_write
 
 ELSEWHERE = 8
 """Trials of a round where the places are not known."""
-_PLACE = ("backend", "jobs", "cpus", "gpus", "retries", "ray_address")
 _OWN = {
     "seed": "first_seed=... is the seed of the first training",
     "threads": "cpus=... says how many threads each training has",
@@ -91,7 +90,7 @@ def tune(overrides: Sequence[str], command: str) -> Path:
     """
     probe.require_own_agents()
     options, others = split_options("tune", overrides)
-    place, main = _split_place(others)
+    place, main = split_place(others)
     require("optuna", "tune", "kd-env tune")
     found = plan(options, place, main)
     check_backend(place, found.base.env.device, split_options("study", [])[0])
@@ -202,14 +201,6 @@ def _stages(given: Any, total: int) -> tuple[int, ...]:
     if steps[0] < 1 or any(later <= earlier for earlier, later in pairwise(steps)):
         checks.refuse("stages", given, f"shares that rise, at different steps of total_timesteps={total}")
     return tuple(steps)
-
-
-def _split_place(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Where trainings run, as a study's options say it, and all other words."""
-    keys = [word.partition("=")[0] for word in words]
-    mine = [key in _PLACE or key.startswith("slurm_") for key in keys]
-    place, unknown = split_options("study", [word for word, own in zip(words, mine, strict=True) if own])
-    return place, [*unknown, *(word for word, own in zip(words, mine, strict=True) if not own)]
 
 
 def _check_main(main: Sequence[str], search: Mapping[str, Any]) -> None:

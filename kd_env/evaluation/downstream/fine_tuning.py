@@ -1,7 +1,7 @@
 """After pre-training: a student's folder is fine-tuned on a task from few or all labels, and judged on dev rows.
 
-Like :mod:`kd_env.evaluation.judging.protocol`, this alone reads dev rows. Nothing is chosen with held-out labels: the
-weights of the last update are judged, so that n labels mean n labels.
+Like :mod:`kd_env.evaluation.judging.protocol`, this alone reads dev rows. The weights of the last update are judged, so
+that n labels mean n labels; who chooses between fine-tunings asks for the selection split, and no dev row is read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from kd_env.data.loading import get_task, load_dev
+from kd_env.data.splits import Splits
 from kd_env.data.tables import Table, share_unknown, tokenize
 from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TeacherConfig
@@ -22,10 +23,15 @@ from kd_env.finetuning.loop import Trainee, evaluate, train
 from kd_env.finetuning.preparation import Data, check_fits, prepare
 from kd_env.finetuning.store import Checkpoints
 from kd_env.models import pretrained
+from kd_env.models.devices import resolve_device
+from kd_env.models.library.copies import library_copy
 from kd_env.models.loading import draw_head, load_classifier
+from kd_env.teachers.label_order import put_in_task_order
 
 _UPDATES_A_REPORT = 25
 _FEW = 3  # the random stream of few labels, beside those of :mod:`kd_env.data.splits`
+_NO_ROWS = np.zeros(0, np.int64)
+_NO_CUT = Splits(_NO_ROWS, _NO_ROWS, _NO_ROWS, 0, "", "")
 
 
 class Material(NamedTuple):
@@ -33,9 +39,11 @@ class Material(NamedTuple):
 
     data: Data
     """``train`` holds every row whose label a student may see: official train rows without feedback and selection, as
-    in the environments. ``selection`` is cut to one row, since nothing is chosen on it."""
+    in the environments. ``selection`` is cut to one row: no weights are chosen on it."""
+    selection: Table
+    """The selection split, on which fine-tunings may be chosen."""
     dev: dict[str, Table]
-    """Official dev splits by name."""
+    """Official dev splits by name; empty where none was read."""
 
     @property
     def task(self) -> Task:
@@ -43,15 +51,17 @@ class Material(NamedTuple):
         return self.data.task
 
 
-def load_material(config: TeacherConfig) -> Material:
+def load_material(config: TeacherConfig, *, dev: bool = True) -> Material:
     """Rows of ``config.task`` for the tokenizer of ``config.name_or_path``.
+
+    Args:
+        config: of a fine-tuning.
+        dev: whether dev rows are read; without them nothing can be judged but on the selection split.
 
     Raises:
         ValueError: an unknown task, rows that are missing or cannot be read, no tokenizer, or one that does not know
             the words of the task.
     """
-    from kd_env.models.devices import resolve_device
-
     source, device = config.name_or_path, resolve_device(config.device)
     tokenizer = pretrained.load_tokenizer(source)
     task = get_task(config.task, config.columns, config.data_dir)
@@ -62,11 +72,21 @@ def load_material(config: TeacherConfig) -> Material:
             f"The tokenizer of {source!r} does not know {unknown:.0%} of the words of task {task.name!r}; fine-tune on "
             "a task in the language that the student was distilled on."
         )
-    dev = {
+    material = Material(data._replace(selection=_take(data.selection, np.arange(1))), data.selection, {})
+    return with_dev(config, material) if dev else material
+
+
+def with_dev(config: TeacherConfig, material: Material) -> Material:
+    """The material with the official dev splits beside it; raises ``ValueError`` where they cannot be read."""
+    return material._replace(dev=_dev_tables(config, material.task))
+
+
+def _dev_tables(config: TeacherConfig, task: Task) -> dict[str, Table]:
+    tokenizer, device = pretrained.load_tokenizer(config.name_or_path), resolve_device(config.device)
+    return {
         split: tokenize(rows, tokenizer, config.max_length, device, torch.float32)
         for split, rows in load_dev(task, config.data_dir).items()
     }
-    return Material(data._replace(selection=_take(data.selection, np.arange(1))), dev)
 
 
 def check_student(config: TeacherConfig, material: Material) -> None:
@@ -77,7 +97,7 @@ def check_student(config: TeacherConfig, material: Material) -> None:
     """
     source = config.name_or_path
     model, tokenizer = start(config, material.task), pretrained.load_tokenizer(source)
-    for table in (material.data.selection, *material.dev.values()):
+    for table in (material.selection, *material.dev.values()):
         check_fits(source, tokenizer, model, material.data._replace(selection=table))
 
 
@@ -87,10 +107,15 @@ def check_rows(rows: int | None, material: Material) -> None:
     Raises:
         ValueError: naming the range.
     """
-    least, most = max(2, material.task.num_labels), len(material.data.train)
+    check_number(rows, material.task, len(material.data.train))
+
+
+def check_number(rows: int | None, task: Task, most: int) -> None:
+    """Refuse a number of labels that is none of the ``most`` rows of a task; raises as :func:`check_rows`."""
+    least = max(2, task.num_labels)
     if rows is not None and not least <= rows <= most:
         raise ValueError(
-            f"train_rows={rows} is out of range for task {material.task.name!r}: choose {least} to {most} (what "
+            f"train_rows={rows} is out of range for task {task.name!r}: choose {least} to {most} (what "
             "feedback_rows and selection_rows leave of the official train split), or null for all."
         )
 
@@ -131,8 +156,9 @@ def fine_tune(
     rows: int | None = None,
     min_updates: int = 0,
     on_updates: Callable[[int], None] | None = None,
+    judged: str = "dev",
 ) -> dict[str, Any]:
-    """Fine-tune one student once and judge its last weights on every official dev split; nothing is written.
+    """Fine-tune one student once and judge its last weights; nothing is written.
 
     Args:
         config: ``name_or_path`` is the student's folder; ``seed`` draws head, pooler, order of rows, dropout and, with
@@ -141,9 +167,11 @@ def fine_tune(
         rows: number of labels; None: all.
         min_updates: epochs are added until there are so many updates.
         on_updates: told from time to time how many updates have been added.
+        judged: ``dev``, every official dev split; or ``selection``, that split alone.
 
     Returns:
-        ``labels`` (how many), ``updates``, and ``dev``: by split its ``rows`` and every metric with the ``loss``.
+        ``labels`` (how many), ``updates``, and under the name of what was judged: by split its ``rows`` and every
+        metric with the ``loss``.
 
     Raises:
         ValueError: a number of labels that does not fit, or a student that cannot be loaded.
@@ -168,13 +196,45 @@ def fine_tune(
         reported_updates = entry["step"]
 
     train(options, data, trainee, _Nothing(), tell)
-    dev = {}
-    for split, table in material.dev.items():
-        [evaluation] = evaluate(options, data._replace(selection=table), trainee)
-        if not np.isfinite(evaluation.logits).all():
-            raise FloatingPointError(f"The student's logits on {split} are not finite; lower learning_rate.")
-        dev[split] = {"rows": len(table), **evaluation.metrics}
-    return {"labels": len(row_indices), "updates": updates, "dev": dev}
+    tables = material.dev if judged == "dev" else {"selection": material.selection}
+    return {
+        "labels": len(row_indices),
+        "updates": updates,
+        judged: {split: _judge(options, data._replace(selection=table), trainee) for split, table in tables.items()},
+    }
+
+
+def judge_classifier(config: TeacherConfig) -> dict[str, Any]:
+    """Judge a folder that is a classifier of ``config.task`` already, as it is, on every official dev split.
+
+    Args:
+        config: ``name_or_path`` is the folder, whose outputs are put into the order of the task by their names; of the
+            rest ``data_dir``, ``max_length``, ``precision`` and ``device`` count.
+
+    Returns:
+        ``dev``, as :func:`fine_tune`.
+
+    Raises:
+        ValueError: no classifier, one of other labels, or rows that are missing or do not fit it.
+    """
+    source, task = config.name_or_path, get_task(config.task, config.columns, config.data_dir)
+    model = pretrained.load_encoder(source)
+    put_in_task_order(model, source, task, "classifier")
+    model = library_copy(model, None).to(resolve_device(config.device))
+    tokenizer, trainee, dev = pretrained.load_tokenizer(source), Trainee("", model, (model,), ()), {}
+    for split, table in _dev_tables(config, task).items():
+        data = Data(task, _NO_CUT, table, table)
+        check_fits(source, tokenizer, model, data)
+        dev[split] = _judge(config, data, trainee)
+    return {"dev": dev}
+
+
+def _judge(config: TeacherConfig, data: Data, trainee: Trainee) -> dict[str, Any]:
+    """Rows and metrics of what stands in the place of the selection split."""
+    [evaluation] = evaluate(config, data, trainee)
+    if not np.isfinite(evaluation.logits).all():
+        raise FloatingPointError("The student's logits on held-out rows are not finite; lower learning_rate.")
+    return {"rows": len(data.selection), **evaluation.metrics}
 
 
 class _Nothing(Checkpoints):
