@@ -86,6 +86,10 @@ def test_commands_are_valid(line: str) -> None:
         options, others = split_options("downstream", overrides)
         assert not others and set(options["students"]) == {"none", "samples"}
         return
+    if name == "glue":
+        options, others = split_options("glue", overrides)
+        assert not others and set(options["students"]) == {"samples"} and options["tasks"] == ["toy"]
+        return
     if name == "evaluate":
         _, overrides = split_run(overrides)
     config = compose(COMMANDS[name].config, overrides)

@@ -1,18 +1,23 @@
-"""``kd-env glue``: chosen on selection rows alone, resumed with the same bits, and printed numbers as they are printed."""
+"""``kd-env glue``: chosen on selection rows alone, resumed with the same bits, beside numbers as they are printed."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
+from cli.jobs.downstream.asked import Asked, read_asked
 from cli.main import main
+from cli.settings.options import split_options, split_place
+from cli.settings.presets import option_comments
+from kd_env.data import toy
 from kd_env.data.tasks import GLUE
 from kd_env.envs.environments import TutorTokenEnv
 from kd_env.evaluation.downstream import fine_tuning
@@ -20,6 +25,7 @@ from kd_env.evaluation.downstream.glue import lines_of
 from kd_env.evaluation.downstream.grid import Point, choose, edges, grid_of
 from kd_env.evaluation.downstream.printed import PRINTED
 from kd_env.evaluation.statistics.crossed import policy_interval
+from kd_files.manifest import MANIFEST
 
 
 @pytest.fixture(scope="module")
@@ -167,11 +173,160 @@ def test_tasks_without_files_are_left_out_or_refused(
     assert set(asked.left_out) == {*GLUE} - {"sst2"}
 
 
-def find(given: list[str], *more: str) -> Any:
-    from cli.jobs.downstream.asked import read_asked
-    from cli.settings.options import split_options, split_place
-
+def find(given: list[str], *more: str) -> Asked:
     names = {word.split("=", 1)[0] for word in more}
     options, rest = split_options("glue", [*(w for w in given if w.split("=", 1)[0] not in names), *more])
     assert not split_place(rest)[1]
     return read_asked(options)
+
+
+def test_printed_numbers_are_those_of_the_tables(assets: Path) -> None:
+    path = assets / "methods.md"
+    if not path.is_file():
+        pytest.skip(f"no tables at {path}")
+    text = path.read_text(encoding="utf-8")
+    head = re.search(r"^\| student \|(.*)\|$", text, re.MULTILINE)
+    assert head is not None
+    tasks = [title.strip().lower().replace("-", "") for title in head[1].split("|")]
+    printed = {one.name: one for one in PRINTED}
+    names = {"BERT-base (teacher, 109 M)": "BERT-base"}
+    lines = re.findall(r"^\| ((?:BERT-base|MiniLMv2|Tutor-KD)[^|]*) \|(.*)\|$", text, re.MULTILINE)
+    assert len(lines) == 5
+    for title, cells in lines:
+        name = names.get(title, title.rsplit(",", 1)[0])
+        found = {task: float(cell) for task, cell in zip(tasks, cells.split("|"), strict=True) if cell.strip() != "-"}
+        assert dict(printed[name].scores) == found, name
+    lgtm = re.search(r"average over the six tasks ([\d.]+) with 6 layers .*?, ([\d.]+) with 4", text)
+    assert lgtm is not None
+    assert [printed[f"LGTM, {layers} layers"].six for layers in (6, 4)] == [float(value) for value in lgtm.groups()]
+    mt_bert = re.search(r"6 layers SST-2 ([\d.]+), RTE ([\d.]+); 4 layers ([\d.]+), (\d+\.\d)", text)
+    assert mt_bert is not None
+    scores = [printed[f"MT-BERT, {layers} layers"].scores for layers in (6, 4)]
+    assert [one[task] for one in scores for task in ("sst2", "rte")] == [float(value) for value in mt_bert.groups()]
+
+
+def record(rows: int, **metrics: float) -> dict[str, Any]:
+    return {"labels": 9, "dev": {"validation": {"rows": rows, "loss": 7.0, **metrics}}}
+
+
+def test_scores_and_averages_are_those_of_glue() -> None:
+    """A task counts once, whatever its metrics and splits; intervals are over folders and seeds."""
+    rng = np.random.default_rng(0)
+    accuracy, f1, rte = rng.uniform(0.6, 0.9, (3, 2, 3))
+    matched = {"validation_matched": {"rows": 4, "loss": 1.0, "accuracy": 0.5}}
+    mnli = {"labels": 9, "dev": {**matched, "validation_mismatched": {"rows": 4, "loss": 1.0, "accuracy": 0.7}}}
+    two = {
+        "mrpc": {f: [record(4, accuracy=accuracy[f, s], f1=f1[f, s]) for s in range(3)] for f in range(2)},
+        "rte": {f: [record(4, accuracy=rte[f, s]) for s in range(3)] for f in range(2)},
+        "mnli": {f: [mnli] * 3 for f in range(2)},
+    }
+    found = {
+        line.title: line for line in lines_of({"two": two, "part": {"rte": two["rte"]}}, ["mrpc", "rte", "mnli"], True)
+    }
+    mrpc = 50 * (accuracy + f1)
+    np.testing.assert_allclose(found["mrpc (mean of 2)"].values["two"], mrpc)
+    np.testing.assert_allclose(found["  mrpc f1"].values["two"], 100 * f1)
+    np.testing.assert_allclose(found["mnli (mean of 2)"].values["two"], 60.0)
+    average = found["average of mrpc, rte, mnli"]
+    np.testing.assert_allclose(average.values["two"], (mrpc + 100 * rte + 60) / 3)
+    assert average.intervals["two"] == policy_interval(average.values["two"], bounds=(0.0, 100.0))
+    assert set(average.intervals) == {"two"} and set(found["rte accuracy"].intervals) == {"two", "part"}
+    assert not found["cola"].intervals and found["cola"].printed["BERT-base"] == 59.9
+    six = found["average of mnli, mrpc, qnli, qqp, rte, sst2"]
+    assert not six.intervals and six.printed == {"LGTM, 6 layers": 83.4, "LGTM, 4 layers": 81.4}
+
+
+def test_the_choice_of_a_point() -> None:
+    grid = grid_of([1e-5, 5e-5], [3, 5])
+    scores = [(0.8, 0.5), (0.9, 0.7), (0.9, 0.6), (0.9, 0.6)]
+    found = {
+        point: {"selection": {"selection": {"loss": loss, "accuracy": accuracy}}}
+        for point, (accuracy, loss) in zip(grid, scores, strict=True)
+    }
+    assert choose(found, "accuracy") == Point(5e-5, 3)  # the lower loss, then the first
+    with pytest.raises(ValueError, match="Every point of the grid diverged"):
+        choose({point: {"diverged": "nan"} for point in grid}, "accuracy")
+    assert edges(Point(5e-5, 3), [1e-5, 5e-5], [3]) == ["highest learning rate"]
+    assert edges(Point(2e-5, 3), [5e-5, 2e-5, 1e-5], [5, 3]) == ["lowest number of epochs"]
+
+
+def test_classifiers_are_judged_as_they_are(
+    students: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The packaged classifiers of the embedded task; labels in another order are put into the task's."""
+    folders = [toy.teacher_folder("toy"), tmp_path / "turned"]
+    shutil.copytree(folders[0], folders[1], ignore=shutil.ignore_patterns(MANIFEST))
+    config = json.loads((folders[1] / "config.json").read_text())
+    names = config["id2label"]
+    turned = {"id2label": {"0": names["1"], "1": names["0"]}, "label2id": {names["1"]: 0, names["0"]: 1}}
+    (folders[1] / "config.json").write_text(json.dumps({**config, **turned}))
+    weights = load_file(folders[1] / "model.safetensors")
+    for name in [name for name in weights if name.startswith("classifier")]:
+        weights[name] = weights[name].flip(0).contiguous()
+    save_file(weights, folders[1] / "model.safetensors", metadata={"format": "pt"})
+    given = [f"students={{packaged: {{toy: [{folders[0]}, {folders[1]}]}}}}", "evaluate_only=true", "tasks=auto"]
+    assert main(["glue", *words(students, tmp_path, *given)]) == 0
+    found = results(tmp_path / "glue")
+    (line,) = [line for line in found["lines"] if line["tasks"] == ["toy"]]
+    (one,), (other,) = line["students"]["packaged"]["values"]
+    assert one == other > 80 and found["choices"] == [] and found["seeds"] == []
+    assert "Nothing was fine-tuned here" in capsys.readouterr().out
+    with (tmp_path / "glue" / "results.csv").open() as opened:
+        rows = list(csv.DictReader(opened))
+    ours = [row for row in rows if row["kind"] == "ours"]
+    assert [(row["tasks"], float(row["mean"]), row["folders"]) for row in ours] == [("toy", one, "2")]
+    assert len(rows) - 1 == sum(len(one.scores) + (one.six is not None) for one in PRINTED)
+    wrong = f"students={{packaged: {{toy: {students['none']}}}}}"
+    assert main(["glue", *words(students, tmp_path, wrong, "evaluate_only=true", "name=wrong")]) == 2
+    assert "classifier" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("tasks=[toi]", ["'toi'", "Did you mean 'toy'"]),
+        ("tasks=[toy,toy]", ["names something twice"]),
+        ("learning_rates=[]", ["learning_rates=[]", "at least one"]),
+        ("learning_rates=[0.1,0.1]", ["learning_rates=[0.1, 0.1]", "twice"]),
+        ("learning_rates=[0.1,-1]", ["learning_rates", "-1"]),
+        ("epochs=[1,0]", ["epochs=0"]),
+        ("epochs=[2,2]", ["twice"]),
+        ("grid_seed=1", ["grid_seed=1", "0 to 1"]),
+        ("seeds=0", ["seeds=0"]),
+        ("students=[nowhere]", ["no folder 'nowhere'"]),
+        ("students=null", ["names nobody"]),
+        ("evaluate_only=true", ["evaluate_only=true", "each of one task"]),
+        ("train_rows=[16,32]", ["several numbers"]),
+        ("train_rows={sst2: 4}", ["task of train_rows 'sst2'"]),
+        ("train_rows=5000", ["train_rows=5000", "choose 2 to"]),
+        ("precision=fp16", ["fp16"]),
+        ("gpus=1", ["gpus=1"]),
+        ("slurm_minutes=5", ["backend=slurm"]),
+        ("learning_rate=0.1", ["Did you mean 'learning_rates'"]),
+        ("name=a/b", ["plain folder name"]),
+    ],
+)
+def test_mistakes_are_told_before_any_work(
+    more: str, expected: list[str], students: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["glue", *words(students, tmp_path, more)]) == 2
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1 and all(word in message for word in expected), message
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_folder_of_something_else_is_refused(
+    students: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "glue").mkdir()
+    (tmp_path / "glue" / "config.yaml").write_text("seed: 0\n")
+    assert main(["glue", *words(students, tmp_path)]) == 2
+    assert "holds no GLUE results" in capsys.readouterr().err
+    assert main(["glue", "--help"]) == 0
+    assert "learning_rates=[" in capsys.readouterr().out
+
+
+def test_every_option_has_a_comment() -> None:
+    options, _ = split_options("glue", [])
+    documented = {key: comment for key, _, comment in option_comments("glue")}
+    assert set(documented) == set(options)
