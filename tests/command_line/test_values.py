@@ -60,7 +60,12 @@ def test_every_job_reads_the_table() -> None:
     for job in ("config", "finetune"):
         with pytest.raises(ValueError, match="resume=5 must be true or false"):
             compose(job, ["resume=5"])
-    for job, word in (("downstream", "progress=5"), ("glue", "progress=5"), ("compare", "overwrite=5"), ("study", "runs_dir=5")):
+    for job, word in (
+        ("downstream", "progress=5"),
+        ("glue", "progress=5"),
+        ("compare", "overwrite=5"),
+        ("study", "runs_dir=5"),
+    ):
         with pytest.raises(ValueError, match=f"{word} must be"):
             split_options(job, [word])
 

@@ -58,8 +58,9 @@ def _run(asked: Asked, options: Mapping[str, Any], place: Mapping[str, Any], com
     check_loads([cell for cell in cells if not cell.finished(options)], options)
     open_folder(folder, options, command)
     done = sum(cell.finished(options) for cell in cells)
-    out = "".join(f" {task} is left out ({words})." for task, words in asked.left_out.items())
-    print(f"{folder}: {len(cells)} cells (a folder on a task), {done} of them finished before.{out}", flush=True)
+    print(f"{folder}: {len(cells)} cells (a folder on a task), {done} of them finished before.", flush=True)
+    if asked.left_out:
+        print(f"Left out: {', '.join(f'{task} ({what})' for task, what in asked.left_out.items())}.", flush=True)
 
     def told(cell: Cell) -> str:
         report = gather(asked, options)
