@@ -87,7 +87,7 @@ def _work(
             return _work_here(todo, options, place, command, told), len(todo)
         (asked.folder / "cells").mkdir(parents=True, exist_ok=True)
         children = [Child(cell.name, ("cli.main", "glue", *_words(cell, options, place)), cell.log) for cell in todo]
-        with opened(place, asked.folder, asked.folder) as backend:  # teachers, and so their cache, play no part
+        with opened(place, asked.folder, None) as backend:
             failed = run_all(
                 children, backend, shown=options["progress"], what="cells", told=lambda child: told(cells[child.name])
             )

@@ -61,16 +61,16 @@ def check_backend(options: Mapping[str, Any], device: str, defaults: Mapping[str
         raise ValueError(f"gpus={gpus} must be a whole number; only backend=ray gives shares of one, below 1.")
 
 
-def opened(options: Mapping[str, Any], study: Path, cache: Path) -> Backend:
+def opened(options: Mapping[str, Any], study: Path, cache: Path | None) -> Backend:
     """The backend of a study: a context, which connects and checks what can only be known then.
 
     Args:
         options: of the study, checked.
         study: its folder.
-        cache: folder of teachers and their outputs.
+        cache: folder of teachers and their outputs; None where they play no part.
     """
     jobs, cpus, gpus, retries = jobs_of(options), options["cpus"], options["gpus"], options["retries"]
-    folders = {"runs_dir": study, "cache_dir": cache}
+    folders = {"runs_dir": study} if cache is None else {"runs_dir": study, "cache_dir": cache}
     if options["backend"] == RAY:
         from cli.runs.backends.ray_cluster import RayCluster
 
