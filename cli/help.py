@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from cli.commands import COMMANDS
+from cli.settings.options import says_place
 from cli.settings.presets import JOB_GROUPS, description, groups, option_comments
 
 EXAMPLES = {
@@ -118,6 +119,11 @@ def command_help(name: str) -> str:
         lines += ["", "Options of students=...:"]
         for key, value, comment in option_comments("downstream"):
             lines += _wrap(f"  {key}={value}  ", comment, 40)
+    if name in ("glue", "tune"):
+        lines += ["", "Options of where it runs, as of a study's trainings:"]
+        for key, value, comment in option_comments("study"):
+            if says_place(key):
+                lines += _wrap(f"  {key}={value}  ", comment, 40)
     lines += ["", *_wrap("Stopped or killed:  ", GOING_ON[name])]
     cfg = "--cfg job (print the resolved configuration), " if grouped else ""
     lines += ["", f"Flags: --help, {cfg}--debug (tracebacks)", "", "Examples:"]

@@ -323,10 +323,11 @@ def test_a_folder_of_something_else_is_refused(
     assert main(["glue", *words(students, tmp_path)]) == 2
     assert "holds no GLUE results" in capsys.readouterr().err
     assert main(["glue", "--help"]) == 0
-    assert "learning_rates=[" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "learning_rates=[" in shown and "backend=local" in shown and "evaluate_only=true" in shown
 
 
 def test_every_option_has_a_comment() -> None:
     options, _ = split_options("glue", [])
     documented = {key: comment for key, _, comment in option_comments("glue")}
-    assert set(documented) == set(options)
+    assert set(documented) == set(options) and all(documented.values())
