@@ -93,6 +93,7 @@ def test_the_grid_is_chosen_on_selection_rows_alone(
         *((0.1, 0.9), (0.01, 0.2))
     ]
     text = (tmp_path / "glue" / "results.md").read_text()
+    assert "Without any spread" in text and "none on toy; the interval" in text
     assert "At the edge of the grid" in text and "none on toy (highest learning rate)" in text
     records = [json.loads(path.read_text()) for path in (tmp_path / "glue").glob("cells/*/seeds/*.json")]
     assert {(one["seed"], one["learning_rate"], one["epochs"], one["labels"]) for one in records} == {

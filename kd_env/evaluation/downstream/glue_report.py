@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from kd_env.core.files import without_infinities
 from kd_env.evaluation.downstream.glue import Judged, Line, lines_of
 from kd_env.evaluation.downstream.printed import PRINTED, UNSTATED
@@ -140,6 +142,18 @@ def words(report: GlueReport) -> str:
     at_edge = [f"{c.student} on {c.task} ({', '.join(c.edges)})" for c in report.choices if c.edges]
     if at_edge:
         said.append(f"At the edge of the grid, so that a wider one may be better: {'; '.join(at_edge)}.")
+    alike = [
+        f"{name} on {line.tasks[0]}"
+        for line in report.lines
+        if line.metric is None and len(line.tasks) == 1
+        for name, values in line.values.items()
+        if values.size > 1 and np.ptp(values) == 0
+    ]
+    if alike:
+        said.append(
+            f"Without any spread, as where a student gives every row the same answer: {', '.join(alike)}; the interval "
+            "of such a number says nothing."
+        )
     if report.left_out:
         missing = ", ".join(f"{task} ({why})" for task, why in report.left_out.items())
         said.append(f"Left out, and blank: {missing}.")
