@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from cli.jobs.downstream import glue
 from cli.jobs.downstream.asked import Asked, read_asked
 from cli.main import main
+from cli.runs import folder as runs
 from cli.settings.options import split_options, split_place
 from cli.settings.presets import option_comments
 from kd_env.data import toy
@@ -332,3 +334,26 @@ def test_every_option_has_a_comment() -> None:
     options, _ = split_options("glue", [])
     documented = {key: comment for key, _, comment in option_comments("glue")}
     assert set(documented) == set(options) and all(documented.values())
+
+
+def test_a_folder_has_one_writer_and_asks_for_no_cache(
+    students: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = find(words(students, tmp_path))
+    for folder, more in ((tmp_path / "glue", "report=true"), (asked.every_cell[0].folder, "report=false")):
+        with runs.writing(folder):
+            assert main(["glue", *words({"none": students["none"]}, tmp_path, more)]) == 2
+            assert "is being written by process" in capsys.readouterr().err
+
+    alone = words({"none": students["none"]}, tmp_path, "learning_rates=0.1", "seeds=1")
+    assert main(["glue", *alone, "report=false"]) == 0  # cells alone, which a command then takes up
+    assert [path.name for path in (tmp_path / "glue").iterdir()] == ["cells"]
+    assert main(["glue", *alone]) == 0
+    assert "1 cells (a folder on a task), 1 of them finished before" in capsys.readouterr().out
+
+    def refuses(options: Any, study: Path, cache: Path | None) -> Any:
+        raise ValueError(f"asked for {study.name} and {cache}")
+
+    monkeypatch.setattr(glue, "opened", refuses)  # a second mark in the same folder is not answered with Ray
+    assert main(["glue", *words(students, tmp_path, "jobs=2", "name=other")]) == 2
+    assert "asked for other and None" in capsys.readouterr().err

@@ -25,6 +25,8 @@ KEPT = (
 )
 """Options that all results of one folder share."""
 MARK, HOLDS = "learning_rates", "GLUE results"
+CELLS = "cells"
+"""Folder of all cells, in that of the command."""
 _REMEDY = "delete it, and it is made again"
 _CHOICE = "choice.json"
 
@@ -47,7 +49,7 @@ class Cell(NamedTuple):
     @property
     def folder(self) -> Path:
         """What is written here alone."""
-        return self.results / "cells" / self.name
+        return self.results / CELLS / self.name
 
     @property
     def log(self) -> Path:

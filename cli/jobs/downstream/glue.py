@@ -9,7 +9,7 @@ from typing import Any
 
 from cli.errors import USER_ERRORS, going_on
 from cli.jobs.downstream.asked import Asked, check_loads, read_asked
-from cli.jobs.downstream.cells import HOLDS, KEPT, MARK, Cell, seeds_of
+from cli.jobs.downstream.cells import CELLS, HOLDS, KEPT, MARK, Cell, seeds_of
 from cli.jobs.downstream.shared import check_folder, open_folder
 from cli.runs import folder as runs
 from cli.runs.backends.base import Child
@@ -41,8 +41,7 @@ def glue(overrides: Sequence[str], command: str) -> Path:
     asked = read_asked(options)
     check_backend(place, options["device"], defaults)
     if not options["report"]:
-        for cell in asked.every_cell:
-            cell.check(options)
+        _check(asked, options)
         refuse_failed(*_work(asked, options, place, command, lambda cell: f"{cell.name}: finished"), "cells")
         return asked.folder
     with runs.writing(asked.folder, "results folder"):
@@ -52,9 +51,7 @@ def glue(overrides: Sequence[str], command: str) -> Path:
 
 def _run(asked: Asked, options: Mapping[str, Any], place: Mapping[str, Any], command: str) -> None:
     folder, cells = asked.folder, asked.every_cell
-    check_folder(folder, options, KEPT, MARK, HOLDS)
-    for cell in cells:
-        cell.check(options)
+    _check(asked, options)
     check_loads([cell for cell in cells if not cell.finished(options)], options)
     open_folder(folder, options, command)
     done = sum(cell.finished(options) for cell in cells)
@@ -75,6 +72,14 @@ def _run(asked: Asked, options: Mapping[str, Any], place: Mapping[str, Any], com
     refuse_failed(failed, count, "cells")
 
 
+def _check(asked: Asked, options: Mapping[str, Any]) -> None:
+    """Refuse results of something else, or of other options; cells alone, of ``report=false``, say it themselves."""
+    if not asked.folder.is_dir() or {path.name for path in asked.folder.iterdir()} != {CELLS}:
+        check_folder(asked.folder, options, KEPT, MARK, HOLDS)
+    for cell in asked.every_cell:
+        cell.check(options)
+
+
 def _work(
     asked: Asked, options: Mapping[str, Any], place: Mapping[str, Any], command: str, told: Callable[[Cell], str]
 ) -> tuple[list[Child], int]:
@@ -85,7 +90,7 @@ def _work(
     with going_on(lambda: kept):
         if place["backend"] == LOCAL and (len(todo) < 2 or jobs_of(place) == 1):
             return _work_here(todo, options, place, command, told), len(todo)
-        (asked.folder / "cells").mkdir(parents=True, exist_ok=True)
+        (asked.folder / CELLS).mkdir(parents=True, exist_ok=True)
         children = [Child(cell.name, ("cli.main", "glue", *_words(cell, options, place)), cell.log) for cell in todo]
         with opened(place, asked.folder, None) as backend:
             failed = run_all(
