@@ -342,6 +342,12 @@ def test_the_defaults_are_those_of_the_environment() -> None:
     assert read_settings(compose("config", ["experiment=tutor_paper"])).agent.options == {"recipe": "paper"}
 
 
+def test_automatic_precision_is_one_that_is_asked_for() -> None:
+    """Elsewhere ``auto`` leaves a value to the recipe."""
+    found = read_settings(compose("config", ["env=tutor_token", "env.precision=auto"])).env
+    assert found.precision == "auto" and read_settings(compose("config", ["env=tutor_token"])).env.precision == "fp32"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
