@@ -47,7 +47,7 @@ TINY = {
     ),
     "precision_course": ("updates=4", "repeats=1"),
     "sampled_rewards": ("students=2", "steps=3", "evaluation_rows=16", "samples=4", "repeats=1"),
-    "ranks": ("updates=1", "repeats=1", "layers=1", "hidden=16", "batch=8", "length=8"),
+    "ranks": ("ways=[two_ranks]", "updates=1", "repeats=1", "layers=1", "hidden=16", "batch=8", "length=8"),
     "states": ("sizes=[11 M]", "vocab=60", "repeats=1"),
     "backends": ("backends=local", "steps=0", "repeats=1"),
     "large_data": ("rows=2000", "kinds=pair", "vocab=200", "max_length=16"),

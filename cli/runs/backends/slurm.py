@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -143,7 +145,8 @@ class Slurm(Backend):
         word = self._folder / f"{child.name}.json"
         word.unlink(missing_ok=True)
         work = work_of(child, self._cpus, self._gpus, self._marks)
-        return SlurmCell(child, self._executor.submit(Job(), tuple(work), str(word)), word)
+        with _interruptible():
+            return SlurmCell(child, self._executor.submit(Job(), tuple(work), str(word)), word)
 
     def stop(self, cells: Sequence[Cell]) -> None:
         """Cancel the jobs; those of this machine are waited for."""
@@ -153,3 +156,20 @@ class Slurm(Backend):
         end = time.monotonic() + PATIENCE
         while self._limits.cluster == "local" and time.monotonic() < end and not all(cell.job.done() for cell in mine):
             time.sleep(self.poll)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let processes that are started be interrupted, by which submitit cancels the jobs of this machine.
+
+    What a shell starts in the background ignores interrupts, and so would what it starts itself.
+    """
+    ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not ignores or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
