@@ -18,7 +18,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         OSError: the disk is full, read-only or the like.
     """
-    values = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    values: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in tensors.items():
+        held = value.detach().cpu().contiguous()
+        storage = held.untyped_storage()
+        # A part of a larger tensor, or one that stands there twice, gets memory of its own; the others need no copy.
+        own = storage.nbytes() == held.nbytes and storage.data_ptr() not in places
+        values[name] = held if own else held.clone()
+        places.add(storage.data_ptr())
     try:
         save_file(values, path)
     except SafetensorError as error:

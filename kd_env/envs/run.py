@@ -124,7 +124,7 @@ class Run(Replicas[DistillState]):
     def save_state(self, folder: Path) -> None:
         """Write the state, and the students of episodes that have ended where the decision has them kept."""
         finished = {str(replica): params for replica, params in self.finished.items()}
-        stored.write_state(folder, (self.get_state(), finished), self._plain_about())
+        stored.write_state(folder, (self.shown_state(), finished), self._plain_about())
 
     def load_state(self, folder: Path) -> None:
         """Take over a state that :meth:`save_state` wrote.

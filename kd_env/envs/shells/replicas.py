@@ -166,10 +166,15 @@ class Replicas(ABC, Generic[S]):
 
     def get_state(self) -> EnvState:
         """A deep copy."""
+        shown = self.shown_state()
+        return shown._replace(run=trees.copy(shown.run), ended=shown.ended.copy())
+
+    def shown_state(self) -> EnvState:
+        """The state itself, for who has done with it before the next step."""
         generators = np.empty(self.num_replicas, dtype=object)
         for index, generator in enumerate(self.generators):
             generators[index] = generator.bit_generator.state
-        return EnvState(self.spec, trees.copy(self.started()), generators, self.ended.copy())
+        return EnvState(self.spec, self.started(), generators, self.ended)
 
     def set_state(self, state: EnvState) -> None:
         """Go back to (or take over) a state; the state itself may be used again.
