@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
         "features": ["progress", "row_confidence"],
     },
     "tokens": {"decision": "tutor_token"},
+    "tokens_of_labels": {"decision": "tutor_token", "task": "toy"},
     "text": {"decision": "knowledge_selection", "objective": "text", "terms": ["plausibility", "hidden_states"]},
     "unscaled": {"decision": "knowledge_selection", "term_scale": "none", "features": ["progress"]},
 }
@@ -53,7 +54,7 @@ def play(case: str, problem: Problem, updates: int = UPDATES, **options: Any) ->
             influence = float(update % 3 == 1)
             action = env.run.decision.lesson(np.ones((1, 8), np.float32), influence, "student_loss")
         observations, rewards, _, _, infos = env.step(action)
-        if case != "tokens":
+        if not case.startswith("tokens"):
             course["observations"].append(observations)
         course["rewards"].append(rewards)
         course["losses"].append(infos["raw_losses"])
