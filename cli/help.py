@@ -133,6 +133,9 @@ def command_help(name: str) -> str:
         width = max(map(len, groups()["experiment"])) + 4
         for preset in groups()["experiment"]:
             lines += _wrap(f"  {preset}", description("experiment", preset), width)
+        lines += ["", "Regimes:"]
+        for preset in groups()["regime"]:
+            lines += _wrap(f"  {preset}", description("regime", preset), width)
     return "\n".join(lines)
 
 

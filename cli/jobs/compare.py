@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -214,9 +215,12 @@ def _problem(config: Config) -> dict[str, Any]:
 
 
 def _agent(config: Config) -> dict[str, Any]:
-    """What all trainings of a group share beside the problem."""
+    """What all trainings of a group share beside the problem; each may begin with the policy of another training."""
     shared = (*_PROBLEM, *_SETS, "env", "evaluation", *_NO_MATTER)
     own = {key: value for key, value in config.items() if key not in shared}
+    source = config["agent"].get("from")
+    if source is not None:
+        own["agent"] = {**config["agent"], "from": re.sub(r"-seed\d+$", "", str(source))}
     return {**own, "env": {key: config["env"].get(key) for key in _of_the_agent(config)}}
 
 

@@ -82,13 +82,13 @@ def resolve_overrides(job: str, overrides: Sequence[str], *, sweep: bool = False
 
 
 def _with_default_experiment(parsed: list[Any]) -> list[Any]:
-    """The overrides with ``experiment=none`` where a task, environment or objective is named, and no experiment.
+    """With ``experiment=none`` where a task, environment, objective or regime is named, and no experiment.
 
     The experiment that the primary configuration names is one problem: its wrong labels, terms and budget would be a
     surprise on any other.
     """
     named = {override.key_or_group for override in parsed}
-    if "experiment" in named or not named & {"task", "env", "env.id", "objective"}:
+    if "experiment" in named or not named & {"task", "env", "env.id", "objective", "regime"}:
         return parsed
     return [*parsed, _parse(f"experiment={NO_EXPERIMENT}")]
 
@@ -145,8 +145,9 @@ def _compose(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
         raise ValueError(f"The overrides {list(overrides)} do not fit: {str(cause).splitlines()[0]}") from error
     choices = config.hydra.runtime.choices
     presets = {str(key): str(value) for key, value in choices.items() if key in groups() and value is not None}
-    if presets.get("experiment") == NO_EXPERIMENT:
-        del presets["experiment"]
+    for group in ("experiment", "regime"):
+        if presets.get(group) == NO_EXPERIMENT:
+            del presets[group]
     with open_dict(config):
         del config["hydra"]
     for override in values:

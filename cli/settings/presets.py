@@ -9,9 +9,9 @@ from importlib.resources.abc import Traversable
 
 PACKAGE = "configs"
 NO_EXPERIMENT = "none"
-"""The experiment that sets nothing: Hydra cannot take away a default by ``experiment=null``."""
+"""The experiment, or regime, that sets nothing: Hydra cannot take away a default by ``experiment=null``."""
 JOB_GROUPS = {
-    "config": ("task", "teacher", "student", "env", "objective", "agent", "experiment"),
+    "config": ("task", "teacher", "student", "env", "objective", "agent", "experiment", "regime"),
     "finetune": ("task", "teacher"),
 }
 """Groups of each primary configuration file, in the order in which help shows them."""
@@ -21,6 +21,12 @@ JOB_GROUPS = {
 def groups(job: str = "config") -> dict[str, tuple[str, ...]]:
     """Presets of every group of a job, nested ones as ``sb3/ppo``; files named ``_...`` are shared parts."""
     return {group: tuple(sorted(_presets(files(PACKAGE).joinpath(group)))) for group in JOB_GROUPS[job]}
+
+
+@cache
+def studies() -> tuple[str, ...]:
+    """Names of the studies that are fixed in a file of the configuration folder."""
+    return tuple(sorted(_presets(files(PACKAGE).joinpath("study"))))
 
 
 def description(group: str, preset: str) -> str:

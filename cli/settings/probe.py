@@ -139,7 +139,7 @@ def _check_warm_up(settings: Settings[EnvConfig], agent: Any) -> None:
     total = settings.resolved["total_timesteps"]
     for owner, name in (("config", "warmup_steps"), ("model", "learning_starts")):
         steps = getattr(getattr(agent, owner, None), name, 0)
-        if total <= steps and settings.resolved["control"] != "untrained":
+        if 0 < total <= steps and settings.resolved["control"] != "untrained":
             raise ValueError(
                 f"total_timesteps={total} ends within the {steps} random steps that {settings.agent.name} begins with: "
                 f"nothing would be learned. Set total_timesteps above {steps}, or agent.options.{name} below {total}."

@@ -129,8 +129,9 @@ def agent_label(c: Mapping[str, Any]) -> str:
 
 
 def default_name(c: Mapping[str, Any]) -> str:
-    """Name of the run folder where none is given: <experiment or task>-<agent>[-<control>]-seed<seed>."""
+    """Name of the run folder where none is given: <experiment or task>[-<regime>]-<agent>[-<control>]-seed<seed>."""
     what = c["presets"].get("experiment") or c["task"]["name"]
+    what = "-".join([what, *([c["presets"]["regime"]] if "regime" in c["presets"] else [])])
     control = "" if c["control"] == "none" else f"-{c['control']}"
     return f"{what}-{agent_label(c['agent'])}{control}-seed{c['seed']}".replace("/", "-")
 
@@ -167,6 +168,7 @@ def check_pause(c: Mapping[str, Any], seeds: Sequence[int]) -> None:
 
 def _check_numbers(c: Mapping[str, Any]) -> None:
     evaluation = c["evaluation"]
+    least = 1 if c["agent"].get("from") is None else 0  # the policy of another run may be judged as it is
     lows = {
         "seed": (c["seed"], 0),
         "num_envs": (c["num_envs"], 1),
@@ -176,7 +178,7 @@ def _check_numbers(c: Mapping[str, Any]) -> None:
         "evaluation.first_seed": (evaluation["first_seed"], 0),
         **({} if evaluation["jobs"] == "auto" else {"evaluation.jobs": (evaluation["jobs"], 1)}),
         # Left out where the length of an episode decides.
-        **({} if c["total_timesteps"] is None else {"total_timesteps": (c["total_timesteps"], 1)}),
+        **({} if c["total_timesteps"] is None else {"total_timesteps": (c["total_timesteps"], least)}),
     }
     for name, (value, low) in lows.items():
         checks.whole(low)(name, value)

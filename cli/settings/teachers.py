@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 TASK_KEYS = ("data_dir", "columns", "split_seed", "feedback_rows", "selection_rows", "max_train_rows", "max_length")
 """Options of ``task`` that decide which rows there are and how they are cut."""
+ALL_ROWS = "all"
+"""Value of ``teacher.max_train_rows``: no limit, whatever that of the students' rows is."""
 _ENCODER_KEYS = ("init", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
 _TRAINING_KEYS = (
     "epochs",
@@ -39,7 +41,16 @@ MLM_KEYS = (
     *("precision", "evaluations_per_epoch"),
 )
 """Options of ``teacher`` that a masked language model has, too."""
-_ENTRY_KEYS = ("name", "path", "packaged", "name_or_path", "label_noise", *_ENCODER_KEYS, *_TRAINING_KEYS)
+_ENTRY_KEYS = (
+    "name",
+    "path",
+    "packaged",
+    "name_or_path",
+    "label_noise",
+    "max_train_rows",
+    *_ENCODER_KEYS,
+    *_TRAINING_KEYS,
+)
 """Of an entry of ``teachers``."""
 _MEMBER_KEYS = ("name", "packaged", "name_or_path", *_ENCODER_KEYS, "seed")
 """Of a member of a co-fine-tuned set."""
@@ -71,7 +82,7 @@ def teacher_config(c: Mapping[str, Any], output: str | None) -> TeacherConfig:
         **_training_options(c),
         "name_or_path": str(teacher["name_or_path"]),
         "output": output or "cache",
-        "label_noise": float(teacher.get("label_noise", task["label_noise"])),
+        "label_noise": _label_noise(c),
         **{key: teacher[key] for key in _ENCODER_KEYS},
     }
     config = TeacherConfig.from_kwargs(**options)
@@ -109,7 +120,7 @@ def set_config(c: Mapping[str, Any], given: Any, output: str | None, *, key: str
         **_training_options(c),
         members=[_member(c, entry, key) for entry in given],
         output=output or "cache",
-        label_noise=float(c["task"]["label_noise"]),
+        label_noise=_label_noise(c),
         shared_width=c["teacher"]["shared_width"],
     )
     if output is not None:
@@ -236,6 +247,18 @@ def cofinetuned_set(c: Mapping[str, Any]) -> tuple[dict[str, str], CoTeacherConf
     return {member.name: str(Path(config.output) / member.name) for member in config.members}, config
 
 
+def _label_noise(c: Mapping[str, Any]) -> float:
+    """Share of wrong labels that a teacher learns from: its own, or that of the students' rows."""
+    own = c["teacher"]["label_noise"]
+    return float(c["task"]["label_noise"] if own is None else own)
+
+
+def _train_rows(c: Mapping[str, Any]) -> Any:
+    """Limit of the rows that a teacher learns from: its own, none, or that of the students' rows."""
+    own = c["teacher"]["max_train_rows"]
+    return c["task"]["max_train_rows"] if own is None else None if own == ALL_ROWS else own
+
+
 def _training_options(c: Mapping[str, Any]) -> dict[str, Any]:
     """What one teacher and a set share."""
     return {
@@ -244,6 +267,8 @@ def _training_options(c: Mapping[str, Any]) -> dict[str, Any]:
         "show_progress": bool(c["progress"]),
         "resume": c.get("resume", True),
         **{key: c["task"][key] for key in TASK_KEYS},
+        "noise_seed": c["task"]["noise_seed"],
+        "max_train_rows": _train_rows(c),
         **{key: c["teacher"][key] for key in _TRAINING_KEYS},
     }
 

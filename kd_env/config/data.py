@@ -22,7 +22,8 @@ class DataSection:
     optionally ``labels`` (names of the classes as the files write them, in order), ``label_range`` and ``metrics``
     (:mod:`kd_env.core.metrics`; the first is the headline)."""
     split_seed: int = 0
-    """Seed of the cut into train, feedback and selection, of label noise and of the evaluated feedback rows."""
+    """Seed of the cut into train, feedback and selection, of the evaluated feedback rows, and of label noise where
+    ``noise_seed`` is None."""
     feedback_rows: int | None = None
     """Rows of the feedback split; None: min(512, 10% of the official train split)."""
     selection_rows: int | None = None
@@ -36,6 +37,9 @@ class DataSection:
     """Tokens a row is cut to."""
     label_noise: float = 0.0
     """Share of train labels replaced by a wrong one, after the cut; feedback, selection and dev stay clean."""
+    noise_seed: int | None = None
+    """Seed of which labels are replaced, and by what, so that the noise can change while the cut stays; None:
+    ``split_seed``."""
     train_on: str = "train"
     """``train``, or ``train+feedback`` for rules that are shown beside agents when the feedback labels are cleaner."""
 
@@ -51,5 +55,6 @@ CHECKS: dict[str, checks.Check] = {
     "max_train_rows": checks.optional(checks.whole(1)),
     "max_length": checks.whole(3),
     "label_noise": checks.within(0.0, 1.0),
+    "noise_seed": checks.optional(checks.whole(0)),
     "train_on": checks.one_of("train", "train+feedback"),
 }

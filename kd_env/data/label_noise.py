@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from kd_env.data.tasks import Rows
+
+
+class NoiseOptions(Protocol):
+    """Options that say by which seed labels are replaced."""
+
+    @property
+    def split_seed(self) -> int: ...  # noqa: D102 - documented where the options are
+    @property
+    def noise_seed(self) -> int | None: ...  # noqa: D102
+
+
+def noise_seed(options: NoiseOptions) -> int:
+    """Seed of which labels are replaced: ``noise_seed``, or where it is None that of the cut."""
+    return options.split_seed if options.noise_seed is None else options.noise_seed
 
 
 def add_label_noise(labels: np.ndarray, rows: np.ndarray, fraction: float, num_labels: int, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kd_env.data import splits
-from kd_env.data.label_noise import add_label_noise, shuffle_labels
+from kd_env.data.label_noise import add_label_noise, noise_seed, shuffle_labels
 from kd_env.data.loading import load_train
 from kd_env.data.tables import Table, tokenize
 from kd_env.data.tasks import Rows, Task
@@ -34,6 +34,8 @@ class RowOptions(Protocol):
     def max_train_rows(self) -> int | None: ...  # noqa: D102
     @property
     def label_noise(self) -> float: ...  # noqa: D102
+    @property
+    def noise_seed(self) -> int | None: ...  # noqa: D102
     @property
     def train_on(self) -> str: ...  # noqa: D102
 
@@ -80,7 +82,7 @@ def read_rows(config: RowOptions, task: Task) -> ProblemRows:
     )
     train_labels = feedback_labels = texts.labels
     if config.label_noise > 0:
-        seed = config.split_seed
+        seed = noise_seed(config)
         train_labels = add_label_noise(texts.labels, cut.train, config.label_noise, task.num_labels, seed)
     order = np.random.default_rng([config.split_seed, 1]).permutation(cut.feedback)
     feedback = np.sort(order[: config.evaluation_rows])

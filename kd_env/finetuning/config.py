@@ -45,7 +45,7 @@ class TrainingOptions:
     columns: Mapping[str, Any] | None = None
     """For ``task=custom``, as in the environment."""
     split_seed: int = 0
-    """Seed of the cut into train, feedback and selection, and of label noise."""
+    """Seed of the cut into train, feedback and selection, and of label noise where ``noise_seed`` is None."""
     feedback_rows: int | None = None
     selection_rows: int | None = None
     max_train_rows: int | None = None
@@ -62,6 +62,8 @@ class TrainingOptions:
     max_grad_norm: float = 1.0
     label_noise: float = 0.0
     """Share of train labels replaced by a wrong one, after the cut; the selection split stays clean."""
+    noise_seed: int | None = None
+    """Seed of which labels are replaced; None: ``split_seed``."""
     noisy_words: tuple[str, ...] | None = None
     """Label noise only in train rows with one of these words (whole, in lower case, in either text), or, where they
     begin with ``!``, only in rows without any of them; None: in all. ``label_noise`` is then a share of those rows."""
@@ -84,14 +86,15 @@ class TrainingOptions:
     def identity(self) -> dict[str, Any]:
         """The options that decide what comes out; local paths are made absolute.
 
-        ``init``, ``noisy_words``, ``keep`` and the sizes stand here only where they are set: teachers that were made
-        before these options keep their identity.
+        ``init``, ``noise_seed``, ``noisy_words``, ``keep`` and the sizes stand here only where they are set: teachers
+        that were made before these options keep their identity.
         """
         options = {key: value for key, value in dataclasses.asdict(self).items() if key not in _NOT_IDENTITY}
         if options["data_dir"] is not None:
             options["data_dir"] = _absolute(options["data_dir"])
-        if options["noisy_words"] is None:
-            del options["noisy_words"]
+        for key in ("noisy_words", "noise_seed"):
+            if options[key] is None:
+                del options[key]
         if options["keep"] == "best":
             del options["keep"]
         return options
@@ -143,6 +146,7 @@ def check_training(options: TrainingOptions) -> None:
     checks.check_fields("", options, {name: checks.whole(low) for name, low in numbers.items()})
     rows = ("feedback_rows", "selection_rows", "max_train_rows")
     checks.check_fields("", options, dict.fromkeys(rows, checks.optional(checks.whole(1))))
+    checks.check_fields("", options, {"noise_seed": checks.optional(checks.whole(0))})
     checks.check_fields("", options, dict.fromkeys(("learning_rate", "max_grad_norm"), checks.positive))
     checks.check_fields("", options, {"weight_decay": checks.within(0)})
     checks.check_fields("", options, dict.fromkeys(("warmup", "label_noise"), checks.within(0, 1.0)))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kd_env.data import splits
-from kd_env.data.label_noise import add_label_noise, rows_with_words
+from kd_env.data.label_noise import add_label_noise, noise_seed, rows_with_words
 from kd_env.data.loading import get_task, load_train
 from kd_env.data.tables import Table, same_tokens, tokenize
 from kd_env.data.tasks import Rows, Task
@@ -94,7 +94,7 @@ def prepare(
     if options.label_noise:
         words = options.noisy_words
         row_indices = cut.train if words is None else rows_with_words(rows, cut.train, words)
-        labels = add_label_noise(labels, row_indices, options.label_noise, task.num_labels, options.split_seed)
+        labels = add_label_noise(labels, row_indices, options.label_noise, task.num_labels, noise_seed(options))
 
     def read(reader: Any) -> Tokens:
         return Tokens(

@@ -27,6 +27,7 @@ from kd_env.mdp.problem import Problem
 GROUPS = groups()
 NEEDS_MODEL = ["teacher.name_or_path=encoder"]
 NO_SIZES = dict.fromkeys(("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"))
+UNSET = {"init": "pretrained", "shared_width": None, "label_noise": None, "max_train_rows": None}
 LABEL_ENVIRONMENTS = [name for name in GROUPS["env"] if name != "tutor_token"]
 TOKEN_AGENTS = ("tutor", *(f"rule/{name}" for name, rule in RULES.items() if rule.decision == "tutor_token"))
 """Agents of the one other environment; tests/command_line/test_tutor_job.py runs it."""
@@ -38,10 +39,10 @@ def settings_of(*overrides: str) -> Any:
 
 
 def test_every_group_is_there_and_described() -> None:
-    assert set(GROUPS) == {"task", "teacher", "student", "env", "objective", "agent", "experiment"}
+    assert set(GROUPS) == {"task", "teacher", "student", "env", "objective", "agent", "experiment", "regime"}
     assert {"sb3/ppo", "actor_critic", "rule/all"} <= set(GROUPS["agent"])
     for group, presets in GROUPS.items():
-        if group == "experiment":
+        if group in ("experiment", "regime"):
             assert all(description(group, preset) for preset in presets)
 
 
@@ -91,9 +92,9 @@ def test_every_option_of_teachers_reaches_the_fine_tuning() -> None:
         **{"init": "fresh", "num_hidden_layers": 3, "hidden_size": 8, "num_attention_heads": 4, "seed": 7},
         **{"intermediate_size": 24, "noisy_words": ["w1"], "epochs": 5, "batch_size": 4, "learning_rate": 0.5},
         **{"weight_decay": 0.5, "warmup": 0.5, "max_grad_norm": 0.5, "precision": "bf16", "keep": "last"},
-        **{"evaluations_per_epoch": 2, "shared_width": 12},
+        **{"evaluations_per_epoch": 2, "shared_width": 12, "label_noise": 0.25, "max_train_rows": 40},
     }
-    c = compose("finetune", ["task=mrpc", "task.label_noise=0.5", *NEEDS_MODEL])
+    c = compose("finetune", ["task=mrpc", "task.label_noise=0.5", "task.noise_seed=9", *NEEDS_MODEL])
     known = {"path", "name_or_path", "source", "check", "cache_dtype"}
     assert set(c["teacher"]) == {*given, *known}, "an option that this test does not know"
     c["teacher"] |= given
@@ -109,7 +110,12 @@ def test_every_option_of_teachers_reaches_the_fine_tuning() -> None:
             assert getattr(made.members[0], name) == expected
         else:
             assert getattr(made, name) == expected
-    assert one.label_noise == made.label_noise == 0.5
+    assert one.noise_seed == made.noise_seed == 9
+    shared = {**c, "task": {**c["task"], "max_train_rows": 20}}
+    same = teacher_config({**shared, "teacher": {**c["teacher"], **NO_SIZES, **UNSET}}, "out")
+    assert (same.label_noise, same.max_train_rows) == (0.5, 20), "as the students where the teacher says nothing"
+    every = {**c["teacher"], **NO_SIZES, **UNSET, "max_train_rows": "all"}
+    assert teacher_config({**shared, "teacher": every}, "out").max_train_rows is None
     assert made.members[0].seed is None  # drawn from the set's, by place
     assert (made.members[1].seed, made.members[1].init, made.members[1].hidden_size) == (3, "pretrained", None)
 

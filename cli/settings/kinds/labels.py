@@ -137,6 +137,7 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
         "task": task["name"],
         **{key: task[key] for key in TASK_KEYS},
         "label_noise": task["label_noise"],
+        "noise_seed": task["noise_seed"],
         "student": c["student"],
         "teacher_source": env.pop("teacher_source", c["teacher"]["source"]),
         "teacher_check": str(c["teacher"]["check"]),

@@ -99,7 +99,7 @@ def check_learns(settings: Settings[EnvConfig], env: Any, *, steps_known: bool =
     agent = make_agent(name, env, seed=c["seed"], device="cpu", **learning_options(settings, env))
     for owner, key in (("config", "warmup_steps"), ("model", "learning_starts")):
         steps = getattr(getattr(agent, owner, None), key, 0)
-        if total <= steps and c["control"] != "untrained":
+        if 0 < total <= steps and c["control"] != "untrained":
             remedy = "env.budget" if joint else "total_timesteps"
             raise ValueError(
                 f"{'' if joint else 'total_timesteps='}{total}{' steps' if joint else ''} ends within the {steps} "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kd_env.core import metrics
 from kd_env.core.types import Floats
-from kd_env.data.label_noise import replaced_rows
+from kd_env.data.label_noise import noise_seed, replaced_rows
 from kd_env.decisions.base import Measure
 from kd_env.mdp.problem import Problem
 
@@ -25,7 +25,7 @@ def wrong_rows(problem: Problem) -> NDArray[np.bool_] | None:
         return None
     cut = problem.splits
     rows = cut.train if config.train_on == "train" else np.concatenate([cut.train, cut.feedback])
-    return np.isin(rows, replaced_rows(cut.train, config.label_noise, config.split_seed))
+    return np.isin(rows, replaced_rows(cut.train, config.label_noise, noise_seed(config)))
 
 
 class RightRows(Measure):
