@@ -65,6 +65,11 @@ class Rule(ABC):
     asks_influence: ClassVar[bool] = False
     """Whether feedback rows have their say through the influence of rows alone, whatever was evaluated; jobs check
     before any work that there are enough of them."""
+    bound: ClassVar[bool] = False
+    """Whether it sees a truth that no policy can know: it says how much there is to gain, and is nobody's rival."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Decisions whose policies it is judged beside, too: on the same rows, terms and models, and in an environment of
+    its own decision."""
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:
         self.env, self.seed, self.options = env, seed, options
@@ -72,9 +77,10 @@ class Rule(ABC):
         self.base = base
         decision = decision_name(env)
         if decision != self.decision:
+            judged = " (reports judge it there beside others: evaluation.rules)" if decision in self.beside else ""
             raise ValueError(
-                f"The rule {self.name!r} decides {self.decision!r}, but the env leaves {decision!r} to decide; make an "
-                f"env of {self.decision!r}, or choose a rule for {decision!r}."
+                f"The rule {self.name!r} decides {self.decision!r}, but the env leaves {decision!r} to decide{judged}; "
+                f"make an env of {self.decision!r}, or choose a rule for {decision!r}."
             )
         if not hasattr(base, "decision"):
             raise ValueError(

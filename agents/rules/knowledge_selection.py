@@ -58,10 +58,14 @@ class HardLabelOnly(Constant):
 
 
 class SoftLabelOnly(Constant):
-    """Distillation from the teacher's probabilities alone (Hinton et al. 2015 without the label term)."""
+    """Distillation from the teacher's probabilities alone (Hinton et al. 2015 without the label term).
+
+    It is judged beside policies that weigh rows, too, where terms cannot be chosen: every row counts alike then.
+    """
 
     name = "soft_label_only"
     needs_terms = ("soft_label",)
+    beside = ("sample_weighting",)
 
     def action(self) -> Array:
         """The teacher's probabilities alone."""

@@ -1,6 +1,6 @@
-"""Rules that weigh the rows of a batch: uniform, random, self-paced, focal, and Dynamic KD's choice of examples.
+"""Rules that weigh rows: uniform, random, self-paced, focal, Dynamic KD's choice, labels that the teacher agrees with.
 
-They read ``batch_size`` (B), ``observation_layout``, ``encode_samples(weights)`` and ``sample_effect(weights)`` of
+They read ``batch_size`` (B), ``num_labels``, ``observation_layout``, ``decision.encode`` and ``decision.effect`` of
 ``env.unwrapped``. The uniform weights are an action of every view; the other rules give the effect itself, so that they
 do the same in every view. A weight multiplies all losses of its row. Rules that choose rows give the chosen ones the
 weight ``B / kept``, so that the loss is their mean.
@@ -20,6 +20,7 @@ from agents.rules.base import Rule
 Floats = NDArray[np.float64]
 
 STUDENT, MARGIN, CONFIDENCE, PROGRESS = "row_student", "row_margin", "row_confidence", "progress"
+TEACHER = "row_teacher_losses"
 LOSS, ENTROPY, GOLD = 0, 1, 2
 """Places in what ``row_student`` says of a row: log(1 + loss), entropy, probability of the label."""
 
@@ -30,14 +31,14 @@ class SampleRule(Rule):
     decision = "sample_weighting"
     views = ("native", "subset", "discrete", "box")
     needs_classes: ClassVar[bool] = False
-    """Whether the rule reads of ``row_student`` what regression has not."""
+    """Whether the rule reads what regression has not."""
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:
         super().__init__(env, seed=seed, **options)
-        if self.needs_classes and self.base.observation_layout[STUDENT].shape[-1] <= ENTROPY:
+        if self.needs_classes and self.base.num_labels == 1:
             raise ValueError(
-                f"The rule {self.name!r} reads what the student says of its classes, which regression has not; use "
-                "'uniform' or 'self_paced'."
+                f"The rule {self.name!r} reads what is said of classes, which regression has not; use 'uniform' or "
+                "'self_paced'."
             )
 
     @abstractmethod
@@ -154,10 +155,7 @@ class Focal(SampleRule):
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
         """From the student's probability of each label; all 0, no update, where it is sure of every one."""
-        found = np.clip(1.0 - self.about(observations, STUDENT, GOLD), 0.0, 1.0) ** self.options["gamma"]
-        mean = found.mean(axis=-1, keepdims=True)
-        scaled: Floats = np.divide(found, mean, out=np.zeros_like(found), where=mean > 0)
-        return scaled
+        return mean_one(np.clip(1.0 - self.about(observations, STUDENT, GOLD), 0.0, 1.0) ** self.options["gamma"])
 
 
 class DynamicSelection(SampleRule):
@@ -221,6 +219,74 @@ class DynamicConfidence(DynamicSelection):
         return self.about(observations, CONFIDENCE)
 
 
+class Agree(SampleRule):
+    """Rows whose given label the teacher agrees with: its cross-entropy on that label is below a threshold.
+
+    Written by hand, for labels of which some are wrong; no published method. Several teachers agree by the mean of
+    their losses. Where no row of a batch is below the threshold, all of them count equally.
+
+    Args:
+        env: the environment.
+        seed: unused.
+        threshold: in nats, above 0; None: the log of the number of classes, the loss of a teacher that says nothing.
+            Of two classes that is the loss at a probability of one half, whatever the teacher's temperature.
+    """
+
+    name = "agree"
+    looks_at_feedback = False
+    needs_features = (TEACHER,)
+    needs_classes = True
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0, threshold: float | None = None) -> None:
+        fits = threshold is None or 0.0 < threshold < float("inf")
+        require(fits, "threshold", threshold, "above 0 and finite, or null")
+        super().__init__(env, seed=seed, threshold=threshold)
+        if self.base.teacher_updates != "none":
+            raise ValueError(
+                f"The rule {self.name!r} asks a teacher that stays as it is, but here it learns (teacher_updates="
+                f"{self.base.teacher_updates!r}); set env.teacher_updates=none, or leave {self.name!r} out."
+            )
+
+    def weights(self, observations: NDArray[np.float32]) -> Floats:
+        """From the teachers' losses on the labels of the batch."""
+        place, given = self.base.observation_layout[TEACHER], self.options["threshold"]
+        losses = [np.expm1(self.about(observations, TEACHER, entry)) for entry in range(place.shape[-1])]
+        kept = np.mean(losses, axis=0) < (np.log(self.base.num_labels) if given is None else given)
+        return mean_one(np.where(kept.any(axis=-1, keepdims=True), kept, True).astype(np.float64))
+
+
+class Oracle(SampleRule):
+    """Rows whose given label is the true one, known only where kd-env put wrong ones in: a bound, and nobody's rival.
+
+    It says how much dropping the wrong rows can gain at best. A batch without a right row makes no update.
+    """
+
+    name = "oracle"
+    looks_at_feedback = False
+    bound = True
+
+    def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
+        super().__init__(env, seed=seed)
+        self._right_rows = getattr(self.base, "right_rows", None)
+        if self._right_rows is None:
+            raise ValueError(
+                f"The rule {self.name!r} knows which train labels are wrong, and none was made wrong here "
+                f"(label_noise=0); set label_noise (task.label_noise in the main job), or leave {self.name!r} out."
+            )
+
+    def weights(self, observations: NDArray[np.float32]) -> Floats:
+        """From the state of the environment; the observations say nothing of the truth."""
+        assert self._right_rows is not None
+        return mean_one(np.asarray(self._right_rows(), dtype=np.float64))
+
+
+def mean_one(weights: Floats) -> Floats:
+    """Weights ``[N, B]`` scaled to a mean of 1 in each batch; all-zero stays zero."""
+    mean = weights.mean(axis=-1, keepdims=True)
+    scaled: Floats = np.divide(weights, mean, out=np.zeros_like(weights), where=mean > 0)
+    return scaled
+
+
 SAMPLE_RULES: tuple[type[Rule], ...] = (
     Uniform,
     RandomWeights,
@@ -229,4 +295,6 @@ SAMPLE_RULES: tuple[type[Rule], ...] = (
     DynamicEntropy,
     DynamicMargin,
     DynamicConfidence,
+    Agree,
+    Oracle,
 )

@@ -40,8 +40,10 @@ def names(settings: Settings[EnvConfig]) -> list[str]:
     return [settings.agent.label, *rules, *(name + EXTRA for name in rules if settings.env.label_noise > 0)]
 
 
-def contenders(settings: Settings[EnvConfig], agent: Any, chosen: Sequence[str]) -> dict[str, Contender]:
-    """The chosen of :func:`names`; ``agent`` is None where the run's agent is a rule."""
+def contenders(
+    settings: Settings[EnvConfig], problem: Problem, agent: Any, chosen: Sequence[str]
+) -> dict[str, Contender]:
+    """The chosen of :func:`names` on a problem; ``agent`` is None where the run's agent is a rule."""
     from kd_env.envs.build import build_problem
     from kd_env.evaluation.judging.contenders import Contender
 
@@ -53,21 +55,22 @@ def contenders(settings: Settings[EnvConfig], agent: Any, chosen: Sequence[str])
         if name == settings.agent.label:
             view = settings.env.action_view
             learned = Contender(lambda env: agent, view, learned=True)
-            found[name] = _rule(settings, settings.agent, view) if agent is None else learned
+            found[name] = _rule(settings, settings.agent, view, problem) if agent is None else learned
         else:
             spec = rules[name.removesuffix(EXTRA)]
             view = probe.rule_view(spec, settings.env, probe.teacher_names(settings))
-            found[name] = _rule(settings, spec, view, wider if name.endswith(EXTRA) else None)
+            found[name] = _rule(settings, spec, view, problem, wider if name.endswith(EXTRA) else None)
     return found
 
 
-def rules(settings: Settings[EnvConfig]) -> dict[str, Contender]:
+def rules(settings: Settings[EnvConfig], problem: Problem) -> dict[str, Contender]:
     """Every rule that is judged, in the view in which it acts; the run's agent among them where it is one."""
     found = {rule.label: rule for rule in settings.rules or ()}
     if agent_kind(settings.agent.name) == "rule":
         found = {settings.agent.label: settings.agent, **found}
     names = probe.teacher_names(settings)
-    return {label: _rule(settings, spec, probe.rule_view(spec, settings.env, names)) for label, spec in found.items()}
+    views = {label: probe.rule_view(spec, settings.env, names) for label, spec in found.items()}
+    return {label: _rule(settings, spec, views[label], problem) for label, spec in found.items()}
 
 
 def load_policy(folder: Path, env: VectorEnv[Any, Any, Any]) -> Any:
@@ -88,22 +91,26 @@ def load_policy(folder: Path, env: VectorEnv[Any, Any, Any]) -> Any:
     return agent
 
 
-def _rule(settings: Settings[EnvConfig], spec: PolicySpec, view: str, problem: Problem | None = None) -> Contender:
+def _rule(
+    settings: Settings[EnvConfig], spec: PolicySpec, view: str, problem: Problem, wider: Problem | None = None
+) -> Contender:
     from agents import make_rule
     from agents.rules.catalog import rule_class
+    from kd_env.envs.process import with_options
     from kd_env.evaluation.judging.contenders import Contender
 
     def factory(env: DistillVectorEnv) -> Policy:
         return make_rule(spec.name, env, seed=settings.evaluation_seeds[0], **spec.options)
 
-    rule = rule_class(spec.name)
+    rule, changes = rule_class(spec.name), probe.beside(spec, settings.env)
     return Contender(
         factory,
         view,
-        problem=problem,
-        extra_labels=problem is not None,
+        problem=with_options(wider or problem, **changes) if changes else wider,
+        extra_labels=wider is not None,
         reads_evaluations=rule.looks_at_feedback and not rule.asks_influence,
         chooses=rule.chooses,
+        bound=rule.bound,
     )
 
 
@@ -172,7 +179,7 @@ def judge(
     policies = {name: policy_identity(settings, name, policy) for name in chosen}
     return evaluate_policies(
         problem,
-        contenders(settings, agent, chosen),
+        contenders(settings, problem, agent, chosen),
         settings.evaluation_seeds,
         deterministic=settings.resolved["evaluation"]["deterministic"],
         progress=progress,
@@ -221,7 +228,9 @@ def parts(settings: Settings[EnvConfig], chosen: Sequence[str], jobs: int) -> li
     def kind(name: str) -> tuple[bool, str]:
         if name == settings.agent.label:
             return False, settings.env.action_view
-        return name.endswith(EXTRA), probe.rule_view(specs[name.removesuffix(EXTRA)], settings.env, teachers)
+        spec = specs[name.removesuffix(EXTRA)]
+        decision = probe.beside(spec, settings.env).get("decision", "")
+        return name.endswith(EXTRA), f"{decision}{probe.rule_view(spec, settings.env, teachers)}"
 
     ordered = sorted(chosen, key=kind)
     cuts = [-(-len(ordered) * place // jobs) for place in range(jobs + 1)]

@@ -47,9 +47,12 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         self.decision = make_decision(config, Parts(self.term_names, self.teacher_names, taught))
         self.action_names, self.action_view = self.decision.action_names, config.action_view
         self.teacher_updates = config.teacher_updates
+        self._noisy = config.label_noise > 0
         self.weighting, self.batch_size = config.weighting, config.batch_size
         self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)
-        regression = config.objective == "labels" and get_task(config.task, config.columns, config.data_dir).regression
+        labels = get_task(config.task, config.columns, config.data_dir) if config.objective == "labels" else None
+        regression = labels is not None and labels.regression
+        self.num_labels = 1 if labels is None else labels.num_labels
         self.observation_layout, start = {}, 0
         for name in config.features:
             width = 3 if name in STUDENT_FEATURES and not regression else 1
@@ -62,6 +65,11 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = self.decision.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+
+    @property
+    def right_rows(self) -> Any:
+        """Exists where labels were made wrong, because rules ask whether it does."""
+        return self.row_influence if self._noisy else None
 
     def row_influence(self) -> Any:
         """Exists, because rules ask whether it does."""
@@ -169,6 +177,27 @@ def _check_dropout(settings: Settings[EnvConfig]) -> None:
         )
 
 
+def beside(spec: PolicySpec, env: EnvConfig) -> dict[str, Any]:
+    """What is other in the environment of a rule that decides something else and is judged beside: none in most cases.
+
+    Raises:
+        ValueError: there is nothing to choose for it, so that it does what plain rules of the run's decision do.
+    """
+    from agents.rules.catalog import rule_class
+
+    rule = rule_class(spec.name)
+    if env.decision not in rule.beside:
+        return {}
+    if len(env.terms) == 1:
+        raise ValueError(
+            f"The rule {spec.name!r} chooses one of several terms, and terms={list(env.terms)} is all there is: every "
+            f"rule trains on it alone. Leave {spec.name!r} out."
+        )
+    owned = {name: getattr(EnvConfig, name) for name in DECISIONS[env.decision].options}
+    features = tuple(dict.fromkeys(("progress", *rule.needs_features)))
+    return {**owned, "decision": rule.decision, "action_view": rule.views[0], "features": features}
+
+
 def rule_view(spec: PolicySpec, env: EnvConfig, teachers: Sequence[str]) -> str:
     """The action view in which a rule acts: the agent's where it can, else the first that it can be expressed in.
 
@@ -181,10 +210,11 @@ def rule_view(spec: PolicySpec, env: EnvConfig, teachers: Sequence[str]) -> str:
 
     _check_rule(spec.name, env)
     views = rule_class(spec.name).views
+    own = dataclasses.replace(env, **beside(spec, env))
     errors = []
-    for view in dict.fromkeys([*(v for v in views if v == env.action_view), *views]):
+    for view in dict.fromkeys([*(v for v in views if v == own.action_view), *views]):
         try:
-            viewed = in_view(env, view)
+            viewed = in_view(own, view)
             check_decision(viewed)
             make_rule(spec.name, ProbeEnv(viewed, 1, teachers), **spec.options)
         except ValueError as error:

@@ -50,7 +50,7 @@ def add_label_noise(labels: np.ndarray, rows: np.ndarray, fraction: float, num_l
 
 
 def replaced_rows(rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Those of ``rows`` whose label :func:`add_label_noise` replaces, for reports: nothing else may know."""
+    """Those of ``rows`` whose label :func:`add_label_noise` replaces, for reports and bounds: nothing else may know."""
     return _first_of(rows, fraction, np.random.default_rng([seed, 2]))
 
 

@@ -69,6 +69,11 @@ class RunView:
         return self.run.problem.config.teacher_updates
 
     @property
+    def num_labels(self) -> int:
+        """C, classes of the task; 1 in regression."""
+        return self.run.problem.task.num_labels
+
+    @property
     def batch_size(self) -> int:
         """B, rows of a batch."""
         return self.run.problem.config.batch_size

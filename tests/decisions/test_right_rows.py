@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
 from kd_env.evaluation.comparing import report as compare_report
 from kd_env.evaluation.comparing.compare import compare
 from kd_env.evaluation.comparing.runs import Run
+from kd_env.evaluation.comparing.words import plain_words as compare_words
 from kd_env.evaluation.judging.contenders import Contender
-from kd_env.evaluation.judging.protocol import evaluate_policies
+from kd_env.evaluation.judging.protocol import choose_comparator, evaluate_policies
 from kd_env.evaluation.reports import report, report_files, words
 
 
@@ -187,6 +189,37 @@ def test_a_comparison_has_an_interval_over_trainings(evaluation: Any) -> None:
     lines = list(csv.DictReader(io.StringIO(compare_report.to_csv(found))))
     (line,) = (one for one in lines if (one["policy"], one["measure"]) == ("agent", "right_rows_auc"))
     assert (float(line["mean"]), line["unit"]) == (pytest.approx(0.8), "training")
+
+
+def test_a_bound_is_shown_and_is_nobodys_rival(evaluation: Any) -> None:
+    """The one that knows is the best on every split, and it is neither comparator nor best rule nor tested."""
+    policies = {name: replace(one, bound=name == "knows") for name, one in evaluation.policies.items()}
+    best = policies["knows"].splits
+    for name, result in policies.items():  # whatever these few updates gave
+        for split, scores in result.splits.items() if name != "knows" else ():
+            worse = {"gap_closed": best[split].gap_closed - 0.5, "loss": best[split].loss + 0.5}
+            result.splits[split] = replace(scores, **worse, floored=np.zeros(2, dtype=bool))
+    assert choose_comparator(policies.values()) == "not"
+    shown = report.summarize(replace(evaluation, policies=policies, comparator="not"), replicates=10)
+    assert shown.best_rule == "not" and set(shown.to_rules["agent"]) == {"not"} and "knows" not in shown.headline
+    row = next(row for row in shown.rows if row.bound)
+    assert row.policy == "knows" and shown.cells(row)[0] == "knows ^" and row.difference["validation"] is not None
+    assert set(row.holm_p.values()) == {None} and "knows" not in shown.detectable
+    assert words.plain_words(shown).count("^ marks a bound") == 1
+    plain = json.loads(json.dumps(report_files.to_json(shown)))
+    assert [line["bound"] for line in plain["policies"]] == [False, True, False]
+
+    runs = [Run(f"run{seed}", "agent", "none", range(100 * seed, 100 * seed + 4), plain) for seed in range(2)]
+    found = compare(runs)
+    assert found.best_rule == "not" and [entry.policy for entry in found.entries if entry.bound] == ["knows"]
+    assert {one.second for one in found.to_rules} == {"not"} and {one.second for one in found.to_bounds} == {"knows"}
+    assert [one.holm_p for one in found.to_rules] == [one.difference.p_value for one in found.to_rules]
+    assert "'not'" in found.headline and "knows" not in found.headline
+    text = compare_report.markdown(found)
+    assert "| knows ^ |" in text and "Differences to bounds" in text and "agent - knows" in text
+    assert compare_words(found).count("^ marks a bound") == 1
+    csv_lines = list(csv.DictReader(io.StringIO(compare_report.to_csv(found))))
+    assert any((line["policy"], line["minus"]) == ("agent", "knows") for line in csv_lines)
 
 
 def test_clean_labels_have_no_such_column(tiny: dict[str, Any]) -> None:

@@ -288,7 +288,7 @@ def test_rules_without_feedback_do_not_look(decision: str, tiny: dict[str, Any],
     }
     names = [name for name, rule in sorted(RULES.items()) if rule.decision == decision and not rule.looks_at_feedback]
     assert names
-    config = env_config(**{**tiny, "decision": decision, "updates_per_step": 1})
+    config = env_config(**{**tiny, "decision": decision, "updates_per_step": 1, "label_noise": 0.4})
     if decision == "teacher_weighting":
         given = [{**each, "name": name} for each, name in zip(tiny_set["teachers"], ("small", "b", "c"), strict=True)]
         weighed = {"decision": decision, "weighting": "sample", "updates_per_step": 1}

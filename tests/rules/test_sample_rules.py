@@ -12,6 +12,7 @@ from agents import Agent, agent_kind, load_agent, make_rule
 from agents.rules.sample_weighting import SAMPLE_RULES
 from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.decisions.options import env_config
+from kd_env.decisions.sample_weighting.measures import wrong_rows
 
 NAMES = [rule.name for rule in SAMPLE_RULES]
 VIEWS = ("native", "subset", "discrete", "box")
@@ -19,10 +20,14 @@ VIEWS = ("native", "subset", "discrete", "box")
 
 @pytest.fixture(scope="module")
 def problem(tiny: dict[str, Any]) -> Any:
-    """Batches of 5 rows, episodes of 4 steps."""
+    """Batches of 5 rows, episodes of 4 steps, and two of five labels wrong."""
+    return build(tiny)
+
+
+def build(tiny: dict[str, Any], **changes: Any) -> Any:
     options = {key: value for key, value in tiny.items() if key not in ("features", "updates_per_step")}
-    sizes = {"batch_size": 5, "budget": 4, "precision": "fp64"}
-    return build_problem(env_config(**{**options, **sizes}, decision="sample_weighting"))
+    sizes = {"batch_size": 5, "budget": 4, "precision": "fp64", "label_noise": 0.4}
+    return build_problem(env_config(**{**options, **sizes, **changes}, decision="sample_weighting"))
 
 
 def chosen(name: str, problem: Any, view: str = "native", count: int = 3, **options: Any) -> np.ndarray:
@@ -130,9 +135,34 @@ def test_dynamic_selection_keeps_the_uncertain_rows(
     assert equal.tolist() == [2.5, 2.5, 0, 0, 0]
 
 
+def test_agree_keeps_the_rows_whose_label_the_teacher_finds_likely(env: DistillVectorEnv) -> None:
+    losses = np.array([0.1, 0.69, 0.7, 3.0, 0.5])
+    observations = with_rows(env, "row_teacher_losses", 0, list(np.log1p(losses)))
+    for options, kept in (({}, [0, 1, 4]), ({"threshold": 0.6}, [0, 4]), ({"threshold": 5.0}, range(5))):
+        expected = np.zeros(5)
+        expected[list(kept)] = 5 / len(list(kept))
+        np.testing.assert_allclose(make_rule("agree", env, **options).weights(observations)[0], expected)
+    # A teacher that agrees with no label of the batch says nothing: all rows count.
+    np.testing.assert_array_equal(make_rule("agree", env, threshold=0.05).weights(observations), np.ones((1, 5)))
+
+
+def test_the_oracle_keeps_the_rows_whose_label_is_true(problem: Any) -> None:
+    wrong = wrong_rows(problem)
+    assert wrong is not None and wrong.mean() == pytest.approx(0.4, abs=0.02)
+    env = DistillVectorEnv(20, problem=problem, autoreset_mode="disabled")
+    rule = make_rule("oracle", env)
+    observations, _ = env.reset(seed=0)
+    for _ in range(4):
+        observations, *_, info = env.step(rule.predict(observations)[0])
+        right = ~wrong[info["rows"]]
+        np.testing.assert_allclose(info["row_weights"][:, 0], 5.0 * right / np.maximum(right.sum(-1, keepdims=True), 1))
+        np.testing.assert_array_equal(info["skipped"], ~right.any(-1))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("agree", {"threshold": 0.0}, "threshold=0.0 is not allowed; it must be above 0 and finite, or null"),
         ("self_paced", {"start": 0.0}, r"start=0.0 is not allowed; it must be in \(0, 1\]"),
         ("self_paced", {"start": 0.6, "end": 0.5}, "end=0.5"),
         ("self_paced", {"full_at": float("nan")}, "full_at=nan"),
@@ -156,6 +186,15 @@ def test_what_the_env_lacks_is_named(problem: Any, tiny_problem: Any, tiny_regre
     options["features"] = ["progress", "row_student"]
     scores = build_problem(env_config(**options))
     assert (chosen("self_paced", scores)[0] > 0).sum() == 3 * 2  # rint(2.5) rows of each replica
-    for name in ("focal", "dynamic_entropy"):
+    losses = DistillVectorEnv(1, problem=scores, features=["row_student", "row_teacher_losses"])
+    for name in ("focal", "dynamic_entropy", "agree"):
         with pytest.raises(ValueError, match="which regression has not"):
-            make_rule(name, DistillVectorEnv(1, problem=scores))
+            make_rule(name, losses)
+
+
+def test_what_agree_and_the_oracle_cannot_know_is_said(tiny: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"'oracle' knows which train labels are wrong, and none .* label_noise"):
+        make_rule("oracle", DistillVectorEnv(1, problem=build(tiny, label_noise=0.0)))
+    learning = build(tiny, teacher_updates="prokt", teacher_source="online")
+    with pytest.raises(ValueError, match=r"set env\.teacher_updates=none, or leave 'agree' out"):
+        make_rule("agree", DistillVectorEnv(1, problem=learning))

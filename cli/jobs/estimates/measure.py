@@ -123,11 +123,12 @@ def _evaluation(job: Job[Any, Any], problem: Problem, counts: Counts) -> tuple[d
     env.predict(problem.feedback)
     read = (time.perf_counter() - begin) / len(problem.feedback)
     choosing = {}
-    envs = {problem.config.action_view: env}
+    envs = {(problem.config.decision, problem.config.action_view): env}
     for name, rule in job.judged(problem)[1].items():
-        view = rule.action_view or (rule.problem or problem).config.action_view
+        base = rule.problem or problem
+        view = (base.config.decision, rule.action_view or base.config.action_view)
         if view not in envs:
-            base = rule.problem or with_options(problem, action_view=view)
+            base = base if view[1] == base.config.action_view else with_options(base, action_view=view[1])
             envs[view] = DistillVectorEnv(count, problem=base, autoreset_mode="disabled")
         viewed = envs[view]
         observation, _ = viewed.reset(seed=SEED)

@@ -55,7 +55,7 @@ class LabelJob(Job[EnvConfig, Problem]):
 
     def judged(self, problem: Problem) -> tuple[tuple[str, ...], dict[str, Contender]]:
         """As in :class:`Job`."""
-        return tuple(contenders.names(self.settings)), contenders.rules(self.settings)
+        return tuple(contenders.names(self.settings)), contenders.rules(self.settings, problem)
 
     def judging_processes(self, problem: Problem) -> int:
         """As in :class:`Job`."""

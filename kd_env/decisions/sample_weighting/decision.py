@@ -11,7 +11,7 @@ import numpy as np
 from kd_env.config.environment import EnvConfig
 from kd_env.decisions.base import BOX, DISCRETE, MULTI_BINARY, Decision, Measure, Parts
 from kd_env.decisions.sample_weighting.actions import SampleWeightingActions
-from kd_env.decisions.sample_weighting.measures import RightRows, wrong_rows
+from kd_env.decisions.sample_weighting.measures import RightRows, right_rows, wrong_rows
 from kd_env.decisions.sample_weighting.scores import row_scores
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
@@ -42,6 +42,7 @@ class SampleWeighting(Decision):
     )
     weighs_teacher_rows = True
     weights_per_row = 1
+    attributes = MappingProxyType({"right_rows": right_rows})
 
     actions: SampleWeightingActions
 

@@ -1,11 +1,11 @@
 """How well the weights of rows tell wrong labels from right ones.
 
-Reports alone know which train labels were replaced.
+Reports alone know which train labels were replaced, and the rule that is a bound for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from kd_env.core.types import Floats
 from kd_env.data.label_noise import noise_seed, replaced_rows
 from kd_env.decisions.base import Measure
 from kd_env.mdp.problem import Problem
+from kd_env.mdp.state import DistillState
 
 
 def wrong_rows(problem: Problem) -> NDArray[np.bool_] | None:
@@ -26,6 +27,15 @@ def wrong_rows(problem: Problem) -> NDArray[np.bool_] | None:
     cut = problem.splits
     rows = cut.train if config.train_on == "train" else np.concatenate([cut.train, cut.feedback])
     return np.isin(rows, replaced_rows(cut.train, config.label_noise, noise_seed(config)))
+
+
+def right_rows(problem: Problem, state: Callable[[], DistillState]) -> Callable[[], NDArray[np.bool_]] | None:
+    """What tells of each row of the next batch whether its label is the true one, ``[N, B]``, in the present state.
+
+    In no observation; for bounds. None where no label was replaced.
+    """
+    wrong = wrong_rows(problem)
+    return None if wrong is None else lambda: ~wrong[state().next_rows[:, 0]]
 
 
 class RightRows(Measure):

@@ -16,7 +16,7 @@ from kd_env.core.metrics import SHARE, bounds_of
 from kd_env.evaluation.comparing.agreement import check_agreement, check_equal, overlapping_trainings
 from kd_env.evaluation.comparing.comparison import Comparison, Contrast, Entry
 from kd_env.evaluation.comparing.joint import together
-from kd_env.evaluation.comparing.runs import PolicyRows, Run, group_name, measures_of
+from kd_env.evaluation.comparing.runs import PolicyRows, Run, group_name, is_bound, measures_of
 from kd_env.evaluation.judging.results import SELECTION
 from kd_env.evaluation.reports.apart import is_apart
 from kd_env.evaluation.statistics.crossed import policy_difference, policy_interval
@@ -48,11 +48,12 @@ def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
             else:
                 rules.setdefault(row["policy"], []).append((run, row))
     agents = [PolicyRows(name, members, [_agent_row(run) for run in members]) for name, members in groups.items()]
-    plain, extra = list[PolicyRows](), list[PolicyRows]()
+    plain, extra, bounds = list[PolicyRows](), list[PolicyRows](), list[PolicyRows]()
     for name, results in rules.items():
         check_equal(name, results)
         run, row = results[0]
-        (extra if row["extra_labels"] else plain).append(PolicyRows(name, [run], [row]))
+        kind = bounds if is_bound(row) else extra if row["extra_labels"] else plain
+        kind.append(PolicyRows(name, [run], [row]))
     first = runs[0].results
     measure, dev = first["measure"], tuple(first["dev_splits"])
     rivals = (
@@ -69,8 +70,9 @@ def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
         metric_names=tuple(first["policies"][0]["metrics"][dev[0]]),
         measures={name: title for name, (title, _) in measures_of(first).items()},
         measure=measure,
-        entries=tuple(_entry(policy, measure, level) for policy in (*agents, *plain, *extra)),
+        entries=tuple(_entry(policy, measure, level) for policy in (*agents, *plain, *extra, *bounds)),
         to_rules=_to_rules(agents, [*plain, *extra], dev, measure, level),
+        to_bounds=_to_rules(agents, bounds, dev, measure, level),
         between_controls=_between(agents, dev, measure, level, controls=True),
         between_agents=_between(agents, dev, measure, level, controls=False),
         best_rule=best_rule(selection, measure),
@@ -106,6 +108,7 @@ def _entry(policy: PolicyRows, measure: str, level: float) -> Entry:
         learned=policy.learned,
         searched=policy.learned and run.searched,
         extra_labels=bool(row["extra_labels"]),
+        bound=is_bound(row),
         action_view=row["seeds"]["action_view"],
         runs=(run.places if policy.learned else ()) or tuple(run.place for run in policy.runs),
         unit="training" if policy.learned else "evaluation seed",

@@ -22,6 +22,8 @@ class Entry:
     """Whether it is the constant action of a search: a rule with trainings."""
     extra_labels: bool
     """Whether it trained on feedback rows too."""
+    bound: bool
+    """Whether it saw a truth that no policy can know: it is shown, and nobody's rival."""
     action_view: str
     runs: tuple[str, ...]
     unit: str
@@ -110,9 +112,11 @@ class Comparison:
     measure: str
     """``gap_closed``, or ``loss`` where the floor of the gap was active."""
     entries: tuple[Entry, ...]
-    """Agent groups first, then rules, those with extra labels last."""
+    """Agent groups first, then rules, those with extra labels and bounds last."""
     to_rules: tuple[Contrast, ...]
     """Every agent group to every rule, paired by evaluation seed."""
+    to_bounds: tuple[Contrast, ...]
+    """Likewise to every bound."""
     between_controls: tuple[Contrast, ...]
     """Groups of one agent under different controls: trainings are independent, seeds shared."""
     between_agents: tuple[Contrast, ...]
@@ -139,7 +143,7 @@ class Comparison:
         agent_names = {entry.policy for entry in agents if entry.control == "none"} or {
             entry.policy for entry in agents
         }
-        rivals = {entry.policy for entry in self.entries if not entry.learned or entry.searched}
+        rivals = {entry.policy for entry in self.entries if (not entry.learned or entry.searched) and not entry.bound}
         to_rules: dict[str, dict[str, dict[str, Difference]]] = {}
         for contrast in (*self.to_rules, *self.between_agents):  # in these a searched rule is second
             if contrast.second in rivals and contrast.first in agent_names:

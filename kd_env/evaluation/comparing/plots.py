@@ -11,7 +11,7 @@ from kd_env.evaluation.reports.plots import as_png, new_figure
 def trainings_and_rules(comparison: Comparison) -> bytes:
     """The measure of every training (dots) with the mean and its interval, agents one below the other; rules are lines.
 
-    One panel per dev split. Rules that saw feedback labels are dashed.
+    One panel per dev split. Rules that saw feedback labels are dashed, bounds dotted.
     """
     agents = [entry for entry in comparison.entries if entry.learned]
     rules = [entry for entry in comparison.entries if not entry.learned]
@@ -21,7 +21,7 @@ def trainings_and_rules(comparison: Comparison) -> bytes:
     for axes, split in zip(panels, splits, strict=True):
         for index, rule in enumerate(rules):
             mean = getattr(rule, comparison.measure)[split].mean
-            style = "--" if rule.extra_labels else "-"
+            style = ":" if rule.bound else "--" if rule.extra_labels else "-"
             axes.axvline(mean, linestyle=style, color=f"C{index % 10}", linewidth=1.2, label=rule.policy)
         for index, agent in enumerate(agents):
             values = agent.values[split]

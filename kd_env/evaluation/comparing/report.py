@@ -93,7 +93,7 @@ def to_csv(c: Comparison) -> str:
     for paused in (paused for pruning in c.prunings for paused in pruning.agents):
         units = [str(len(paused.trainings)), "training", *[""] * 4]
         writer.writerow([paused.agent, "", SELECTION, "gap_closed_at_pause", f"{paused.value:.6g}", "", "", *units])
-    for contrast in (*c.to_rules, *c.between_agents, *c.between_controls):
+    for contrast in (*c.to_rules, *c.to_bounds, *c.between_agents, *c.between_controls):
         d = contrast.difference
         tests = [
             f"{d.p_value:.6g}",

@@ -75,6 +75,11 @@ def seed_values(run: Run, row: Mapping[str, Any], keys: Sequence[str]) -> Floats
     return np.array(values, dtype=np.float64)
 
 
+def is_bound(row: Mapping[str, Any]) -> bool:
+    """Whether a policy saw a truth that none can know; results of earlier versions have no such policy."""
+    return bool(row.get("bound", False))
+
+
 def measures_of(results: Mapping[str, Any]) -> dict[str, tuple[str, Bounds]]:
     """Title and bounds of what decisions measured, by name."""
     # Results of earlier versions do not say what they hold.

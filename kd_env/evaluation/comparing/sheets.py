@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kd_env.evaluation.comparing.comparison import Comparison, Contrast, Entry
-from kd_env.evaluation.reports.report import ECE_TITLE
+from kd_env.evaluation.reports.report import BOUND_MARK, ECE_TITLE
 from kd_env.evaluation.statistics.intervals import Interval, design_in_words
 from kd_env.evaluation.statistics.verdicts import detectable_words, show, title_of
 
@@ -46,6 +46,7 @@ def sheets(c: Comparison) -> list[Sheet]:
             [_term_cells(c, entry) for entry in c.entries],
         ),
         _contrasts(c, "Differences to rules", c.to_rules),
+        _contrasts(c, "Differences to bounds, which are no rivals", c.to_bounds),
         _contrasts(c, "Differences between agents", c.between_agents),
         _contrasts(c, "One agent under different controls", c.between_controls),
     ]
@@ -118,7 +119,8 @@ def _measures(c: Comparison) -> dict[str, str]:
 
 
 def _name(entry: Entry) -> str:
-    return f"{entry.policy}{' *' if entry.learned else ' +' if entry.extra_labels else ''}"
+    marks = ("*" if entry.learned else "") + ("+" if entry.extra_labels else "") + (BOUND_MARK if entry.bound else "")
+    return f"{entry.policy}{' ' if marks else ''}{marks}"
 
 
 def _contrasts(c: Comparison, title: str, contrasts: Sequence[Contrast]) -> Sheet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kd_env.evaluation.comparing.comparison import Comparison, Contrast, Entry, PausedAgent, Pruning
 from kd_env.evaluation.comparing.sheets import HOLM_LEVEL, split_mark
+from kd_env.evaluation.reports.report import BOUND_WORDS
 from kd_env.evaluation.reports.words import facts_in_words
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM
 from kd_env.evaluation.statistics.verdicts import seeds_words, show
@@ -34,6 +35,7 @@ def plain_words(c: Comparison) -> str:
         words.append("A rule's line is one policy: its brackets are 95% intervals over evaluation seeds.")
     if any(entry.extra_labels for entry in c.entries):
         words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")
+    words += [BOUND_WORDS] if any(entry.bound for entry in c.entries) else []
     if not agents:
         words.append("No run has an agent that learned: nothing is compared.")
     words += [_few(entry) for entry in agents if entry.units < MIN_UNITS_FOR_CLAIM and not c.joint]

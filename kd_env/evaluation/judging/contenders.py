@@ -56,3 +56,5 @@ class Contender:
     none are made (where rewards only say how the episode ended): its students are the same, and cheaper."""
     chooses: bool = True
     """False for a rule that treats everything alike or goes by chance."""
+    bound: bool = False
+    """Whether it sees a truth that no policy can know: it is shown, and is neither comparator nor rival."""

@@ -138,6 +138,7 @@ def policy_result(
     learned: bool,
     extra_labels: bool = False,
     chooses: bool = True,
+    bound: bool = False,
 ) -> PolicyResult:
     """What a policy did to the students of several episodes.
 
@@ -150,6 +151,7 @@ def policy_result(
         learned: whether it was trained.
         extra_labels: whether it trained on feedback rows, too.
         chooses: False for a rule that treats everything alike or goes by chance.
+        bound: whether it saw a truth that no policy can know.
     """
     diverged = np.concatenate([episode.diverged for episode in episodes])
     logits = {split: np.concatenate([episode.logits[split] for episode in episodes]) for split in splits}
@@ -160,6 +162,7 @@ def policy_result(
         learned=learned,
         extra_labels=extra_labels,
         chooses=chooses,
+        bound=bound,
         action_view=problem.config.action_view,
         splits={s: end_scores(logits[s], fitted, split, diverged, judged_in) for s, split in splits.items()},
         temperature=fitted,

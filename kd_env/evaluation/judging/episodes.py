@@ -129,6 +129,7 @@ def drive(
             learned=contender.learned,
             extra_labels=contender.extra_labels,
             chooses=contender.chooses,
+            bound=contender.bound,
         )
         for place, (name, contender) in enumerate(stack.contenders.items())
     ]

@@ -121,7 +121,17 @@ def as_evaluation(
 
 
 SEEN_AND_DECIDED = (
-    *("decision", "action_view", "gate", "features", "observation", "mode", "teacher_every", "num_candidates"),
+    *(
+        "decision",
+        "action_view",
+        "weighting",
+        "gate",
+        "features",
+        "observation",
+        "mode",
+        "teacher_every",
+        "num_candidates",
+    ),
     *(
         "reward",
         "evaluate_every",
@@ -173,9 +183,9 @@ def choose_comparator(results: Iterable[PolicyResult]) -> str | None:
     """The rule with the lowest mean loss on the selection split.
 
     It need not close the most of the gap on average, since each student's gap is a ratio with a divisor of its own.
-    Rules that trained on more labels do not count.
+    Rules that trained on more labels do not count, and bounds do not.
     """
-    rules = [r for r in results if not r.learned and not r.extra_labels]
+    rules = [r for r in results if not (r.learned or r.extra_labels or r.bound)]
     return min(rules, key=lambda r: float(r.splits[SELECTION].loss.mean())).name if rules else None
 
 

@@ -78,6 +78,8 @@ class PolicyResult:
     update_scale: Floats  # [steps, N] factor on the update, 0 in skipped steps, NaN after the end
     chooses: bool = True
     """False for a rule that treats everything alike or goes by chance."""
+    bound: bool = False
+    """Whether it saw a truth that no policy can know: neither comparator nor rival."""
     measures: tuple[Measured, ...] = ()
     """What the decision measures beside."""
     taught: TaughtBeside | None = None
@@ -146,6 +148,7 @@ def result_of(values: Mapping[str, Any]) -> PolicyResult:
     weights = np.array(values["weights"], dtype=np.float64)
     return PolicyResult(
         **{name: values[name] for name in ("name", "learned", "extra_labels", "action_view", "chooses")},
+        bound=values.get("bound", False),
         splits={split: SplitScores(**_arrays(scores)) for split, scores in values["splits"].items()},
         temperature=np.array(values["temperature"]),
         returns=np.array(values["returns"]),

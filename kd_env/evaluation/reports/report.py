@@ -23,6 +23,11 @@ from kd_env.evaluation.statistics.intervals import (
 from kd_env.evaluation.statistics.verdicts import best_rule, detectable_words, headline, show, title_of
 
 ECE_TITLE = "expected calibration error"
+BOUND_MARK = "^"
+BOUND_WORDS = (
+    f"{BOUND_MARK} marks a bound, which sees what no policy can know (which train labels are wrong): it says how much "
+    "there is to gain, and is neither comparator nor rival."
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Row:
     learned: bool
     extra_labels: bool
     comparator: bool
+    bound: bool
+    """Whether it saw a truth that no policy can know: its difference is shown and no test is made of it."""
     metrics: dict[str, dict[str, Interval]]
     """By split and metric."""
     loss: dict[str, Interval]
@@ -93,6 +100,7 @@ class Report:
         differences = [
             (f"{row.policy}{'' if len(e.dev_splits) == 1 else f' ({split})'}", row.difference[split])
             for row in self.rows
+            if not row.bound
             for split in e.dev_splits
         ]
         to = f"{self.title}, each to {e.comparator!r}"
@@ -127,7 +135,7 @@ class Report:
 
     def cells(self, row: Row) -> list[str]:
         """The row as texts, in the order of :attr:`header`."""
-        marks = ("*" if row.learned else "") + ("+" if row.extra_labels else "")
+        marks = ("*" if row.learned else "") + ("+" if row.extra_labels else "") + (BOUND_MARK if row.bound else "")
         cells = [f"{row.policy}{' ' if marks else ''}{marks}"]
         for split in self.evaluation.dev_splits:
             cells += [show(row.metrics[split][name]) for name in self.evaluation.metric_names]
@@ -164,7 +172,10 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
     differences: dict[str, dict[str, Difference | None]] = {
         split: {name: _difference(evaluation, name, split, measure, level) for name in policies} for split in splits
     }
-    adjusted = {split: _adjust(by_policy) for split, by_policy in differences.items()}
+    adjusted = {
+        split: _adjust({name: each for name, each in by_policy.items() if not policies[name].bound})
+        for split, by_policy in differences.items()
+    }
     rows = [
         Row(
             policy=name,
@@ -181,7 +192,8 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             raw_loss=_where_measured(result, splits, "raw_loss", level),
             raw_gap_closed=_where_measured(result, splits, "raw_gap_closed", level),
             difference={s: differences[s][name] for s in splits},
-            holm_p={s: adjusted[s][name] for s in splits},
+            bound=result.bound,
+            holm_p={s: adjusted[s].get(name) for s in splits},
             examples={
                 s: _over_examples(evaluation, s, guesses, replicates, seed, level)
                 for s in evaluation.dev_splits
@@ -198,7 +210,11 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
         )
         for name, result in policies.items()
     ]
-    rules = {n: float(getattr(r.splits[SELECTION], measure).mean()) for n, r in policies.items() if not r.learned}
+    rules = {
+        name: float(getattr(result.splits[SELECTION], measure).mean())
+        for name, result in policies.items()
+        if not (result.learned or result.bound)
+    }
     to_rules = {
         name: {
             rule: {split: _paired(evaluation, name, rule, split, measure, level) for split in evaluation.dev_splits}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from kd_env.evaluation.reports.report import Report, Row
+from kd_env.evaluation.reports.report import BOUND_WORDS, Report, Row
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, paired_difference
 from kd_env.evaluation.statistics.verdicts import seeds_words, show
 from kd_env.teachers.verdicts import verdict_words
@@ -49,6 +49,7 @@ def plain_words(report: Report) -> str:
     words += facts_in_words(facts, report.measure)
     if any(row.extra_labels for row in report.rows):
         words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")
+    words += [BOUND_WORDS] if any(row.bound for row in report.rows) else []
     words += [f"{row.diverged} of {count} students diverged under {row.policy}." for row in report.rows if row.diverged]
     return " ".join(words)
 
