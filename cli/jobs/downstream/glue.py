@@ -11,6 +11,7 @@ from cli.errors import USER_ERRORS, going_on
 from cli.jobs.downstream.asked import Asked, check_loads, read_asked
 from cli.jobs.downstream.cells import CELLS, HOLDS, KEPT, MARK, Cell, seeds_of
 from cli.jobs.downstream.shared import check_folder, open_folder
+from cli.jobs.downstream.submitting import check_files
 from cli.runs import folder as runs
 from cli.runs.backends.base import Child
 from cli.runs.backends.catalog import LOCAL, check_backend, jobs_of, opened
@@ -25,7 +26,7 @@ from kd_files.writing import atomic_write, write_json
 
 
 def glue(overrides: Sequence[str], command: str) -> Path:
-    """``kd-env glue students=... [tasks=... backend=...]``; the results folder.
+    """``kd-env glue students=... [tasks=... backend=...]``; the results folder. Or ``check=<zip>`` alone; that zip.
 
     Cells (a student's folder on a task each) that are finished are kept: the same command goes on with the others.
 
@@ -33,6 +34,8 @@ def glue(overrides: Sequence[str], command: str) -> Path:
         ValueError: anything that does not fit, before any work; after it, the cells that failed, with their logs.
     """
     options, others = split_options("glue", overrides)
+    if options["check"] is not None:
+        return check_files(options["check"], overrides)
     place, unknown = split_place(others)
     defaults = split_options("study", [])[0]
     if unknown:
