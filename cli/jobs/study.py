@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import going_on
-from cli.jobs.compare import check_comparable, compare_folders
+from cli.jobs.compare import compare_folders
 from cli.jobs.estimates.said import say_study
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.studies.agents import quoted, read_agents
 from cli.jobs.studies.decision import write_pruning
+from cli.jobs.studies.planning import Kind, check_controls, composed, expand
 from cli.jobs.studies.pruning import decide, decided, going_on_with, pause_words, pausing, unjudged
+from cli.jobs.studies.registered import run_registered
 from cli.jobs.studies.training import Training
 from cli.runs import folder as runs
 from cli.runs.backends.base import Child
@@ -22,17 +24,14 @@ from cli.runs.origin import check_source
 from cli.runs.pool import refuse_failed, run_all
 from cli.settings import probe
 from cli.settings.cache import cache_folder
-from cli.settings.compose import compose
 from cli.settings.options import folder_name, names_of, split_options, whole
 from cli.settings.presets import groups, option_comments
-from cli.settings.read import check, read_begun, with_defaults
 from kd_env.core.registry import unknown_name
 from kd_files.writing import atomic_write
 
 if TYPE_CHECKING:
     from kd_env.evaluation.comparing.comparison import Pruning
 
-SEED_STEP = 100
 _INSTEAD = {
     "agent": "agents=[...] chooses the agents",
     "control": "controls=[...] chooses the controls",
@@ -56,6 +55,8 @@ def study(overrides: Sequence[str], command: str) -> Path:
     """
     probe.require_own_agents()
     options, main = split_options("study", overrides)
+    if options["study"] is not None:
+        return run_registered(options, main, overrides, command)
     _check_main(main, options)
     everyone = plan(options, main)
     check_backend(options, everyone[0].settings.env.device, split_options("study", [])[0])
@@ -135,40 +136,17 @@ def plan(options: dict[str, Any], main: Sequence[str]) -> list[Training]:
     """
     agents, controls = read_agents(options["agents"]), names_of("controls", options["controls"])
     count, first = whole("trainings", options["trainings"], 1), whole("first_seed", options["first_seed"], 0)
-    kinds = [[*_without(main, agent), *agent, f"control={quoted(control)}"] for agent in agents for control in controls]
-    composed = [with_defaults(compose("config", overrides)) for overrides in kinds]
-    _check_controls(controls, composed[0]["evaluation"])
-    folder = _study_folder(options, composed[0])
-    found: list[Training] = []
-    judged: set[tuple[int, ...]] = set()
-    for kind, resolved in zip(kinds, composed, strict=True):
-        _refuse_rule(resolved)
-        # num_envs is checked by read_settings, which refuses what is no number.
-        envs = resolved["num_envs"] if isinstance(resolved["num_envs"], int) else 1
-        step = SEED_STEP * max(1, -(-envs // SEED_STEP))
-        for index in range(count):
-            own = {"seed": first + step * index, "runs_dir": str(folder), "threads": options["cpus"], "resume": True}
-            # One process each: jobs=... says how many run at a time.
-            overrides = [*kind, *(f"{key}={quoted(value)}" for key, value in own.items()), "evaluation.jobs=1"]
-            evaluation = {**resolved["evaluation"], "jobs": 1}
-            settings = read_begun({**resolved, **own, "evaluation": evaluation})
-            if settings.evaluation_seeds in judged:  # rules are deterministic given the seeds: one run judges them
-                evaluation["rules"] = []
-                overrides = [*(text for text in overrides if not _sets_rules(text)), "evaluation.rules=[]"]
-                settings = read_begun({**resolved, **own, "evaluation": evaluation})
-            judged.add(settings.evaluation_seeds)
-            if index == 0:
-                check(settings)
-            found.append(Training(settings, tuple(overrides)))
-    folders = [training.folder for training in found]
-    if len(set(folders)) < len(folders):
-        twice = next(folder.name for folder in folders if folders.count(folder) > 1)
-        raise ValueError(
-            f"Two of agents={options['agents']} would write the same run {twice!r}; leave one of them out, or give "
-            "it a label as {name: ..., label: ...}."
-        )
-    check_comparable([(training.folder.name, training.settings.resolved) for training in found])
-    return found
+    kinds = composed(
+        [
+            Kind((*_without(main, agent), *agent, f"control={quoted(control)}"))
+            for agent in agents
+            for control in controls
+        ]
+    )
+    resolved = kinds[0][1]
+    check_controls(controls, resolved["evaluation"])
+    folder = _study_folder(options, resolved)
+    return expand(kinds, folder, trainings=count, first_seed=first, threads=options["cpus"])
 
 
 def _without(main: Sequence[str], agent: Sequence[str]) -> list[str]:
@@ -189,29 +167,9 @@ def _check_main(main: Sequence[str], options: dict[str, Any]) -> None:
             raise ValueError(unknown_name("option", key, valid))
 
 
-def _check_controls(controls: Sequence[str], evaluation: dict[str, Any]) -> None:
-    """Refuse controls that sample their actions while the policies that they are set against take the likeliest."""
-    if "none" not in controls and evaluation["deterministic"] is False:
-        raise ValueError(
-            f"evaluation.deterministic=false with controls={controls} would judge the controls by samples of their "
-            "actions, and trained agents elsewhere by their most likely ones. Add none to controls, so that both act "
-            "alike, or leave evaluation.deterministic out."
-        )
-
-
 def _study_folder(options: dict[str, Any], resolved: dict[str, Any]) -> Path:
     name = options["name"] or f"{resolved['presets'].get('experiment') or resolved['task']['name']}-study"
     return Path(str(options["runs_dir"])).expanduser() / folder_name(name)
-
-
-def _refuse_rule(resolved: dict[str, Any]) -> None:
-    from agents import agent_kind
-
-    if agent_kind(resolved["agent"]["name"]) == "rule":
-        raise ValueError(
-            f"agents holds the rule {resolved['presets']['agent']!r}, which cannot be trained; rules are judged beside "
-            "the agents, as evaluation.rules=[...] names them."
-        )
 
 
 def _make_teachers(todo: Sequence[Training]) -> None:
@@ -226,7 +184,3 @@ def _here(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _child(training: Training) -> Child:
     return Child(training.folder.name, ("cli.main", "train", *training.overrides), training.log)
-
-
-def _sets_rules(text: str) -> bool:
-    return text.split("=", 1)[0].lstrip("+") == "evaluation.rules"

@@ -26,10 +26,11 @@ def read_agents(given: Any) -> list[list[str]]:
     plain = [item for item in items if not isinstance(item, Mapping)]
     if plain or not items:
         names_of("agents", plain)
-    return [_agent_overrides(item) if isinstance(item, Mapping) else [f"agent={quoted(item)}"] for item in items]
+    return [agent_overrides(item) if isinstance(item, Mapping) else [f"agent={quoted(item)}"] for item in items]
 
 
-def _agent_overrides(item: Mapping[Any, Any]) -> list[str]:
+def agent_overrides(item: Mapping[Any, Any]) -> list[str]:
+    """Overrides of one mapping; raises as :func:`read_agents`."""
     for key in item:
         if key not in _ENTRY_KEYS:
             raise ValueError(unknown_name(f"key of the agent {item.get('name')!r}:", str(key), _ENTRY_KEYS))

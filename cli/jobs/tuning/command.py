@@ -15,7 +15,7 @@ from cli.errors import going_on
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.paused import pause_seeds, read_paused
 from cli.jobs.studies.agents import quoted
-from cli.jobs.study import SEED_STEP
+from cli.jobs.studies.planning import SEED_STEP
 from cli.jobs.tuning.space import check_space, ends
 from cli.jobs.tuning.trials import (
     COMPLETE,
