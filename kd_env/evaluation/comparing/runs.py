@@ -76,7 +76,7 @@ def seed_values(run: Run, row: Mapping[str, Any], keys: Sequence[str]) -> Floats
 
 
 def is_bound(row: Mapping[str, Any]) -> bool:
-    """Whether a policy saw a truth that none can know; results of earlier versions have no such policy."""
+    """Whether a policy saw a truth that none can know; results say so of such policies alone."""
     return bool(row.get("bound", False))
 
 

@@ -143,10 +143,10 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def _plain_row(row: Row, seeds: dict[str, Any]) -> dict[str, Any]:
-    """A row with its measures among its other numbers."""
+    """A row with its measures among its other numbers; ``bound`` stands in it where it is one."""
     values = asdict(row)
-    measures = values.pop("measures")
-    return {**values, **measures, "seeds": seeds}
+    measures, bound = values.pop("measures"), {"bound": True} if values.pop("bound") else {}
+    return {**values, **bound, **measures, "seeds": seeds}
 
 
 def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, list[float]]:
