@@ -103,6 +103,12 @@ def _compare() -> Job:
     return compare_runs
 
 
+def _report() -> Job:
+    from cli.jobs.pages.command import report
+
+    return report
+
+
 def _bench() -> Job:
     from cli.jobs.bench import bench
 
@@ -118,6 +124,7 @@ COMMANDS = {
     "tune": Command("search options of an agent with Optuna, by the selection split alone", "tune", _tune),
     "estimate": Command("say how long a training or a study takes, and its memory", "config", _estimate),
     "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),
+    "report": Command("one HTML file of runs or a study: verdict, figures, tables, commands", "report", _report),
     "tutor": Command("of earlier versions; now: kd-env study env=tutor_token", None, _tutor),
     "bench": Command("measure speed and memory (source checkout only)", None, _bench),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_env.evaluation.statistics.intervals import Difference, Interval
-from kd_env.evaluation.statistics.verdicts import headline, title_of
+from kd_env.evaluation.statistics.verdicts import above_all, headline, title_of
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,16 @@ class Comparison:
     @property
     def headline(self) -> str:
         """The first line: whether an agent (its controls only where there is no other) is above the best rule."""
+        return headline(self.best_rule, self.against_rules, self.measure, self.title)
+
+    @property
+    def winners(self) -> list[str]:
+        """The agents that the headline says to be above every rule."""
+        return above_all(self.best_rule, self.against_rules, self.measure)
+
+    @property
+    def against_rules(self) -> dict[str, dict[str, dict[str, Difference]]]:
+        """Of the agents that the headline speaks of the differences to every rule, searched ones too, by dev split."""
         agents = [entry for entry in self.entries if entry.learned and not entry.searched]
         agent_names = {entry.policy for entry in agents if entry.control == "none"} or {
             entry.policy for entry in agents
@@ -149,7 +159,7 @@ class Comparison:
             if contrast.second in rivals and contrast.first in agent_names:
                 by_rule = to_rules.setdefault(contrast.first, {})
                 by_rule.setdefault(contrast.second, {})[contrast.split] = contrast.difference
-        return headline(self.best_rule, to_rules, self.measure, self.title)
+        return to_rules
 
     def entry(self, policy: str) -> Entry:
         """The entry of a policy."""

@@ -65,7 +65,7 @@ def headline(
         start = f"Nothing learned is above the best rule that was judged with the agent's information, {chosen}: "
         return f"{start}{'; '.join(text for name in to_best for text in _sentences(name, to_best[name]))}."
     left = {name: _least(to_rules[name], sign) for name in above}
-    best = [name for name in above if left[name] is None]
+    best = above_all(rule, to_rules, measure)
     if best:
         others = ", and above every other" if any(len(to_rules[name]) > 1 for name in best) else ""
         start = f"Above the best rule that was judged with the agent's information, {chosen}{others}: "
@@ -78,6 +78,18 @@ def headline(
     ]
     start = f"Nothing learned is above every rule that was judged with the agent's information; above {chosen}: "
     return f"{start}{'; '.join(short)}."
+
+
+def above_all(
+    rule: str | None, to_rules: Mapping[str, Mapping[str, Mapping[str, Difference]]], measure: str
+) -> list[str]:
+    """The learned policies that are above the best rule and above every other, of which :func:`headline` speaks first.
+
+    Arguments are those of :func:`headline`.
+    """
+    sign = -1 if measure == "loss" else 1
+    compared = {name: by_rule for name, by_rule in to_rules.items() if rule in by_rule}
+    return [name for name, by_rule in compared.items() if _least(by_rule, sign) is None]
 
 
 def _sentences(name: str, by_split: Mapping[str, Difference]) -> list[str]:

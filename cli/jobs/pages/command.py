@@ -1,0 +1,160 @@
+"""``kd-env report``: runs, a study or a grid study as one HTML file, with its figures and tables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.jobs.compare import find_runs, read_runs
+from cli.jobs.pages.reading import problem_of
+from cli.jobs.studies.decision import is_pruned, prunings_of
+from cli.runs import folder as runs
+from cli.settings.options import names_of, split_options
+from kd_env.core.registry import unknown_name
+from kd_files.reading import damaged, read_json
+
+if TYPE_CHECKING:
+    from kd_env.evaluation.pages.contents import Problem, Registration, Study
+
+STUDY = "study.json"
+"""Of a grid study: its problems, and what was registered before its cells ran."""
+_REMEDY = "copy the folder of the study again, or name the folders of its problems"
+
+
+def report(overrides: Sequence[str], command: str) -> Path:
+    """``kd-env report runs/a [more folders or patterns]``; the page.
+
+    Raises:
+        ValueError: no run, a folder without results, runs that cannot be compared, or a report that is there.
+    """
+    from kd_env.evaluation.pages.write import FIGURES, PAGE, TABLES, write_page
+
+    options, rest = split_options("report", overrides)
+    patterns = [word for word in rest if "=" not in word and not word.startswith("-")]
+    for word in rest:
+        if word not in patterns:
+            raise ValueError(unknown_name("option", word.split("=", 1)[0], options))
+    if options["runs"] is not None:
+        patterns += names_of("runs", options["runs"])
+    if not patterns:
+        raise ValueError("Name runs or a study: kd-env report runs/quick-study, or runs=[runs/a,runs/b].")
+    out = _out(options, patterns)
+    there = [out / name for name in (PAGE, FIGURES, TABLES) if (out / name).exists()]
+    if out.is_file() or (there and not options["overwrite"]):
+        raise ValueError(
+            f"{there[0] if there else out} exists; replace the report with overwrite=true, or choose another place "
+            "with out=..."
+        )
+    page = write_page(out, read_study(patterns, out, command))
+    print(f"Written to {page}", flush=True)
+    return page
+
+
+def read_study(patterns: Sequence[str], out: Path, command: str) -> Study:
+    """What folders of runs, of studies or of one grid study hold.
+
+    Raises:
+        ValueError: nothing that has results, or runs that cannot be compared.
+    """
+    from kd_env.evaluation.pages.contents import Study
+
+    if len(patterns) == 1 and (Path(patterns[0]).expanduser() / STUDY).is_file():
+        return _grid(Path(patterns[0]).expanduser(), out, command)
+    folders, left_out, named = list[Path](), list[str](), list[str]()
+    for pattern in patterns:
+        place = Path(pattern).expanduser()
+        if (place / STUDY).is_file():
+            raise ValueError(f"{place} is a grid study, whose problems have a report of their own: name it alone.")
+        if place.is_dir() and not (place / runs.CONFIG).is_file():
+            done, missing = finished(place)
+            folders += done
+            left_out += missing
+        else:
+            named.append(pattern)
+    folders += find_runs(named) if named else []
+    folders = list({folder.resolve(): folder for folder in folders}.values())
+    problem = _problem(folders, out)
+    title = f"{Path(patterns[0]).name}: {problem.name}" if len(patterns) == 1 else problem.name
+    return Study(title, command, (problem,), tuple(left_out))
+
+
+def finished(study: Path) -> tuple[list[Path], list[str]]:
+    """The runs of a study's folder that have results, and a sentence for each that has none yet.
+
+    Raises:
+        ValueError: none has.
+    """
+    begun = sorted(path.parent for path in study.glob(f"*/{runs.CONFIG}"))
+    if not begun:
+        raise ValueError(
+            f"{study} holds neither a run ({runs.CONFIG}) nor runs in folders; name the folder of a run or of a study."
+        )
+    kept = [folder for folder in begun if not is_pruned(folder)]
+    done = [folder for folder in kept if (folder / runs.RESULTS).is_file()]
+    missing = [_unfinished(folder) for folder in kept if folder not in done]
+    if not done:
+        raise ValueError(f"No run of {study} has results yet. {missing[0] if missing else ''}")
+    return done, missing
+
+
+def _unfinished(folder: Path) -> str:
+    return (
+        f"{folder} has no {runs.RESULTS} and is left out: go on with it by the command of its study, or by the one in "
+        f"its {runs.COMMAND} with resume=true."
+    )
+
+
+def _problem(folders: Sequence[Path], out: Path, name: str | None = None) -> Problem:
+    from dataclasses import replace
+
+    from kd_env.evaluation.comparing.compare import compare
+
+    read = read_runs(folders)
+    return problem_of(read, replace(compare(read), prunings=prunings_of(folders)), out, name)
+
+
+def _grid(folder: Path, out: Path, command: str) -> Study:
+    from kd_env.evaluation.pages.contents import Problem, Study
+
+    path = folder / STUDY
+    read = read_json(path, _REMEDY, {"name": str, "problems": list})
+    problems, left_out = list[Problem](), list[str]()
+    for entry in read["problems"]:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("folder"), str):
+            raise damaged(path, "it holds a problem without a folder", _REMEDY)
+        place = folder / entry["folder"]
+        if not place.is_dir() or not any(place.glob(f"*/{runs.RESULTS}")):
+            left_out.append(f"{place} has no results yet and is left out: go on with {_command(entry)}.")
+            continue
+        done, missing = finished(place)
+        left_out += missing
+        problems.append(_problem(done, out, place.name))
+    if not problems:
+        raise ValueError(f"No problem of {folder} has results yet. {left_out[0] if left_out else ''}")
+    return Study(str(read["name"]), command, tuple(problems), tuple(left_out), _registration(path, read))
+
+
+def _command(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("command") or "the command of the study")
+
+
+def _registration(path: Path, read: Mapping[str, Any]) -> Registration | None:
+    from kd_env.evaluation.pages.contents import Registration
+
+    if read.get("hash") is None:
+        return None
+    departures = read.get("departures", [])
+    if not isinstance(departures, list):
+        raise damaged(path, "its departures are no list", _REMEDY)
+    return Registration(str(read["hash"]), str(read.get("registered", "")), tuple(map(str, departures)))
+
+
+def _out(options: Mapping[str, Any], patterns: Sequence[str]) -> Path:
+    if options["out"] is not None:
+        return Path(str(options["out"])).expanduser()
+    if len(patterns) == 1 and Path(patterns[0]).expanduser().is_dir():
+        return Path(patterns[0]).expanduser()
+    mark = hashlib.sha256("\n".join(sorted(patterns)).encode()).hexdigest()
+    return Path(str(options["runs_dir"])).expanduser() / f"report-{mark[:10]}"

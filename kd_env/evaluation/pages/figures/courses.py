@@ -1,0 +1,84 @@
+"""Figures of what was chosen over the course of a distillation, as heat maps whose shades print in grey."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kd_env.evaluation.pages import collect
+from kd_env.evaluation.pages.contents import Picture, Problem
+from kd_env.evaluation.pages.figures.drawing import look, picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 8
+"""Policies in a heat map: what was trained first, then rules that change over time."""
+
+
+def chosen_over_time(problem: Problem, png: bool, prefix: str = "") -> Picture | None:
+    """The mean weight of every term (or teacher) at every step, a panel for each policy; None where none are set."""
+    courses = collect.courses(problem)
+    changing = [course for course in courses if not course.learned and np.ptp(course.weights, axis=0).max() > 1e-6]
+    shown = [*(course for course in courses if course.learned), *changing][:MOST] or courses[:1]
+    if not shown:
+        return None
+    steady = sorted({course.policy for course in courses} - {course.policy for course in shown})
+    top = max(1.0, *(float(course.weights.max()) for course in shown))
+    low = min(0.0, *(float(course.weights.min()) for course in shown))
+    caption = (
+        f"Weight of each term over the steps of a distillation, a mean over trainings and students ({problem.name}): "
+        f"dark is much.{f' Not drawn, since they do not change: {_list(steady)}.' if steady else ''}"
+    )
+    said = "; ".join(f"{course.policy} mostly {_most(course)}" for course in shown)
+    alt = f"Heat maps of the weights of {', '.join(shown[0].names)} over the steps: {said}."
+    names = len(shown[0].names)
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+        for axes, course in zip(grid, shown, strict=True):
+            image = axes.imshow(
+                course.weights.T,
+                **{"aspect": "auto", "cmap": "Greys", "vmin": low, "vmax": top, "interpolation": "nearest"},
+            )
+            axes.set_yticks(range(names), [name[:24] for name in course.names], fontsize=8)
+            axes.set_title(course.policy, loc="left")
+            axes.grid(visible=False)
+        grid[-1].set_xlabel("step")
+        figure.colorbar(image, ax=list(grid), label="mean weight", aspect=30, pad=0.02)
+
+    return picture(f"{prefix}course", caption, alt, draw, (0.17 * names + 0.55) * len(shown) + 0.4, png)
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _most(course: collect.Course) -> str:
+    means = course.weights.mean(axis=0)
+    return f"{course.names[int(means.argmax())]} ({means.max():.2f})"
+
+
+def traces(problem: Problem, png: bool, prefix: str = "") -> Picture | None:
+    """What else was followed over the updates of a distillation; None where nothing was."""
+    found = collect.traces(problem)
+    if not found:
+        return None
+    names = [entry.policy for entry in problem.comparison.entries]
+    caption = f"Followed over the updates of a distillation, means over trainings and students ({problem.name})."
+    alt = f"Curves over the updates of a distillation: {', '.join(found)}."
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(len(found), 1, squeeze=False)[:, 0]
+        for axes, (title, by_policy) in zip(grid, found.items(), strict=True):
+            for policy, values in by_policy.items():
+                every = max(len(values) // 7, 1)
+                axes.plot(values, markevery=every, label=policy, **look(names.index(policy)))
+            axes.set_ylabel(title)
+        grid[-1].set_xlabel("update")
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+
+    return picture(f"{prefix}traces", caption, alt, draw, 2.3 * len(found) + 0.1 * len(names) + 0.3, png)

@@ -1,0 +1,97 @@
+"""How figures look: narrow enough for a phone, legible in grey, and the same bytes for the same values."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from kd_env.evaluation.pages.contents import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 4.9
+"""Of every figure in inches: on a page of 360 pixels its letters are as large as small print."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Of Okabe and Ito: told apart with any colour vision."""
+MARKERS, LINES, HATCHES = "osD^vPX", ("-", "--", "-.", ":"), ("", "///", "...", "xxx", "\\\\\\")
+_STYLE: Any = {
+    "font.size": 9.0,
+    "font.family": "sans-serif",
+    "axes.titlesize": 9.0,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.axisbelow": True,
+    "legend.fontsize": 8.0,
+    "text.parse_math": False,  # names may hold a dollar sign
+    "svg.hashsalt": "kd-env",
+    "svg.fonttype": "path",
+    "path.simplify": True,
+}
+
+
+def look(index: int, line: bool = True) -> dict[str, Any]:
+    """Colour, marker and line of the policy with that place: each of the three tells it apart alone, as far as it can.
+
+    Args:
+        index: its place.
+        line: whether the points are joined.
+    """
+    style = {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5}
+    return {**style, "linestyle": LINES[index % len(LINES)]} if line else {**style, "linestyle": "none"}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style, while figures are made and written."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def picture(name: str, caption: str, alt: str, draw: Callable[[Figure], None], height: float, png: bool) -> Picture:
+    """A figure as SVG for the page, and as PNG.
+
+    Args:
+        name: of its files.
+        caption: stands under it.
+        alt: what it shows, for who cannot see it.
+        draw: fills an empty figure.
+        height: in inches.
+        png: whether the PNG is wanted.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with styled():
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure)
+        svg, bitmap = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        if png:
+            figure.set_layout_engine("none")  # it is laid out
+            figure.savefig(bitmap, format="png", dpi=160, metadata={"Software": None})
+    return Picture(name, caption, alt, inlined(svg.getvalue().decode("utf-8"), name, alt), bitmap.getvalue())
+
+
+def inlined(svg: str, name: str, alt: str) -> str:
+    """A drawing as part of a page: no header, ids that no other drawing has, a title, and as wide as there is room."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'href="#', f'href="#{name}-', body)
+    body = re.sub(r"url\(#", f"url(#{name}-", body)
+    opening, rest = body.split(">", 1)
+    opening = f'{opening} role="img" aria-labelledby="{name}-title"'
+    return f'{opening}>\n <title id="{name}-title">{escape(alt)}</title>{rest}'
+
+
+def as_file(svg: str) -> str:
+    """A drawing of a page as a file of its own."""
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'

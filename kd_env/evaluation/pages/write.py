@@ -1,0 +1,37 @@
+"""A report as files: the page, every figure as PNG and SVG, every table as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kd_env.evaluation.pages.contents import Study
+from kd_env.evaluation.pages.figures.drawing import as_file
+from kd_env.evaluation.pages.html import page
+from kd_env.evaluation.pages.sections import sections
+from kd_env.evaluation.pages.tables import as_csv, as_latex, as_markdown
+from kd_env.evaluation.pages.verdict import verdict
+from kd_files.writing import atomic_write
+
+PAGE, FIGURES, TABLES = "report.html", "figures", "tables"
+
+
+def write_page(folder: Path, study: Study, *, files: bool = True) -> Path:
+    """Write ``report.html`` and, with ``files``, ``figures/`` and ``tables/``; the page.
+
+    Args:
+        folder: made where it is missing; the page is written last.
+        study: what was read.
+        files: whether figures and tables are written beside the page.
+    """
+    parts = sections(study, png=files)
+    if files:
+        for name in (FIGURES, TABLES):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for picture in (picture for part in parts for picture in part.pictures):
+            atomic_write(folder / FIGURES / f"{picture.name}.svg", as_file(picture.svg))
+            atomic_write(folder / FIGURES / f"{picture.name}.png", picture.png)
+        for table in (table for part in parts for table in part.tables):
+            for ending, write in (("csv", as_csv), ("md", as_markdown), ("tex", as_latex)):
+                atomic_write(folder / TABLES / f"{table.name}.{ending}", write(table))
+    atomic_write(folder / PAGE, page(study, [verdict(problem) for problem in study.problems], parts))
+    return folder / PAGE
