@@ -34,6 +34,8 @@ EXAMPLES = {
         "kd-env glue 'students={none: <folder>, tutor: [<folder>, <folder>]}' data_dir=<glue folder>",
         "kd-env glue students=[<folder>] tasks=[sst2,rte] train_rows={sst2: 4000} data_dir=<glue folder> jobs=2",
         "kd-env glue evaluate_only=true 'students={tutor: {sst2: <classifier>}}' data_dir=<glue folder>",
+        "kd-env glue 'students={tutor: <folder>}' data_dir=<glue folder> submission=true",
+        "kd-env glue check=runs/glue/submission/tutor.zip",
     ),
     "study": (
         "kd-env study experiment=harmful_knowledge agents=[actor_critic,sb3/ppo] trainings=5",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from kd_env.core import checks
 from kd_env.core.hub import hub_asked_once
@@ -88,6 +91,46 @@ def load_dev(task: Task, data_dir: str | None) -> dict[str, Rows]:
     return {split: _load(task, split, data_dir) for split in splits}
 
 
+class UnlabelledRows(NamedTuple):
+    """Rows whose labels are hidden, in the order of their file."""
+
+    rows: Rows
+    """Every label is -1, whatever the file says."""
+    numbering: str
+    """Where the file numbers its rows otherwise than by their places from 0: how, in words; else empty."""
+
+
+def load_test(task: Task, place: str, split: str, data_dir: str | None) -> UnlabelledRows:
+    """Rows of a test split, for predictions alone: labels may be there, be -1 or be absent, and are not read.
+
+    Args:
+        task: whose columns the rows have.
+        place: folder below ``data_dir``, or configuration of the hub; of the diagnostic set ``ax``.
+        split: ``test``, ``test_matched`` or ``test_mismatched``.
+        data_dir: as in :func:`load_train`.
+
+    Raises:
+        ValueError: no such split (listing what is there), no rows, or a missing column.
+    """
+    named = dataclasses.replace(task, name=place)
+    table = _local_table(named, split, data_dir) if data_dir is not None else _from_hub(place, split)
+    _check_columns(table, task.text_columns)
+    texts = [_texts(table, column) for column in task.text_columns]
+    labels = np.full(len(texts[0]), -1, np.float32 if task.regression else np.int64)
+    return UnlabelledRows(Rows(texts[0], texts[1] if len(texts) == 2 else None, labels), _numbering(table))
+
+
+def _numbering(table: Table) -> str:
+    column = next((name for name in ("idx", "index") if name in table.columns), None)
+    if column is None:
+        return ""
+    numbers = [label_name(value) for value in table.columns[column]]
+    if numbers == [str(row) for row in range(len(numbers))]:
+        return ""
+    fault = "names a number twice" if len(set(numbers)) < len(numbers) else "does not count from 0 without gaps"
+    return f"column {column!r} of {table.source} {fault}"
+
+
 def _load(task: Task, split: str, data_dir: str | None) -> Rows:
     if task.name in EMBEDDED:
         return toy_rows(task.name, "train" if split == "train" else "validation")
@@ -109,17 +152,21 @@ def _local_table(task: Task, split: str, data_dir: str) -> Table:
 def _hub_table(task: Task, split: str) -> Table:
     if task.name not in GLUE:
         raise ValueError(f"Task {task.name!r} needs data_dir, the folder with its train.parquet (csv, tsv, jsonl).")
+    return _from_hub(task.name, split)
+
+
+def _from_hub(name: str, split: str) -> Table:
     from datasets import load_dataset
 
     try:
         with hub_asked_once():
-            data = load_dataset(HUB_NAME, task.name, split=split)
+            data = load_dataset(HUB_NAME, name, split=split)
     except Exception as error:  # many libraries fail here in their own ways; the cause is kept
         raise ValueError(
-            f"Could not read {task.name}/{split} from the hub ({HUB_NAME}): {type(error).__name__}: {error}. Without a "
-            f"network, give data_dir, a folder that holds {task.name}/{split}.parquet (csv, tsv, jsonl)."
+            f"Could not read {name}/{split} from the hub ({HUB_NAME}): {type(error).__name__}: {error}. Without a "
+            f"network, give data_dir, a folder that holds {name}/{split}.parquet (csv, tsv, jsonl)."
         ) from error
-    return Table(f"{HUB_NAME} {task.name}/{split}", {name: data[name][:] for name in data.column_names})
+    return Table(f"{HUB_NAME} {name}/{split}", {column: data[column][:] for column in data.column_names})
 
 
 def rows_from_table(task: Task, table: Table) -> Rows:

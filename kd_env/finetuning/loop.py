@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_env.core.types import Batch
+from kd_env.data.tables import Table
 from kd_env.data.tasks import Task
 from kd_env.finetuning.config import TrainingOptions
 from kd_env.finetuning.preparation import Data
@@ -150,13 +151,19 @@ def evaluate(options: TrainingOptions, data: Data, trainee: Trainee) -> list[Eva
     evaluations = []
     for place, model in enumerate(trainee.classifiers):
         table = data.of(place).selection
-        logits = np.empty((len(table), task.num_labels))
-        with torch.no_grad():
-            for rows in table.chunks(_EVALUATION_BATCH):
-                logits[rows] = _logits(options, model, table.gather(rows)).double().cpu().numpy()
+        logits = logits_on(options, task, model, table)
         metrics = compute(task.metrics, losses.predictions(logits, task.regression), labels)
         evaluations.append(Evaluation({"loss": float(losses.gold_loss(logits, labels, width)), **metrics}, logits))
     return evaluations
+
+
+def logits_on(options: TrainingOptions, task: Task, model: Any, table: Table) -> np.ndarray:
+    """What a classifier in evaluation mode says of every row, ``[R, C]`` float64 in the order of the table."""
+    logits = np.empty((len(table), task.num_labels))
+    with torch.no_grad():
+        for rows in table.chunks(_EVALUATION_BATCH):
+            logits[rows] = _logits(options, model, table.gather(rows)).double().cpu().numpy()
+    return logits
 
 
 def summary(trainee: Trainee, evaluations: list[Evaluation]) -> dict[str, Any]:

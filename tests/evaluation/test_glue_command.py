@@ -235,8 +235,21 @@ def test_scores_and_averages_are_those_of_glue() -> None:
     assert average.intervals["two"] == policy_interval(average.values["two"], bounds=(0.0, 100.0))
     assert set(average.intervals) == {"two"} and set(found["rte accuracy"].intervals) == {"two", "part"}
     assert not found["cola"].intervals and found["cola"].printed["BERT-base"] == 59.9
+    assert not [title for title in found if "GLUE score" in title]
     six = found["average of mnli, mrpc, qnli, qqp, rte, sst2"]
     assert not six.intervals and six.printed == {"LGTM, 6 layers": 83.4, "LGTM, 4 layers": 81.4}
+
+
+def test_the_glue_score_is_that_of_all_nine_tasks_and_without_wnli() -> None:
+    """Each task counts once, with the mean of its metrics and splits, as on the leaderboard."""
+    each = {task: {0: [record(4, **dict.fromkeys(GLUE[task].metrics, 0.1 * place))]} for place, task in enumerate(GLUE)}
+    found = {line.title: line for line in lines_of({"all": each, "part": {"rte": each["rte"]}}, list(GLUE), True)}
+    nine, eight = found["GLUE score (nine tasks, as on the leaderboard)"], found["GLUE score without wnli"]
+    np.testing.assert_allclose([nine.values["all"], eight.values["all"]], [[[40.0]], [[35.0]]])
+    assert set(nine.values) == set(eight.values) == {"all"} and len(found) < 30
+    eight_only = {task: by_place for task, by_place in each.items() if task != "wnli"}
+    titles = [line.title for line in lines_of({"all": eight_only}, list(GLUE), True)]
+    assert titles[-2:] == ["GLUE score without wnli", "average of mnli, mrpc, qnli, qqp, rte, sst2"]
 
 
 def test_the_choice_of_a_point() -> None:

@@ -17,6 +17,7 @@ from kd_env.data.tasks import EMBEDDED, GLUE
 from kd_env.evaluation.downstream.grid import grid_of
 
 AUTO = "auto"
+REFUSE, MAJORITY = "refuse", "majority"
 
 
 class Asked(NamedTuple):
@@ -151,8 +152,11 @@ def _students(options: Mapping[str, Any]) -> tuple[dict[str, dict[str, list[Stud
 def _check(options: Mapping[str, Any]) -> None:
     for name, low in {"seeds": 1, "first_seed": 0, "grid_seed": 0}.items():
         whole(name, options[name], low)
-    for name in ("evaluate_only", "report"):
+    for name in ("evaluate_only", "report", "submission"):
         flag(name, options[name])
+    checks.one_of(REFUSE, MAJORITY)("submission_incomplete", options["submission_incomplete"])
+    if options["submission_incomplete"] != REFUSE and not options["submission"]:
+        raise ValueError(f"submission_incomplete={options['submission_incomplete']} is for submission=true.")
     for name in ("learning_rates", "epochs"):
         values = options[name]
         if not values:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.jobs.downstream.shared import check_folder, open_folder, training_config
 from cli.jobs.students import Student
 from cli.runs import folder as runs
+from kd_env.data.files.places import find_tables
 from kd_env.evaluation.downstream.grid import DIVERGED, Point, choose, edges, grid_of
+from kd_env.evaluation.downstream.submission import ServerFile, tests_of
 from kd_files.reading import read_json
-from kd_files.writing import write_json
+from kd_files.writing import atomic_write, write_json
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -62,17 +64,31 @@ class Cell(NamedTuple):
             return [self.folder / "judged.json"]
         return [self.folder / "seeds" / f"seed{seed}.json" for seed in seeds_of(options)]
 
+    def tests(self, options: Mapping[str, Any]) -> list[ServerFile]:
+        """Files of the GLUE server for which it predicts."""
+        return tests_of(self.task, options["data_dir"]) if options["submission"] else []
+
+    def predicted(self, record: Path, title: str) -> Path:
+        """Logits of test rows, beside a record."""
+        return self.folder / "predictions" / f"{record.stem}-{title}.safetensors"
+
     def check(self, options: Mapping[str, Any]) -> None:
         """Refuse what was made with other options; raises ``ValueError``, naming them."""
         check_folder(self.folder, self._described(options), (*KEPT, "train_rows"), MARK, HOLDS)
 
     def finished(self, options: Mapping[str, Any]) -> bool:
         """Whether all that is asked for is there."""
-        return all(path.is_file() for path in self.files(options))
+        tests = self.tests(options)
+        return all(self.done(path, tests) for path in self.files(options))
+
+    def done(self, record: Path, tests: Sequence[ServerFile]) -> bool:
+        """Whether one fine-tuning is finished, with what it says of test rows."""
+        return record.is_file() and all(self.predicted(record, file.title).is_file() for file in tests)
 
     def records(self, options: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What it came to: a record a seed, or one."""
-        return [read_json(path, _REMEDY, {"dev": dict}) for path in self.files(options)]
+        schema = {"dev": dict, "test": dict} if self.tests(options) else {"dev": dict}
+        return [read_json(path, _REMEDY, schema) for path in self.files(options)]
 
     def choice(self) -> dict[str, Any]:
         """How it is fine-tuned, and why."""
@@ -114,14 +130,36 @@ def _judge(cell: Cell, options: Mapping[str, Any]) -> None:
     from kd_env.evaluation.downstream.fine_tuning import judge_classifier
 
     [path] = cell.files(options)
-    found = judge_classifier(config_of(cell, options, _grid(options)[0], 0))
-    write_json(path, {**_facts(cell), **found})
+    tests, data_dir = cell.tests(options), options["data_dir"]
+    selection = bool(tests) and (data_dir is None or bool(find_tables(data_dir, cell.task, "train")))
+    found = judge_classifier(config_of(cell, options, _grid(options)[0], 0), tests, selection=selection)
+    _write(cell, path, {**_facts(cell), **found})
+
+
+def _write(cell: Cell, path: Path, record: dict[str, Any]) -> None:
+    """A record, then what it says of test rows: predictions are never older than the record beside them."""
+    import torch
+    from safetensors.torch import save
+
+    logits = record.pop("logits", {})
+    write_json(path, record)
+    for title, values in logits.items():
+        target = cell.predicted(path, title)
+        target.parent.mkdir(exist_ok=True)
+        atomic_write(target, save({"logits": torch.as_tensor(values, dtype=torch.float32)}))
 
 
 def _fine_tune(cell: Cell, options: Mapping[str, Any]) -> None:
     from tqdm import tqdm
 
-    from kd_env.evaluation.downstream.fine_tuning import check_rows, check_student, fine_tune, load_material, with_dev
+    from kd_env.evaluation.downstream.fine_tuning import (
+        check_rows,
+        check_student,
+        fine_tune,
+        load_material,
+        with_dev,
+        with_tests,
+    )
 
     config = config_of(cell, options, _grid(options)[0], options["grid_seed"])
     material = load_material(config, dev=False)
@@ -131,16 +169,17 @@ def _fine_tune(cell: Cell, options: Mapping[str, Any]) -> None:
     # None: a bar on a terminal alone.
     with tqdm(desc=cell.name, unit="update", disable=None if options["progress"] else True) as bar:
         point = _chosen(cell, options, material, bar)
-        material = with_dev(config, material)  # nothing is chosen any more
+        tests = cell.tests(options)
+        material = with_tests(config, with_dev(config, material), tests)  # nothing is chosen any more
         check_student(config, material)
         for seed, path in zip(seeds_of(options), cell.files(options), strict=True):
-            if path.is_file():
+            if cell.done(path, tests):
                 continue
             bar.set_postfix_str(f"seed {seed}", refresh=False)
             found = fine_tune(config_of(cell, options, point, seed), material, rows=cell.rows, on_updates=bar.update)
             path.parent.mkdir(exist_ok=True)
             fingerprint = {"seed": seed, "fingerprint": material.data.cut.fingerprint}
-            write_json(path, {**_facts(cell), **fingerprint, **point._asdict(), **found})
+            _write(cell, path, {**_facts(cell), **fingerprint, **point._asdict(), **found})
 
 
 def _chosen(cell: Cell, options: Mapping[str, Any], material: Material, bar: tqdm[Any]) -> Point:

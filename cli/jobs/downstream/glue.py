@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from cli.errors import USER_ERRORS, going_on
 from cli.jobs.downstream.asked import Asked, check_loads, read_asked
 from cli.jobs.downstream.cells import CELLS, HOLDS, KEPT, MARK, Cell, seeds_of
 from cli.jobs.downstream.shared import check_folder, open_folder
-from cli.jobs.downstream.submitting import check_files
+from cli.jobs.downstream.submitting import check_files, read_tests, submit
 from cli.runs import folder as runs
 from cli.runs.backends.base import Child
 from cli.runs.backends.catalog import LOCAL, check_backend, jobs_of, opened
@@ -55,6 +56,7 @@ def glue(overrides: Sequence[str], command: str) -> Path:
 def _run(asked: Asked, options: Mapping[str, Any], place: Mapping[str, Any], command: str) -> None:
     folder, cells = asked.folder, asked.every_cell
     _check(asked, options)
+    tests = read_tests(asked, options)
     check_loads([cell for cell in cells if not cell.finished(options)], options)
     open_folder(folder, options, command)
     done = sum(cell.finished(options) for cell in cells)
@@ -68,7 +70,7 @@ def _run(asked: Asked, options: Mapping[str, Any], place: Mapping[str, Any], com
         return _said(cell, options)
 
     failed, count = _work(asked, options, place, command, told)
-    report = gather(asked, options)
+    report = replace(gather(asked, options), submissions=submit(asked, options, tests))
     _write(folder, report, command)
     glue_report.show(report)
     print(f"Written to {folder}", flush=True)

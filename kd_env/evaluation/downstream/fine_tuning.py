@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from kd_env.core.records import read_record
 from kd_env.data.loading import get_task, load_dev
 from kd_env.data.splits import Splits
 from kd_env.data.tables import Table, share_unknown, tokenize
 from kd_env.data.tasks import Task
+from kd_env.evaluation.downstream.submission import ServerFile
+from kd_env.evaluation.downstream.unlabelled import Unlabelled, tokenized
 from kd_env.finetuning.config import TeacherConfig
-from kd_env.finetuning.loop import Trainee, evaluate, train
-from kd_env.finetuning.preparation import Data, check_fits, prepare
+from kd_env.finetuning.loop import Trainee, evaluate, logits_on, train
+from kd_env.finetuning.preparation import Data, check_fits, cut_rows, prepare
 from kd_env.finetuning.store import Checkpoints
 from kd_env.models import pretrained
 from kd_env.models.devices import resolve_device
@@ -31,6 +35,7 @@ from kd_env.teachers.label_order import put_in_task_order
 _UPDATES_A_REPORT = 25
 _FEW = 3  # the random stream of few labels, beside those of :mod:`kd_env.data.splits`
 _NO_ROWS = np.zeros(0, np.int64)
+_NOT_FINITE = "The student's logits on held-out rows are not finite; lower learning_rate."
 _NO_CUT = Splits(_NO_ROWS, _NO_ROWS, _NO_ROWS, 0, "", "")
 
 
@@ -44,6 +49,8 @@ class Material(NamedTuple):
     """The selection split, on which fine-tunings may be chosen."""
     dev: dict[str, Table]
     """Official dev splits by name; empty where none was read."""
+    test: Mapping[str, Unlabelled] = MappingProxyType({})
+    """Test splits by title of the server's file; empty where none was read."""
 
     @property
     def task(self) -> Task:
@@ -72,13 +79,18 @@ def load_material(config: TeacherConfig, *, dev: bool = True) -> Material:
             f"The tokenizer of {source!r} does not know {unknown:.0%} of the words of task {task.name!r}; fine-tune on "
             "a task in the language that the student was distilled on."
         )
-    material = Material(data._replace(selection=_take(data.selection, np.arange(1))), data.selection, {})
+    material = Material(data._replace(selection=data.selection.take(np.arange(1))), data.selection, {})
     return with_dev(config, material) if dev else material
 
 
 def with_dev(config: TeacherConfig, material: Material) -> Material:
     """The material with the official dev splits beside it; raises ``ValueError`` where they cannot be read."""
     return material._replace(dev=_dev_tables(config, material.task))
+
+
+def with_tests(config: TeacherConfig, material: Material, files: Sequence[ServerFile]) -> Material:
+    """The material with test splits beside it; raises ``ValueError`` where they cannot be read."""
+    return material._replace(test=tokenized(config, files))
 
 
 def _dev_tables(config: TeacherConfig, task: Task) -> dict[str, Table]:
@@ -97,7 +109,7 @@ def check_student(config: TeacherConfig, material: Material) -> None:
     """
     source = config.name_or_path
     model, tokenizer = start(config, material.task), pretrained.load_tokenizer(source)
-    for table in (material.selection, *material.dev.values()):
+    for table in (material.selection, *material.dev.values(), *(one.table for one in material.test.values())):
         check_fits(source, tokenizer, model, material.data._replace(selection=table))
 
 
@@ -171,7 +183,8 @@ def fine_tune(
 
     Returns:
         ``labels`` (how many), ``updates``, and under the name of what was judged: by split its ``rows`` and every
-        metric with the ``loss``.
+        metric with the ``loss``. Beside dev splits, where the material has test splits: ``selection``, too, and
+        by title of the file ``test`` (its ``rows`` and the hash of their ``texts``) and ``logits`` ``[R, C]``.
 
     Raises:
         ValueError: a number of labels that does not fit, or a student that cannot be loaded.
@@ -180,7 +193,7 @@ def fine_tune(
     check_rows(rows, material)
     row_indices = labelled_rows(len(material.data.train), rows, split_seed=config.split_seed, seed=config.seed)
     cut = material.data.cut
-    train_table = _take(material.data.train, row_indices)
+    train_table = material.data.train.take(row_indices)
     data = material.data._replace(cut=cut._replace(train=cut.train[row_indices]), train=train_table)
     epochs, updates = training_length(config, len(row_indices), min_updates)
     pauses = max(1, updates // epochs // _UPDATES_A_REPORT)
@@ -196,23 +209,28 @@ def fine_tune(
         reported_updates = entry["step"]
 
     train(options, data, trainee, _Nothing(), tell)
-    tables = material.dev if judged == "dev" else {"selection": material.selection}
-    return {
-        "labels": len(row_indices),
-        "updates": updates,
-        judged: {split: _judge(options, data._replace(selection=table), trainee) for split, table in tables.items()},
-    }
+    found: dict[str, Any] = {"labels": len(row_indices), "updates": updates}
+    if judged == "dev":
+        found["dev"] = _judge_all(options, data, trainee, material.dev)
+    if judged == "selection" or material.test:
+        found["selection"] = _judge_all(options, data, trainee, {"selection": material.selection})
+    return {**found, **_predict(options, data.task, model, material.test)}
 
 
-def judge_classifier(config: TeacherConfig) -> dict[str, Any]:
+def judge_classifier(
+    config: TeacherConfig, files: Sequence[ServerFile] = (), *, selection: bool = False
+) -> dict[str, Any]:
     """Judge a folder that is a classifier of ``config.task`` already, as it is, on every official dev split.
 
     Args:
         config: ``name_or_path`` is the folder, whose outputs are put into the order of the task by their names; of the
             rest ``data_dir``, ``max_length``, ``precision`` and ``device`` count.
+        files: test splits for which it predicts.
+        selection: whether it is judged on the selection split, too, as ``config`` cuts it.
 
     Returns:
-        ``dev``, as :func:`fine_tune`.
+        ``dev``, ``selection``, ``test`` and ``logits``, as :func:`fine_tune`; with ``selection`` also ``cut``, whether
+        it was made from the same cut of the train split: true or false, or None where no record says it.
 
     Raises:
         ValueError: no classifier, one of other labels, or rows that are missing or do not fit it.
@@ -220,20 +238,46 @@ def judge_classifier(config: TeacherConfig) -> dict[str, Any]:
     source, task = config.name_or_path, get_task(config.task, config.columns, config.data_dir)
     model = pretrained.load_encoder(source)
     put_in_task_order(model, source, task, "classifier")
-    model = library_copy(model, None).to(resolve_device(config.device))
-    tokenizer, trainee, dev = pretrained.load_tokenizer(source), Trainee("", model, (model,), ()), {}
-    for split, table in _dev_tables(config, task).items():
-        data = Data(task, _NO_CUT, table, table)
-        check_fits(source, tokenizer, model, data)
-        dev[split] = _judge(config, data, trainee)
-    return {"dev": dev}
+    device = resolve_device(config.device)
+    model = library_copy(model, None).to(device)
+    tokenizer, trainee = pretrained.load_tokenizer(source), Trainee("", model, (model,), ())
+    tables, found = {"dev": _dev_tables(config, task)}, {}
+    if selection:
+        rows, cut = cut_rows(config, task)
+        held = tokenize(rows.select(cut.selection, rows.labels), tokenizer, config.max_length, device, torch.float32)
+        tables["selection"] = {"selection": held}
+        made = (read_record(source) or {}).get("fingerprint")
+        found["cut"] = None if made is None else made == cut.fingerprint
+    tests = tokenized(config, files)
+    for table in (*(table for each in tables.values() for table in each.values()), *(t.table for t in tests.values())):
+        check_fits(source, tokenizer, model, Data(task, _NO_CUT, table, table))
+    for name, each in tables.items():
+        data = Data(task, _NO_CUT, *(next(iter(each.values())),) * 2)
+        found[name] = _judge_all(config, data, trainee, each)
+    return {**found, **_predict(config, task, model, tests)}
+
+
+def _predict(config: TeacherConfig, task: Task, model: Any, tests: Mapping[str, Unlabelled]) -> dict[str, Any]:
+    """Logits of test rows, and what they are of; nothing where there are no test rows."""
+    if not tests:
+        return {}
+    model.eval()
+    logits = {title: logits_on(config, task, model, one.table) for title, one in tests.items()}
+    if not all(np.isfinite(each).all() for each in logits.values()):
+        raise FloatingPointError(_NOT_FINITE)
+    facts = {title: {"rows": len(one.table), "texts": one.texts} for title, one in tests.items()}
+    return {"test": facts, "logits": logits}
+
+
+def _judge_all(config: TeacherConfig, data: Data, trainee: Trainee, tables: Mapping[str, Table]) -> dict[str, Any]:
+    return {split: _judge(config, data._replace(selection=table), trainee) for split, table in tables.items()}
 
 
 def _judge(config: TeacherConfig, data: Data, trainee: Trainee) -> dict[str, Any]:
     """Rows and metrics of what stands in the place of the selection split."""
     [evaluation] = evaluate(config, data, trainee)
     if not np.isfinite(evaluation.logits).all():
-        raise FloatingPointError("The student's logits on held-out rows are not finite; lower learning_rate.")
+        raise FloatingPointError(_NOT_FINITE)
     return {"rows": len(data.selection), **evaluation.metrics}
 
 
@@ -249,15 +293,3 @@ class _Nothing(Checkpoints):
 
     def save(self, *_: Any) -> None:
         """The last weights are in the model."""
-
-
-def _take(table: Table, rows: np.ndarray) -> Table:
-    index = torch.as_tensor(rows, device=table.input_ids.device)
-    return Table(
-        table.input_ids[index],
-        table.token_type_ids[index],
-        table.lengths[rows],
-        table.device_lengths[index],
-        table.label_tensor[index],
-        table.labels[rows],
-    )

@@ -1,7 +1,8 @@
 """GLUE scores of students in the form of the papers: a score a task, their average, and printed numbers beside them.
 
 A task's score is the mean of its official metrics (over both dev splits of MNLI where both are there), times 100, and
-the average is that of the tasks' scores (Wang et al. 2019).
+the average is that of the tasks' scores (Wang et al. 2019): over all nine the score of the leaderboard, which many
+papers leave WNLI out of.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ Judged = Mapping[str, Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]]
 """By name of the students, task, and place of the folder in its list: a record with ``dev`` for each seed, or one where
 nothing was fine-tuned. What is not finished is left out."""
 SCALE = 100.0
+NINE = tuple(GLUE)
+EIGHT = tuple(task for task in GLUE if task != "wnli")
 
 
 class Line(NamedTuple):
@@ -53,7 +56,9 @@ def lines_of(judged: Judged, tasks: Sequence[str], fine_tuned: bool) -> list[Lin
         printed = {one.name: one.scores[task] for one in PRINTED if task in one.scores}
         lines += _task_lines(judged, task, printed, fine_tuned)
     run = tuple(task for task in tasks if any(task in by_task for by_task in judged.values()))
-    if len(run) > 1 and {*run} != {*SIX}:
+    scores = {NINE: "GLUE score (nine tasks, as on the leaderboard)", EIGHT: "GLUE score without wnli"}
+    lines += [_average(judged, each, title, {}, fine_tuned) for each, title in scores.items() if {*each} <= {*run}]
+    if len(run) > 1 and {*run} not in ({*SIX}, {*NINE}, {*EIGHT}):
         lines.append(_average(judged, run, f"average of {', '.join(run)}", {}, fine_tuned))
     six = {one.name: one.six for one in PRINTED if one.six is not None}
     lines.append(_average(judged, SIX, f"average of {', '.join(SIX)}", six, fine_tuned))

@@ -52,6 +52,8 @@ class GlueReport:
     choices: tuple[Choice, ...] = ()
     open_cells: tuple[str, ...] = ()
     """Cells that have no numbers (yet)."""
+    submissions: tuple[str, ...] = ()
+    """What came of the files for the GLUE server, by name of the students."""
 
     @property
     def lines(self) -> list[Line]:
@@ -164,6 +166,12 @@ def words(report: GlueReport) -> str:
         f"Printed: {'; '.join(dict.fromkeys(one.source for one in PRINTED))}. Not stated of them: {UNSTATED}; they "
         "stand in the line of the task's mean."
     )
+    if report.submissions:
+        whose = "the fine-tuning" if report.seeds else "the classifier, or of several of that,"
+        said.append(
+            f"Predictions for the GLUE server are those of {whose} that is best on selection rows; no dev row chose. "
+            f"{' '.join(report.submissions)}"
+        )
     return " ".join(said)
 
 
@@ -249,6 +257,7 @@ def to_json(report: GlueReport) -> dict[str, Any]:
         "left_out": dict(report.left_out),
         "without_numbers": list(report.open_cells),
         "seeds": list(report.seeds),
+        "submissions": list(report.submissions),
         "choices": [asdict(choice) for choice in report.choices],
     }
     sources = {one.name: one.source for one in PRINTED}

@@ -12,6 +12,7 @@ of the card of ``nyu-mll/glue``.
 from __future__ import annotations
 
 import codecs
+import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_env.data.files.labels import score
+from kd_env.data.files.places import find_tables
 
 HEAD = "index\tprediction"
 _BINARY = ("0", "1")
@@ -69,6 +71,20 @@ ROWS: Mapping[str, int] = {file.title: file.rows for file in FILES}
 """Lines that the server expects, without the head, by title."""
 
 
+def tests_of(task: str, data_dir: str | None) -> list[ServerFile]:
+    """Files of the GLUE server that a model of the task can answer, as their rows are there.
+
+    Args:
+        task: its name; the embedded tasks have none.
+        data_dir: folder of the files; None for the hub, which has all.
+
+    Raises:
+        ValueError: a split whose files are there twice or in part.
+    """
+    files = [file for file in FILES if file.task == task]
+    return [file for file in files if data_dir is None or find_tables(data_dir, file.place, file.split)]
+
+
 def answers(file: ServerFile, logits: np.ndarray) -> list[str]:
     """What is predicted, in the server's words.
 
@@ -86,13 +102,15 @@ def file_text(predictions: Sequence[str]) -> str:
     return "\n".join([HEAD, *(f"{index}\t{prediction}" for index, prediction in enumerate(predictions))]) + "\n"
 
 
-def write_zip(path: Path, contents: Mapping[str, str]) -> None:
+def zipped(contents: Mapping[str, str]) -> bytes:
     """A zip of texts by name, without folders; the same texts give the same bytes."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in contents.items():
             entry = zipfile.ZipInfo(name)  # of 1980, whenever it is written
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, text)
+    return data.getvalue()
 
 
 def check_submission(path: Path | str, rows: Mapping[str, int] = ROWS) -> list[str]:
@@ -164,7 +182,7 @@ def _file_departures(file: ServerFile, data: bytes, rows: int | None) -> Iterato
     cells = [line.split("\t") for line in lines]
     if broken := [place for place, cell in enumerate(cells) if len(cell) != 2]:
         yield f"{_lines(broken, lines)} no index, tab and prediction."
-    whole = [(place, *cell) for place, cell in enumerate(cells) if len(cell) == 2]
+    whole = [(place, cell[0], cell[1]) for place, cell in enumerate(cells) if len(cell) == 2]
     if wrong := [place for place, index, _ in whole if index != str(place)]:
         yield f"{_lines(wrong, lines)} another index than the place of the line, counted from 0."
     allowed = ", ".join(file.labels) or f"a number from {_LOW:g} to {_HIGH:g}"
