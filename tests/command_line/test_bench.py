@@ -49,6 +49,8 @@ TINY = {
     "sampled_rewards": ("students=2", "steps=3", "evaluation_rows=16", "samples=4", "repeats=1"),
     "ranks": ("ways=[two_ranks]", "updates=1", "repeats=1", "layers=1", "hidden=16", "batch=8", "length=8"),
     "states": ("sizes=[11 M]", "vocab=60", "repeats=1"),
+    "statistics": ("policies=2", "problems=2", "trainings=3", "resamples=100", "thresholds=3", "repeats=1"),
+    "coverage": ("problems=[2]", "trainings=[3]", "draws=20", "bands=4", "resamples=20"),
     "backends": ("backends=local", "steps=0", "repeats=1"),
     "large_data": ("rows=2000", "kinds=pair", "vocab=200", "max_length=16"),
     "corpus": (

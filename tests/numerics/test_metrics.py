@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from kd_env.core.metrics import METRICS, Metric, check_metrics, compute, per_class
+from kd_env.core.metrics import METRICS, Metric, auc, check_metrics, compute, per_class
 from kd_env.data.loading import get_task
 from kd_env.data.tasks import EMBEDDED, GLUE
 
@@ -62,6 +64,49 @@ def test_constant_predictions_give_zero() -> None:
     scores = np.linspace(0, 5, 7).astype(np.float32)
     constant = np.full(7, 2.7182817, dtype=np.float32)
     assert compute(["pearson", "spearmanr"], constant, scores) == {"pearson": 0.0, "spearmanr": 0.0}
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:A single label was found")
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_class_metrics_equal_scikit_learn_on_few_and_constant_rows(data: st.DataObject) -> None:
+    """From one row on, with one class alone in labels, predictions or both, and classes that are in one of them."""
+    from sklearn import metrics as sk
+
+    classes, rows = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
+    one = st.integers(0, classes - 1).map(lambda label: [label] * rows)
+    some = st.one_of(st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows), one)
+    labels, predictions = np.array(data.draw(some)), np.array(data.draw(some))
+    wanted = {
+        "accuracy": sk.accuracy_score(labels, predictions),
+        "matthews_correlation": sk.matthews_corrcoef(labels, predictions),
+        "f1_macro": sk.f1_score(labels, predictions, average="macro", zero_division=0),
+        "f1_micro": sk.f1_score(labels, predictions, average="micro", zero_division=0),
+        "balanced_accuracy": sk.recall_score(
+            labels, predictions, labels=np.unique(labels), average="macro", zero_division=0
+        ),
+    }
+    wanted |= {"f1": sk.f1_score(labels, predictions, zero_division=0)} if classes <= 2 else {}
+    assert compute(list(wanted), predictions, labels) == pytest.approx(wanted, abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.sampled_from([0.0, 0.5, 5.0])), min_size=2, max_size=9))
+@settings(max_examples=60, deadline=None)
+def test_score_metrics_and_auc_on_few_and_constant_rows(rows: list[tuple[int, float]]) -> None:
+    """SciPy and scikit-learn where they give a number; constant scores or labels, of which they give none, are 0."""
+    from scipy import stats
+    from sklearn.metrics import roc_auc_score
+
+    predictions, labels = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+    found = compute(["pearson", "spearmanr"], predictions, labels)
+    if min(len(set(predictions)), len(set(labels))) == 1:
+        assert found == {"pearson": 0.0, "spearmanr": 0.0}
+    else:
+        assert found["pearson"] == pytest.approx(stats.pearsonr(predictions, labels).statistic, abs=1e-9)
+        assert found["spearmanr"] == pytest.approx(stats.spearmanr(predictions, labels).statistic, abs=1e-9)
+    high = labels > 1
+    area = auc(predictions[high], predictions[~high])
+    assert area == (pytest.approx(roc_auc_score(high, predictions)) if 0 < high.sum() < len(high) else 0.5)
 
 
 def test_f1_counts_class_one_only_and_is_no_mean_over_batches() -> None:

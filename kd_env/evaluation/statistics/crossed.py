@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -155,21 +156,37 @@ def standard_error(groups: Sequence[Floats]) -> tuple[Floats, Floats]:
     seeds = groups[0].shape[-1]
     effects = [group.mean(axis=-2) for group in groups]
     d = (effects[0] - effects[1] if len(groups) > 1 else effects[0]).var(axis=-1, ddof=1) / seeds
-    t, e, mean_squares = np.zeros_like(d), np.zeros_like(d), []
-    for group in groups:
-        rows = group.shape[-2]
-        means = group.mean(axis=-1, keepdims=True)
-        rest = group - means - group.mean(axis=-2, keepdims=True) + group.mean(axis=(-2, -1), keepdims=True)
-        training = means[..., 0].var(axis=-1, ddof=1) / rows
-        interaction = (rest**2).sum(axis=(-2, -1)) / ((rows - 1) * (seeds - 1)) / (rows * seeds)
-        mean_squares.append((training, interaction, rows))
-        t, e = t + training, e + interaction
+    return error_of([parts_of(group) for group in groups], d, seeds)
+
+
+class Parts(NamedTuple):
+    """What one group adds to the variance of a mean: its mean squares over R S."""
+
+    training: Floats
+    interaction: Floats
+    trainings: int
+
+
+def parts_of(group: Floats) -> Parts:
+    """MS_R / (R S) and MS_RS / (R S) of ``group [..., R, S]``, with R and S >= 2."""
+    rows, seeds = group.shape[-2:]
+    means = group.mean(axis=-1, keepdims=True)
+    rest = group - means - group.mean(axis=-2, keepdims=True) + group.mean(axis=(-2, -1), keepdims=True)
+    interaction = (rest**2).sum(axis=(-2, -1)) / ((rows - 1) * (seeds - 1)) / (rows * seeds)
+    return Parts(means[..., 0].var(axis=-1, ddof=1) / rows, interaction, rows)
+
+
+def error_of(mean_squares: Sequence[Parts], d: Floats, seeds: int) -> tuple[Floats, Floats]:
+    """The standard error and degrees of freedom of :func:`standard_error` from T and E of each group, and D."""
+    none = np.zeros_like(d)
+    t = sum((part.training for part in mean_squares), none)
+    e = sum((part.interaction for part in mean_squares), none)
     fewest = min(seeds, *(rows for _, _, rows in mean_squares))
     variance = np.maximum(t + d - e, np.maximum(t, d))
     if fewest < MIN_UNITS_FOR_CLAIM:
         return np.sqrt(variance), np.full_like(d, fewest - 1)
-    of_t = _ratio(t**2, sum(x**2 / (rows - 1) for x, _, rows in mean_squares), fewest - 1)
-    squares = sum(x**2 / (rows - 1) + y**2 / ((rows - 1) * (seeds - 1)) for x, y, rows in mean_squares)
+    of_t = _ratio(t**2, sum((x**2 / (rows - 1) for x, _, rows in mean_squares), none), fewest - 1)
+    squares = sum((x**2 / (rows - 1) + y**2 / ((rows - 1) * (seeds - 1)) for x, y, rows in mean_squares), none)
     squares = squares + d**2 / (seeds - 1)
     dof = np.maximum(_ratio(variance**2, squares, fewest - 1), fewest - 1)
     dof = np.where((t <= e) | (d <= e), np.where(t > d, of_t, seeds - 1), dof)
@@ -178,8 +195,8 @@ def standard_error(groups: Sequence[Floats]) -> tuple[Floats, Floats]:
     alone = d <= f_quantile(_POOLING_LEVEL, seeds - 1, noise) * e
     alone &= t <= f_quantile(_POOLING_LEVEL, least - 1, noise) * e
     pooled = [((x + (seeds - 1) * y) / seeds, (rows - 1) * seeds) for x, y, rows in mean_squares]
-    pooled_variance = sum(x for x, _ in pooled)
-    pooled_dof = _ratio(pooled_variance**2, sum(x**2 / k for x, k in pooled), fewest - 1)
+    pooled_variance = sum((x for x, _ in pooled), none)
+    pooled_dof = _ratio(pooled_variance**2, sum((x**2 / k for x, k in pooled), none), fewest - 1)
     return np.sqrt(np.where(alone, pooled_variance, variance)), np.where(alone, pooled_dof, dof)
 
 
