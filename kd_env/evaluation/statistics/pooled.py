@@ -70,8 +70,8 @@ def pooled_difference(
     stands for that one policy, as in :func:`kd_env.evaluation.statistics.crossed.policy_difference`: the problem adds
     the spread over its seeds alone, and nothing is claimed. Where a problem has one seed there is no interval.
 
-    Coverage of the 95% interval by 4,000 draws of 3 or 8 problems with 5 or 10 trainings x 30 seeds, against a rule or as
-    many trainings, over ratios of the three variances, also different ones in every problem: 0.945 to 0.967
+    Coverage of the 95% interval by 4,000 draws of 3 or 8 problems with 5 or 10 trainings x 30 seeds, against a rule or
+    as many trainings, over ratios of the three variances, also different ones in every problem: 0.945 to 0.967
     (``kd-env bench coverage``).
 
     Args:
