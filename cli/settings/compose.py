@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from cli.settings.presets import JOB_GROUPS, NO_EXPERIMENT, PACKAGE, groups
@@ -66,12 +67,12 @@ def resolve_overrides(job: str, overrides: Sequence[str], *, sweep: bool = False
     for override in parts["preset"]:
         _check_preset(override, available[override.key_or_group])
     chosen = [_first(override) for override in parts["preset"]]
-    config, presets = _compose(job, chosen)
+    config, presets = _known(job, tuple(chosen))
     if presets.get("student") == "auto":
         # The student's preset follows the task; an experiment that names one keeps it.
         follows = f"student={'toy_small' if config.task.name in EMBEDDED else 'first2'}"
         chosen = [*(text for text in chosen if text != "student=auto"), follows]
-        config, _ = _compose(job, chosen)
+        config, _ = _known(job, tuple(chosen))
     for override in parts["value"]:
         _check_key(override, config, available)
     values = [override.input_line for override in parts["value"]]
@@ -122,6 +123,12 @@ def _as_published(parsed: list[Any]) -> list[Any]:
 def swept_keys(overrides: Sequence[str]) -> list[str]:
     """Keys that are given several values."""
     return [override.key_or_group for override in map(_parse, overrides) if override.is_sweep_override()]
+
+
+@lru_cache(maxsize=256)
+def _known(job: str, presets: tuple[str, ...]) -> tuple[Any, dict[str, str]]:
+    """What presets compose, to look up keys in; a study asks for the same ones again and again."""
+    return _compose(job, presets)
 
 
 def _compose(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:

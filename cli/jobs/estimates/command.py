@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cli.jobs.estimates import words
+from cli.jobs.estimates.registered import estimate_registered
 from cli.jobs.estimates.run import of_run
 from cli.jobs.estimates.study import of_study
 from cli.jobs.estimates.teachers import missing_teachers
@@ -67,6 +68,9 @@ def _study(overrides: Sequence[str]) -> None:
             f"backend={options['backend']} runs trainings on machines that are not measured here: leave it out, and "
             "say with jobs=... how many run at a time."
         )
+    if options["study"] is not None:
+        estimate_registered(options, main, overrides, jobs)
+        return
     planned = plan(options, main)
     trainings = [training.settings for training in planned]
     paused = [training.settings for training in pausing(planned, options)]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from cli.jobs.studies.agents import agent_overrides, quoted
-from cli.jobs.studies.planning import Kind, check_controls, composed, expand, run_folders, seeds_of
+from cli.jobs.studies.planning import Kind, Known, check_controls, composed, expand, run_folders, seeds_of
 from cli.jobs.studies.registration import Registration
 from cli.jobs.studies.training import Training
 from cli.settings.compose import compose
@@ -102,16 +103,16 @@ def plan_grid(registration: Registration, folder: Path, given: Sequence[str], th
     """
     problems = {problem.name: problem for problem in problems_of(registration)}
     first_seed = registration.values.get("first_seed", 0)
-    found = []
+    found, known = [], Known()
     for problem in problems.values():
         count = problem.values["trainings"]
         try:
             kinds = []
             for entry in problem.agents:
-                sources = _sources(entry, problems, folder, given, count, first_seed)
+                sources = _sources(entry, problems, folder, given, count, first_seed, known)
                 controls = entry.get("controls", problem.values["controls"] if not sources else ["none"])
                 kinds += [(Kind(_overrides(problem, entry, control, given), sources)) for control in controls]
-            made = composed(kinds)
+            made = composed(kinds, known)
             check_controls(sorted({str(resolved["control"]) for _, resolved in made}), made[0][1]["evaluation"])
             place = folder / problem.name
             trainings = expand(made, place, trainings=count, first_seed=first_seed, threads=threads)
@@ -167,6 +168,7 @@ def _sources(
     given: Sequence[str],
     count: int,
     first_seed: int,
+    known: Known,
 ) -> tuple[Path, ...]:
     """The run folders with whose policies the trainings of an agent begin, one each; none where they begin as drawn."""
     source = entry.get("from")
@@ -182,7 +184,7 @@ def _sources(
             f"its {count} trainings begin with those of {other.name}, of which there are {other.values['trainings']}."
         )
     trained = _trained(other, source["agent"])
-    ((_, resolved),) = composed([Kind(_overrides(other, trained, "none", given))])
+    ((_, resolved),) = composed([Kind(_overrides(other, trained, "none", given))], known)
     return tuple(run_folders(resolved, folder / other.name, seeds_of(resolved, count, first_seed)))
 
 
@@ -192,10 +194,12 @@ def _entry(item: Any) -> Mapping[str, Any]:
 
 def label_of(entry: Mapping[str, Any]) -> str:
     """What the tables call the agent of an entry: its label, or that of its preset."""
-    if entry.get("label"):
-        return str(entry["label"])
-    overrides = ("experiment=none", *agent_overrides({"name": entry["name"]}))
-    return agent_label(compose("config", overrides)["agent"])
+    return str(entry["label"]) if entry.get("label") else _preset_label(str(entry["name"]))
+
+
+@cache
+def _preset_label(name: str) -> str:
+    return agent_label(compose("config", ("experiment=none", *agent_overrides({"name": name})))["agent"])
 
 
 def _trained(problem: Problem, agent: str) -> Mapping[str, Any]:

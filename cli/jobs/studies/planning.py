@@ -101,9 +101,21 @@ def run_folders(resolved: Mapping[str, Any], folder: Path, seeds: Sequence[int])
     return [folder / default_name({**resolved, "seed": seed}) for seed in seeds]
 
 
-def composed(kinds: Sequence[Kind]) -> list[tuple[Kind, dict[str, Any]]]:
-    """Every kind with its configuration; raises ``ValueError`` where its overrides do not fit."""
-    return [(kind, with_defaults(compose("config", kind.overrides))) for kind in kinds]
+Known = dict[tuple[str, ...], dict[str, Any]]
+"""Configurations by their overrides."""
+
+
+def composed(kinds: Sequence[Kind], known: Known | None = None) -> list[tuple[Kind, dict[str, Any]]]:
+    """Every kind with its configuration, taken from ``known`` where it is there and added where it is not.
+
+    Raises:
+        ValueError: overrides that do not fit.
+    """
+    known = {} if known is None else known
+    for kind in kinds:
+        if kind.overrides not in known:
+            known[kind.overrides] = with_defaults(compose("config", kind.overrides))
+    return [(kind, known[kind.overrides]) for kind in kinds]
 
 
 def check_controls(controls: Sequence[str], evaluation: Mapping[str, Any]) -> None:
