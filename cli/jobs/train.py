@@ -20,6 +20,7 @@ from cli.runs import origin
 from cli.runs.checkpoints import Checkpoints, environment, saved_steps, steps_made
 from cli.runs.diagnosis import Diagnosis
 from cli.runs.rows import check_rows, write_rows
+from cli.runs.shown.board import add_report
 from cli.runs.watch import Recorder, Watch, read_history
 from cli.settings import probe
 from cli.settings.compose import compose
@@ -77,6 +78,7 @@ def _run(settings: Settings[Any], overrides: Sequence[str], command: str) -> Pat
             report = job.evaluate(problem, agent, folder / runs.POLICY)
             likeliest = bool(settings.resolved["evaluation"]["deterministic"])
             write_results(folder, report, job.appendix(problem, folder / runs.POLICY), history, likeliest)
+            add_report(folder / runs.LOGS, report, folder, int(history[-1]["timesteps"]) if history else 0)
     return folder
 
 

@@ -13,14 +13,17 @@ import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from cli.runs.diagnosis import Diagnosis, words
+from cli.runs.shown.board import Board
 from kd_files.reading import damaged, parse_json, read_text
 from kd_files.writing import atomic_write
 
 METRICS = "metrics.jsonl"
+_OF_STUDENTS = {"gap_closed": "gap_closed", "feedback_loss": "loss"}
+"""Metrics of students at the end of their episodes, and where ``info`` has them: of the feedback rows."""
 
 
 class Recorder(VectorWrapper[Any, Any, Any, Any]):
-    """Remembers the gap closed of the episodes that ended since it was last asked, and what the policy did.
+    """Remembers how the students ended since it was last asked, and what the policy did.
 
     Args:
         env: where the agent learns.
@@ -29,7 +32,7 @@ class Recorder(VectorWrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: VectorEnv[Any, Any, Any], diagnosis: Diagnosis) -> None:
         super().__init__(env)
-        self._ended: list[float] = []
+        self._ended: dict[str, list[float]] = {name: [] for name in _OF_STUDENTS}
         self._diagnosis = diagnosis
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -38,14 +41,15 @@ class Recorder(VectorWrapper[Any, Any, Any, Any]):
         self._diagnosis.add(infos)
         if "final_info" in infos:
             ended = np.asarray(infos["_final_info"], dtype=bool)
-            self._ended += [float(gap) for gap in np.asarray(infos["final_info"]["gap_closed"])[ended]]
+            for name, key in _OF_STUDENTS.items():
+                self._ended[name] += np.asarray(infos["final_info"][key], dtype=np.float64)[ended].tolist()
         return observations, rewards, terminations, truncations, infos
 
     def take(self) -> dict[str, float]:
-        """Mean ``gap_closed`` since the last call, where an episode ended, and the diagnosis."""
-        gap = {"gap_closed": float(np.mean(self._ended))} if self._ended else {}
-        self._ended = []
-        return {**gap, **self._diagnosis.take()}
+        """Means of ``gap_closed`` and ``feedback_loss`` of the episodes that ended since, and the diagnosis."""
+        means = {name: float(np.mean(values)) for name, values in self._ended.items() if values}
+        self._ended = {name: [] for name in _OF_STUDENTS}
+        return {**{name: mean for name, mean in means.items() if np.isfinite(mean)}, **self._diagnosis.take()}
 
 
 class Watch:
@@ -82,9 +86,7 @@ class Watch:
         """Whether the training has come to its pause."""
         self.history = [point for point in read_history(folder) if point["timesteps"] <= done]
         self._bar = _Bar(total, done) if shown else None
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder), purge_step=done or None)
+        self._board = Board(folder, done)
 
     def __enter__(self) -> Self:
         atomic_write(self._path, "".join(json.dumps(point) + "\n" for point in self.history))
@@ -93,7 +95,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._writer.close()
+        self._board.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -106,9 +108,7 @@ class Watch:
         self._file.write(json.dumps(point) + "\n")
         self._file.flush()
         steps = int(point["timesteps"])
-        for name, value in point.items():
-            if name != "timesteps":
-                self._writer.add_scalar(f"train/{name}", value, steps)
+        self._board.add(point)
         if self._bar is not None:
             self._bar.update(point)
         self.paused = self._pause_at is not None and steps >= self._pause_at

@@ -89,6 +89,8 @@ def test_processes_that_share_the_policies_judge_alike(finished: Path) -> None:
 
 
 def test_a_run_folder_holds_everything(finished: Path, base: list[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     for name in ("config.yaml", "overrides.json", "command.txt", "versions.json", "results.json", "results.csv"):
         assert (finished / name).is_file()
     for name in (
@@ -102,6 +104,14 @@ def test_a_run_folder_holds_everything(finished: Path, base: list[str]) -> None:
         assert (finished / name).is_file()
     assert list((finished / "logs").glob("events.out.tfevents.*"))
     assert [point["timesteps"] for point in read_history(finished / "logs")] == [16, 32, 48, 64]
+    shown = EventAccumulator(str(finished / "logs")).Reload()
+    assert {"train/policy_loss", "policy/entropy", "policy/weight_soft_label", "student/gap_closed"} <= set(
+        shown.Tags()["scalars"]
+    )
+    assert {"eval/weights", "eval/learning_curve"} <= set(shown.Tags()["images"])
+    (judged,) = shown.Scalars("eval/selection/gap_closed/soft_label_only")
+    row = next(row for row in results(finished)["policies"] if row["policy"] == "soft_label_only")
+    assert judged.step == 64 and judged.value == pytest.approx(row["gap_closed"]["selection"]["mean"], rel=1e-4)
     assert (finished / "command.txt").read_text().startswith("kd-env train task=custom")
     assert "${" not in (finished / "config.yaml").read_text()
     data = results(finished)

@@ -1,0 +1,1 @@
+"""What runs and studies show while they run: TensorBoard, and the terminal."""
