@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.jobs.pages.reading import problem_of
 from cli.jobs.studies.decision import is_pruned, prunings_of
 from cli.runs import folder as runs
 from cli.runs.config import at, differences
@@ -64,18 +65,29 @@ def compare_runs(overrides: Sequence[str], command: str) -> Path:
     return compare_folders(folders, target, command)
 
 
-def compare_folders(folders: Sequence[Path], out: Path, command: str) -> Path:
-    """Compare finished runs, print what they show and write it to ``out``.
+def compare_folders(folders: Sequence[Path], out: Path, command: str, left_out: Sequence[str] = ()) -> Path:
+    """Compare finished runs, print what they show and write it to ``out``, with a report.
+
+    Args:
+        folders: of the runs.
+        out: folder that is written.
+        command: how the job was called.
+        left_out: sentences about runs that have no results.
 
     Raises:
         ValueError: runs that cannot be compared.
     """
     from kd_env.evaluation.comparing.compare import compare
     from kd_env.evaluation.comparing.report import print_comparison, write_comparison
+    from kd_env.evaluation.pages.contents import Study
+    from kd_env.evaluation.pages.write import write_page
 
-    comparison = replace(compare(read_runs(folders)), prunings=prunings_of(folders))
+    read = read_runs(folders)
+    comparison = replace(compare(read), prunings=prunings_of(folders))
     print_comparison(comparison)
     write_comparison(out, comparison, command)
+    problem = problem_of(read, comparison, out)
+    write_page(out, Study(f"{out.name}: {problem.name}", command, (problem,), tuple(left_out)))
     print(f"Written to {out}", flush=True)
     return out
 

@@ -11,6 +11,7 @@ from cli.errors import going_on
 from cli.jobs.compare import compare_folders
 from cli.jobs.estimates.said import say_study
 from cli.jobs.kinds.catalog import job_of
+from cli.jobs.pages.reading import unfinished
 from cli.jobs.studies.agents import quoted, read_agents
 from cli.jobs.studies.decision import write_pruning
 from cli.jobs.studies.planning import Kind, check_controls, composed, expand
@@ -115,7 +116,8 @@ def _run(
         failed = run_all([_child(training) for training in todo], place, shown=c["progress"])
     done = [training.folder for training in trainings if (training.folder / runs.RESULTS).is_file()]
     if done:
-        compare_folders(done, folder, command)
+        missing = [unfinished(training.folder) for training in trainings if training.folder not in done]
+        compare_folders(done, folder, command, missing)
     refuse_failed(failed, len(trainings), "trainings")
 
 

@@ -20,6 +20,8 @@ from kd_files.writing import atomic_write
 METRICS = "metrics.jsonl"
 _OF_STUDENTS = {"gap_closed": "gap_closed", "feedback_loss": "loss"}
 """Metrics of students at the end of their episodes, and where ``info`` has them: of the feedback rows."""
+SECONDS = "seconds"
+"""Wall time of the training so far, over all processes that went on with it; of steps that were lost it counts none."""
 
 
 class Recorder(VectorWrapper[Any, Any, Any, Any]):
@@ -85,6 +87,7 @@ class Watch:
         self.paused = pause_at is not None and done >= pause_at
         """Whether the training has come to its pause."""
         self.history = [point for point in read_history(folder) if point["timesteps"] <= done]
+        self._seconds, self._begin = self.history[-1].get(SECONDS) if self.history else 0.0, time.perf_counter()
         self._bar = _Bar(total, done) if shown else None
         self._board = Board(folder, done)
 
@@ -104,6 +107,8 @@ class Watch:
         if self.paused:  # an agent that does not stop when it is told to has its checkpoint
             return False
         point = {**self._recorder.take(), **metrics}  # what the agent says of itself counts
+        if self._seconds is not None:  # of a log of an earlier version nobody knows
+            point[SECONDS] = self._seconds + time.perf_counter() - self._begin
         self.history.append(point)
         self._file.write(json.dumps(point) + "\n")
         self._file.flush()

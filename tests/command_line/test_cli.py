@@ -96,6 +96,8 @@ def test_a_run_folder_holds_everything(finished: Path, base: list[str]) -> None:
     for name in (
         "weights.png",
         "learning_curve.png",
+        "policies.png",
+        "report.html",
         "results.md",
         "policy/agent.json",
         "policy/normalizer.safetensors",

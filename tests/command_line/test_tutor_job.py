@@ -104,6 +104,8 @@ def test_a_training_writes_what_every_run_has(words: list[str], tmp_path: Path) 
         "results.csv",
         "results.md",
         "learning_curve.png",
+        "policies.png",
+        "report.html",
         "traces.png",
     }
     assert {path.name for path in folder.iterdir()} == names

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.jobs import contenders
+from cli.jobs.pages.run import write_run_page
 from cli.jobs.progress import show_progress
 from cli.runs import folder as runs
 from cli.runs import origin
@@ -17,6 +18,9 @@ from kd_env.config.environment import EnvConfig
 from kd_env.evaluation.reports.report import Report
 from kd_env.mdp.problem import Problem
 from kd_files.manifest import MANIFEST, write_manifest
+
+APPENDIX = "appendix"
+"""Of ``results.json``: what ``results.md`` ends with, for reports."""
 
 
 def evaluate(settings: Settings[EnvConfig], problem: Problem, agent: Any, policy: Path) -> Report:
@@ -49,6 +53,7 @@ def write_results(
     appendix: str = "",
     history: Sequence[Mapping[str, float]] = (),
     deterministic: bool = False,
+    command: str = "",
 ) -> None:
     """Print the report and write its files.
 
@@ -58,6 +63,7 @@ def write_results(
         appendix: Markdown that ``results.md`` ends with, and behind it where the agent began.
         history: of the training, where it was part of the job.
         deterministic: whether the most likely actions were judged, which are compared with the history.
+        command: of the main job, which writes a page, too; empty where there is none.
     """
     from kd_env.evaluation.reports import apart
     from kd_env.evaluation.reports.report_files import print_report, write_report
@@ -71,7 +77,10 @@ def write_results(
     (folder / MANIFEST).unlink(missing_ok=True)  # until it is of what is written now
     beside = {runs.RESUMED: runs.resumed(folder), **_began(folder)}
     beside |= {} if far is None else {apart.KEY: far._asdict()}
+    beside |= {APPENDIX: appendix} if appendix else {}
     write_report(folder, report, history, appendix, beside)
+    if command:
+        write_run_page(folder, command)
     write_manifest(folder, deep=False)
     shutil.rmtree(folder / runs.JUDGED, ignore_errors=True)  # all of it stands in the report now
     print(f"Written to {folder}", flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.jobs.compare import find_runs, read_runs
-from cli.jobs.pages.reading import problem_of
+from cli.jobs.pages.reading import problem_of, unfinished
 from cli.jobs.studies.decision import is_pruned, prunings_of
 from cli.runs import folder as runs
 from cli.settings.options import names_of, split_options
@@ -93,17 +93,10 @@ def finished(study: Path) -> tuple[list[Path], list[str]]:
         )
     kept = [folder for folder in begun if not is_pruned(folder)]
     done = [folder for folder in kept if (folder / runs.RESULTS).is_file()]
-    missing = [_unfinished(folder) for folder in kept if folder not in done]
+    missing = [unfinished(folder) for folder in kept if folder not in done]
     if not done:
         raise ValueError(f"No run of {study} has results yet. {missing[0] if missing else ''}")
     return done, missing
-
-
-def _unfinished(folder: Path) -> str:
-    return (
-        f"{folder} has no {runs.RESULTS} and is left out: go on with it by the command of its study, or by the one in "
-        f"its {runs.COMMAND} with resume=true."
-    )
 
 
 def _problem(folders: Sequence[Path], out: Path, name: str | None = None) -> Problem:
@@ -155,6 +148,7 @@ def _out(options: Mapping[str, Any], patterns: Sequence[str]) -> Path:
     if options["out"] is not None:
         return Path(str(options["out"])).expanduser()
     if len(patterns) == 1 and Path(patterns[0]).expanduser().is_dir():
-        return Path(patterns[0]).expanduser()
+        place = Path(patterns[0]).expanduser()
+        return place / "report" if (place / runs.CONFIG).is_file() else place
     mark = hashlib.sha256("\n".join(sorted(patterns)).encode()).hexdigest()
     return Path(str(options["runs_dir"])).expanduser() / f"report-{mark[:10]}"

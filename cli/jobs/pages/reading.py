@@ -50,5 +50,13 @@ def source_of(run: Run, out: Path) -> Source:
     )
 
 
+def unfinished(folder: Path) -> str:
+    """A sentence about a run without results."""
+    return (
+        f"{folder} has no {runs.RESULTS} and is left out: go on with it by the command of its study, or by the one in "
+        f"its {runs.COMMAND} with resume=true."
+    )
+
+
 def _text(path: Path) -> str:
     return read_text(path, "delete it, and it is left out") if path.is_file() else ""

@@ -63,7 +63,7 @@ def _contrast_table(problem: Problem, contrasts: Sequence[Contrast], prefix: str
 
 def _policies(study: Study, png: bool) -> Section:
     tables = tuple(_policy_table(problem, prefix) for prefix, problem in _each(study))
-    pictures = tuple(forests.policies(problem, png, prefix) for prefix, problem in _each(study))
+    pictures = tuple(forests.policies(problem, True, prefix) for prefix, problem in _each(study))
     texts = tuple(plain_words(problem.comparison) for problem in study.problems)
     lead = "What was trained beside every rule, on the same students."
     return Section("policies", "Every policy on dev", lead, texts, pictures, tables)

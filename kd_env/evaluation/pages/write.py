@@ -13,6 +13,8 @@ from kd_env.evaluation.pages.verdict import verdict
 from kd_files.writing import atomic_write
 
 PAGE, FIGURES, TABLES = "report.html", "figures", "tables"
+POLICIES = "policies"
+"""The picture that compares the policies on dev, which is always a PNG, too."""
 
 
 def write_page(folder: Path, study: Study, *, files: bool = True) -> Path:
@@ -21,7 +23,7 @@ def write_page(folder: Path, study: Study, *, files: bool = True) -> Path:
     Args:
         folder: made where it is missing; the page is written last.
         study: what was read.
-        files: whether figures and tables are written beside the page.
+        files: whether figures and tables are written beside the page; else ``policies.png`` alone.
     """
     parts = sections(study, png=files)
     if files:
@@ -33,5 +35,8 @@ def write_page(folder: Path, study: Study, *, files: bool = True) -> Path:
         for table in (table for part in parts for table in part.tables):
             for ending, write in (("csv", as_csv), ("md", as_markdown), ("tex", as_latex)):
                 atomic_write(folder / TABLES / f"{table.name}.{ending}", write(table))
+    else:
+        shown = next(picture for part in parts for picture in part.pictures if picture.name == POLICIES)
+        atomic_write(folder / f"{POLICIES}.png", shown.png)
     atomic_write(folder / PAGE, page(study, [verdict(problem) for problem in study.problems], parts))
     return folder / PAGE

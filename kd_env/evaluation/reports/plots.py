@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def learning_curve(history: Sequence[Mapping[str, float]]) -> bytes:
     """Mean return (band: one standard deviation over episodes) and, where recorded, gap closed over environment steps.
 
-    Of an agent that says no return its ``reward`` is shown, a mean over what it learned from.
+    Of an agent that says no return its ``reward`` is shown, a mean over what it learned from. Where the return is the
+    gap closed, there is one line.
 
     Args:
         history: one mapping per rollout with ``timesteps`` and ``reward`` or, where episodes ended, ``return_mean``,
@@ -30,10 +31,12 @@ def learning_curve(history: Sequence[Mapping[str, float]]) -> bytes:
     steps = np.array([point["timesteps"] for point in points])
     means = np.array([point[measure] for point in points])
     spread = np.array([point.get("return_std", 0.0) for point in points])
-    axes.plot(steps, means, marker=".", label="return" if measure == "return_mean" else "reward of an update")
-    axes.fill_between(steps, means - spread, means + spread, alpha=0.2)
     gaps = [(point["timesteps"], point["gap_closed"]) for point in points if "gap_closed" in point]
-    if gaps:
+    same = len(gaps) == len(points) and np.allclose(means, [gap for _, gap in gaps], rtol=1e-5, atol=1e-8)
+    label = "return" if measure == "return_mean" else "reward of an update"
+    axes.plot(steps, means, marker=".", label=f"{label}: gap closed (feedback split)" if same else label)
+    axes.fill_between(steps, means - spread, means + spread, alpha=0.2)
+    if gaps and not same:
         axes.plot(*zip(*gaps, strict=True), "--", marker=".", label="gap closed (feedback split)")
     axes.set_xlabel("environment steps (all replicas)")
     if measure == "return_mean":

@@ -9,13 +9,16 @@ import numpy as np
 
 from kd_env.evaluation.pages import collect
 from kd_env.evaluation.pages.contents import Picture, Problem
-from kd_env.evaluation.pages.figures.drawing import look, picture
+from kd_env.evaluation.pages.figures.drawing import WIDTH, legend, legend_height, look, panels, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 8
 """Policies in a heat map: what was trained first, then rules that change over time."""
+
+_LETTERS = 24
+"""Of a name beside a heat map."""
 
 
 def chosen_over_time(problem: Problem, png: bool, prefix: str = "") -> Picture | None:
@@ -35,21 +38,22 @@ def chosen_over_time(problem: Problem, png: bool, prefix: str = "") -> Picture |
     said = "; ".join(f"{course.policy} mostly {_most(course)}" for course in shown)
     alt = f"Heat maps of the weights of {', '.join(shown[0].names)} over the steps: {said}."
     names = len(shown[0].names)
+    left = 0.07 * max(min(len(name), _LETTERS) for name in shown[0].names) + 0.2
+    height = (0.17 * names + 0.55) * len(shown) + 0.3
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+        grid = panels(figure, len(shown), left=left, right=0.85, top=0.27, gap=0.42)
         for axes, course in zip(grid, shown, strict=True):
-            image = axes.imshow(
-                course.weights.T,
-                **{"aspect": "auto", "cmap": "Greys", "vmin": low, "vmax": top, "interpolation": "nearest"},
-            )
-            axes.set_yticks(range(names), [name[:24] for name in course.names], fontsize=8)
+            shades = course.weights.T
+            image = axes.imshow(shades, "Greys", aspect="auto", vmin=low, vmax=top, interpolation="nearest")
+            axes.set_yticks(range(names), [name[:_LETTERS] for name in course.names], fontsize=8)
             axes.set_title(course.policy, loc="left")
             axes.grid(visible=False)
         grid[-1].set_xlabel("step")
-        figure.colorbar(image, ax=list(grid), label="mean weight", aspect=30, pad=0.02)
+        bar = figure.add_axes((1 - 0.7 / WIDTH, 0.5 / height, 0.12 / WIDTH, 1 - 0.8 / height))
+        figure.colorbar(image, cax=bar, label="mean weight")
 
-    return picture(f"{prefix}course", caption, alt, draw, (0.17 * names + 0.55) * len(shown) + 0.4, png)
+    return picture(f"{prefix}course", caption, alt, draw, height, png)
 
 
 def _list(names: Sequence[str]) -> str:
@@ -67,18 +71,19 @@ def traces(problem: Problem, png: bool, prefix: str = "") -> Picture | None:
     if not found:
         return None
     names = [entry.policy for entry in problem.comparison.entries]
+    drawn = list(next(iter(found.values())))
     caption = f"Followed over the updates of a distillation, means over trainings and students ({problem.name})."
     alt = f"Curves over the updates of a distillation: {', '.join(found)}."
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(len(found), 1, squeeze=False)[:, 0]
+        grid = panels(figure, len(found), below=below)
         for axes, (title, by_policy) in zip(grid, found.items(), strict=True):
             for policy, values in by_policy.items():
                 every = max(len(values) // 7, 1)
                 axes.plot(values, markevery=every, label=policy, **look(names.index(policy)))
             axes.set_ylabel(title)
-        grid[-1].set_xlabel("update")
-        handles, labels = grid[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+            axes.set_xlabel("update")
+        legend(figure, grid[0])
 
-    return picture(f"{prefix}traces", caption, alt, draw, 2.3 * len(found) + 0.1 * len(names) + 0.3, png)
+    below = legend_height(drawn)
+    return picture(f"{prefix}traces", caption, alt, draw, 2.4 * len(found) + below, png)

@@ -10,7 +10,7 @@ import numpy as np
 
 from kd_env.evaluation.pages import collect
 from kd_env.evaluation.pages.contents import Picture, Problem
-from kd_env.evaluation.pages.figures.drawing import HATCHES, look, picture
+from kd_env.evaluation.pages.figures.drawing import HATCHES, legend, legend_height, look, panels, picture
 from kd_env.evaluation.statistics.verdicts import show
 
 if TYPE_CHECKING:
@@ -25,21 +25,23 @@ def cost_against_score(problem: Problem, png: bool, prefix: str = "") -> Picture
     """The measure over what it costs until the first student is there, in student updates and in wall time."""
     c, found = problem.comparison, collect.costs(problem)
     timed = any(cost.learned and math.isfinite(cost.seconds) for cost in found)
-    panels = 2 if timed else 1
     dearest = max(found, key=lambda cost: cost.total)
     caption = (
         f"Score on {c.dev_splits[0]} over the student updates of one training of the agent and of one student"
-        f"{'; below, over the wall time of one training' if timed else ''} ({problem.name}). Rules need no training."
+        f"{'; below, over the wall time of one training' if timed else ''} ({problem.name}). Rules need no "
+        "training; what costs the same is drawn side by side."
     )
     alt = (
         f"Cost against score of {len(found)} policies; {dearest.policy} costs most, {dearest.total:,.0f} student "
         f"updates, with {c.title} {show(dearest.score)}."
     )
 
+    beside = [[one.total for one in found[:index]].count(cost.total) for index, cost in enumerate(found)]
+
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(panels, 1, squeeze=False)[:, 0]
+        grid = panels(figure, 2 if timed else 1, below=below)
         for index, cost in enumerate(found):
-            _point(grid[0], cost.total, cost, index)
+            _point(grid[0], cost.total * 1.06 ** beside[index], cost, index)
             if timed and math.isfinite(cost.seconds) and cost.learned:
                 _point(grid[1], cost.seconds, cost, index)
         _log_scale(grid[0])
@@ -48,9 +50,10 @@ def cost_against_score(problem: Problem, png: bool, prefix: str = "") -> Picture
             axes.set_ylabel(c.title)
         if timed:
             grid[1].set_xlabel("seconds of one training")
-        _legend(figure, grid[0], len(found))
+        legend(figure, grid[0])
 
-    return picture(f"{prefix}cost", caption, alt, draw, 2.5 * panels + _legend_height(len(found)), png)
+    below = legend_height([cost.policy for cost in found])
+    return picture(f"{prefix}cost", caption, alt, draw, (5.0 if timed else 2.6) + below, png)
 
 
 def _point(axes: Axes, place: float, cost: collect.Cost, index: int) -> None:
@@ -86,7 +89,7 @@ def learning_curves(problem: Problem, png: bool, prefix: str = "") -> Picture | 
     alt = f"Learning curves, {' and '.join(followed)}: {ends}."
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(len(followed), 1, squeeze=False, sharex=True)[:, 0]
+        grid = panels(figure, len(followed), below=below)
         for axes, title in zip(grid, followed, strict=True):
             for index, curve in enumerate(curves):
                 if curve.followed != title:
@@ -101,10 +104,12 @@ def learning_curves(problem: Problem, png: bool, prefix: str = "") -> Picture | 
                         **{"color": style["color"], "alpha": 0.18, "hatch": hatch, "linewidth": 0.5},
                     )
             axes.set_ylabel(title)
-            axes.legend(loc="best")
-        grid[-1].set_xlabel("environment steps (all replicas)")
+            axes.set_xlabel("environment steps (all replicas)")
+        handles = [one for axes in grid for one in axes.get_legend_handles_labels()[0]]
+        figure.legend(handles=handles, loc="lower center", frameon=False, borderaxespad=0.2)
 
-    return picture(f"{prefix}learning_curves", caption, alt, draw, 2.6 * len(followed) + 0.3, png)
+    below = 0.19 * len(curves) + 0.12
+    return picture(f"{prefix}learning_curves", caption, alt, draw, 2.6 * len(followed) + below, png)
 
 
 def _trained(curve: collect.Curve) -> str:
@@ -139,7 +144,7 @@ def profile(
     alt = f"Share of students above a {title} of {thresholds[middle]:.3f}: {said}."
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
+        [axes] = panels(figure, 1, below=below)
         for index in range(count):
             style = look(index)
             axes.plot(thresholds, shares[index], markevery=max(len(thresholds) // 7, 1), label=names[index], **style)
@@ -149,19 +154,10 @@ def profile(
         axes.set_xlabel(title)
         axes.set_ylabel("share above")
         axes.set_ylim(-0.03, 1.03)
-        _legend(figure, axes, count)
+        legend(figure, axes)
 
-    return picture("profiles", caption, alt, draw, 2.6 + _legend_height(count), png)
-
-
-def _legend(figure: Figure, axes: Axes, count: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if count > 1 and max(map(len, labels)) < 26 else 1
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-
-
-def _legend_height(count: int) -> float:
-    return 0.2 * count + 0.1
+    below = legend_height(names[:count])
+    return picture("profiles", caption, alt, draw, 2.6 + below, png)
 
 
 def _fill(learned: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kd_env.evaluation.pages.contents import Picture
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 4.9
@@ -57,6 +58,8 @@ def styled() -> Iterator[None]:
 def picture(name: str, caption: str, alt: str, draw: Callable[[Figure], None], height: float, png: bool) -> Picture:
     """A figure as SVG for the page, and as PNG.
 
+    Places are given in inches by :func:`panels`: a layout that is searched for takes as long as all the drawing.
+
     Args:
         name: of its files.
         caption: stands under it.
@@ -69,15 +72,58 @@ def picture(name: str, caption: str, alt: str, draw: Callable[[Figure], None], h
     from matplotlib.figure import Figure
 
     with styled():
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height))
         FigureCanvasAgg(figure)
         draw(figure)
         svg, bitmap = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         if png:
-            figure.set_layout_engine("none")  # it is laid out
             figure.savefig(bitmap, format="png", dpi=160, metadata={"Software": None})
     return Picture(name, caption, alt, inlined(svg.getvalue().decode("utf-8"), name, alt), bitmap.getvalue())
+
+
+def panels(
+    figure: Figure,
+    count: int,
+    *,
+    left: float = 0.68,
+    right: float = 0.2,
+    top: float = 0.12,
+    gap: float = 0.5,
+    below: float = 0.0,
+) -> list[Axes]:
+    """Axes one below the other, with margins in inches.
+
+    Args:
+        figure: that they stand in.
+        count: how many.
+        left: room for names or numbers.
+        right: of every one.
+        top: above the first.
+        gap: under each, for its numbers and its title.
+        below: under all, for a legend.
+    """
+    width, height = figure.get_size_inches()
+    each = (height - top - below - gap * count) / count
+    places = [(left, height - top - each - place * (each + gap)) for place in range(count)]
+    size = (width - left - right, each)
+    return [figure.add_axes((x / width, y / height, size[0] / width, size[1] / height)) for x, y in places]
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """Names of what was drawn, under all axes."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=_columns(labels), frameon=False, borderaxespad=0.2)
+
+
+def legend_height(labels: Sequence[str]) -> float:
+    """Room for such a legend, in inches."""
+    return 0.19 * -(-len(labels) // _columns(labels)) + 0.12
+
+
+def _columns(labels: Sequence[str]) -> int:
+    longest = max(map(len, labels), default=0)
+    return 1 if len(labels) < 2 or longest > 32 else 2 if longest > 18 else 3
 
 
 def inlined(svg: str, name: str, alt: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kd_env.evaluation.pages import collect
 from kd_env.evaluation.pages.contents import Picture, Problem
-from kd_env.evaluation.pages.figures.drawing import COLORS, picture
+from kd_env.evaluation.pages.figures.drawing import COLORS, panels, picture
 from kd_env.evaluation.statistics.intervals import Interval
 from kd_env.evaluation.statistics.verdicts import show
 
@@ -47,8 +47,7 @@ def policies(problem: Problem, png: bool, prefix: str = "") -> Picture:
     alt = f"Scores of {len(entries)} policies on {split}; the best in {c.title}: {best}."
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
-        for axes, (title, lines) in zip(panels, shown, strict=True):
+        for axes, (title, lines) in zip(panels(figure, len(shown), left=0.15), shown, strict=True):
             forest(axes, lines, title)
 
     return picture(f"{prefix}policies", caption, alt, draw, _height(len(entries)) * len(shown), png)
@@ -71,7 +70,7 @@ def differences(title: str, lines: Sequence[Line], name: str, caption: str, png:
     alt = f"{title}: {said}{'; and others' if len(drawn) > 6 else ''}."
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
+        [axes] = panels(figure, 1, left=0.15)
         axes.axvline(zero, color="black", linewidth=1.0)
         forest(axes, drawn, title)
 
