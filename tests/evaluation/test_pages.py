@@ -21,6 +21,7 @@ from cli.jobs.pages.command import report
 from cli.runs import folder as run_files
 from cli.runs import watch
 from cli.runs.config import to_yaml
+from kd_env.evaluation.pages.pooling import BEST
 from kd_env.evaluation.pages.tables import Table, as_csv, as_html, as_latex, as_markdown
 from kd_env.evaluation.reports import plots
 from kd_env.evaluation.statistics.intervals import t_interval
@@ -169,7 +170,7 @@ def test_the_page_says_who_wins_first_and_everything_is_in_it(made: Path) -> Non
     ):
         assert part in page.words, part
     figures = sorted(path.stem for path in (made / "figures").glob("*.png"))
-    names = ["calibration", "cost", "course", "differences", "learning_curves", "policies", "traces"]
+    names = ["calibration", "cost", "course", "differences", "learning_curves", "policies", "profiles", "traces"]
     assert set(names) <= set(figures) == {path.stem for path in (made / "figures").glob("*.svg")}
     assert {f"figure-{name}" for name in figures} == {name for name in page.ids if name.startswith("figure-")}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (made / "figures").glob("*.png"))
@@ -235,6 +236,14 @@ def test_a_grid_says_its_departures_first_and_keeps_problems_apart(tmp_path: Pat
     assert words.strip().startswith("1 departure from the pre-registration (Pre-registration abc123 of 2026-01-01)")
     assert words.index("trainings: 5 in place of <10>") < words.index("toy-clean") < words.index("toy-noisy")
     assert "late has no results yet and is left out: go on with kd-env study name=late." in words
+    assert f"Over all problems {NASTY} is ahead of the best rules." in words  # 0.61 beside 0.41
+    assert "2 problems x 5 trainings x 30 seeds" in words and "All 10 trainings took 4,800 student updates" in words
+    pooled = list(csv.DictReader(io.StringIO((folder / "tables/pooled.csv").read_text())))
+    assert [line["first - second"].split(" - ")[-1] for line in pooled] == [BEST, "all", "soft_label_only"]
+    mean = np.mean([[0.6 + 0.01 * i, 0.62, 0.58] for i in range(5)]) - np.mean([0.4, 0.42, 0.4])
+    assert float(pooled[0]["pooled difference"]) == pytest.approx(mean) and len(pooled[0]["runs"].split(";")) == 10
+    chances = csv.DictReader(io.StringIO((folder / "tables/improvement.csv").read_text()))
+    assert {float(line["probability of improvement"]) for line in chances} == {1.0}
     assert (folder / "tables/p2-policies.csv").is_file()
     with pytest.raises(ValueError, match=r"toy-noisy/ac-0 cannot be compared: task\.label_noise is 0\.4 in the first"):
         report([str(folder / "toy-clean"), str(folder / "toy-noisy"), f"out={tmp_path / 'mixed'}"], "")

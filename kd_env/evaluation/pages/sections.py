@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from kd_env.evaluation.comparing.comparison import Comparison, Contrast, Entry
 from kd_env.evaluation.comparing.sheets import HOLM_LEVEL, intervals_of, split_mark
 from kd_env.evaluation.comparing.words import plain_words
-from kd_env.evaluation.pages import collect
+from kd_env.evaluation.pages import collect, pooling
 from kd_env.evaluation.pages.contents import Picture, Problem, Section, Study
 from kd_env.evaluation.pages.figures import courses, curves, forests
 from kd_env.evaluation.pages.tables import Cell, Table
 from kd_env.evaluation.pages.verdict import seconds_words
 from kd_env.evaluation.reports.report import ECE_TITLE
+from kd_env.evaluation.statistics.intervals import Interval
 from kd_env.evaluation.statistics.verdicts import title_of
 
 _NOTHING = "There is nothing to compare: an agent that learned and a rule, or a second agent, are needed."
@@ -26,12 +27,15 @@ def sections(study: Study, png: bool) -> list[Section]:
         study: what was read.
         png: whether pictures are drawn as PNG, too.
     """
-    parts = (_differences, _policies, _costs, _learning, _chosen, _calibration, _generated)
-    return [part(study, png) for part in parts]
+    together = pooling.pool(study)
+    first = [_differences(study, together, png), _policies(study, png), *_distributions(study, together, png)]
+    return [*first, *(part(study, png) for part in (_costs, _learning, _chosen, _calibration, _generated))]
 
 
-def _differences(study: Study, png: bool) -> Section:
+def _differences(study: Study, together: pooling.Pool | None, png: bool) -> Section:
     pictures, tables = list[Picture](), list[Table]()
+    if len(study.problems) > 1:
+        pictures, tables = _overview(study, together, png)
     for prefix, problem in _each(study):
         c = problem.comparison
         contrasts = (*c.to_rules, *c.between_agents, *c.between_controls)
@@ -46,6 +50,76 @@ def _differences(study: Study, png: bool) -> Section:
             tables.append(_contrast_table(problem, contrasts, prefix))
     lead = "Agents minus rules, agents minus agents, and agents minus themselves under controls."
     return Section("differences", "Differences", lead if tables else _NOTHING, (), tuple(pictures), tuple(tables))
+
+
+def _overview(study: Study, together: pooling.Pool | None, png: bool) -> tuple[list[Picture], list[Table]]:
+    """Agents minus the best rule of each problem, by problem and over all of them."""
+    pooled = {} if together is None else pooling.differences(together)
+    to_best = {agent: by_other[pooling.BEST] for agent, by_other in pooled.items() if pooling.BEST in by_other}
+    lines = [forests.Line(f"{agent}, pooled", d.interval, d.claim) for agent, d in to_best.items()]
+    for problem in study.problems:
+        c = problem.comparison
+        lines += [
+            forests.Line(f"{one.first} - {one.second}, {problem.name}{split_mark(c, one.split)}", *_shown(one))
+            for one in collect.to_best(c)
+        ]
+    title = "difference to the best rule"
+    caption = (
+        "Agents minus the rule that is best on the selection split, by problem and pooled (a mean, every problem with "
+        "the same weight), with 95% intervals; filled where a claim may be made."
+    )
+    pictures = [forests.differences(title, lines, "overview", caption, png)] if lines else []
+    header = ("first - second", "pooled difference", "over", "detectable", "p", "claim")
+    found = [(agent, other, d) for agent, by_other in pooled.items() for other, d in by_other.items()]
+    rows: list[tuple[Cell, ...]] = [
+        (f"{agent} - {other}", d.interval, d.design, d.detectable, d.p_value, "yes" if d.claim else "no")
+        for agent, other, d in found
+    ]
+    places = tuple(_all_places(study, agent, other) for agent, other, _ in found)
+    told = "Differences over all problems"
+    return pictures, [Table("pooled", told, header, tuple(rows), places, signed=True)] if rows else []
+
+
+def _shown(one: Contrast) -> tuple[Interval, bool]:
+    return one.difference.interval, one.difference.claim
+
+
+def _all_places(study: Study, *policies: str) -> tuple[str, ...]:
+    """Run folders of policies in all problems; of the best rule of each, too."""
+    found: list[str] = []
+    for problem in study.problems:
+        names = [str(problem.comparison.best_rule) if name == pooling.BEST else name for name in policies]
+        found += _places(problem.comparison, *names)
+    return tuple(dict.fromkeys(found))
+
+
+def _distributions(study: Study, together: pooling.Pool | None, png: bool) -> list[Section]:
+    """Performance profiles, and the probability of improvement."""
+    if together is None:
+        lead = "Some problems are judged by their gap and others by their loss: nothing is put together."
+        return [Section("profiles", "Performance profiles", lead), Section("improvement", "Improvement", lead)]
+    title = together.title if together.sign > 0 else f"- {together.title}"
+    shown = (curves.profile(pooling.profiles(together), title, png),)
+    pairs = [(a, b, interval) for a, by in pooling.improvements(together).items() for b, interval in by.items()]
+    lines = [forests.Line(f"{a} better than {b}", interval, _apart(interval)) for a, b, interval in pairs]
+    caption = (
+        "Probability that a new training of the first has a better student than the second from the same seed (ties "
+        "one half), with 95% intervals; filled where they exclude 0.5."
+    )
+    name = "probability of improvement"
+    drawn = (forests.differences(name, lines, "improvement", caption, png, zero=0.5),) if lines else ()
+    rows = tuple((f"{a} better than {b}", interval) for a, b, interval in pairs)
+    places = tuple(_all_places(study, a, b) for a, b, _ in pairs)
+    tables = (Table("improvement", "Probability of improvement", ("pair", name), rows, places),) if rows else ()
+    lead = "" if pairs else _NOTHING
+    return [
+        Section("profiles", "Performance profiles", "", (), shown),
+        Section("improvement", "Probability of improvement", lead, (), drawn, tables),
+    ]
+
+
+def _apart(interval: Interval) -> bool:
+    return math.isfinite(interval.low) and not interval.low <= 0.5 <= interval.high
 
 
 def _contrast_table(problem: Problem, contrasts: Sequence[Contrast], prefix: str) -> Table:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kd_env.evaluation.comparing.comparison import Comparison
-from kd_env.evaluation.pages import collect
-from kd_env.evaluation.pages.contents import Problem
+from kd_env.evaluation.pages import collect, pooling
+from kd_env.evaluation.pages.contents import Problem, Study
 from kd_env.evaluation.statistics.intervals import Difference
 from kd_env.evaluation.statistics.verdicts import show
 
@@ -47,7 +47,26 @@ def verdict(problem: Problem) -> Verdict:
     )
 
 
-def pooled_verdict(about: str, difference: Difference, sign: int, measure: str, cost: str) -> Verdict:
+def verdicts(study: Study) -> list[Verdict]:
+    """Of all problems together, where there are several that can be pooled, and of each."""
+    each = [verdict(problem) for problem in study.problems]
+    together = pooling.pool(study) if len(study.problems) > 1 else None
+    if together is None or not (together.agents and together.best):
+        return each
+    found = {agent: by_other[pooling.BEST] for agent, by_other in pooling.differences(together).items()}
+    leader = max(found, key=lambda agent: together.sign * found[agent].interval.mean)
+    return [_pooled(leader, found[leader], together.sign, together.title, _total(study)), *each]
+
+
+def _total(study: Study) -> str:
+    """Updates and time of all trainings of a study."""
+    found = [cost for problem in study.problems for cost in collect.costs(problem) if cost.trainings]
+    updates, seconds = (sum(getattr(c, key) * c.trainings for c in found) for key in ("updates", "seconds"))
+    time = f" and {seconds_words(seconds)}" if math.isfinite(seconds) else ""
+    return f"All {sum(cost.trainings for cost in found)} trainings took {updates:,.0f} student updates{time}."
+
+
+def _pooled(about: str, difference: Difference, sign: int, measure: str, cost: str) -> Verdict:
     """Of several problems together: an agent minus the best rule of each."""
     ahead = sign * difference.interval.mean > 0
     if math.isinf(difference.interval.low) or difference.tie:
@@ -57,7 +76,7 @@ def pooled_verdict(about: str, difference: Difference, sign: int, measure: str, 
         short = f"Over all problems {about} is ahead of the best rules{'' if difference.claim else ', but no claim'}."
     else:
         outcome, short = BEHIND, f"Over all problems the best rules are ahead of {about}."
-    much = f"{about} minus the best rule of each problem, {measure}: {show(difference.interval, True)}."
+    much = f"{about} minus {pooling.BEST}, {measure}: {show(difference.interval, True)}."
     return Verdict("pooled", outcome, short, much, f"{_capital(difference.reading)}.", cost)
 
 

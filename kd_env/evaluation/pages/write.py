@@ -9,7 +9,7 @@ from kd_env.evaluation.pages.figures.drawing import as_file
 from kd_env.evaluation.pages.html import page
 from kd_env.evaluation.pages.sections import sections
 from kd_env.evaluation.pages.tables import as_csv, as_latex, as_markdown
-from kd_env.evaluation.pages.verdict import verdict
+from kd_env.evaluation.pages.verdict import verdicts
 from kd_files.writing import atomic_write
 
 PAGE, FIGURES, TABLES = "report.html", "figures", "tables"
@@ -38,5 +38,5 @@ def write_page(folder: Path, study: Study, *, files: bool = True) -> Path:
     else:
         shown = next(picture for part in parts for picture in part.pictures if picture.name == POLICIES)
         atomic_write(folder / f"{POLICIES}.png", shown.png)
-    atomic_write(folder / PAGE, page(study, [verdict(problem) for problem in study.problems], parts))
+    atomic_write(folder / PAGE, page(study, verdicts(study), parts))
     return folder / PAGE

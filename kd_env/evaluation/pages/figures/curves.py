@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,8 @@ from kd_env.evaluation.statistics.verdicts import show
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from kd_env.evaluation.statistics.profiles import Profile
 
 MOST = 12
 """Policies in a figure of lines: the best."""
@@ -116,47 +118,39 @@ def _trained(curve: collect.Curve) -> str:
     return f"{curve.policy} ({curve.trainings} training{'' if curve.trainings == 1 else 's'})"
 
 
-def profile(
-    names: Sequence[str],
-    thresholds: np.ndarray,
-    shares: Sequence[np.ndarray],
-    bands: Sequence[tuple[np.ndarray, np.ndarray] | None],
-    title: str,
-    png: bool,
-) -> Picture:
+def profile(found: Mapping[str, Profile], title: str, png: bool) -> Picture:
     """The share of runs above every score, by policy: who is higher everywhere is better everywhere.
 
     Args:
-        names: of policies.
-        thresholds: scores.
-        shares: by policy, of every threshold.
-        bands: by policy, low and high; None where there is none.
+        found: by policy.
         title: of the score.
         png: whether the PNG is wanted.
     """
-    count = min(len(names), MOST)
+    names = sorted(found, key=lambda name: -float(found[name].shares.sum()))[:MOST]
+    thresholds = found[names[0]].thresholds
+    problems = found[names[0]].problems
+    over = f", a mean over {problems} problems" if problems > 1 else ""
     caption = (
-        "Performance profiles (Agarwal et al. 2021): share of trainings and students whose score is above the one on "
-        "the axis; higher is better. Bands: 95%."
+        f"Performance profiles (Agarwal et al. 2021): share of trainings and students that reach the score{over}; "
+        f"higher is better. Bands: 95%. {f'The best {MOST} of {len(found)} policies.' if len(found) > MOST else ''}"
     )
     middle = len(thresholds) // 2
-    said = "; ".join(f"{names[index]} {shares[index][middle]:.0%}" for index in range(min(count, 6)))
-    alt = f"Share of students above a {title} of {thresholds[middle]:.3f}: {said}."
+    said = "; ".join(f"{name} {found[name].shares[middle]:.0%}" for name in names[:6])
+    alt = f"Share of students that reach a {title} of {thresholds[middle]:.3f}: {said}."
 
     def draw(figure: Figure) -> None:
         [axes] = panels(figure, 1, below=below)
-        for index in range(count):
-            style = look(index)
-            axes.plot(thresholds, shares[index], markevery=max(len(thresholds) // 7, 1), label=names[index], **style)
-            band = bands[index]
-            if band is not None:
-                axes.fill_between(thresholds, *band, color=style["color"], alpha=0.15, linewidth=0)
+        for index, name in enumerate(names):
+            one, style = found[name], look(index)
+            axes.plot(thresholds, one.shares, markevery=max(len(thresholds) // 7, 1), label=name, **style)
+            if np.isfinite(one.low).all():
+                axes.fill_between(thresholds, one.low, one.high, color=style["color"], alpha=0.15, linewidth=0)
         axes.set_xlabel(title)
-        axes.set_ylabel("share above")
+        axes.set_ylabel("share that reaches it")
         axes.set_ylim(-0.03, 1.03)
         legend(figure, axes)
 
-    below = legend_height(names[:count])
+    below = legend_height(names)
     return picture("profiles", caption, alt, draw, 2.6 + below, png)
 
 
