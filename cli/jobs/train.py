@@ -77,10 +77,9 @@ def _run(settings: Settings[Any], overrides: Sequence[str], command: str) -> Pat
             agent, history = learned
             report = job.evaluate(problem, agent, folder / runs.POLICY)
             likeliest = bool(settings.resolved["evaluation"]["deterministic"])
-            write_results(folder, report, job.appendix(problem, folder / runs.POLICY), history, likeliest)
-            add_report(folder / runs.LOGS, report, folder, int(history[-1]["timesteps"]) if history else 0)
             appendix = job.appendix(problem, folder / runs.POLICY)
             write_results(folder, report, appendix, history, likeliest, command)
+            add_report(folder / runs.LOGS, report, folder, int(history[-1]["timesteps"]) if history else 0)
     return folder
 
 
