@@ -8,7 +8,8 @@ from typing import Any
 
 from cli.errors import going_on
 from cli.settings.compose import compose
-from cli.settings.teachers import MLM_KEYS, mlm_config, set_config, teacher_config
+from cli.settings.kinds.language_models import MLM_KEYS, mlm_config
+from cli.settings.teachers import set_config, teacher_config
 from kd_env.core.registry import unknown_name
 
 _OBJECTIVES = ("classification", "mlm")

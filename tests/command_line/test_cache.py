@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cli.settings.compose import compose
-from cli.settings.teachers import mlm_config, set_config, teacher_config
+from cli.settings.kinds.language_models import mlm_config
+from cli.settings.teachers import set_config, teacher_config
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from cli.commands import COMMANDS
 from cli.jobs.evaluate import split_run
 from cli.jobs.study import plan
 from cli.settings.compose import compose, resolve_overrides
+from cli.settings.kinds.language_models import mlm_config
 from cli.settings.options import split_options
 from cli.settings.read import read_settings
-from cli.settings.teachers import mlm_config, teacher_config
+from cli.settings.teachers import teacher_config
 from kd_env.data.tasks import EMBEDDED, GLUE
 from kd_env.decisions.catalog import DECISIONS
 from kd_env.knowledge import TERMS

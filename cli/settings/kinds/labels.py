@@ -10,10 +10,10 @@ from cli.settings import probe
 from cli.settings.cache import cache_folder, packed_options
 from cli.settings.controls import controlled_env
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
+from cli.settings.kinds.language_models import language_model
 from cli.settings.teachers import (
     TASK_KEYS,
     cofinetuned_set,
-    language_model,
     single_teacher,
     teacher_list,
 )

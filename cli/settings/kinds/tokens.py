@@ -8,10 +8,11 @@ from typing import Any
 
 from cli.settings.cache import packed_options
 from cli.settings.kinds.base import PolicySpec, Reader, ReadOptions, Settings, Teachers
+from cli.settings.kinds.language_models import language_model
 from cli.settings.kinds.learning import check_learns
 from cli.settings.kinds.token_probe import TokenProbe
 from cli.settings.presets import option_comments
-from cli.settings.teachers import TASK_KEYS, language_model, single_teacher
+from cli.settings.teachers import TASK_KEYS, single_teacher
 from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.decisions.options import env_config
