@@ -35,6 +35,7 @@ EXAMPLES = {
         "kd-env glue students=[<folder>] tasks=[sst2,rte] train_rows={sst2: 4000} data_dir=<glue folder> jobs=2",
         "kd-env glue evaluate_only=true 'students={tutor: {sst2: <classifier>}}' data_dir=<glue folder>",
         "kd-env glue 'students={tutor: <folder>}' data_dir=<glue folder> submission=true",
+        "kd-env glue runs='runs/study-*' data_dir=<glue folder>",
         "kd-env glue check=runs/glue/submission/tutor.zip",
     ),
     "study": (

@@ -321,3 +321,38 @@ def test_classifiers_predict_as_they_are(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["glue", *given]) == 0
     assert "may have been trained on the selection rows" in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "glue/submission/two/SST-2.tsv").exists()
+
+
+def finished_run(folder: Path, agent: str, seeds: Sequence[int], **env: str) -> Path:
+    """What is read of a run: its configuration, that it is finished, and the students that it kept."""
+    sections = {"task": {"name": "toy"}, "teacher": {}, "student": {}, "env": env, "evaluation": {}}
+    config = {**sections, "agent": {"name": agent, "label": None}, "control": "none", "seed": 0}
+    (folder / "students").mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps(config))
+    (folder / "results.json").write_text("{}")
+    for seed in seeds:
+        target = folder / "students" / f"seed{seed}"
+        shutil.copytree(toy.teacher_folder("toy"), target, ignore=shutil.ignore_patterns(MANIFEST))
+        weights = {name: values + 1e-4 * seed for name, values in load_file(target / "model.safetensors").items()}
+        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_students_of_runs_are_named_by_agent_and_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = ["progress=false", f"runs_dir={tmp_path}", "name=glue"]
+    first, second = (finished_run(tmp_path / f"run{seed}", "sb3/ppo", [seed]) for seed in (1, 2))
+    assert main(["glue", f"runs={tmp_path}/run*", *shared]) == 0
+    found = json.loads((tmp_path / "glue" / "results.json").read_text())
+    (line,) = [line for line in found["lines"] if line["tasks"] == ["toy"]]
+    assert np.shape(line["students"]["sb3-ppo"]["values"]) == (2, 1) and found["seeds"] == []
+    text = finished_run(tmp_path / "text", "tutor", [3], objective="text")
+    capsys.readouterr()
+    for given, expected in (
+        ([f"runs={finished_run(tmp_path / 'empty', 'all', [])}"], "kept no students"),
+        ([f"runs=[{first},{text}]"], "name them apart"),
+        ([f"runs={text}", "evaluate_only=true"], "leave evaluate_only out"),
+        ([f"runs={second}", f"students=[{first}]"], "give one of them"),
+        (["runs=nowhere/*"], "No run folder matches"),
+    ):
+        assert main(["glue", *given, *shared]) == 2
+        assert expected in capsys.readouterr().err

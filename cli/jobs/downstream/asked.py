@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.jobs.downstream.cells import Cell, config_of, seeds_of
+from cli.jobs.downstream.kept import students_of_runs
 from cli.jobs.downstream.shared import read_rows
 from cli.jobs.students import Student, read_students
 from cli.settings.options import flag, folder_name, names_of, whole
@@ -46,6 +47,7 @@ def read_asked(options: dict[str, Any]) -> Asked:
     for key in ("learning_rates", "epochs"):
         options[key] = options[key] if isinstance(options[key], list) else [options[key]]
     _check(options)
+    _take_runs(options)
     folder = Path(str(options["runs_dir"])).expanduser() / folder_name(options["name"])
     students, named = _students(options)
     tasks, left_out = find_tasks(options["tasks"], options["data_dir"], named, options["evaluate_only"])
@@ -62,6 +64,20 @@ def read_asked(options: dict[str, Any]) -> Asked:
     asked = Asked(folder, cells, tuple(tasks), left_out)
     _check_grid(asked.every_cell, options)
     return asked
+
+
+def _take_runs(options: dict[str, Any]) -> None:
+    """Put the students that runs kept into the place of ``students``."""
+    if options["runs"] is None:
+        return
+    if options["students"] is not None:
+        raise ValueError("students=... names folders, and runs=... those that runs kept; give one of them.")
+    options["students"], classifiers = students_of_runs(options["runs"])
+    if options["evaluate_only"] and not classifiers:
+        raise ValueError(
+            f"runs={options['runs']!r} distilled students on text, which are no classifiers: leave evaluate_only out."
+        )
+    options["evaluate_only"] = classifiers
 
 
 def check_loads(todo: Sequence[Cell], options: Mapping[str, Any]) -> None:

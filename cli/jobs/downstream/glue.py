@@ -137,7 +137,7 @@ def _words(cell: Cell, options: Mapping[str, Any], place: Mapping[str, Any]) -> 
     own = {
         **options,
         "students": {"student": {cell.task: folder} if options["evaluate_only"] else folder},
-        **{"tasks": [cell.task], "train_rows": cell.rows, "report": False},
+        **{"runs": None, "tasks": [cell.task], "train_rows": cell.rows, "report": False},
         **{"backend": LOCAL, "jobs": 1, "cpus": place["cpus"]},
     }
     return [f"{key}={json.dumps(value)}" for key, value in own.items()]
