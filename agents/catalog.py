@@ -10,6 +10,7 @@ from agents.common.base import Agent, AnyEnv, add_plugins, as_path, unknown_name
 from agents.knowledge_selector.agent import KnowledgeSelector
 from agents.knowledge_selector.published import PublishedSelector
 from agents.policy_gradient.actor_critic import ActorCritic
+from agents.policy_gradient.parameter_exploring import ParameterExploring
 from agents.policy_gradient.reinforce import Reinforce
 from agents.policy_gradient.teacher_selector import TeacherSelector
 from agents.rules.catalog import GROUP as RULES_GROUP
@@ -25,6 +26,7 @@ PREFIX = "sb3/"
 AGENTS: dict[str, type[Any]] = {
     "reinforce": Reinforce,
     "actor_critic": ActorCritic,
+    "pgpe": ParameterExploring,
     "knowledge_selector": KnowledgeSelector,
     "knowledge_selector_published": PublishedSelector,
     "teacher_selector": TeacherSelector,

@@ -63,9 +63,9 @@ class Collector:
         """Whether every replica stands at the start of an episode."""
         return self.observations is not None and not self.steps.any()
 
-    def reset(self, seed: int | None) -> None:
-        """Start new episodes in all replicas."""
-        observations, _ = self.env.reset(seed=seed)
+    def reset(self, seed: int | list[int] | None) -> None:
+        """Start new episodes in all replicas; a list has a seed for each."""
+        observations, _ = self.env.reset(seed=seed)  # type: ignore[arg-type]  # gymnasium 1.2 takes lists
         self.observations = np.array(observations, dtype=np.float32)
         self.steps = np.zeros(self.env.num_envs, dtype=np.int64)
         self.returns = np.zeros(self.env.num_envs)

@@ -6,22 +6,19 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agents.common import storage
-from agents.common.base import AnyEnv, Array, Metrics, Spaces, check_same_spaces, require, spaces_of
-from agents.common.learner import Learner, episode_metrics
+from agents.common.base import AnyEnv, Array, Metrics, Spaces, require
+from agents.common.learner import episode_metrics
 from agents.common.networks import Policy, mlp
-from agents.common.normalizer import ObservationNormalizer
 from agents.common.rollout import NORMALIZATIONS, Collector, Floats, Rollout, successor_values
-from agents.policy_gradient.row_policy import RowNormalizer, RowPolicy, RowValue
-from agents.policy_gradient.rows import RowLayout, check_same_rows, find_rows, rows_from_json, rows_to_json
+from agents.policy_gradient.policy_agent import PolicyAgent
+from agents.policy_gradient.row_policy import RowPolicy, RowValue
+from agents.policy_gradient.rows import RowLayout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +65,11 @@ class OnPolicyConfig:
         require(self.row_shared in (True, False, "auto"), "row_shared", self.row_shared, "true, false or 'auto'")
 
 
-class OnPolicyAgent(Learner):
+class OnPolicyAgent(PolicyAgent):
     """Base of agents that collect a rollout with the present policy, learn from it once and drop it.
 
-    Arguments as in :class:`agents.common.learner.Learner`, for an env with flat observations, or its :class:`Spaces` or
-    rows. It learns in whole rollouts, and reports ``policy_loss, value_loss, entropy, explained_variance`` after each.
+    Arguments as in :class:`agents.policy_gradient.policy_agent.PolicyAgent`. It learns in whole rollouts, and reports
+    ``policy_loss, value_loss, entropy, explained_variance`` after each.
 
     Raises:
         ValueError: as there, and ``row_shared=True`` where there are no rows.
@@ -83,37 +80,20 @@ class OnPolicyAgent(Learner):
     # -- the parts
 
     def _build(self, env: AnyEnv | Spaces | RowLayout, init: torch.Generator) -> None:
-        self.rows = self._find_rows(env)
-        self.config = c = dataclasses.replace(self.config, row_shared=self.rows is not None)
-        self.spaces = env if isinstance(env, Spaces) else env.spaces if isinstance(env, RowLayout) else spaces_of(env)
-        self.policy = self._make_policy(init).to(self.device)
+        super()._build(env, init)
         self.value = self._make_value(init).to(self.device)
-        self.policy_optimizer = torch.optim.Adam(self.policy.parameters(), lr=c.learning_rate)
-        self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=c.value_learning_rate)
-        self.networks = {"policy.": self.policy, "value.": self.value}
+        self.policy_optimizer = torch.optim.Adam(self.policy.parameters(), lr=self.config.learning_rate)
+        self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=self.config.value_learning_rate)
+        self.networks["value."] = self.value
         self.optimizers = {"policy_optimizer": self.policy_optimizer, "value_optimizer": self.value_optimizer}
-        self.normalizer = self._make_normalizer()
-
-    def _find_rows(self, env: AnyEnv | Spaces | RowLayout) -> RowLayout | None:
-        """The rows that the policy is shared by, None for one policy on the whole observation."""
-        return find_rows(env, self.config.row_shared)
 
     def _make_policy(self, init: torch.Generator) -> Policy | RowPolicy:
-        c = self.config
-        if self.rows is not None:
-            return RowPolicy(self.rows, c.hidden_sizes, c.log_std_init, init)
-        size = int(self.spaces.observation.shape[0])
-        return Policy(size, self.spaces.action, c.hidden_sizes, c.log_std_init, init)
+        return self._policy_of(self.config.hidden_sizes, self.config.log_std_init, init)
 
     def _make_value(self, init: torch.Generator) -> nn.Module:
         if self.rows is not None:
             return RowValue(self.rows, self.config.hidden_sizes, init)
         return mlp(int(self.spaces.observation.shape[0]), self.config.hidden_sizes, 1, output_gain=1.0, generator=init)
-
-    def _make_normalizer(self) -> ObservationNormalizer | RowNormalizer:
-        if self.rows is not None:
-            return RowNormalizer(self.rows)
-        return ObservationNormalizer(int(self.spaces.observation.shape[0]))
 
     # -- the algorithm
 
@@ -134,10 +114,6 @@ class OnPolicyAgent(Learner):
         return {**losses, **episode_metrics([rollout])}
 
     # -- parts that the algorithms use
-
-    def _inputs(self, observations: NDArray[np.float32]) -> Tensor:
-        values = self.normalizer(observations) if self.config.normalize_observations else observations
-        return torch.as_tensor(values, dtype=torch.float32, device=self.device)
 
     def _act(self, observations: NDArray[np.float32]) -> tuple[Tensor, Array]:
         with torch.no_grad():
@@ -194,28 +170,3 @@ class OnPolicyAgent(Learner):
             outputs = self.policy(self._inputs(batch))
             raw = head.mode(outputs) if deterministic else head.sample(outputs, self._act_generator)
         return head.to_env(raw)
-
-    # -- saving
-
-    def _interface(self) -> dict[str, Any]:
-        return super()._interface() | ({} if self.rows is None else {"rows": rows_to_json(self.rows)})
-
-    @classmethod
-    def _saved_interface(cls, header: dict[str, Any]) -> Spaces | RowLayout:
-        pair = storage.spaces_from_json(header["spaces"])
-        return rows_from_json(header["rows"], pair) if "rows" in header else pair
-
-    @classmethod
-    def _check_fits(cls, saved: Spaces | RowLayout, env: AnyEnv) -> None:
-        """Spaces, or the rows of a policy that is shared by them, which fits any batch size."""
-        if isinstance(saved, RowLayout):
-            check_same_rows(saved, env)
-        else:
-            check_same_spaces(saved, env)
-
-    def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        return {**super()._tensors(), "normalizer": self.normalizer.state()}
-
-    def _restore_policy(self, folder: Path) -> None:
-        super()._restore_policy(folder)
-        self.normalizer.restore(storage.read_tensors(folder / "normalizer.safetensors"))

@@ -84,11 +84,7 @@ class TeacherSelector(Reinforce):
         return find_rows(env, not per_batch)
 
     def _make_policy(self, init: torch.Generator) -> Policy | RowPolicy:
-        c = self.config
-        if self.rows is not None:
-            return RowPolicy(self.rows, (), c.log_std_init, init, use_others=c.use_other_features)
-        size = int(self.spaces.observation.shape[0])
-        return Policy(size, self.spaces.action, (), c.log_std_init, init)
+        return self._policy_of((), self.config.log_std_init, init, use_others=self.config.use_other_features)
 
     def _rollout_values(self, rollout: Rollout) -> tuple[Floats, Floats]:
         if self.config.baseline == "learned":
