@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -83,11 +84,11 @@ class ParameterExploring(PolicyAgent):
 
     def _build(self, env: AnyEnv | Spaces | RowLayout, init: torch.Generator) -> None:
         super()._build(env, init)
-        count = getattr(env, "num_envs", None)
-        if count is not None and count % 2:
+        count = 1 if isinstance(env, gym.Env) else getattr(env, "num_envs", 2)
+        if count % 2:
             raise ValueError(
-                f"pgpe plays pairs of episodes on the same student, and the env has {count} replicas: make it a vector "
-                "env with an even number of them (num_envs=8)."
+                "pgpe plays pairs of episodes on the same student and needs an even number of replicas, not "
+                f"num_envs={count}: make a vector env of, for example, num_envs=8."
             )
         # What the distribution adds to the outputs is no part of the most likely action.
         self._explored = {name: p for name, p in self.policy.named_parameters() if not name.startswith("head.")}

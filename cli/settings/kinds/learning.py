@@ -9,7 +9,7 @@ from cli.settings.controls import agent_options
 from cli.settings.kinds.base import Settings
 from kd_env.config.environment import EnvConfig
 
-_WHOLE_EPISODES = ("reinforce", "sb3/ars", "searched", "teacher_selector")
+_WHOLE_EPISODES = ("pgpe", "reinforce", "sb3/ars", "searched", "teacher_selector")
 """Agents that learn from whole episodes only."""
 _ROLLOUT = 32
 """Steps of a rollout with ``protocol=joint``, or the next smaller number that divides the episode."""
