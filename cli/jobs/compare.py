@@ -32,6 +32,8 @@ _PROBLEM = ("task", "teacher", "student")
 _SETS = ("teachers", "cofinetuned")
 _OTHER_PROBLEM = {"teacher_is_student", "shuffled_feedback"}
 """Controls that change the problem."""
+_BESIDE = ("rules", "interventions", "jobs")
+"""Of an evaluation: what is judged beside the agent, and by how many processes."""
 _NO_MATTER = (
     *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every", "pause"),
     *("threads", "cache_dir", "device", "agent_device", "vectorization", "presets", "recipe", "save_students"),
@@ -216,13 +218,13 @@ def agent_labels(configs: Sequence[Config]) -> list[str]:
 
 
 def _problem(config: Config) -> dict[str, Any]:
-    """What all runs of a comparison share: neither which rules, deterministic given the seeds, nor by how many jobs."""
+    """What all runs of a comparison share: not what is judged beside, deterministic given the seeds."""
     config = with_former_defaults(config)
     return {
         **{key: config[key] for key in _PROBLEM},
         **{key: config.get(key) for key in _SETS},  # runs of earlier versions have none
         "env": {key: value for key, value in config["env"].items() if key not in _of_the_agent(config)},
-        "evaluation": {key: value for key, value in config["evaluation"].items() if key not in ("rules", "jobs")},
+        "evaluation": {key: value for key, value in config["evaluation"].items() if key not in _BESIDE},
     }
 
 

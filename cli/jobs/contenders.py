@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +35,23 @@ EXTRA = " (train+feedback)"
 
 
 def names(settings: Settings[EnvConfig]) -> list[str]:
-    """The run's agent, the rules, and with wrong labels in train the rules that see feedback labels too."""
+    """The run's agent, interventions on it, the rules, and with wrong labels in train those that see feedback, too."""
     rules = [rule.label for rule in settings.rules or () if rule.label != settings.agent.label]
-    return [settings.agent.label, *rules, *(name + EXTRA for name in rules if settings.env.label_noise > 0)]
+    extra = [name + EXTRA for name in rules if settings.env.label_noise > 0]
+    return [settings.agent.label, *interventions(settings), *rules, *extra]
+
+
+def interventions(settings: Settings[EnvConfig]) -> dict[str, str]:
+    """The interventions on the run's agent by their names in tables."""
+    return {f"{settings.agent.label} [{what}]": what for what in settings.interventions or ()}
+
+
+def schedule_seeds(settings: Settings[EnvConfig]) -> list[int]:
+    """Seeds of the students on which schedules are recorded: the first of the training that are in no report."""
+    from kd_env.evaluation.judging.interventions import STUDENTS
+
+    judged = set(settings.evaluation_seeds)
+    return list(islice((seed for seed in count(settings.resolved["seed"]) if seed not in judged), STUDENTS))
 
 
 def contenders(
@@ -46,20 +60,24 @@ def contenders(
     """The chosen of :func:`names` on a problem; ``agent`` is None where the run's agent is a rule."""
     from kd_env.envs.build import build_problem
     from kd_env.evaluation.judging.contenders import Contender
+    from kd_env.evaluation.judging.interventions import intervened
 
     rules = {rule.label: rule for rule in settings.rules or ()}
+    view, acted = settings.env.action_view, interventions(settings)
+    learned = Contender(lambda env: agent, view, learned=True)
     # The feedback labels are clean: what they give without any agent has to stand beside what the agent gives.
     wider = build_problem(with_feedback(settings.env)) if any(name.endswith(EXTRA) for name in chosen) else None
     found: dict[str, Contender] = {}
     for name in chosen:
         if name == settings.agent.label:
-            view = settings.env.action_view
-            learned = Contender(lambda env: agent, view, learned=True)
             found[name] = _rule(settings, settings.agent, view, problem) if agent is None else learned
+        elif name in acted:
+            seeds, deterministic = schedule_seeds(settings), settings.resolved["evaluation"]["deterministic"]
+            found[name] = intervened(learned, settings.agent.label, acted[name], problem, seeds, deterministic)
         else:
             spec = rules[name.removesuffix(EXTRA)]
-            view = probe.rule_view(spec, settings.env, probe.teacher_names(settings))
-            found[name] = _rule(settings, spec, view, problem, wider if name.endswith(EXTRA) else None)
+            own = probe.rule_view(spec, settings.env, probe.teacher_names(settings))
+            found[name] = _rule(settings, spec, own, problem, wider if name.endswith(EXTRA) else None)
     return found
 
 
@@ -129,7 +147,7 @@ def number_of_jobs(settings: Settings[EnvConfig], problem: Problem, count: int) 
 
 def policy_identity(settings: Settings[EnvConfig], name: str, policy: Path) -> list[Any]:
     """What a policy is: its name and options, and of an agent that has learned the files that it is saved in."""
-    if name == settings.agent.label:
+    if name == settings.agent.label or name in interventions(settings):
         learned = agent_kind(settings.agent.name) != "rule"
         files = digests(policy) if learned else None
         return [settings.agent.name, settings.agent.options, files, settings.resolved["save_students"]]
@@ -224,9 +242,10 @@ def parts(settings: Settings[EnvConfig], chosen: Sequence[str], jobs: int) -> li
     (:mod:`kd_env.evaluation.judging.stacks`).
     """
     specs, teachers = {spec.label: spec for spec in settings.rules or ()}, probe.teacher_names(settings)
+    own = {settings.agent.label, *interventions(settings)}
 
     def kind(name: str) -> tuple[bool, str]:
-        if name == settings.agent.label:
+        if name in own:
             return False, settings.env.action_view
         spec = specs[name.removesuffix(EXTRA)]
         decision = probe.beside(spec, settings.env).get("decision", "")
@@ -246,6 +265,6 @@ def _part(settings: Settings[EnvConfig], policy: Path, chosen: Sequence[str], te
     from kd_env.envs.build import build_problem
 
     problem, agent = build_problem(settings.env), None
-    if settings.agent.label in chosen and agent_kind(settings.agent.name) != "rule":
+    if {settings.agent.label, *interventions(settings)} & {*chosen} and agent_kind(settings.agent.name) != "rule":
         agent = load_policy(policy, DistillVectorEnv(1, problem=problem))
     return judge(settings, problem, agent, policy, chosen, lambda *event: tell(event))

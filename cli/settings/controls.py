@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from kd_env.core.registry import unknown_name
 from kd_env.knowledge import TERMS, reads_teacher
 
+INTERVENTIONS = ("open_loop", "forced")
+"""On a trained policy, judged beside it (:mod:`kd_env.evaluation.judging.interventions`)."""
+
 CONTROLS = {
     "none": "no control",
     "shuffled_reward": "rewards permuted over the replicas and steps of each rollout before the agent learns from them",
@@ -53,6 +56,22 @@ def controlled_env(env: Mapping[str, Any], control: str) -> dict[str, Any]:
             f"control=teacher_is_student leaves out terms without a teacher, and no other term is in env.terms={names}."
         )
     return {**env, "terms": terms, "reward": "loss_drop", "teacher_source": "student"}
+
+
+def read_interventions(given: Any) -> tuple[str, ...] | None:
+    """Names of interventions on the agent's policy as ``evaluation.interventions`` gives them; None: auto.
+
+    Raises:
+        ValueError: no list, or an unknown name.
+    """
+    if given == "auto":
+        return None
+    if not isinstance(given, list):
+        raise ValueError(f"evaluation.interventions={given!r} must be auto or a list of {', '.join(INTERVENTIONS)}.")
+    for name in given:
+        if name not in INTERVENTIONS:
+            raise ValueError(unknown_name("intervention in evaluation.interventions:", name, INTERVENTIONS))
+    return tuple(dict.fromkeys(given))
 
 
 class RewardShuffle:

@@ -139,7 +139,7 @@ def check(settings: Settings[EnvConfig]) -> Settings[EnvConfig]:
     else:
         options = {**settings.agent.options, **agent_options(resolved["control"], 0)}
         _check_warm_up(settings, make_agent(settings.agent.name, probe, seed=0, device="cpu", **options))
-    return dataclasses.replace(settings, rules=_rules(settings))
+    return dataclasses.replace(settings, rules=_rules(settings), interventions=_interventions(settings, probe))
 
 
 def _check_warm_up(settings: Settings[EnvConfig], agent: Any) -> None:
@@ -240,6 +240,30 @@ def _check_rule(name: str, env: EnvConfig) -> None:
             f"The rule {name!r} reads the reward of every step, but env.evaluate_every={env.evaluate_every} leaves "
             f"steps without any; set env.evaluate_every=1 or leave {name!r} out."
         )
+
+
+def _interventions(settings: Settings[EnvConfig], probe: ProbeEnv) -> tuple[str, ...]:
+    """The single interventions on the agent's policy, or those that have a meaning for it."""
+    from agents import agent_kind
+    from kd_env.evaluation.judging.interventions import INTERVENTIONS, interventions_of
+
+    name, given = settings.agent.name, settings.interventions
+    if agent_kind(name) == "rule" or name == "searched":
+        if given:
+            raise ValueError(
+                f"evaluation.interventions={list(given)} are about what an agent has learned to do when, and "
+                f"{settings.agent.label!r} always does what it is told; leave them out, or choose another agent."
+            )
+        return ()
+    if given is not None:
+        return interventions_of(given, probe.decision, settings.env)
+    found: list[str] = []
+    for each in INTERVENTIONS:
+        try:
+            found += interventions_of([each], probe.decision, settings.env)
+        except ValueError:
+            continue  # auto means those that fit
+    return tuple(found)
 
 
 def _rules(settings: Settings[EnvConfig]) -> tuple[PolicySpec, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from cli.runs import folder as runs
 from cli.runs.former import with_former_rate
 from cli.runs.paths import with_absolute_paths
-from cli.settings.controls import check_control
+from cli.settings.controls import check_control, read_interventions
 from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.catalog import reader_of
 from cli.settings.options import folder_name
@@ -63,6 +63,7 @@ def read_settings(resolved: Mapping[str, Any]) -> Settings[Any]:
         run_folder=Path(c["runs_dir"]) / name,
         evaluation_seeds=seeds,
         cofinetuned=read.cofinetuned,
+        interventions=read_interventions(c["evaluation"]["interventions"]),
     )
 
 

@@ -47,6 +47,8 @@ class Settings(Generic[Options]):
     evaluation_seeds: tuple[int, ...]
     cofinetuned: CoTeacherConfig | None = None
     """Options of the set that is co-fine-tuned first; ``teachers`` are the folders that its members will have."""
+    interventions: tuple[str, ...] | None = ()
+    """On the agent's policy: names that were given, and after :meth:`Reader.check` single ones. None: auto."""
 
 
 class ReadOptions(NamedTuple):

@@ -76,6 +76,12 @@ class TokenReader(Reader[EnvConfig]):
 
         config, name = settings.env, settings.agent.name
         _check_devices(settings)
+        if settings.interventions:
+            raise ValueError(
+                f"evaluation.interventions={list(settings.interventions)} replay or force weights, and a tutor writes "
+                "tokens into texts that no other student meets; leave them out."
+            )
+        settings = dataclasses.replace(settings, interventions=())
         if agent_kind(name) == "rule":
             make_agent(name, rule_probe(config), seed=0, **settings.agent.options)
         else:

@@ -41,10 +41,13 @@ def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
     check_agreement(runs)
     groups: dict[str, list[Run]] = {}
     rules: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
+    acted: dict[tuple[str, str], list[tuple[Run, Mapping[str, Any]]]] = {}
     for run in runs:
         for row in run.results["policies"]:
             if row["learned"]:
                 groups.setdefault(group_name(run), []).append(run)
+            elif row.get("intervention"):
+                acted.setdefault((group_name(run), row["intervention"]), []).append((run, row))
             else:
                 rules.setdefault(row["policy"], []).append((run, row))
     agents = [PolicyRows(name, members, [_agent_row(run) for run in members]) for name, members in groups.items()]
@@ -73,6 +76,7 @@ def compare(runs: Sequence[Run], level: float = 0.95) -> Comparison:
         entries=tuple(_entry(policy, measure, level) for policy in (*agents, *plain, *extra, *bounds)),
         to_rules=_to_rules(agents, [*plain, *extra], dev, measure, level),
         to_bounds=_to_rules(agents, bounds, dev, measure, level),
+        reactions=_reactions(acted, dev, measure, level),
         between_controls=_between(agents, dev, measure, level, controls=True),
         between_agents=_between(agents, dev, measure, level, controls=False),
         best_rule=best_rule(selection, measure),
@@ -168,6 +172,25 @@ def _between(
             if (a.agent == b.agent) if controls else (a.agent != b.agent and a.control == b.control == "none"):
                 difference = _difference(first, second, ("splits", split, measure), level)
                 contrasts.append(Contrast(first.name, second.name, split, difference, math.nan))
+    return _adjusted(contrasts)
+
+
+def _reactions(
+    acted: Mapping[tuple[str, str], Sequence[tuple[Run, Mapping[str, Any]]]],
+    splits: Sequence[str],
+    measure: str,
+    level: float,
+) -> tuple[Contrast, ...]:
+    """Every agent group minus the interventions on it, of the trainings that have them: paired by training and seed."""
+    contrasts = []
+    for split in splits:
+        for (group, intervention), found in acted.items():
+            runs = [run for run, _ in found]
+            policy = PolicyRows(group, runs, [_agent_row(run) for run in runs])
+            other = PolicyRows(f"{group} [{intervention}]", runs, [row for _, row in found])
+            a, b = (each.values("splits", split, measure) for each in (policy, other))
+            difference = policy_difference(a, b, level, paired=True)
+            contrasts.append(Contrast(group, other.name, split, difference, math.nan, intervention))
     return _adjusted(contrasts)
 
 

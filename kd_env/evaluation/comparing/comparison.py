@@ -62,6 +62,8 @@ class Contrast:
     difference: Difference
     holm_p: float
     """Adjusted for all contrasts of the same list (Holm 1979)."""
+    intervention: str = ""
+    """What the second is of the first, in :attr:`Comparison.reactions`."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class Comparison:
     """Every agent group to every rule, paired by evaluation seed."""
     to_bounds: tuple[Contrast, ...]
     """Likewise to every bound."""
+    reactions: tuple[Contrast, ...]
+    """Every agent group to each intervention on it, paired by training and evaluation seed."""
     between_controls: tuple[Contrast, ...]
     """Groups of one agent under different controls: trainings are independent, seeds shared."""
     between_agents: tuple[Contrast, ...]

@@ -25,6 +25,7 @@ FILES = ("comparison.json", "comparison.csv", "comparison.md", "comparison.png")
 def print_comparison(c: Comparison) -> None:
     """The tables and the plain words, on the terminal."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -37,7 +38,7 @@ def print_comparison(c: Comparison) -> None:
         for index, title in enumerate(sheet.header):
             table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
         for row in sheet.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))  # names in square brackets are no styles
         wide.print(table)
         if sheet.note:
             console.print(f"{sheet.note}\n", highlight=False, markup=False)
@@ -93,7 +94,7 @@ def to_csv(c: Comparison) -> str:
     for paused in (paused for pruning in c.prunings for paused in pruning.agents):
         units = [str(len(paused.trainings)), "training", *[""] * 4]
         writer.writerow([paused.agent, "", SELECTION, "gap_closed_at_pause", f"{paused.value:.6g}", "", "", *units])
-    for contrast in (*c.to_rules, *c.to_bounds, *c.between_agents, *c.between_controls):
+    for contrast in (*c.to_rules, *c.to_bounds, *c.reactions, *c.between_agents, *c.between_controls):
         d = contrast.difference
         tests = [
             f"{d.p_value:.6g}",

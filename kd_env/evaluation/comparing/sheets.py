@@ -47,6 +47,7 @@ def sheets(c: Comparison) -> list[Sheet]:
         ),
         _contrasts(c, "Differences to rules", c.to_rules),
         _contrasts(c, "Differences to bounds, which are no rivals", c.to_bounds),
+        _contrasts(c, "Does the policy react? Agents minus interventions on them", c.reactions),
         _contrasts(c, "Differences between agents", c.between_agents),
         _contrasts(c, "One agent under different controls", c.between_controls),
     ]

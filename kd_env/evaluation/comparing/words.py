@@ -7,7 +7,7 @@ from kd_env.evaluation.comparing.sheets import HOLM_LEVEL, split_mark
 from kd_env.evaluation.reports.report import BOUND_WORDS
 from kd_env.evaluation.reports.words import facts_in_words
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM
-from kd_env.evaluation.statistics.verdicts import seeds_words, show
+from kd_env.evaluation.statistics.verdicts import reaction_words, seeds_words, show
 
 
 def plain_words(c: Comparison) -> str:
@@ -49,6 +49,10 @@ def plain_words(c: Comparison) -> str:
         )
     words += seeds_words(count) if agents else []
     words += [_apart(c, contrast) for contrast in (*c.between_agents, *c.between_controls)]
+    words += [
+        reaction_words(one.first, one.second, one.intervention, one.difference, c.measure, split_mark(c, one.split))
+        for one in c.reactions
+    ]
     words += [
         f"{first} and {second} share seeds of the students that they were trained on, so that they are not wholly "
         "independent."

@@ -58,3 +58,15 @@ class Contender:
     """False for a rule that treats everything alike or goes by chance."""
     bound: bool = False
     """Whether it sees a truth that no policy can know: it is shown, and is neither comparator nor rival."""
+    intervention: str = ""
+    """What is done to a learned policy here (:mod:`kd_env.evaluation.judging.interventions`); such a contender is
+    neither learned nor a rule."""
+    of: str = ""
+    """Name of that policy."""
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What results say of it."""
+        return {
+            key: getattr(self, key) for key in ("learned", "extra_labels", "chooses", "bound", "intervention", "of")
+        }

@@ -134,11 +134,7 @@ def policy_result(
     problem: Problem,
     splits: Mapping[str, Split],
     judged_in: Problem,
-    *,
-    learned: bool,
-    extra_labels: bool = False,
-    chooses: bool = True,
-    bound: bool = False,
+    **said: Any,
 ) -> PolicyResult:
     """What a policy did to the students of several episodes.
 
@@ -148,10 +144,7 @@ def policy_result(
         problem: that it acted in.
         splits: of all students.
         judged_in: the problem of the comparison.
-        learned: whether it was trained.
-        extra_labels: whether it trained on feedback rows, too.
-        chooses: False for a rule that treats everything alike or goes by chance.
-        bound: whether it saw a truth that no policy can know.
+        **said: what a result says of its policy as the contender does (:attr:`Contender.said`).
     """
     diverged = np.concatenate([episode.diverged for episode in episodes])
     logits = {split: np.concatenate([episode.logits[split] for episode in episodes]) for split in splits}
@@ -159,10 +152,7 @@ def policy_result(
     titles = episodes[0].traces
     return PolicyResult(
         name=name,
-        learned=learned,
-        extra_labels=extra_labels,
-        chooses=chooses,
-        bound=bound,
+        **said,
         action_view=problem.config.action_view,
         splits={s: end_scores(logits[s], fitted, split, diverged, judged_in) for s, split in splits.items()},
         temperature=fitted,

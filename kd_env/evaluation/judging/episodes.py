@@ -126,10 +126,7 @@ def drive(
             stack.problem,
             splits,
             problem,
-            learned=contender.learned,
-            extra_labels=contender.extra_labels,
-            chooses=contender.chooses,
-            bound=contender.bound,
+            **contender.said,
         )
         for place, (name, contender) in enumerate(stack.contenders.items())
     ]

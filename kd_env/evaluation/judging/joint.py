@@ -110,8 +110,7 @@ class _JointRun(Run):
             if out.terminated[0] or out.truncated[0]:
                 self._judging.finish(out.info, self, everyone)
                 episodes = [self._judging.ended()]
-                self.result = policy_result(
-                    self._name, episodes, self.problem, self._splits, self.problem, learned=True
-                )
+                said = {"learned": True, "extra_labels": False}
+                self.result = policy_result(self._name, episodes, self.problem, self._splits, self.problem, **said)
                 self._judging = None
         return out

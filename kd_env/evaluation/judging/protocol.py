@@ -185,7 +185,7 @@ def choose_comparator(results: Iterable[PolicyResult]) -> str | None:
     It need not close the most of the gap on average, since each student's gap is a ratio with a divisor of its own.
     Rules that trained on more labels do not count, and bounds do not.
     """
-    rules = [r for r in results if not (r.learned or r.extra_labels or r.bound)]
+    rules = [r for r in results if r.rule and not r.extra_labels]
     return min(rules, key=lambda r: float(r.splits[SELECTION].loss.mean())).name if rules else None
 
 

@@ -80,6 +80,10 @@ class PolicyResult:
     """False for a rule that treats everything alike or goes by chance."""
     bound: bool = False
     """Whether it saw a truth that no policy can know: neither comparator nor rival."""
+    intervention: str = ""
+    """What was done to a learned policy."""
+    of: str = ""
+    """Name of that policy."""
     measures: tuple[Measured, ...] = ()
     """What the decision measures beside."""
     taught: TaughtBeside | None = None
@@ -87,6 +91,11 @@ class PolicyResult:
     traces: Mapping[str, Floats] = field(default_factory=dict)
     """What reports show over the course of a distillation, by title, each ``[updates, N]``; NaN after a replica's
     end."""
+
+    @property
+    def rule(self) -> bool:
+        """Whether it is a policy that learned nothing, with what agents know: one that they have to beat."""
+        return not (self.learned or self.bound or self.intervention)
 
     @property
     def mean_weights(self) -> Floats:
@@ -148,7 +157,7 @@ def result_of(values: Mapping[str, Any]) -> PolicyResult:
     weights = np.array(values["weights"], dtype=np.float64)
     return PolicyResult(
         **{name: values[name] for name in ("name", "learned", "extra_labels", "action_view", "chooses")},
-        bound=values.get("bound", False),
+        **{name: values[name] for name in ("bound", "intervention", "of") if name in values},
         splits={split: SplitScores(**_arrays(scores)) for split, scores in values["splits"].items()},
         temperature=np.array(values["temperature"]),
         returns=np.array(values["returns"]),

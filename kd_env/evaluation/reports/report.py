@@ -24,6 +24,7 @@ from kd_env.evaluation.statistics.verdicts import best_rule, detectable_words, h
 
 ECE_TITLE = "expected calibration error"
 BOUND_MARK = "^"
+ACTED_MARK = "~"
 BOUND_WORDS = (
     f"{BOUND_MARK} marks a bound, which sees what no policy can know (which train labels are wrong): it says how much "
     "there is to gain, and is neither comparator nor rival."
@@ -40,6 +41,10 @@ class Row:
     comparator: bool
     bound: bool
     """Whether it saw a truth that no policy can know: its difference is shown and no test is made of it."""
+    intervention: str
+    """What was done to a learned policy; likewise."""
+    of: str
+    """Name of that policy."""
     metrics: dict[str, dict[str, Interval]]
     """By split and metric."""
     loss: dict[str, Interval]
@@ -100,7 +105,7 @@ class Report:
         differences = [
             (f"{row.policy}{'' if len(e.dev_splits) == 1 else f' ({split})'}", row.difference[split])
             for row in self.rows
-            if not row.bound
+            if not (row.bound or row.intervention)
             for split in e.dev_splits
         ]
         to = f"{self.title}, each to {e.comparator!r}"
@@ -136,6 +141,7 @@ class Report:
     def cells(self, row: Row) -> list[str]:
         """The row as texts, in the order of :attr:`header`."""
         marks = ("*" if row.learned else "") + ("+" if row.extra_labels else "") + (BOUND_MARK if row.bound else "")
+        marks += ACTED_MARK if row.intervention else ""
         cells = [f"{row.policy}{' ' if marks else ''}{marks}"]
         for split in self.evaluation.dev_splits:
             cells += [show(row.metrics[split][name]) for name in self.evaluation.metric_names]
@@ -173,7 +179,7 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
         split: {name: _difference(evaluation, name, split, measure, level) for name in policies} for split in splits
     }
     adjusted = {
-        split: _adjust({name: each for name, each in by_policy.items() if not policies[name].bound})
+        split: _adjust({name: d for name, d in by_policy.items() if policies[name].rule or policies[name].learned})
         for split, by_policy in differences.items()
     }
     rows = [
@@ -193,6 +199,8 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
             raw_gap_closed=_where_measured(result, splits, "raw_gap_closed", level),
             difference={s: differences[s][name] for s in splits},
             bound=result.bound,
+            intervention=result.intervention,
+            of=result.of,
             holm_p={s: adjusted[s].get(name) for s in splits},
             examples={
                 s: _over_examples(evaluation, s, guesses, replicates, seed, level)
@@ -213,7 +221,7 @@ def summarize(evaluation: Evaluation, *, level: float = 0.95, replicates: int = 
     rules = {
         name: float(getattr(result.splits[SELECTION], measure).mean())
         for name, result in policies.items()
-        if not (result.learned or result.bound)
+        if result.rule
     }
     to_rules = {
         name: {

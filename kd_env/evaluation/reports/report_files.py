@@ -25,6 +25,7 @@ from kd_files.writing import atomic_write, write_json
 def print_report(report: Report) -> None:
     """The table and the plain words, on the terminal."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table as RichTable
 
     console = Console()
@@ -32,7 +33,8 @@ def print_report(report: Report) -> None:
     for index, title in enumerate(report.header):
         table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
     for row in report.rows:
-        table.add_row(*report.cells(row), style="bold" if row.learned else None)
+        cells = map(escape, report.cells(row))  # names in square brackets are no styles
+        table.add_row(*cells, style="bold" if row.learned else None)
     # A pipe has no width: 80 columns would fold every number in two.
     wide = console if console.is_terminal else Console(width=max(console.width, 200))
     if report.headline:
@@ -143,10 +145,11 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def _plain_row(row: Row, seeds: dict[str, Any]) -> dict[str, Any]:
-    """A row with its measures among its other numbers; ``bound`` stands in it where it is one."""
+    """A row with its measures among its other numbers; that it is a bound or an intervention, where it is one."""
     values = asdict(row)
-    measures, bound = values.pop("measures"), {"bound": True} if values.pop("bound") else {}
-    return {**values, **bound, **measures, "seeds": seeds}
+    measures = values.pop("measures")
+    kind = {key: value for key in ("bound", "intervention", "of") if (value := values.pop(key))}
+    return {**values, **kind, **measures, "seeds": seeds}
 
 
 def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, list[float]]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from kd_env.evaluation.reports.report import BOUND_WORDS, Report, Row
+from kd_env.evaluation.reports.report import ACTED_MARK, BOUND_WORDS, Report, Row
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, paired_difference
-from kd_env.evaluation.statistics.verdicts import seeds_words, show
+from kd_env.evaluation.statistics.verdicts import reaction_words, seeds_words, show
 from kd_env.teachers.verdicts import verdict_words
 
 
@@ -50,6 +50,7 @@ def plain_words(report: Report) -> str:
     if any(row.extra_labels for row in report.rows):
         words.append("+ marks rules trained on train and feedback rows: what the clean labels give without an agent.")
     words += [BOUND_WORDS] if any(row.bound for row in report.rows) else []
+    words += _interventions(report)
     words += [f"{row.diverged} of {count} students diverged under {row.policy}." for row in report.rows if row.diverged]
     return " ".join(words)
 
@@ -112,6 +113,20 @@ def _verdict(report: Report, row: Row, split: str) -> str:
     return (
         f"{row.policy} minus the comparator, {report.title} on {split}: {show(difference.interval, True)}; {reading}."
     )
+
+
+def _interventions(report: Report) -> list[str]:
+    """What the learned policy owes to looking, and to the parts of what it does."""
+    words, e = [], report.evaluation
+    for row in (row for row in report.rows if row.intervention):
+        for split in e.dev_splits:
+            a, b = (getattr(e.policies[name].splits[split], report.measure) for name in (row.of, row.policy))
+            difference, on = paired_difference(a, b), "" if len(e.dev_splits) == 1 else f" on {split}"
+            words.append(reaction_words(row.of, row.policy, row.intervention, difference, report.measure, on))
+    note = (
+        f"{ACTED_MARK} marks interventions on a trained policy: nothing was trained for them, and they are no rivals."
+    )
+    return [note, *words] if words else []
 
 
 def _beside_no_choice(report: Report) -> list[str]:

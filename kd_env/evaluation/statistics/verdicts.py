@@ -117,6 +117,45 @@ def _above(by_split: Mapping[str, Difference], sign: int) -> bool:
     )
 
 
+_LEVEL = {
+    "open_loop": "level with its mean schedule replayed blindly, as far as this design can see: it is a schedule",
+    "constant": "level with the mean weight for every row, as far as this design can see: which rows it prefers is no "
+    "part of what it gains",
+}
+_AHEAD = {
+    "open_loop": "it reacts to what it sees, and gains by it",
+    "constant": "which rows it prefers is a part of what it gains",
+}
+_BEHIND = {
+    "open_loop": "what it does about what it sees costs it",
+    "constant": "which rows it prefers costs it",
+}
+
+
+def reaction_words(of: str, name: str, intervention: str, difference: Difference, measure: str, on: str = "") -> str:
+    """What the difference of a policy to an intervention on it says, in one sentence.
+
+    Args:
+        of: the policy.
+        name: of the intervention in tables.
+        intervention: what it is.
+        difference: the policy minus the intervention.
+        measure: ``loss`` or ``gap_closed``.
+        on: the dev split in words, where there are several.
+    """
+    if math.isinf(difference.interval.low):
+        said = difference.reading
+    elif difference.tie:
+        level = "level: what it does with this component is no part of what it gains, as far as this design can see"
+        said = f"{_LEVEL.get(intervention, level)} (detectable {difference.detectable:.3f})"
+    else:
+        ahead = (difference.interval.mean > 0) != (measure == "loss")
+        other = "its own choices are better" if ahead else "the forced component is better"
+        said = (_AHEAD if ahead else _BEHIND).get(intervention, other)
+        said += "" if difference.claim else f" ({difference.reading})"
+    return f"{of} minus {name}{on}: {show(difference.interval, True)}; {said}."
+
+
 def detectable_words(differences: Sequence[tuple[str, Difference]], title: str) -> str:
     """The minimum detectable difference that stands under a table, by what was compared; empty without comparisons."""
     if not differences:
