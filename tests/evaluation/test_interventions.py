@@ -254,7 +254,7 @@ def test_the_main_job_judges_them_beside_the_agent(tiny: dict[str, Any], tmp_pat
         *("student=toy_small", "student.hidden_size=8", "task.feedback_rows=32", "task.selection_rows=32"),
         *("env.evaluation_rows=32", "env.batch_size=4", "env.budget=4", "num_envs=2", "total_timesteps=16"),
         *("agent.options.n_steps=4", "evaluation.seeds=2", "evaluation.rules=[all]", "progress=false"),
-        *("env.terms=[hard_label,soft_label]", "evaluation.jobs=2"),
+        *("env.terms=[hard_label,soft_label]", f"cache_dir={tmp_path / 'cache'}"),
         *("evaluation.interventions=auto", f"runs_dir={tmp_path}", "name=acted", "checkpoint_every=0"),
     ]
     assert run("train", overrides, "kd-env train") == 0
@@ -263,3 +263,8 @@ def test_the_main_job_judges_them_beside_the_agent(tiny: dict[str, Any], tmp_pat
     assert [row.get("intervention") for row in rows] == [None, *expected, None]
     off = next(row for row in rows if row.get("intervention") == "hard_label off")
     assert off["mean_weights"]["hard_label"] == 0.0 and off["of"] == "actor_critic"
+    # As one of several processes that share the work does it, without the agent itself.
+    made = probe.check(read_settings(compose("config", overrides)))
+    part = contenders._part(made, tmp_path / "acted" / "policy", [off["policy"]], lambda event: None)
+    again = part.policies[off["policy"]].splits["validation"].loss
+    assert again.tolist() == off["seeds"]["splits"]["validation"]["loss"]
