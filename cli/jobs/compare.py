@@ -143,6 +143,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             train_seeds=range(config["seed"], config["seed"] + config["num_envs"]),
             results=read_results(folder / runs.RESULTS),
             searched=config["agent"]["name"] == "searched",
+            env=config["env"],
         )
         for folder, config, label in zip(folders, configs, agent_labels(configs), strict=True)
     ]

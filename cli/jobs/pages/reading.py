@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cli.runs import folder as runs
 from cli.runs.watch import read_history
@@ -37,7 +37,6 @@ def source_of(run: Run, out: Path) -> Source:
     from kd_env.evaluation.pages.contents import Source
 
     folder = Path(run.place)
-    env: Mapping[str, Any] = runs.run_config(folder)["env"]
     versions = folder / runs.VERSIONS
     return Source(
         run=run,
@@ -45,8 +44,8 @@ def source_of(run: Run, out: Path) -> Source:
         history=tuple(read_history(folder / runs.LOGS)),
         command=_text(folder / runs.COMMAND),
         versions=read_json(versions, "delete it, and it is left out") if versions.is_file() else None,
-        updates_per_step=int(env.get("updates_per_step") or 1),
-        budget=env.get("budget"),
+        updates_per_step=int(run.env.get("updates_per_step") or 1),
+        budget=run.env.get("budget"),
     )
 
 

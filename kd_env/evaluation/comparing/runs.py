@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,9 @@ class Run:
     """Whether the agent is ``rule/searched``, a constant action: trained, and yet a rule that agents have to beat."""
     places: tuple[str, ...] = ()
     """Folders of all trainings, where several are put together (:mod:`kd_env.evaluation.comparing.joint`)."""
+
+    env: Mapping[str, Any] = field(default_factory=dict)
+    """Options of its environment, for reports."""
 
     @property
     def joint(self) -> bool:

@@ -66,22 +66,35 @@ def _registration(study: Study) -> str:
 
 
 def _verdicts(study: Study, verdicts: Sequence[Verdict]) -> str:
-    several = len(verdicts) > 1
-    blocks = [_verdict(one, several) for one in verdicts]
+    pooled = len(verdicts) > len(study.problems)
+    first = [_verdict(verdicts[0], pooled)] if pooled or len(verdicts) == 1 else []
+    blocks = [*first, *(_folded(one) for one in verdicts[len(first) :])]
     left = "".join(f'<p class="left-out">{escape(text)}</p>' for text in study.left_out)
     return f'<section id="verdict" aria-label="Verdict">{"".join(blocks)}{left}</section>\n'
 
 
-def _verdict(one: Verdict, several: bool) -> str:
-    about = f'<span class="about">{escape(one.about)}</span> ' if several else ""
+def _verdict(one: Verdict, named: bool) -> str:
+    about = f'<span class="about">{escape(one.about)}</span> ' if named else ""
+    short = f'<p class="short">{about}{_mark(one)} {escape(one.short)}</p>'
+    return f'<div class="verdict {one.outcome}">{short}{_facts(one)}</div>\n'
+
+
+def _folded(one: Verdict) -> str:
+    """One of several problems in a line, the rest behind a click."""
+    much = f' <span class="much">{escape(one.number)}</span>' if one.number else ""
+    line = f'<span class="about">{escape(one.about)}:</span> {_mark(one)} {escape(one.short)}{much}'
+    return f'<details class="verdict {one.outcome}"><summary>{line}</summary>{_facts(one)}</details>\n'
+
+
+def _mark(one: Verdict) -> str:
+    return f'<span class="mark" aria-hidden="true">{_MARKS[one.outcome]}</span>'
+
+
+def _facts(one: Verdict) -> str:
     facts = (("By how much", one.how_much), ("How sure", one.how_sure), ("At what cost", one.cost))
     items = "".join(f"<dt>{title}</dt><dd>{escape(text)}</dd>" for title, text in facts if text)
     more = f"<details><summary>In full</summary><p>{escape(one.full)}</p></details>" if one.full else ""
-    mark = f'<span class="mark" aria-hidden="true">{_MARKS[one.outcome]}</span>'
-    return (
-        f'<div class="verdict {one.outcome}"><p class="short">{mark} {about}{escape(one.short)}</p>'
-        f"<dl>{items}</dl>{more}</div>\n"
-    )
+    return f"<dl>{items}</dl>{more}"
 
 
 def _section(part: Section, anchors: Mapping[str, tuple[str, str]]) -> str:

@@ -14,7 +14,7 @@ from kd_env.evaluation.pages.figures import courses, curves, forests
 from kd_env.evaluation.pages.tables import Cell, Table
 from kd_env.evaluation.pages.verdict import seconds_words
 from kd_env.evaluation.reports.report import ECE_TITLE
-from kd_env.evaluation.statistics.intervals import Interval
+from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, Interval
 from kd_env.evaluation.statistics.verdicts import title_of
 
 _NOTHING = "There is nothing to compare: an agent that learned and a rule, or a second agent, are needed."
@@ -104,7 +104,7 @@ def _distributions(study: Study, together: pooling.Pool | None, png: bool) -> li
     lines = [forests.Line(f"{a} better than {b}", interval, _apart(interval)) for a, b, interval in pairs]
     caption = (
         "Probability that a new training of the first has a better student than the second from the same seed (ties "
-        "one half), with 95% intervals; filled where they exclude 0.5."
+        "one half), with 95% intervals; filled where they exclude 0.5 and the design is large enough for a claim."
     )
     name = "probability of improvement"
     drawn = (forests.differences(name, lines, "improvement", caption, png, zero=0.5),) if lines else ()
@@ -119,7 +119,8 @@ def _distributions(study: Study, together: pooling.Pool | None, png: bool) -> li
 
 
 def _apart(interval: Interval) -> bool:
-    return math.isfinite(interval.low) and not interval.low <= 0.5 <= interval.high
+    enough = interval.units >= MIN_UNITS_FOR_CLAIM and (interval.seeds or 0) >= MIN_SEEDS_FOR_CLAIM
+    return enough and math.isfinite(interval.low) and not interval.low <= 0.5 <= interval.high
 
 
 def _contrast_table(problem: Problem, contrasts: Sequence[Contrast], prefix: str) -> Table:

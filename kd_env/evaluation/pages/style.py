@@ -14,20 +14,24 @@ h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--
 a { color: var(--link); }
 .registration { margin: 1rem 0 0; padding: .5rem .75rem; border: 1px solid var(--line); font-size: .9rem; }
 .registration.departed { border: 3px double currentColor; }
-.registration p { margin: 0; }
+.registration p, .registration ul { margin: 0; }
 .verdict { border: 1px solid var(--line); border-left: .5rem solid var(--ink); background: var(--soft);
   padding: .75rem 1rem; margin: 0 0 .75rem; }
 .verdict.level { border-left-style: double; }
 .verdict.behind { border-left-style: dotted; }
 .verdict .short { font-size: 1.45rem; line-height: 1.25; font-weight: 700; margin: 0 0 .5rem; }
-.verdict .about { font-weight: 400; }
+.verdict .about { display: block; font-size: .85rem; font-weight: 400; }
+details.verdict > summary { font-size: 1rem; font-weight: 600; }
+.verdict summary .about { display: inline; font-size: 1rem; }
+.verdict summary .much { font-weight: 400; font-variant-numeric: tabular-nums; }
 dl { margin: 0; }
 dt { font-weight: 600; font-size: .85rem; }
 dd { margin: 0 0 .4rem; }
 details { font-size: .9rem; }
-nav ol { columns: 2; padding-left: 1.5rem; font-size: .9rem; }
+nav ol { columns: 2 9rem; column-gap: 2rem; padding-left: 1.5rem; font-size: .9rem; }
+nav li { break-inside: avoid; }
 figure { margin: 1rem 0 1.5rem; padding: .5rem; background: #fff; color: #1a1a1a; border: 1px solid var(--line); }
-figure svg { display: block; width: 100%; max-width: 36rem; height: auto; margin: 0 auto; }
+figure svg { display: block; width: 100%; max-width: 30rem; height: auto; margin: 0 auto; }
 figcaption { font-size: .85rem; padding-top: .25rem; }
 .box { overflow-x: auto; margin: 1rem 0 .25rem; border: 1px solid var(--line); }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
@@ -35,7 +39,7 @@ caption { text-align: left; font-weight: 600; padding: .35rem .5rem; }
 th, td { padding: .3rem .5rem; border-top: 1px solid var(--line); text-align: right; white-space: nowrap;
   overflow-wrap: normal; }
 thead th { white-space: normal; vertical-align: bottom; }
-th:first-child { text-align: left; }
+th:first-child { text-align: left; white-space: normal; min-width: 7.5rem; }
 td.runs { text-align: left; }
 .note { font-size: .85rem; margin: 0 0 1rem; }
 .left-out { border-left: .25rem dashed currentColor; padding-left: .75rem; }

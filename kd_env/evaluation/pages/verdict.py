@@ -27,6 +27,8 @@ class Verdict:
     how_much: str
     how_sure: str
     cost: str
+    number: str = ""
+    """The difference alone."""
     full: str = ""
     """The headline of the comparison, which says by which rule it was decided."""
 
@@ -43,6 +45,7 @@ def verdict(problem: Problem) -> Verdict:
         _how_much(c, leader, difference),
         _how_sure(c, difference),
         cost_words(problem),
+        "" if difference is None else show(difference.interval, True),
         c.headline,
     )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MOST = 8
 """Policies in a heat map: what was trained first, then rules that change over time."""
 
-_LETTERS = 24
+_LETTERS = 18
 """Of a name beside a heat map."""
 
 

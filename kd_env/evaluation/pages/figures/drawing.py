@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 4.9
+WIDTH = 3.9
 """Of every figure in inches: on a page of 360 pixels its letters are as large as small print."""
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Of Okabe and Ito: told apart with any colour vision."""
@@ -123,7 +123,7 @@ def legend_height(labels: Sequence[str]) -> float:
 
 def _columns(labels: Sequence[str]) -> int:
     longest = max(map(len, labels), default=0)
-    return 1 if len(labels) < 2 or longest > 32 else 2 if longest > 18 else 3
+    return 1 if len(labels) < 2 or longest > 24 else 2 if longest > 12 else 3
 
 
 def inlined(svg: str, name: str, alt: str) -> str:

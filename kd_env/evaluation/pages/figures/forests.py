@@ -94,7 +94,7 @@ def forest(axes: Axes, lines: Sequence[Line], title: str) -> None:
             capsize=3 if known else 0,
             zorder=3,
         )
-        name = textwrap.shorten(line.label, 62, placeholder="...")
+        name = textwrap.shorten(line.label, 50, placeholder="...")
         axes.annotate(name, (0.01, place - 0.3), xycoords=("axes fraction", "data"), fontsize=8, va="center", zorder=4)
     axes.set_ylim(len(lines) - 0.5, -0.75)
     axes.set_yticks([])
