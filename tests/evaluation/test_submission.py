@@ -216,7 +216,7 @@ def test_one_command_makes_the_zip(student: Path, tmp_path: Path, capsys: pytest
     assert "GLUE score" in " ".join(line["title"] for line in found["lines"])
     write_table(tmp_path / "files" / "ax" / "test.jsonl", {"premise": ["a"] * TESTS, "hypothesis": ["b"] * TESTS})
     assert main(["glue", *words(tmp_path, student)]) == 2
-    assert "is of other rows than ax/test has now; delete it" in capsys.readouterr().err
+    assert "holds predictions for other rows than ax/test has now; delete it" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named_and_only_filled_where_that_is_asked_for(
@@ -267,6 +267,7 @@ def test_what_is_missing_is_named_and_only_filled_where_that_is_asked_for(
             [],
             "row 0 is -1, which stands for a hidden test label; train and dev splits need real labels",
         ),
+        (lambda files: None, ["tasks=[ax]"], "a model of mnli answers it"),
         (lambda files: None, ["submission_incomplete=mayority"], "Did you mean 'majority'"),
         (lambda files: None, ["submission=1"], "submission=1 must be true or false"),
         (lambda files: None, ["submission=false", "submission_incomplete=majority"], "is for submission=true"),
@@ -284,10 +285,29 @@ def test_mistakes_are_told_before_any_work(
     write_glue(tmp_path / "files", ["sst2"])
     change(tmp_path / "files")
     given = [word.replace("STUDENT", str(student)) for word in more]
-    assert main(["glue", *words(tmp_path, student, "tasks=[sst2]", *given)]) == 2
+    tasks = [] if any(word.startswith("tasks") for word in given) else ["tasks=[sst2]"]
+    assert main(["glue", *words(tmp_path, student, *tasks, *given)]) == 2
     message = capsys.readouterr().err.strip()
     assert expected in message and len(message.splitlines()) == 1, message
     assert not list(tmp_path.glob("glue/cells/*/*"))
+
+
+def test_damaged_predictions_and_rows_without_positions_are_refused(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_glue(tmp_path / "files", ["sst2"])
+    given = words(tmp_path, student, "tasks=[sst2]", "seeds=1")
+    assert main(["glue", *given]) == 0
+    (path,) = tmp_path.glob("glue/cells/*/predictions/*.safetensors")
+    path.write_bytes(path.read_bytes()[:40])
+    assert main(["glue", *given]) == 2
+    assert f"{path} is damaged" in capsys.readouterr().err
+    path.unlink()
+    assert main(["glue", *given]) == 0
+    long = {"sentence": [" ".join(toy_rows("toy", "train").first[:30])]}
+    write_table(tmp_path / "files" / "sst2" / "test.jsonl", long)
+    assert main(["glue", *words(tmp_path, student, "tasks=[sst2]", "name=long")]) == 2
+    assert "positions; set max_length to them" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("small")
@@ -339,7 +359,7 @@ def finished_run(folder: Path, agent: str, seeds: Sequence[int], **env: str) -> 
 
 
 def test_students_of_runs_are_named_by_agent_and_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shared = ["progress=false", f"runs_dir={tmp_path}", "name=glue"]
+    shared = ["progress=false", "jobs=1", f"runs_dir={tmp_path}", "name=glue"]
     first, second = (finished_run(tmp_path / f"run{seed}", "sb3/ppo", [seed]) for seed in (1, 2))
     assert main(["glue", f"runs={tmp_path}/run*", *shared]) == 0
     found = json.loads((tmp_path / "glue" / "results.json").read_text())

@@ -120,6 +120,10 @@ def find_tasks(
     known = (*GLUE, *EMBEDDED)
     chosen = names_of("tasks", asked) if asked != AUTO else list(named or GLUE)
     for task in [*chosen, *named]:
+        if task == "ax":
+            raise ValueError(
+                "ax is no task of its own, for it has no labels: a model of mnli answers it (submission=true)."
+            )
         if task not in known:
             raise ValueError(unknown_name("task", task, (AUTO, *known)))
     for task in chosen:

@@ -89,9 +89,10 @@ def _check_same_rows(cell: Cell, options: Mapping[str, Any], facts: Mapping[str,
     for path, record in zip(cell.files(options), cell.records(options), strict=True):
         for file in cell.tests(options):
             if record["test"].get(file.title, {}).get("texts") != facts[file.title].texts:
+                folder = cell.predicted(path, file.title).parent
                 raise ValueError(
-                    f"{cell.predicted(path, file.title)} is of other rows than {file.place}/{file.split} has now; "
-                    f"{_REMEDY}."
+                    f"{folder} holds predictions for other rows than {file.place}/{file.split} has now; delete it, and "
+                    "they are made again."
                 )
 
 

@@ -167,9 +167,9 @@ def words(report: GlueReport) -> str:
         "stand in the line of the task's mean."
     )
     if report.submissions:
-        whose = "the fine-tuning" if report.seeds else "the classifier, or of several of that,"
+        whose = "the fine-tuning" if report.seeds else "the classifiers as they are, of several on a task the one"
         said.append(
-            f"Predictions for the GLUE server are those of {whose} that is best on selection rows; no dev row chose. "
+            f"Predictions for the GLUE server: of {whose} that is best on selection rows; no dev row chose. "
             f"{' '.join(report.submissions)}"
         )
     return " ".join(said)
