@@ -150,12 +150,13 @@ def stages(planned: Sequence[Planned]) -> list[list[Training]]:
 
 def _overrides(problem: Problem, entry: Mapping[str, Any], control: str, given: Sequence[str]) -> tuple[str, ...]:
     """Of the main job, for the trainings of one agent under one control."""
-    tried = problem.values["interventions"] if control == "none" else None
+    # A control has learned nothing to look into, and a policy as another problem learned it is looked into there.
+    tried = problem.values["interventions"] if control == "none" and entry.get("steps") != 0 else []
     return (
         *problem.overrides,
         *agent_overrides({key: value for key, value in entry.items() if key not in _OF_THE_GRID}),
         *([f"total_timesteps={entry['steps']}"] if "steps" in entry else []),
-        *([] if tried is None else [f"evaluation.interventions={quoted(tried)}"]),
+        f"evaluation.interventions={quoted(tried)}",
         *(text for text in given if problem.task not in EMBEDDED or not text.startswith(_OF_FILES)),
         f"control={quoted(control)}",
     )

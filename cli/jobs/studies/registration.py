@@ -34,14 +34,17 @@ _TOP = {
     "seeds": int,
     "blocks": list,
 }
-_MORE = {"controls": list, "interventions": list, "first_seed": int, "options": list, "transfer": list, "comment": str}
+_MORE = {
+    **{"controls": list, "interventions": list | str, "first_seed": int, "options": list, "transfer": list},
+    "comment": str,
+}
 _BLOCK = {"name": str, "tasks": list, "agents": list}
 _BLOCK_MORE = {
     "regimes": list,
     "students": list,
     "options": list,
     "controls": list,
-    "interventions": list,
+    "interventions": list | str,
     "rules": list,
     "trainings": int,
     "seeds": int,
@@ -85,7 +88,7 @@ class Registration:
             "rules": None,
             "by_task": {},
             "controls": self.values.get("controls", list(CONTROLS)),
-            "interventions": self.values.get("interventions"),
+            "interventions": self.values.get("interventions", "auto"),
             **{key: self.values[key] for key in ("trainings", "seeds")},
         }
         return [{**shared, **block} for block in self.values["blocks"]]
@@ -157,7 +160,7 @@ def checked(values: Any, place: str) -> Mapping[str, Any]:
     return values  # type: ignore[no-any-return]
 
 
-def _keys(values: Any, where: str, needed: Mapping[str, type], more: Mapping[str, type]) -> None:
+def _keys(values: Any, where: str, needed: Mapping[str, Any], more: Mapping[str, Any]) -> None:
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} must be a mapping with {', '.join(needed)}, got {values!r}.")
     allowed = {**needed, **more}
@@ -167,7 +170,7 @@ def _keys(values: Any, where: str, needed: Mapping[str, type], more: Mapping[str
         kind = allowed[key]
         fits = isinstance(value, int | float if kind is float else kind)
         if not fits or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{where}: {key}={value!r} must be of the kind {kind.__name__}.")
+            raise ValueError(f"{where}: {key}={value!r} must be of the kind {getattr(kind, '__name__', kind)}.")
     missing = [key for key in needed if key not in values]
     if missing:
         raise ValueError(
