@@ -218,6 +218,7 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
     )
     about_rows = agent == "row_reinforce" or getattr(rule, "decision", "") == "sample_weighting"
     env_preset = ["env=teacher_weighting"] if about_teachers else ["env=sample_weighting"] if about_rows else []
+    env_preset += ["task.label_noise=0.4"] if getattr(rule, "bound", False) else []  # which wrong labels it knows
     found = settings_of("experiment=none", f"agent={agent}", "num_envs=2", *env_preset)
     probe.check(found)
     view = found.env.action_view
@@ -233,6 +234,8 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
     if found.env.teacher_learns:
         learning = {"teacher_source": "online", "teacher_updates": found.env.teacher_updates}
         problem = build_problem(env_config(**{**tiny, **rows, **learning, "features": ["row_student"]}))
+    if found.env.label_noise:
+        problem = build_problem(env_config(**{**tiny, **rows, "label_noise": 0.4, "features": ["progress"]}))
     if "teacher_cls" in found.env.features:  # a preset may bring features that the problem must be built with
         problem = build_problem(env_config(**{**tiny, "features": found.env.features}))
     if set(getattr(RULES.get(found.agent.name), "needs_terms", ())) - set(problem.term_names):
