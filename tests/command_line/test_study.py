@@ -65,6 +65,9 @@ def test_a_study_runs_resumes_and_tells_what_failed(
     assert judged == [3, 1, 1]  # rules are judged once
     assert json.loads((folder / done[1] / "versions.json").read_text())["threads"] == 1
     assert "trainings 4/4" in capfd.readouterr().err
+    page = (folder / "report.html").read_text()
+    assert "custom-reinforce-seed100 has no results.json and is left out" in page
+    assert (folder / done[0] / "report.html").is_file() and (folder / done[0] / "policies.png").is_file()
 
     before = (folder / done[0] / "results.json").stat().st_mtime_ns
     (folder / done[2] / "results.json").unlink()  # its training is finished, its evaluation is not

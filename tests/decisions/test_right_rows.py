@@ -73,6 +73,8 @@ def test_weights_are_collected_by_student_and_skipped_updates_left_out() -> None
         by_pairs(np.array([0.0, 0.5]), np.array([1.0, 0.5])),
     ]
     np.testing.assert_allclose(found.values(), [*expected, 0.5])
+    over_time = [[1.5, -1.0, np.nan], [0.0, 0.0, np.nan], [-0.5, 0.0, np.nan]]  # right minus wrong
+    np.testing.assert_allclose(found.over_time(), over_time)
 
 
 # -- the truth

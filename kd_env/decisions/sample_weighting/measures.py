@@ -17,6 +17,7 @@ from kd_env.data.label_noise import noise_seed, replaced_rows
 from kd_env.decisions.base import Measure
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
+from kd_env.numerics.traces import Trace
 
 
 def wrong_rows(problem: Problem) -> NDArray[np.bool_] | None:
@@ -49,11 +50,13 @@ class RightRows(Measure):
     name = "right_rows_auc"
     title = "AUC of right rows"
     bounds = metrics.SHARE
+    trace = "weight of right minus wrong rows"
 
     def __init__(self, wrong: NDArray[np.bool_], count: int) -> None:
         self._wrong = wrong
         self._weights: list[list[Floats]] = [[] for _ in range(count)]
         self._are_wrong: list[list[NDArray[np.bool_]]] = [[] for _ in range(count)]
+        self._between = Trace()
 
     def add(self, info: Mapping[str, NDArray[Any]], running: NDArray[np.bool_]) -> None:
         """Take one step of the students that were updated."""
@@ -61,6 +64,8 @@ class RightRows(Measure):
         for student in np.flatnonzero(running & ~info["skipped"]):
             self._weights[student].append(weights[student].astype(np.float64))
             self._are_wrong[student].append(self._wrong[rows[student]])
+        differences = [_between(one, self._wrong[batch]) for one, batch in zip(weights, rows, strict=True)]
+        self._between.append(np.where(running, np.where(info["skipped"], 0.0, differences), np.nan))
 
     def values(self) -> Floats:
         """The probability that a right row had a larger weight than a wrong one, of every student ``[N]``.
@@ -73,3 +78,12 @@ class RightRows(Measure):
             bad = np.concatenate([*wrong, np.zeros(0, dtype=np.bool_)])
             areas.append(metrics.auc(w[~bad], w[bad]))
         return np.array(areas)
+
+    def over_time(self) -> Floats:
+        """How much more weight right rows had than wrong ones, ``[updates, N]``; 0 in batches of one kind alone."""
+        return self._between.array()
+
+
+def _between(weights: NDArray[Any], wrong: NDArray[np.bool_]) -> float:
+    """Mean weight of right rows minus that of wrong ones."""
+    return float(weights[~wrong].mean() - weights[wrong].mean()) if wrong.any() and not wrong.all() else 0.0
