@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from kd_env.evaluation.statistics import crossed, intervals, power, profiles, resampling
-from kd_env.evaluation.statistics.pooled import pooled_difference
+from kd_env.evaluation.statistics.pooled import pooled_difference, pooled_error
 from tests.evaluation.test_crossed import COMPONENTS, draw
 
 
@@ -71,9 +71,8 @@ def test_pooled_intervals_cover_at_their_level(problems: int, trainings: int, ag
                 assert pooled_difference(last).interval.half_width == pytest.approx(
                     stats.t.ppf(0.975, dof[0]) * error[0]
                 )
-        squares = np.square(errors)
-        dof = squares.sum(0) ** 2 / (squares**2 / dofs).sum(0)
-        covered = np.abs(means) <= stats.t.ppf(0.975, dof) * np.sqrt(squares.sum(0))
+        error, dof = pooled_error(np.array(errors), np.array(dofs))
+        covered = np.abs(means / problems) <= stats.t.ppf(0.975, dof) * error
         assert 0.93 <= covered.mean() <= 0.975, kinds
 
 

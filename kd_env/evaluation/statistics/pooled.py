@@ -98,12 +98,23 @@ def pooled_difference(
     if not np.isfinite(errors).all():
         nothing = Interval(mean, -math.inf, math.inf, units, level, crossed)
         return PooledDifference(nothing, 1.0, unit, False, math.inf, *shape)
-    error, dof = _satterthwaite(errors / len(parts), dofs)
+    error, dof = map(float, pooled_error(errors, dofs))
     interval = interval_of(mean, error, dof, units, crossed, level)
     enough = min(counts) >= MIN_UNITS_FOR_CLAIM and seeds >= MIN_SEEDS_FOR_CLAIM
     claim = enough and not interval.contains_zero
     detectable = detectable_shift(dof, POWER, level) * error
     return PooledDifference(interval, p_of(mean, error, dof), unit, claim, detectable, *shape)
+
+
+def pooled_error(errors: Floats, dofs: Floats) -> tuple[Floats, Floats]:
+    """Standard error and degrees of freedom of the mean of P independent parts with ``errors [P, ...]`` and ``dofs``.
+
+    Without any spread the degrees of freedom are those of the part that has the fewest.
+    """
+    squares = errors**2
+    variance, below = squares.sum(axis=0), (squares**2 / dofs).sum(axis=0)
+    dof = np.where(below > 0, variance**2 / np.where(below > 0, below, 1.0), dofs.min(axis=0))
+    return np.sqrt(variance) / len(errors), np.maximum(dof, dofs.min(axis=0))
 
 
 def same_problems(policies: Mapping[str, Mapping[str, ArrayLike]]) -> tuple[str, ...]:
@@ -147,14 +158,6 @@ def _error(groups: Sequence[Floats]) -> tuple[float, float]:
         return float(error), float(dof)
     seeds = groups[0].shape[1]
     return float(groups[0].std(ddof=1)) / math.sqrt(seeds), seeds - 1
-
-
-def _satterthwaite(errors: Floats, dofs: Floats) -> tuple[float, float]:
-    """Error and degrees of freedom of a sum of independent parts; of parts without any spread those of the fewest."""
-    squares = errors**2
-    below = float((squares**2 / dofs).sum())
-    dof = float(squares.sum()) ** 2 / below if below > 0 else float(dofs.min())
-    return math.sqrt(float(squares.sum())), max(dof, float(dofs.min()))
 
 
 def _fewest(counts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
