@@ -107,6 +107,10 @@ def _report() -> Job:
     from cli.jobs.pages.command import report
 
     return report
+def _watch() -> Job:
+    from cli.jobs.studies.watch import watch
+
+    return watch
 
 
 def _bench() -> Job:
@@ -121,6 +125,7 @@ COMMANDS = {
     "evaluate": Command("judge a run's policy again, or fine-tune and compare students", "config", _evaluate),
     "glue": Command("students on the GLUE tasks, beside the numbers that papers print", "glue", _glue),
     "study": Command("several independent trainings of several agents, and their comparison", "study", _study),
+    "watch": Command("show how far a study is, while another terminal runs it", "watch", _watch),
     "tune": Command("search options of an agent with Optuna, by the selection split alone", "tune", _tune),
     "estimate": Command("say how long a training or a study takes, and its memory", "config", _estimate),
     "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),

@@ -46,6 +46,10 @@ EXAMPLES = {
         "kd-env study experiment=tutor_paper agents=[tutor] env.budget=2000 task=sst2 task.data_dir=<glue folder> "
         "teacher.path=<masked language model>",
     ),
+    "watch": (
+        "kd-env watch runs/harmful_knowledge-study",
+        "kd-env watch runs/harmful_knowledge-study once=true",
+    ),
     "tune": (
         "kd-env tune experiment=harmful_knowledge agent=sb3/ppo trials=20 "
         "'search={learning_rate: {low: 1e-4, high: 1e-2, log: true}, n_steps: [4, 8, 16]}'",
@@ -72,6 +76,7 @@ GOING_ON = {
     "evaluate": "the same command goes on with policies, or fine-tunings, that are not finished.",
     "glue": "the same command goes on with fine-tunings that are not finished; more seeds go on with what is finished.",
     "study": "the same command goes on with trainings that are not finished; which agents are pruned stays as decided.",
+    "watch": "nothing is lost, and the study goes on.",
     "tune": "the same command goes on with trials that are not finished; more trials go on with a finished search.",
     "estimate": "nothing is lost.",
     "compare": "nothing is lost; the same command with overwrite=true writes it again.",

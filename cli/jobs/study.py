@@ -102,7 +102,8 @@ def _run(
         if paused and pruning is None:
             print(pause_words(paused), flush=True)
             children = [_child(training) for training in unjudged(paused)]
-            refuse_failed(run_all(children, place, shown=c["progress"], end="paused"), len(paused), "trainings")
+            failed = run_all(children, place, shown=c["progress"], end="paused", cells=True)
+            refuse_failed(failed, len(paused), "trainings")
             pruning = decide(folder, options, paused)
             write_pruning(folder, pruning)
             trainings = going_on_with(everyone, pruning)
@@ -113,7 +114,7 @@ def _run(
             print(pruning_words(pruning), flush=True)
         for training in todo:
             (training.folder / runs.RESULTS).unlink(missing_ok=True)  # of another evaluation, which is done again
-        failed = run_all([_child(training) for training in todo], place, shown=c["progress"])
+        failed = run_all([_child(training) for training in todo], place, shown=c["progress"], cells=True)
     done = [training.folder for training in trainings if (training.folder / runs.RESULTS).is_file()]
     if done:
         missing = [unfinished(training.folder) for training in trainings if training.folder not in done]

@@ -23,6 +23,8 @@ from kd_files.writing import atomic_write, sweep, write_json
 
 CONFIG, OVERRIDES, COMMAND, VERSIONS = "config.yaml", "overrides.json", "command.txt", "versions.json"
 POLICY, CHECKPOINT, LOGS, RESULTS, SPACES = "policy", "checkpoint", "logs", "results.json", "spaces.json"
+METRICS = "metrics.jsonl"
+"""In the logs, a line for every report of an agent."""
 RESUMED, JUDGED = "resumed", "judged"
 """Key of the versions under which a run went on, and folder of policies that are judged while others are not."""
 _REMEDY = "copy the run folder again, or choose another"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cli.runs.backends.base import Backend, Cell, Child, Ended
+from cli.runs.shown.cells import ENDED, FAILED, RUNNING, WAITING
+from cli.runs.shown.live import bar as progress
 
 SAID_AFTER, SAID_EVERY = 5.0, 60.0
 """Seconds that processes wait for a place before that is said, and then between two times."""
@@ -28,6 +29,7 @@ def run_all(
     end: str = "finished",
     what: str = "trainings",
     told: Callable[[Child], str] | None = None,
+    cells: bool = False,
 ) -> list[Child]:
     """Run every process; those that failed, which stop no other. What was lost with its place starts anew elsewhere.
 
@@ -38,14 +40,17 @@ def run_all(
         end: what a process is that ended without an error, for the progress.
         what: the processes are, for the progress.
         told: called with each process that ended without an error; what it says is shown.
+        cells: whether each is a run of the study in whose folder its log lies: what becomes of it is written there, for
+            ``kd-env watch``, and a terminal shows how far each is.
     """
     waiting, running, failed = [(child, 0) for child in children], list[_Running](), list[Child]()
-    bar, crowd = _Bar(len(children), shown, end, what), _Crowd(backend.wanted)
+    bar, crowd = progress([child.log for child in children], shown, end, what, cells), _Crowd(backend.wanted)
     try:
         while waiting or running:
             while waiting and (backend.jobs is None or len(running) < backend.jobs):
                 child, begun = waiting.pop(0)
                 running.append(_Running(backend.start(child), begun))
+            bar.look({one.cell.child.log: WAITING if one.cell.waits() else RUNNING for one in running})
             time.sleep(backend.poll)
             for one in list(running):
                 ended = one.cell.ended()
@@ -57,9 +62,11 @@ def run_all(
                 if ended.lost and one.begun < backend.retries:
                     bar.say(f"{child.name} was lost ({ended.said}); it goes on, {one.begun + 1} of {backend.retries}")
                     waiting.insert(0, (child, one.begun + 1))
+                    bar.look({child.log: WAITING})
                     continue
                 if ended.status != 0:
                     failed.append(child)
+                bar.look({child.log: ENDED if ended.status == 0 else FAILED})
                 bar.ended(child.name, ended.status)
                 if ended.status == 0 and told is not None:
                     bar.say(told(child))
@@ -116,40 +123,3 @@ class _Crowd:
             self._next = now + SAID_EVERY
             return f"waiting for {self._wanted} each: {count} queued, {len(cells) - count} running"
         return ""
-
-
-class _Bar:
-    """Processes that ended and the time left; without a terminal a line for each."""
-
-    def __init__(self, total: int, shown: bool, end: str, what: str) -> None:
-        self._total, self._done, self._begin, self._shown, self._end = total, 0, time.monotonic(), shown, end
-        self._what, self._progress = what, None
-        if shown and total and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-            self._progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
-            self._task = self._progress.add_task(what, total=total, text="")
-            self._progress.start()
-
-    def ended(self, name: str, status: int) -> None:
-        self._done += 1
-        left = (time.monotonic() - self._begin) / self._done * (self._total - self._done)
-        shown = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
-        text = f"{name} {self._end if status == 0 else 'FAILED'}  ETA {shown}"
-        if self._progress is not None:
-            self._progress.update(self._task, completed=self._done, text=text)
-        elif self._shown:
-            print(f"{self._what} {self._done}/{self._total}  {text}", file=sys.stderr, flush=True)
-
-    def say(self, text: str) -> None:
-        """A line that matters also where no progress is shown."""
-        if self._progress is not None:
-            self._progress.console.print(text, markup=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()

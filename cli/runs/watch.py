@@ -13,11 +13,11 @@ import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from cli.runs.diagnosis import Diagnosis, words
+from cli.runs.folder import METRICS
 from cli.runs.shown.board import Board
 from kd_files.reading import damaged, parse_json, read_text
 from kd_files.writing import atomic_write
 
-METRICS = "metrics.jsonl"
 _OF_STUDENTS = {"gap_closed": "gap_closed", "feedback_loss": "loss"}
 """Metrics of students at the end of their episodes, and where ``info`` has them: of the feedback rows."""
 SECONDS = "seconds"

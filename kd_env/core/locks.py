@@ -113,8 +113,26 @@ def owned(folder: Path, what: str, remedy: str) -> Iterator[None]:
         release(lock, held)
 
 
-def _beside(output: Path) -> Path:
+def is_owned(folder: Path) -> bool:
+    """Whether a process seems to write into a folder, without touching its lock.
+
+    The process that the lock names is asked for on this host; that of another host counts as long as the lock is there.
+    """
+    try:
+        holder = json.loads(_beside(folder, make=False).read_text(encoding="utf-8"))
+        if holder["host"] != socket.gethostname():
+            return True
+        os.kill(int(holder["pid"]), 0)
+    except PermissionError:  # it is another user's
+        return True
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
+        return False
+    return True
+
+
+def _beside(output: Path, make: bool = True) -> Path:
     """The lock of a folder, the same by whatever links it is reached."""
     place = output.resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
+    if make:
+        place.parent.mkdir(parents=True, exist_ok=True)
     return place.with_name(f".{place.name}.lock")

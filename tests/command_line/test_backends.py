@@ -132,7 +132,7 @@ def test_a_full_cluster_waits_and_a_study_that_is_stopped_leaves_nothing_there(
         if all(child.log.exists() and child.log.read_text().endswith("\n") for child in children[:2]):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("cli.runs.pool._Bar.say", say)
+    monkeypatch.setattr("cli.runs.shown.live.Bar.say", say)
     with on_ray(nodes.both(), tmp_path) as place, pytest.raises(KeyboardInterrupt):
         pool.run_all(children, place, shown=False)
     assert "Ray cluster: 2 nodes with 2 CPUs" in capsys.readouterr().out
