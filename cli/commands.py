@@ -107,6 +107,8 @@ def _report() -> Job:
     from cli.jobs.pages.command import report
 
     return report
+
+
 def _watch() -> Job:
     from cli.jobs.studies.watch import watch
 
