@@ -105,7 +105,7 @@ def _run(
                 )
                 for training in ready
             ]
-            failed += run_all(children, place, shown=c["progress"], what="cells")
+            failed += run_all(children, place, shown=c["progress"], what="cells", cells=True)
     conclude(folder, planned, command)
     refuse_failed(failed, len(every), "cells")
 
