@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any
 from cli.jobs.compare import find_runs, read_runs
 from cli.jobs.pages.reading import problem_of, unfinished
 from cli.jobs.studies.decision import is_pruned, prunings_of
+from cli.jobs.studies.outcome import page_of, read_outcome
+from cli.jobs.studies.record import STUDY, read_record
 from cli.runs import folder as runs
 from cli.settings.options import names_of, split_options
 from kd_env.core.registry import unknown_name
-from kd_files.reading import damaged, read_json
 
 if TYPE_CHECKING:
-    from kd_env.evaluation.pages.contents import Problem, Registration, Study
-
-STUDY = "study.json"
-"""Of a grid study: its problems, and what was registered before its cells ran."""
-_REMEDY = "copy the folder of the study again, or name the folders of its problems"
+    from kd_env.evaluation.pages.contents import Problem, Study
 
 
 def report(overrides: Sequence[str], command: str) -> Path:
@@ -109,39 +106,19 @@ def _problem(folders: Sequence[Path], out: Path, name: str | None = None) -> Pro
 
 
 def _grid(folder: Path, out: Path, command: str) -> Study:
-    from kd_env.evaluation.pages.contents import Problem, Study
-
-    path = folder / STUDY
-    read = read_json(path, _REMEDY, {"name": str, "problems": list})
-    problems, left_out = list[Problem](), list[str]()
-    for entry in read["problems"]:
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("folder"), str):
-            raise damaged(path, "it holds a problem without a folder", _REMEDY)
+    record = read_record(folder)
+    assert record is not None, "its file is there"
+    done, left_out = dict[str, list[Path]](), list[str]()
+    for entry in record["problems"]:
         place = folder / entry["folder"]
         if not place.is_dir() or not any(place.glob(f"*/{runs.RESULTS}")):
-            left_out.append(f"{place} has no results yet and is left out: go on with {_command(entry)}.")
+            left_out.append(f"{place} has no results yet and is left out: go on with the command of the study.")
             continue
-        done, missing = finished(place)
+        done[entry["folder"]], missing = finished(place)
         left_out += missing
-        problems.append(_problem(done, out, place.name))
-    if not problems:
+    if not done:
         raise ValueError(f"No problem of {folder} has results yet. {left_out[0] if left_out else ''}")
-    return Study(str(read["name"]), command, tuple(problems), tuple(left_out), _registration(path, read))
-
-
-def _command(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("command") or "the command of the study")
-
-
-def _registration(path: Path, read: Mapping[str, Any]) -> Registration | None:
-    from kd_env.evaluation.pages.contents import Registration
-
-    if read.get("hash") is None:
-        return None
-    departures = read.get("departures", [])
-    if not isinstance(departures, list):
-        raise damaged(path, "its departures are no list", _REMEDY)
-    return Registration(str(read["hash"]), str(read.get("registered", "")), tuple(map(str, departures)))
+    return page_of(record, read_outcome(record, done), out, command, left_out)
 
 
 def _out(options: Mapping[str, Any], patterns: Sequence[str]) -> Path:

@@ -7,14 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cli.jobs.studies.grid import Planned
+from cli.jobs.studies.grid import Planned, label_of
 from cli.jobs.studies.registration import Registration
 from cli.runs.config import differences
-from kd_files.reading import read_json
+from kd_files.reading import check_keys, damaged, read_json
 from kd_files.writing import write_json
 
 STUDY = "study.json"
 _REMEDY = "copy it again; without it nobody can tell what the study was registered as"
+_OF_THE_STUDY = {"registration": dict, "problems": list, "departures": list}
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -24,8 +25,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         DamagedFile: it cannot be read.
     """
     path = folder / STUDY
-    needed = {"name": str, "hash": str, "registered": str, "registration": dict, "problems": list, "departures": list}
-    return read_json(path, _REMEDY, needed) if path.is_file() else None
+    if not path.is_file():
+        return None
+    record = read_json(path, _REMEDY, {"name": str, **dict.fromkeys(("hash", "registered"), str), **_OF_THE_STUDY})
+    for problem in record["problems"]:
+        if not isinstance(problem, dict):
+            raise damaged(path, "it holds a problem that is no mapping", _REMEDY)
+        check_keys(path, problem, {"folder": str, "block": str, "agents": list, "transfers": list}, _REMEDY)
+    return record
 
 
 def registered(folder: Path, registration: Registration, planned: Sequence[Planned]) -> dict[str, Any]:
@@ -90,7 +97,14 @@ def _problem(one: Planned) -> dict[str, Any]:
     problem, env = one.problem, one.trainings[0].settings.resolved["env"]["id"]
     named = {key: getattr(problem, key) for key in ("block", "task", "regime", "student")}
     agents = list(dict.fromkeys(training.settings.agent.label for training in one.trainings))
-    return {"folder": problem.name, **named, "env": env, "agents": agents, "cells": len(one.trainings)}
+    transfers = [
+        {"agent": entry["from"]["agent"], "source": entry["from"]["problem"], "label": label_of(entry)}
+        | {"continued": entry.get("steps") != 0}
+        for entry in problem.agents
+        if entry.get("from") is not None
+    ]
+    counts = {"cells": len(one.trainings), "transfers": transfers}
+    return {"folder": problem.name, **named, "env": env, "agents": agents, **counts}
 
 
 def _begun(planned: Sequence[Planned]) -> int:

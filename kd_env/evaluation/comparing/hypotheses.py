@@ -151,6 +151,15 @@ def _is_agent(run: Run, agent: str) -> bool:
     return group_name(run) == agent
 
 
+def verdict(outcomes: Sequence[Outcome]) -> str:
+    """The first sentence of a study."""
+    held = [outcome.hypothesis.name for outcome in outcomes if outcome.holds]
+    if held:
+        return f"{len(held)} of {len(outcomes)} hypotheses hold: {', '.join(held)}."
+    count = "The hypothesis does not hold" if len(outcomes) == 1 else f"None of the {len(outcomes)} hypotheses holds"
+    return f"{count}: nothing learned is shown to be above what it was set against."
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
     """Markdown: a line for each hypothesis and each of its problems."""
     lines = [

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_env.evaluation.comparing.comparison import Comparison
+from kd_env.evaluation.comparing.hypotheses import Outcome
 from kd_env.evaluation.comparing.runs import Run
+from kd_env.evaluation.comparing.transfer import TransferCell
 from kd_env.evaluation.pages.tables import Table
 
 
@@ -63,6 +65,10 @@ class Study:
     left_out: tuple[str, ...] = ()
     """Sentences that name what has no results yet."""
     registration: Registration | None = None
+    outcomes: tuple[Outcome, ...] = ()
+    """What became of its hypotheses."""
+    transfer: tuple[TransferCell, ...] = ()
+    """Policies of one problem on others."""
 
 
 @dataclass(frozen=True)

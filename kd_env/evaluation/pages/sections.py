@@ -11,6 +11,7 @@ from kd_env.evaluation.comparing.words import plain_words
 from kd_env.evaluation.pages import collect, pooling
 from kd_env.evaluation.pages.contents import Picture, Problem, Section, Study
 from kd_env.evaluation.pages.figures import courses, curves, forests
+from kd_env.evaluation.pages.hypotheses import registered
 from kd_env.evaluation.pages.tables import Cell, Table
 from kd_env.evaluation.pages.verdict import seconds_words
 from kd_env.evaluation.reports.report import ECE_TITLE
@@ -29,7 +30,11 @@ def sections(study: Study, png: bool) -> list[Section]:
     """
     together = pooling.pool(study)
     first = [_differences(study, together, png), _policies(study, png), *_distributions(study, together, png)]
-    return [*first, *(part(study, png) for part in (_costs, _learning, _chosen, _calibration, _generated))]
+    return [
+        *registered(study),
+        *first,
+        *(part(study, png) for part in (_costs, _learning, _chosen, _calibration, _generated)),
+    ]
 
 
 def _differences(study: Study, together: pooling.Pool | None, png: bool) -> Section:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kd_env.evaluation.comparing.comparison import Comparison
-from kd_env.evaluation.pages import collect, pooling
+from kd_env.evaluation.comparing.hypotheses import verdict as said
+from kd_env.evaluation.pages import collect, hypotheses, pooling
 from kd_env.evaluation.pages.contents import Problem, Study
 from kd_env.evaluation.statistics.intervals import Difference
 from kd_env.evaluation.statistics.verdicts import show
@@ -53,12 +54,27 @@ def verdict(problem: Problem) -> Verdict:
 def verdicts(study: Study) -> list[Verdict]:
     """Of all problems together, where there are several that can be pooled, and of each."""
     each = [verdict(problem) for problem in study.problems]
+    if study.outcomes:  # what was asked beforehand, and not the best of what was found
+        return [_of_hypotheses(study), *each]
     together = pooling.pool(study) if len(study.problems) > 1 else None
     if together is None or not (together.agents and together.best):
         return each
     found = {agent: by_other[pooling.BEST] for agent, by_other in pooling.differences(together).items()}
     leader = max(found, key=lambda agent: together.sign * found[agent].interval.mean)
     return [_pooled(leader, found[leader], together.sign, together.title, _total(study)), *each]
+
+
+def _of_hypotheses(study: Study) -> Verdict:
+    """Of a registered study."""
+    holds = any(outcome.holds for outcome in study.outcomes)
+    unfinished = sum(bool(outcome.missing) for outcome in study.outcomes)
+    sure = (
+        "Holm's correction over the hypotheses; each holds on its own problems, with equal weights, and on no others."
+    )
+    if unfinished:
+        sure = f"{unfinished} of {len(study.outcomes)} are unfinished: cells of theirs have no results yet."
+    outcome = AHEAD if holds else LEVEL
+    return Verdict("hypotheses", outcome, said(study.outcomes), hypotheses.words(study.outcomes), sure, _total(study))
 
 
 def _total(study: Study) -> str:
