@@ -79,6 +79,8 @@ def seed_matrices(problem: Problem) -> dict[str, Floats]:
     grouped: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
     for run in runs:
         for row in run.results["policies"]:
+            if row.get("intervention"):  # what an agent is without a part of itself is no policy to choose
+                continue
             name = group_name(run) if row["learned"] else row["policy"]
             known = grouped.setdefault(name, [])
             if row["learned"] or not known:  # rules are deterministic given the seeds

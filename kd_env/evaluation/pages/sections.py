@@ -43,7 +43,7 @@ def _differences(study: Study, together: pooling.Pool | None, png: bool) -> Sect
         pictures, tables = _overview(study, together, png)
     for prefix, problem in _each(study):
         c = problem.comparison
-        contrasts = (*c.to_rules, *c.between_agents, *c.between_controls)
+        contrasts = (*c.to_rules, *c.between_agents, *c.between_controls, *c.reactions, *c.to_bounds)
         if contrasts:
             lines = [forests.Line(_pair(c, one), one.difference.interval, one.difference.claim) for one in contrasts]
             caption = (
@@ -53,7 +53,10 @@ def _differences(study: Study, together: pooling.Pool | None, png: bool) -> Sect
             title = f"difference in {c.title}"
             pictures.append(forests.differences(title, lines, f"{prefix}differences", caption, png))
             tables.append(_contrast_table(problem, contrasts, prefix))
-    lead = "Agents minus rules, agents minus agents, and agents minus themselves under controls."
+    lead = (
+        "Agents minus rules, agents minus agents, and agents minus themselves under controls and under interventions. "
+        "A bound (^) knows what no agent may know, and is nobody's rival."
+    )
     return Section("differences", "Differences", lead if tables else _NOTHING, (), tuple(pictures), tuple(tables))
 
 
@@ -167,7 +170,7 @@ def _policy_table(problem: Problem, prefix: str) -> Table:
             cells += [intervals_of(c, entry)[field][split] for field in fields]
         rows.append(tuple(cells))
     places = tuple(entry.runs for entry in c.entries)
-    note = "* was trained. + trained on feedback rows, too. Brackets: 95% intervals."
+    note = "* was trained. + trained on feedback rows, too. ^ a bound. Brackets: 95% intervals."
     return Table(f"{prefix}policies", f"Policies on {problem.name}", tuple(header), tuple(rows), places, note=note)
 
 
@@ -279,8 +282,11 @@ def _pair(c: Comparison, one: Contrast) -> str:
 
 
 def _places(c: Comparison, *policies: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(place for policy in policies for place in c.entry(policy).runs))
+    """Run folders of policies; those of an intervention are its agent's, which is named beside it."""
+    known = {entry.policy: entry.runs for entry in c.entries}
+    return tuple(dict.fromkeys(place for policy in policies for place in known.get(policy, ())))
 
 
 def _name(entry: Entry) -> str:
-    return f"{entry.policy}{' *' if entry.learned else ' +' if entry.extra_labels else ''}"
+    mark = " ^" if entry.bound else " *" if entry.learned else " +" if entry.extra_labels else ""
+    return f"{entry.policy}{mark}"
