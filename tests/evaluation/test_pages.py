@@ -221,10 +221,11 @@ def grid(folder: Path, **changes: Any) -> Path:
     study(folder / "toy-clean")
     study(folder / "toy-noisy", task={"name": "toy", "label_noise": 0.1})
     problems = [
-        {"folder": name, "task": "toy", "command": f"kd-env study name={name}"}
+        {"folder": name, "block": "b", "agents": [NASTY], "transfers": []}
         for name in ("toy-clean", "toy-noisy", "late")
     ]
     values = {"name": "grid", "hash": "abc123", "registered": "2026-01-01", "problems": problems, "departures": []}
+    values["registration"] = {"hypotheses": []}
     (folder / "study.json").write_text(json.dumps({**values, **changes}))
     return folder
 
@@ -235,7 +236,7 @@ def test_a_grid_says_its_departures_first_and_keeps_problems_apart(tmp_path: Pat
     words = page.words.split("grid", 1)[1]  # after the title of the window
     assert words.strip().startswith("1 departure from the pre-registration (Pre-registration abc123 of 2026-01-01)")
     assert words.index("trainings: 5 in place of <10>") < words.index("toy-clean") < words.index("toy-noisy")
-    assert "late has no results yet and is left out: go on with kd-env study name=late." in words
+    assert "late has no results yet and is left out: go on with the command of the study." in words
     assert f"Over all problems {NASTY} is ahead of the best rules." in words  # 0.61 beside 0.41
     assert "2 problems x 5 trainings x 30 seeds" in words and "All 10 trainings took 4,800 student updates" in words
     pooled = list(csv.DictReader(io.StringIO((folder / "tables/pooled.csv").read_text())))
@@ -251,6 +252,32 @@ def test_a_grid_says_its_departures_first_and_keeps_problems_apart(tmp_path: Pat
     (folder / "study.json").write_text(json.dumps({**values, "problems": values["problems"][1:2], "departures": []}))
     page = Page(report([str(folder), f"out={tmp_path / 'kept'}"], "").read_text())
     assert "Pre-registration abc123 of 2026-01-01; no departure from it." in page.words
+
+
+def test_a_registered_study_begins_with_its_hypotheses_and_shows_its_transfer(tmp_path: Path) -> None:
+    asked = {
+        "name": "H1",
+        "says": "it is <above>",
+        "agent": NASTY,
+        "block": "b",
+        "problems": ["toy-clean", "toy-noisy"],
+    }
+    transfers = [{"agent": NASTY, "source": "toy-clean", "label": NASTY, "continued": False}]
+    problems = [
+        {"folder": name, "block": "b", "agents": [NASTY], "transfers": each}
+        for name, each in (("toy-clean", []), ("toy-noisy", transfers))
+    ]
+    folder = grid(tmp_path / "grid", registration={"hypotheses": [asked]}, problems=problems)
+    page = Page(report([str(folder)], "").read_text())
+    assert "1 of 1 hypotheses hold: H1." in page.words and "Over all problems" not in page.words
+    assert page.words.index("Hypotheses") < page.words.index("Performance profiles")
+    lines = list(csv.DictReader(io.StringIO((folder / "tables/hypotheses.csv").read_text())))
+    assert [line["problem"] for line in lines] == ["all 2, equal weights", "toy-clean", "toy-noisy"]
+    assert lines[0]["hypothesis"] == "H1: it is <above>" and lines[0]["reading"] == "supported"
+    assert len(lines[1]["runs"].split(";")) == 5 and lines[1]["minus"] == "soft_label_only"
+    matrix = list(csv.DictReader(io.StringIO((folder / "tables/transfer_0.csv").read_text())))
+    assert [line["learned on"] for line in matrix] == ["toy-clean", "toy-noisy"]
+    assert matrix[0]["toy-noisy"] == matrix[1]["toy-noisy"] != "-" and matrix[1]["toy-clean"] == "-"
 
 
 def test_mistakes_of_the_command(tmp_path: Path) -> None:

@@ -111,9 +111,9 @@ def read_registration(given: Any) -> Registration:
             raise ValueError(f"study={given}: there is no such file (seen from {Path.cwd()}).")
         text = read_text(path, "write it as UTF-8")
     else:
-        if given not in groups("study")[GROUP]:
+        if given not in studies():
             raise ValueError(
-                unknown_name("study", given, groups("study")[GROUP]) + " A file of your own ends in .yaml."
+                unknown_name("study", given, studies()) + " A file of your own ends in .yaml."
             )
         text = files(PACKAGE).joinpath(GROUP, f"{given}.yaml").read_text(encoding="utf-8")
     return Registration(checked(_parsed(text, given), given), given)
