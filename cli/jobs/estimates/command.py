@@ -8,13 +8,13 @@ from typing import Any
 
 from cli.jobs.estimates import words
 from cli.jobs.estimates.run import of_run
-from cli.jobs.estimates.study import of_study
+from cli.jobs.estimates.study import StudyEstimate, of_study
 from cli.jobs.estimates.teachers import missing_teachers
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.prepare import set_threads
-from cli.jobs.studies.grid import Planned
+from cli.jobs.studies.grid import Planned, kinds_of, plan_problem
 from cli.jobs.studies.pruning import pausing
-from cli.jobs.studies.registered import plan_registered
+from cli.jobs.studies.registered import registration_of
 from cli.jobs.study import plan
 from cli.runs.backends.catalog import LOCAL, jobs_of
 from cli.settings import probe
@@ -90,43 +90,35 @@ def _registered(options: Mapping[str, Any], main: Sequence[str], given: Sequence
     """Print what each problem of a study needs, and all of them.
 
     Where teachers or files are missing, numbers that follow from the file alone are printed, and no time.
-
-    Args:
-        options: of ``kd-env study``.
-        main: words for the main job.
-        given: all words.
-        jobs: trainings at the same time.
-
-    Raises:
-        ValueError: as the study itself.
     """
-    registration, folder, planned = plan_registered(options, main, given)
-    seconds, unknown, updates = 0.0, 0, 0
-    for one in planned:
-        updates += sum(map(_updates, (training.settings.resolved for training in one.trainings)))
-        said = _line(one, jobs)
-        seconds, unknown = (seconds + said[1], unknown) if said[1] is not None else (seconds, unknown + 1)
-        print(f"{one.problem.name}: {said[0]}", flush=True)
-    cells = sum(len(one.trainings) for one in planned)
-    total = f"{registration.name} ({folder}): {len(planned)} problems, {cells} cells, {updates:,} student updates"
-    if unknown:
-        print(f"{total}; no time can be said for {unknown} problems, whose teachers or files are not here", flush=True)
-    else:
-        print(f"{total}; about {words.duration(seconds)}, {jobs} at a time", flush=True)
+    registration, folder = registration_of(options, main, given)
+    seconds, unknown, updates, cells, problems = 0.0, 0, 0, 0, 0
+    for problem, kinds in kinds_of(registration, folder, main):
+        count = problem.values["trainings"]
+        trained = count * sum(_updates(resolved) for _, resolved in kinds)
+        own = f"{count * len(kinds)} cells, {trained:,} student updates of trainings"
+        try:
+            found = _time(plan_problem(registration, problem, kinds, folder, options["cpus"]), jobs)
+        except (ValueError, OSError) as error:
+            found = str(error).splitlines()[0]
+        said = f"; {words.study_line(found)}" if isinstance(found, StudyEstimate) else f"; no time: {found}"
+        print(f"{problem.name}: {own}{said}", flush=True)
+        seconds, unknown = (
+            (seconds + found.seconds, unknown) if isinstance(found, StudyEstimate) else (seconds, unknown + 1)
+        )
+        updates, cells, problems = updates + trained, cells + count * len(kinds), problems + 1
+    total = f"{registration.name}: {problems} problems, {cells:,} cells, {updates:,} student updates of trainings"
+    last = f"no time can be said for {unknown} problems" if unknown else f"about {words.duration(seconds)}"
+    print(f"{total}; {last}, {jobs} at a time", flush=True)
 
 
-def _line(one: Planned, jobs: int) -> tuple[str, float | None]:
-    """What is said of a problem, and its seconds where they can be told."""
-    cells = f"{len(one.trainings)} cells"
-    try:
-        missing = missing_teachers(one.trainings[0].settings)
-    except (ValueError, OSError) as error:
-        return f"{cells}; {str(error).splitlines()[0]}", None
+def _time(one: Planned, jobs: int) -> StudyEstimate | str:
+    """The estimate of a problem, or what is missing for it."""
+    missing = missing_teachers(one.trainings[0].settings)
     if missing:
-        return "\n  ".join([f"{cells}; without time, until its teachers are there:", *missing]), None
+        return " ".join(missing)
     # Those that begin with the policy of another training cost as much as if they were drawn.
-    found = of_study([training.settings for training in one.trainings], jobs)
-    return f"{cells}, {words.study_line(found)}", found.seconds
+    return of_study([training.settings for training in one.trainings], jobs)
 
 
 def _updates(c: Mapping[str, Any]) -> int:

@@ -6,7 +6,8 @@ trainings are those of an ordinary study, in a folder of their own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -89,14 +90,15 @@ def problems_of(registration: Registration) -> list[Problem]:
     return list(found.values())
 
 
-def plan_grid(registration: Registration, folder: Path, given: Sequence[str], threads: int) -> list[Planned]:
-    """The trainings of every problem, composed and checked.
+def kinds_of(
+    registration: Registration, folder: Path, given: Sequence[str]
+) -> list[tuple[Problem, list[tuple[Kind, dict[str, Any]]]]]:
+    """Every problem with its kinds of trainings and their configurations; no file of a task is read.
 
     Args:
         registration: of the study.
         folder: of it; each problem has one in it.
         given: overrides of the command line, which change no number.
-        threads: of a training.
 
     Raises:
         ValueError: what does not fit, with the name of the problem.
@@ -105,22 +107,53 @@ def plan_grid(registration: Registration, folder: Path, given: Sequence[str], th
     first_seed = registration.values.get("first_seed", 0)
     found, known = [], Known()
     for problem in problems.values():
-        count = problem.values["trainings"]
-        try:
-            kinds = []
+        count, kinds = problem.values["trainings"], list[Kind]()
+        with _named(registration, problem):
             for entry in problem.agents:
                 sources = _sources(entry, problems, folder, given, count, first_seed, known)
                 controls = entry.get("controls", problem.values["controls"] if not sources else ["none"])
-                kinds += [(Kind(_overrides(problem, entry, control, given), sources)) for control in controls]
+                kinds += [Kind(_overrides(problem, entry, control, given), sources) for control in controls]
             made = composed(kinds, known)
             check_controls(sorted({str(resolved["control"]) for _, resolved in made}), made[0][1]["evaluation"])
-            place = folder / problem.name
-            trainings = expand(made, place, trainings=count, first_seed=first_seed, threads=threads)
-        except ValueError as error:
-            raise ValueError(f"study={registration.place}: the problem {problem.name}: {error}") from error
-        needs = (kind.sources[index : index + 1] for kind, _ in made for index in range(count))
-        found.append(Planned(problem, tuple(trainings), tuple(needs)))
+        found.append((problem, made))
     return found
+
+
+def plan_grid(registration: Registration, folder: Path, given: Sequence[str], threads: int) -> list[Planned]:
+    """The trainings of every problem, composed and checked; arguments as of :func:`kinds_of`.
+
+    Raises:
+        ValueError: as there, and what does not fit the files of a task.
+    """
+    return [
+        plan_problem(registration, problem, kinds, folder, threads)
+        for problem, kinds in kinds_of(registration, folder, given)
+    ]
+
+
+def plan_problem(
+    registration: Registration,
+    problem: Problem,
+    kinds: Sequence[tuple[Kind, Mapping[str, Any]]],
+    folder: Path,
+    threads: int,
+) -> Planned:
+    """The trainings of one problem of :func:`kinds_of`; raises as :func:`plan_grid`."""
+    count, first_seed = problem.values["trainings"], registration.values.get("first_seed", 0)
+    with _named(registration, problem):
+        place = folder / problem.name
+        trainings = expand(kinds, place, trainings=count, first_seed=first_seed, threads=threads)
+    needs = (kind.sources[index : index + 1] for kind, _ in kinds for index in range(count))
+    return Planned(problem, tuple(trainings), tuple(needs))
+
+
+@contextmanager
+def _named(registration: Registration, problem: Problem) -> Iterator[None]:
+    """Errors say which problem of which study they are of."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"study={registration.place}: the problem {problem.name}: {error}") from error
 
 
 def stages(planned: Sequence[Planned]) -> list[list[Training]]:

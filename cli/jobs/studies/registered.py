@@ -27,10 +27,8 @@ PLACES = ("task.data_dir", "teacher.name_or_path", "teacher.path", "cache_dir", 
 _OF_THE_FILE = ("agents", "controls", "trainings", "first_seed", "pruning", "pruning_at")
 
 
-def plan_registered(
-    options: Mapping[str, Any], main: Sequence[str], words: Sequence[str]
-) -> tuple[Registration, Path, list[Planned]]:
-    """The registration, the folder of the study, and all that it trains.
+def registration_of(options: Mapping[str, Any], main: Sequence[str], words: Sequence[str]) -> tuple[Registration, Path]:
+    """The registration, and the folder of the study.
 
     Args:
         options: of ``kd-env study``.
@@ -38,7 +36,7 @@ def plan_registered(
         words: all words that were given.
 
     Raises:
-        ValueError: an option that the file is to say, or anything in it that does not fit.
+        ValueError: an option that the file is to say, or a file that does not fit.
     """
     given = {word.partition("=")[0] for word in words}
     for key in (*_OF_THE_FILE, *(word.partition("=")[0] for word in main)):
@@ -48,8 +46,7 @@ def plan_registered(
                 f"change the file, and the report will tell it. Here may stand {', '.join(PLACES)}, and where it runs."
             )
     registration = read_registration(options["study"])
-    folder = Path(str(options["runs_dir"])).expanduser() / folder_name(options["name"] or registration.name)
-    return registration, folder, plan_grid(registration, folder, main, options["cpus"])
+    return registration, Path(str(options["runs_dir"])).expanduser() / folder_name(options["name"] or registration.name)
 
 
 def run_registered(options: Mapping[str, Any], main: Sequence[str], words: Sequence[str], command: str) -> Path:
@@ -58,7 +55,8 @@ def run_registered(options: Mapping[str, Any], main: Sequence[str], words: Seque
     Raises:
         ValueError: anything that does not fit, before any work; after it, the cells that failed, with their logs.
     """
-    registration, folder, planned = plan_registered(options, main, words)
+    registration, folder = registration_of(options, main, words)
+    planned = plan_grid(registration, folder, main, options["cpus"])
     check_backend(options, planned[0].trainings[0].settings.env.device, split_options("study", [])[0])
     for need in stages(planned):  # refuses circles before any work
         for training in need:

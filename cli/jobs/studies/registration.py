@@ -112,9 +112,7 @@ def read_registration(given: Any) -> Registration:
         text = read_text(path, "write it as UTF-8")
     else:
         if given not in studies():
-            raise ValueError(
-                unknown_name("study", given, studies()) + " A file of your own ends in .yaml."
-            )
+            raise ValueError(unknown_name("study", given, studies()) + " A file of your own ends in .yaml.")
         text = files(PACKAGE).joinpath(GROUP, f"{given}.yaml").read_text(encoding="utf-8")
     return Registration(checked(_parsed(text, given), given), given)
 
