@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.jobs.estimates.command import estimate_job
 from cli.jobs.studies import record as records
-from cli.jobs.studies.grid import Planned, plan_grid, problems_of, stages
+from cli.jobs.studies.grid import Planned, kinds_of, plan_grid, problems_of, stages
+from cli.jobs.studies.outcome import hypotheses_of
 from cli.jobs.studies.registration import Registration, checked, read_registration
 from cli.jobs.study import study
 from cli.runs import folder as runs
 from cli.settings.presets import studies
+from cli.settings.read import agent_label
 
 SOURCE = "rows-toy-noisy_labels"
 FIXED: dict[str, Any] = {
@@ -97,8 +100,8 @@ def test_a_policy_of_another_problem_is_judged_as_it_is(finished: Path) -> None:
     (moved,) = (finished / "other-toy_pair-noisy_labels").glob("*moved-seed0")
     origin = json.loads((moved / "origin.json").read_text())
     assert origin["run"] == str(source.resolve())
-    (weights,) = (source / "policy").glob("*.safetensors")
-    assert (moved / "policy" / weights.name).read_bytes() == weights.read_bytes()
+    networks = "policy/networks.safetensors"
+    assert (moved / networks).read_bytes() == (source / networks).read_bytes()
 
 
 def test_a_deleted_cell_comes_back_with_the_same_bits(finished: Path) -> None:
@@ -243,3 +246,43 @@ def test_the_folder_of_a_run_is_no_study(tmp_path: Path) -> None:
     (tmp_path / "fixed" / runs.CONFIG).write_text("seed: 0\n")
     with pytest.raises(ValueError, match="is a run folder"):
         study([written(tmp_path), f"runs_dir={tmp_path}"], "")
+
+
+def test_an_estimate_counts_what_it_cannot_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = block(tasks=["rte"], options=["env=sample_weighting", "task.data_dir=nowhere"])
+    words = [written(tmp_path, blocks=missing, trainings=3), f"runs_dir={tmp_path}", "jobs=2"]
+    estimate_job(["study", *words], "")
+    first, last = capsys.readouterr().out.strip().splitlines()
+    assert first.startswith("rows-rte-noisy_labels: 3 cells, 6 student updates of trainings; no time: study=")
+    assert (
+        last
+        == "fixed: 1 problems, 3 cells, 6 student updates of trainings; no time can be said for 1 problems, 2 at a time"
+    )
+    assert not (tmp_path / "fixed").exists()
+
+
+@pytest.mark.parametrize("name", studies())
+def test_shipped_studies_compose(name: str, tmp_path: Path) -> None:
+    """Every option and name of theirs exists, whatever files are here, and hypotheses are about what is trained.
+
+    Blocks are cut to the tasks with options of their own and one other, and to one student; presets have names anyway.
+    """
+    whole = read_registration(name)
+    few = [
+        {**each, "tasks": list({*each["by_task"], each["tasks"][0]}), "students": each["students"][:1]}
+        for each in whole.blocks
+    ]
+    problems = {problem.name for problem in problems_of(whole)}
+    kept = [one for one in whole.values.get("transfer", []) if problems.issuperset(one["problems"])]
+    assert kept == whole.values.get("transfer", [])
+    registration = Registration({**whole.values, "blocks": few, "transfer": []}, name)
+    found = kinds_of(registration, tmp_path, ())
+    record = {"registration": registration.values, "problems": [_recorded(*one) for one in found]}
+    transferred = [one.agent for one in hypotheses_of(record) if not one.problems]
+    assert all("_from_" in agent for agent in transferred) and len(transferred) < len(hypotheses_of(record))
+    assert all("shuffled_reward" in {kind["control"] for _, kind in kinds} for _, kinds in found)
+
+
+def _recorded(problem: Any, kinds: Any) -> dict[str, Any]:
+    agents = [agent_label(resolved["agent"]) for _, resolved in kinds]
+    return {"folder": problem.name, "block": problem.block, "agents": agents}
