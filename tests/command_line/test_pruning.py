@@ -80,7 +80,9 @@ class Processes:
         self.with_rules: list[str] = []
         self.fails: set[str] = set()
 
-    def __call__(self, children: Sequence[Child], backend: Backend, *, shown: bool, end: str = "") -> list[Child]:
+    def __call__(
+        self, children: Sequence[Child], backend: Backend, *, shown: bool, end: str = "", cells: bool = False
+    ) -> list[Child]:
         self.calls.append([child.name for child in children])
         self.with_rules = [child.name for child in children if "evaluation.rules=[all]" in child.words]
         for child in children:

@@ -13,6 +13,8 @@ from agents.catalog import AGENTS
 from agents.sb3.algorithms import ALGORITHMS
 from cli.commands import COMMANDS
 from cli.jobs.evaluate import split_run
+from cli.jobs.studies.grid import problems_of
+from cli.jobs.studies.registered import registration_of
 from cli.jobs.study import plan
 from cli.settings.compose import compose, resolve_overrides
 from cli.settings.kinds.language_models import mlm_config
@@ -84,7 +86,11 @@ def test_commands_are_valid(line: str) -> None:
         assert not [word for word in overrides if "=" in word]
         return
     if name == "study":
-        assert plan(*split_options("study", overrides))
+        options, others = split_options("study", overrides)
+        if options["study"] is None:
+            assert plan(options, others)
+        else:  # its cells are composed by tests/command_line/test_registered.py
+            assert problems_of(registration_of(options, others, overrides)[0])
         return
     if name == "evaluate" and any(word.startswith("students=") for word in overrides):
         options, others = split_options("downstream", overrides)

@@ -19,7 +19,16 @@ _GROUPS = {
             "iterations",
         ),
         *("loss", "policy_loss", "value_loss", "actor_loss", "critic_loss", "policy_objective", "target_mean"),
-        *("explained_variance", "policy_grad_norm", "learning_rate", "clip_range", "clip_range_vf", "step_size"),
+        *(
+            "explained_variance",
+            "policy_grad_norm",
+            "pair_difference",
+            "step_norm",
+            "learning_rate",
+            "clip_range",
+            "clip_range_vf",
+            "step_size",
+        ),
         *("is_line_search_success", "delta_std", "candidates_left", "best_return"),
     ),
     POLICY: (
