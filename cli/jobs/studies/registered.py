@@ -91,6 +91,12 @@ def _run(
         for stage in stages(planned):
             todo = [training for training in stage if not training.finished()]
             ready = [training for training in todo if _can_begin(training)]
+            if len(ready) < len(todo):
+                print(
+                    f"{len(todo) - len(ready)} cells would begin with the policies of cells that have not come to their "
+                    "end, and wait for the next time that the command is given.",
+                    flush=True,
+                )
             _make_teachers(ready)
             for training in ready:
                 training.folder.parent.mkdir(exist_ok=True)

@@ -32,15 +32,15 @@ def _table(study: Study) -> Table:
         one = outcome.hypothesis
         over = f"all {len(outcome.parts)}, equal weights"
         pooled: Cell = "no results" if outcome.pooled is None else outcome.pooled.interval
-        rows.append((f"{one.name}: {one.says}", over, one.agent, one.above, pooled, outcome.verdict))
+        rows.append((f"{one.name}: {one.says}", over, pooled, outcome.verdict, one.agent, one.above))
         places.append(())
         for part in outcome.parts:
             difference = part.difference
-            rows.append((one.name, part.problem, one.agent, part.above, difference.interval, difference.reading))
+            rows.append((one.name, part.problem, difference.interval, difference.reading, one.agent, part.above))
             places.append(_places(study, part.problem, one.agent, part.above))
-        rows += [(one.name, problem, one.agent, one.above, "no results", "") for problem in outcome.missing]
+        rows += [(one.name, problem, "no results", "", one.agent, one.above) for problem in outcome.missing]
         places += [()] * len(outcome.missing)
-    header = ("hypothesis", "problem", "agent", "minus", "gap closed", "reading")
+    header = ("hypothesis", "problem", "difference in gap closed", "reading", "agent", "minus")
     return Table("hypotheses", "Hypotheses", header, tuple(rows), tuple(places), signed=True)
 
 
