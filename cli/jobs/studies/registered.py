@@ -93,7 +93,7 @@ def _run(
             ready = [training for training in todo if _can_begin(training)]
             if len(ready) < len(todo):
                 print(
-                    f"{len(todo) - len(ready)} cells would begin with the policies of cells that have not come to their "
+                    f"{len(todo) - len(ready)} cells would begin with the policies of cells that have not come to an "
                     "end, and wait for the next time that the command is given.",
                     flush=True,
                 )
