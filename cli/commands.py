@@ -109,6 +109,12 @@ def _report() -> Job:
     return report
 
 
+def _power() -> Job:
+    from cli.jobs.pages.power import power
+
+    return power
+
+
 def _watch() -> Job:
     from cli.jobs.studies.watch import watch
 
@@ -131,6 +137,7 @@ COMMANDS = {
     "tune": Command("search options of an agent with Optuna, by the selection split alone", "tune", _tune),
     "estimate": Command("say how long a training or a study takes, and its memory", "config", _estimate),
     "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),
+    "power": Command("what a study of another size could find, from the runs of a pilot", "power", _power),
     "report": Command("one HTML file of runs or a study: verdict, figures, tables, commands", "report", _report),
     "tutor": Command("of earlier versions; now: kd-env study env=tutor_token", None, _tutor),
     "bench": Command("measure speed and memory (source checkout only)", None, _bench),

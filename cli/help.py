@@ -63,6 +63,7 @@ EXAMPLES = {
         "kd-env compare runs/toy-*",
         "kd-env compare runs=[runs/a,runs/b] out=comparison",
     ),
+    "power": ("kd-env power runs/pilot-* trainings=[5,10] seeds=30",),
     "report": (
         "kd-env report runs/quick-study",
         "kd-env report runs=[runs/a,runs/b] out=report",
@@ -80,6 +81,7 @@ GOING_ON = {
     "tune": "the same command goes on with trials that are not finished; more trials go on with a finished search.",
     "estimate": "nothing is lost.",
     "compare": "nothing is lost; the same command with overwrite=true writes it again.",
+    "power": "nothing is lost.",
     "report": "nothing is lost; the same command with overwrite=true writes it again.",
 }
 """What to do with a job that was ended from outside."""

@@ -17,14 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cli.jobs.compare import find_runs, read_runs
 from cli.jobs.pages.command import report
+from cli.jobs.pages.power import power
 from cli.runs import folder as run_files
 from cli.runs import watch
 from cli.runs.config import to_yaml
+from kd_env.evaluation.comparing.hypotheses import values_of
+from kd_env.evaluation.judging.results import SELECTION
 from kd_env.evaluation.pages.pooling import BEST
 from kd_env.evaluation.pages.tables import Table, as_csv, as_html, as_latex, as_markdown
 from kd_env.evaluation.reports import plots
 from kd_env.evaluation.statistics.intervals import t_interval
+from kd_env.evaluation.statistics.power import planned_difference
 
 NASTY = 'a<b>&"c" $x_1$ |%'
 STEPS = 12
@@ -378,3 +383,26 @@ def test_a_browser_shows_every_figure_on_a_phone(made: Path, tmp_path: Path) -> 
     assert set(found["figures"]) == {f"figure-{path.stem}" for path in (made / "figures").glob("*.svg")}
     for name, (width, height, ink_width, ink_height) in found["figures"].items():
         assert 250 < width <= 360 and height > 70 and ink_width > 100 and ink_height > 50, name
+
+
+def test_a_pilot_says_what_a_study_could_find(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the selection split alone, as the statistics say it."""
+    folder = study(tmp_path / "pilot", 3)
+    for place in folder.glob("*/results.json"):
+        results = json.loads(place.read_text())
+        for policy in results["policies"]:
+            policy["seeds"]["splits"]["validation"]["gap_closed"] = [9.0] * len(results["seeds"])
+        place.write_text(json.dumps(results))
+    power([f"{folder}/*", "trainings=[5,10]", "seeds=30"], "")
+    said = capsys.readouterr().out
+    read = read_runs(find_runs([f"{folder}/*"]))
+    values = [values_of(read, policy, SELECTION) for policy in (NASTY, "soft_label_only")]
+    found = planned_difference(values[0], values[1], [5, 10], 30)
+    assert found[5] > found[10] > 0
+    assert f"{found[5]:.3f}" in said and f"{found[10]:.3f}" in said and "soft_label_only" in said and "9.0" not in said
+    with pytest.raises(ValueError, match="has one training here"):
+        power([str(study(tmp_path / "one", 1)) + "/*"], "")
+    with pytest.raises(ValueError, match="trainings=1"):
+        power([f"{folder}/*", "trainings=1"], "")
+    with pytest.raises(ValueError, match="Unknown option 'train'"):
+        power(["train=3"], "")
