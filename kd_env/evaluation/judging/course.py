@@ -42,6 +42,7 @@ class Ended(NamedTuple):
     teacher_traces: dict[str, Floats]  # what info says of such teachers, each [steps, N]
     measures: tuple[Measured, ...]
     traces: dict[str, Floats]  # of measures, each [updates, N]
+    losses: Floats  # [steps, N, K] of the terms, as info says them; NaN in steps without an update and after the end
 
 
 class Course:
@@ -60,7 +61,7 @@ class Course:
         self._logits: dict[str, Floats] = {}
         self._teachers: dict[str, Floats] = {}
         self._calibration = np.zeros((count, 0))
-        self._weights, self._scales = Trace(), Trace()
+        self._weights, self._scales, self._losses = Trace(), Trace(), Trace()
         names = TEACHER_TRACES if problem.config.teacher_learns else ()
         self._traces = {name: Trace() for name in names}
         self._measures = decision.measures(problem, count)
@@ -74,8 +75,9 @@ class Course:
         """Take one step; replicas that are not ``running`` have ended before."""
         self._returns += np.where(running, rewards, 0.0)
         moved = running & ~info["skipped"]
-        weights = info["weights"] if self._decision.sets_weights else info["weights"][:, :0]
-        self._weights.append(_applied(weights, running[:, None], moved[:, None]))
+        terms = slice(None) if self._decision.sets_weights else slice(0)
+        self._weights.append(_applied(info["weights"][:, terms], running[:, None], moved[:, None]))
+        self._losses.append(np.where(moved[:, None], info["raw_losses"][:, terms], np.nan).astype(np.float64))
         self._scales.append(_applied(info["update_scale"], running, moved))
         for measure in self._measures:
             measure.add(info, running)
@@ -100,6 +102,7 @@ class Course:
             "returns": self._returns,
             "weights": self._weights.array(),
             "scales": self._scales.array(),
+            "losses": self._losses.array(),
             "traces": {name: trace.array() for name, trace in self._traces.items()},
             "measures": {str(place): measure.state() for place, measure in enumerate(self._measures)},
         }
@@ -108,6 +111,7 @@ class Course:
         """Go on from what another course of the same episode had collected."""
         self._returns = state["returns"]
         self._weights, self._scales = Trace(state["weights"]), Trace(state["scales"])
+        self._losses = Trace(state["losses"])
         self._traces = {name: Trace(values) for name, values in state["traces"].items()}
         for place, measure in enumerate(self._measures):
             measure.restore(state["measures"][str(place)])
@@ -125,6 +129,7 @@ class Course:
             {name: trace.array() for name, trace in self._traces.items()},
             tuple(Measured(m.name, m.title, m.bounds, m.values()) for m in self._measures),
             {m.trace: m.over_time() for m in self._measures if m.trace},
+            self._losses.array(),
         )
 
 
@@ -163,6 +168,7 @@ def policy_result(
         taught=_teachers_beside(problem, splits, episodes) if problem.config.teacher_learns else None,
         measures=_joined([episode.measures for episode in episodes]),
         traces={title: _side_by_side([episode.traces[title] for episode in episodes]) for title in titles},
+        term_losses=_side_by_side([episode.losses for episode in episodes]),
     )
 
 

@@ -97,6 +97,10 @@ class PolicyResult:
         """Whether it is a policy that learned nothing, with what agents know: one that they have to beat."""
         return not (self.learned or self.bound or self.intervention)
 
+    term_losses: Floats | None = None
+    """``[steps, N, K]``: loss of each term before its weight, a mean over the updates of a step; NaN in steps without
+    an update and after a replica's end. None where it is not recorded."""
+
     @property
     def mean_weights(self) -> Floats:
         """Mean weight of each term over steps and seeds, ``[K]``."""
@@ -154,7 +158,6 @@ def result_of(values: Mapping[str, Any]) -> PolicyResult:
     measures = tuple(
         Measured(m["name"], m["title"], tuple(m["bounds"]), np.array(m["values"])) for m in values["measures"]
     )
-    weights = np.array(values["weights"], dtype=np.float64)
     return PolicyResult(
         **{name: values[name] for name in ("name", "learned", "extra_labels", "action_view", "chooses")},
         **{name: values[name] for name in ("bound", "intervention", "of") if name in values},
@@ -163,10 +166,17 @@ def result_of(values: Mapping[str, Any]) -> PolicyResult:
         returns=np.array(values["returns"]),
         update_scale=np.array(values["update_scale"]),
         diverged=np.array(values["diverged"], dtype=bool),
-        weights=weights if weights.ndim == 3 else np.ones((len(weights), len(values["returns"]), 0)),
+        weights=_three_axes(values["weights"], values["returns"]),
         measures=measures,
         traces={title: np.array(trace, dtype=np.float64) for title, trace in values["traces"].items()},
+        term_losses=None if values["term_losses"] is None else _three_axes(values["term_losses"], values["returns"]),
     )
+
+
+def _three_axes(values: Any, students: Any) -> Floats:
+    """``[steps, N, K]``; lists of no terms have lost their last axis."""
+    found = np.array(values, dtype=np.float64)
+    return found if found.ndim == 3 else np.ones((len(found), len(students), 0))
 
 
 def _plain(value: Any) -> Any:

@@ -184,6 +184,20 @@ def courses(problem: Problem) -> list[Course]:
     return found
 
 
+def term_losses(problem: Problem) -> dict[str, dict[str, Floats]]:
+    """The loss of every term over a distillation, whether or not a policy weighs it: by term and policy ``[steps]``."""
+    found: dict[str, dict[str, Floats]] = {}
+    for entry in problem.comparison.entries:
+        losses = [row["seeds"].get("term_losses_over_time") for row in _rows(problem, entry)]
+        arrays = [np.array(one, dtype=np.float64) for one in losses if one and one[0]]
+        if arrays:
+            steps = min(len(one) for one in arrays)
+            mean = np.mean([one[:steps] for one in arrays], axis=0)
+            for place, term in enumerate(problem.comparison.term_names):
+                found.setdefault(term, {})[entry.policy] = mean[:, place]
+    return found
+
+
 def traces(problem: Problem) -> dict[str, dict[str, Floats]]:
     """What else was followed over the updates of a distillation: by its title and policy ``[updates]``."""
     found: dict[str, dict[str, Floats]] = {}

@@ -209,7 +209,7 @@ def _chosen(study: Study, png: bool) -> Section:
     drawn = [
         draw(problem, png, prefix)
         for prefix, problem in _each(study)
-        for draw in (courses.chosen_over_time, courses.traces)
+        for draw in (courses.chosen_over_time, courses.term_losses, courses.traces)
     ]
     pictures = tuple(picture for picture in drawn if picture is not None)
     tables = tuple(table for prefix, problem in _each(study) if (table := _choice_table(problem, prefix)).header[1:])

@@ -119,6 +119,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "mean_weights": _by_term(e, np.nanmean(result.weights, axis=0)),
             "chosen": _by_term(e, _share_above_zero(result.weights)),
             "weights_over_time": result.weights_over_time.tolist(),
+            **({} if result.term_losses is None else {"term_losses_over_time": _where_any(result.term_losses)}),
             "update_scale_over_time": np.nanmean(result.update_scale, axis=1).tolist(),
         }
         for name, result in e.policies.items()
@@ -160,6 +161,15 @@ def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, l
 def _over_time(traces: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float]]:
     """Means over the replicas that are still running, of every step."""
     return {name: np.nanmean(values, axis=1).tolist() for name, values in traces.items()}
+
+
+def _where_any(values: NDArray[np.float64]) -> list[Any]:
+    """Means ``[steps, K]`` over the students of a step ``[steps, N, K]`` that have a value; NaN where none has."""
+    known = np.isfinite(values)
+    counts = known.sum(axis=1)
+    sums = np.where(known, values, 0.0).sum(axis=1)
+    found: list[Any] = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).tolist()
+    return found
 
 
 def _share_above_zero(weights: NDArray[np.float64]) -> NDArray[np.float64]:

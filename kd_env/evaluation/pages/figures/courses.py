@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kd_env.core.types import Floats
 from kd_env.evaluation.pages import collect
 from kd_env.evaluation.pages.contents import Picture, Problem
 from kd_env.evaluation.pages.figures.drawing import WIDTH, legend, legend_height, look, panels, picture
@@ -67,13 +68,35 @@ def _most(course: collect.Course) -> str:
 
 def traces(problem: Problem, png: bool, prefix: str = "") -> Picture | None:
     """What else was followed over the updates of a distillation; None where nothing was."""
-    found = collect.traces(problem)
+    caption = f"Followed over the updates of a distillation, means over trainings and students ({problem.name})."
+    return _curves(problem, collect.traces(problem), "update", f"{prefix}traces", caption, png)
+
+
+def term_losses(problem: Problem, png: bool, prefix: str = "") -> Picture | None:
+    """The loss of every term over the steps of a distillation; None where none was recorded."""
+    caption = (
+        f"Loss of each term on the batches of a distillation, before its weight, means over trainings and students "
+        f"({problem.name}). Gaps: steps in which no student was updated."
+    )
+    found = collect.term_losses(problem)
+    kept = [entry.policy for entry in problem.comparison.entries if entry.learned]
+    kept += [entry.policy for entry in problem.comparison.entries if not entry.learned and not entry.extra_labels]
+    shown = {
+        f"loss of {term}": {policy: values for policy, values in by_policy.items() if policy in kept[:MOST]}
+        for term, by_policy in found.items()
+    }
+    return _curves(problem, shown, "step", f"{prefix}term_losses", caption, png)
+
+
+def _curves(
+    problem: Problem, found: Mapping[str, Mapping[str, Floats]], axis: str, name: str, caption: str, png: bool
+) -> Picture | None:
+    """A panel for each title with a line for each policy; None where there is no title."""
     if not found:
         return None
     names = [entry.policy for entry in problem.comparison.entries]
     drawn = list(next(iter(found.values())))
-    caption = f"Followed over the updates of a distillation, means over trainings and students ({problem.name})."
-    alt = f"Curves over the updates of a distillation: {', '.join(found)}."
+    alt = f"Curves over the {axis}s of a distillation: {', '.join(found)}."
 
     def draw(figure: Figure) -> None:
         grid = panels(figure, len(found), below=below)
@@ -82,8 +105,8 @@ def traces(problem: Problem, png: bool, prefix: str = "") -> Picture | None:
                 every = max(len(values) // 7, 1)
                 axes.plot(values, markevery=every, label=policy, **look(names.index(policy)))
             axes.set_ylabel(title)
-            axes.set_xlabel("update")
+            axes.set_xlabel(axis)
         legend(figure, grid[0])
 
     below = legend_height(drawn)
-    return picture(f"{prefix}traces", caption, alt, draw, 2.4 * len(found) + below, png)
+    return picture(name, caption, alt, draw, 2.4 * len(found) + below, png)
