@@ -144,9 +144,11 @@ def test_the_hash_is_of_what_the_file_says(tmp_path: Path) -> None:
 
 
 def test_cells_are_blocks_by_tasks_by_regimes_by_students(tmp_path: Path) -> None:
-    blocks = block(regimes=["noisy_labels", "tight_budget"], students=["toy_small", "toy_two"], tasks=["toy"])
+    blocks = block(regimes=["noisy_labels", "unreliable_teacher"], students=["toy_small", "toy_two"], tasks=["toy"])
     names = [problem.name for problem in problems_of(registration(blocks=blocks))]
-    assert names == [f"rows-toy-{r}-{s}" for r in ("noisy_labels", "tight_budget") for s in ("toy_small", "toy_two")]
+    assert names == [
+        f"rows-toy-{r}-{s}" for r in ("noisy_labels", "unreliable_teacher") for s in ("toy_small", "toy_two")
+    ]
     (one,) = planned(tmp_path, blocks=block(tasks=["toy"]), trainings=2)
     c = one.trainings[1].settings.resolved
     assert (c["seed"], c["task"]["label_noise"], c["evaluation"]["seeds"]) == (100, 0.3, 2)
@@ -195,6 +197,7 @@ def test_options_of_files_are_not_for_embedded_tasks(tmp_path: Path) -> None:
         ({"blocks": block(students=["small"])}, "Unknown student 'small'"),
         ({"blocks": block(options=["budget"])}, "list of key=value"),
         ({"blocks": block(by_task={"rte": []})}, "by_task names"),
+        ({"blocks": block(regimes=["tight_budget"])}, r"env\.budget=2 would take back what regime=tight_budget says"),
         ({"hypotheses": [{**FIXED["hypotheses"][0], "block": "row"}]}, "Unknown block 'row'.*rows"),
         ({"hypotheses": [{"name": "H"}]}, "lacks says, agent, block"),
     ],

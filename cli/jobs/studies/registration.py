@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from cli.settings.compose import leaves
 from cli.settings.options import folder_name, names_of, whole
 from cli.settings.presets import PACKAGE, groups, studies
 from kd_env.core.registry import unknown_name
@@ -54,8 +55,6 @@ _HYPOTHESIS = {"name": str, "says": str, "agent": str, "block": str}
 _HYPOTHESIS_MORE = {"above": str, "problems": list}
 _TRANSFER = {"agent": str, "problems": list}
 _TRANSFER_MORE = {"continued": bool}
-BEST_RULE = "best_rule"
-"""What a hypothesis is about where it names no policy: the rule that is best on the selection split of each problem."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,13 @@ def read_registration(given: Any) -> Registration:
 
 
 def _parsed(text: str, place: str) -> Any:
-    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    try:  # dates stay words, as in every other configuration, and no key stands twice
+        return OmegaConf.to_container(OmegaConf.create(text))
+    except (YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{place} is no YAML: {str(error).splitlines()[0]}.") from error
 
 
@@ -132,6 +133,7 @@ def checked(values: Any, place: str) -> Mapping[str, Any]:
     folder_name(values["name"])
     for key in ("trainings", "seeds"):
         whole(f"{place}: {key}", values[key], 1)
+    _options(place, values.get("options", []))
     names = []
     for block in values["blocks"]:
         where = f"{place}: the block {block.get('name') if isinstance(block, Mapping) else block!r}"
@@ -145,9 +147,11 @@ def checked(values: Any, place: str) -> Mapping[str, Any]:
             raise ValueError(f"{where}: by_task names {sorted(block['by_task'])}, and tasks {block['tasks']}.")
         for options in (block.get("options", []), *block.get("by_task", {}).values()):
             _options(where, options)
+        _refuse_against_regimes(
+            where, block.get("regimes", []), [*values.get("options", []), *block.get("options", [])]
+        )
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"{place}: blocks={names} must be at least one, each with a name of its own.")
-    _options(place, values.get("options", []))
     for hypothesis in values["hypotheses"]:
         where = f"{place}: the hypothesis {hypothesis.get('name') if isinstance(hypothesis, Mapping) else hypothesis!r}"
         _keys(hypothesis, where, _HYPOTHESIS, _HYPOTHESIS_MORE)
@@ -187,3 +191,19 @@ def _presets(where: str, key: str, given: Sequence[Any]) -> None:
 def _options(where: str, options: Any) -> None:
     if not isinstance(options, list) or not all(isinstance(text, str) and "=" in text for text in options):
         raise ValueError(f"{where}: options={options!r} must be a list of key=value of the main job.")
+
+
+def _refuse_against_regimes(where: str, regimes: Sequence[str], options: Any) -> None:
+    """Refuse options of all tasks that would take back what a regime says: its name would be a lie."""
+    from omegaconf import OmegaConf
+
+    for regime in regimes:
+        preset = OmegaConf.create(files(PACKAGE).joinpath("regime", f"{regime}.yaml").read_text(encoding="utf-8"))
+        said = leaves(preset)
+        for text in options:
+            key = text.partition("=")[0].lstrip("+")
+            if key in said:
+                raise ValueError(
+                    f"{where}: {text} would take back what regime={regime} says; leave it out, say it for single tasks "
+                    "in by_task, or give the regime a block of its own."
+                )
