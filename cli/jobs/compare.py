@@ -18,9 +18,8 @@ from cli.runs.config import at, differences
 from cli.runs.former import with_former_defaults
 from cli.runs.paths import absolute
 from cli.settings.kinds.catalog import reader_of
-from cli.settings.options import names_of, split_options
+from cli.settings.options import split_folders
 from cli.settings.read import agent_label
-from kd_env.core.registry import unknown_name
 from kd_files.manifest import check_file
 from kd_files.reading import check_keys, damaged, read_json
 
@@ -47,13 +46,7 @@ def compare_runs(overrides: Sequence[str], command: str) -> Path:
     Raises:
         ValueError: no run, a folder without results, runs that cannot be compared, or an ``out`` that is in use.
     """
-    options, rest = split_options("compare", overrides)
-    patterns = [word for word in rest if "=" not in word and not word.startswith("-")]
-    for word in rest:
-        if word not in patterns:
-            raise ValueError(unknown_name("option", word.split("=", 1)[0], options))
-    if options["runs"] is not None:
-        patterns += names_of("runs", options["runs"])
+    options, patterns = split_folders("compare", overrides)
     folders = find_runs(patterns)
     out = options["out"]
     if out is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cli.settings.presets import PACKAGE
 from cli.settings.values import check_values
+from kd_env.core.registry import unknown_name
 
 LONGEST_NAME = 200
 """Bytes of a folder's name: systems take 255, and its lock and log have longer names."""
@@ -51,6 +52,20 @@ def split_options(job: str, words: Sequence[str]) -> tuple[dict[str, Any], list[
     assert isinstance(options, dict)
     check_values(options)
     return {str(key): value for key, value in options.items()}, others
+
+
+def split_folders(job: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The options of a job that reads runs, and their folders or patterns: words without ``=``, and those of ``runs``.
+
+    Raises:
+        ValueError: as :func:`split_options`, or a word that is neither.
+    """
+    options, rest = split_options(job, words)
+    patterns = [word for word in rest if "=" not in word and not word.startswith("-")]
+    for word in rest:
+        if word not in patterns:
+            raise ValueError(unknown_name("option", word.split("=", 1)[0], options))
+    return options, patterns + (names_of("runs", options["runs"]) if options["runs"] is not None else [])
 
 
 def split_place(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

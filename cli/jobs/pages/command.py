@@ -13,8 +13,7 @@ from cli.jobs.studies.decision import is_pruned, prunings_of
 from cli.jobs.studies.outcome import page_of, read_outcome
 from cli.jobs.studies.record import STUDY, read_record
 from cli.runs import folder as runs
-from cli.settings.options import names_of, split_options
-from kd_env.core.registry import unknown_name
+from cli.settings.options import split_folders
 
 if TYPE_CHECKING:
     from kd_env.evaluation.pages.contents import Problem, Study
@@ -28,13 +27,7 @@ def report(overrides: Sequence[str], command: str) -> Path:
     """
     from kd_env.evaluation.pages.write import FIGURES, PAGE, TABLES, write_page
 
-    options, rest = split_options("report", overrides)
-    patterns = [word for word in rest if "=" not in word and not word.startswith("-")]
-    for word in rest:
-        if word not in patterns:
-            raise ValueError(unknown_name("option", word.split("=", 1)[0], options))
-    if options["runs"] is not None:
-        patterns += names_of("runs", options["runs"])
+    options, patterns = split_folders("report", overrides)
     if not patterns:
         raise ValueError("Name runs or a study: kd-env report runs/quick-study, or runs=[runs/a,runs/b].")
     out = _out(options, patterns)

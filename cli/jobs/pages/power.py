@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cli.jobs.compare import find_runs, read_runs
-from cli.settings.options import names_of, split_options, whole
-from kd_env.core.registry import unknown_name
+from cli.settings.options import split_folders, whole
 
 if TYPE_CHECKING:
     from kd_env.evaluation.comparing.runs import Run
@@ -30,12 +29,7 @@ def power(overrides: Sequence[str], command: str) -> None:
     from kd_env.evaluation.judging.results import SELECTION
     from kd_env.evaluation.statistics.power import planned_difference
 
-    options, rest = split_options("power", overrides)
-    patterns = [word for word in rest if "=" not in word and not word.startswith("-")]
-    for word in rest:
-        if word not in patterns:
-            raise ValueError(unknown_name("option", word.split("=", 1)[0], options))
-    patterns += names_of("runs", options["runs"]) if options["runs"] is not None else []
+    options, patterns = split_folders("power", overrides)
     counts = options["trainings"] if isinstance(options["trainings"], list) else [options["trainings"]]
     trainings, seeds = [whole("trainings", count, 2) for count in counts], whole("seeds", options["seeds"], 2)
     runs = read_runs(find_runs(patterns))
