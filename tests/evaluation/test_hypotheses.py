@@ -84,3 +84,13 @@ def test_another_policy_may_be_named_and_must_exist() -> None:
     untrained = [run(100 * i, row("ac", gaps, learned=True), control="untrained") for i, gaps in enumerate(AGENT)]
     part = outcome_of({"a": [*runs, *untrained]}, above="ac (untrained)").parts[0]
     assert part.difference.groups == (5, 5)
+
+
+def test_an_intervention_has_a_training_for_each_that_it_was_made_on() -> None:
+    runs = problem(0.2, 0.02)
+    for index, each in enumerate(runs):
+        name = "ac [open_loop]"
+        each.results["policies"].append({**row(name, [0.1 * index, 0.2, 0.3]), "intervention": "open_loop", "of": "ac"})
+    values = values_of(runs, "ac [open_loop]", "validation")
+    assert values.shape == (5, 30) and values[:, 0] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert outcome_of({"a": runs}, above="ac [open_loop]").parts[0].difference.groups == (5, 5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,7 @@ def _outcome(
     parts, values, missing = list[Part](), dict[str, tuple[Floats, Floats]](), list[str]()
     for problem in hypothesis.problems:
         judged = runs.get(problem, ())
-        if not any(_is_agent(run, hypothesis.agent) for run in judged):
+        if all(group_name(run) != hypothesis.agent for run in judged):
             missing.append(problem)
             continue
         comparison = comparisons[problem]
@@ -128,27 +129,24 @@ def _outcome(
 
 
 def values_of(runs: Sequence[Run], policy: str, split: str) -> Floats:
-    """Gap closed of every student of a policy: ``[R, S]`` of an agent that was trained R times, ``[S]`` of a rule.
+    """Gap closed of every student of a policy: ``[R, S]`` of an agent, or an intervention on one, that was trained R
+    times, ``[S]`` of a rule.
 
     Raises:
         ValueError: no run judged it, with those that were judged.
     """
-    trained = [run for run in runs if group_name(run) == policy]
-    rows = [(run, row) for run in trained for row in run.results["policies"] if row["learned"]]
-    keys = ("splits", split, "gap_closed")
-    if rows:
-        return np.stack([seed_values(run, row, keys) for run, row in rows])
-    known = dict[str, None]()
+    keys, rows, known = ("splits", split, "gap_closed"), list[tuple[Run, Mapping[str, Any]]](), dict[str, None]()
     for run in runs:
         for row in run.results["policies"]:
-            if not row["learned"] and row["policy"] == policy:
-                return seed_values(run, row, keys)
-            known[group_name(run) if row["learned"] else row["policy"]] = None
+            name = group_name(run) if row["learned"] else str(row["policy"])
+            known[name] = None
+            if name == policy:
+                rows.append((run, row))
+    if rows and not rows[0][1]["learned"] and not rows[0][1].get("intervention"):
+        return seed_values(*rows[0], keys)  # rules are deterministic given the seeds
+    if rows:
+        return np.stack([seed_values(run, row, keys) for run, row in rows])
     raise ValueError(unknown_name("policy", policy, known))
-
-
-def _is_agent(run: Run, agent: str) -> bool:
-    return group_name(run) == agent
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
