@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from kd_env.evaluation.comparing.comparison import Comparison
 from kd_env.evaluation.comparing.hypotheses import verdict as said
+from kd_env.evaluation.comparing.sheets import HOLM_LEVEL
 from kd_env.evaluation.pages import collect, hypotheses, pooling
 from kd_env.evaluation.pages.contents import Problem, Study
-from kd_env.evaluation.statistics.intervals import Difference
+from kd_env.evaluation.statistics.intervals import Difference, holm
 from kd_env.evaluation.statistics.verdicts import show
 
 AHEAD, LEVEL, BEHIND = "ahead", "level", "behind"
@@ -61,7 +62,9 @@ def verdicts(study: Study) -> list[Verdict]:
         return each
     found = {agent: by_other[pooling.BEST] for agent, by_other in pooling.differences(together).items()}
     leader = max(found, key=lambda agent: together.sign * found[agent].interval.mean)
-    return [_pooled(leader, found[leader], together.sign, together.title, _total(study)), *each]
+    adjusted = dict(zip(found, holm([difference.p_value for difference in found.values()]), strict=True))
+    sure = adjusted[leader] < HOLM_LEVEL  # it was chosen among all agents by these very numbers
+    return [_pooled(leader, found[leader], sure, together.sign, together.title, _total(study)), *each]
 
 
 def _of_hypotheses(study: Study) -> Verdict:
@@ -85,10 +88,10 @@ def _total(study: Study) -> str:
     return f"All {sum(cost.trainings for cost in found)} trainings took {updates:,.0f} student updates{time}."
 
 
-def _pooled(about: str, difference: Difference, sign: int, measure: str, cost: str) -> Verdict:
-    """Of several problems together: an agent minus the best rule of each."""
+def _pooled(about: str, difference: Difference, sure: bool, sign: int, measure: str, cost: str) -> Verdict:
+    """Of several problems together: an agent minus the best rule of each; ``sure``: by Holm too, over all agents."""
     ahead = sign * difference.interval.mean > 0
-    if math.isinf(difference.interval.low) or difference.tie:
+    if math.isinf(difference.interval.low) or difference.tie or not sure:
         outcome, short = LEVEL, f"Over all problems {about} is level with the best rules."
     elif ahead:
         outcome = AHEAD
