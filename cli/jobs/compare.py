@@ -36,6 +36,7 @@ _BESIDE = ("rules", "interventions", "jobs")
 _NO_MATTER = (
     *("seed", "control", "name", "runs_dir", "resume", "progress", "checkpoint_every", "pause"),
     *("threads", "cache_dir", "device", "agent_device", "vectorization", "presets", "recipe", "save_students"),
+    *("logger", "logger_project"),
 )
 """Keys that may differ between the trainings of one group; presets are in the values."""
 

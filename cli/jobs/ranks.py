@@ -69,7 +69,7 @@ def joined(settings: Settings[Any]) -> Iterator[Settings[Any]]:
         if settings.run_folder.is_dir():
             shutil.copytree(settings.run_folder, folder)
         group.wait()
-        own = {**shared.resolved, "runs_dir": place, "progress": False}
+        own = {**shared.resolved, "runs_dir": place, "progress": False, "logger": []}
         yield dataclasses.replace(shared, run_folder=folder, resolved=own)
 
 

@@ -15,6 +15,7 @@ from cli.settings.read import read_settings
 
 _PLACES = (
     *("name", "runs_dir", "resume", "progress", "threads", "checkpoint_every", "pause", "save_students", "presets"),
+    *("logger", "logger_project"),
 )
 """Keys that say nothing about what is judged."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from cli.runs import folder as runs
 from cli.runs import origin
 from cli.runs.checkpoints import Checkpoints, environment, saved_steps, steps_made
 from cli.runs.diagnosis import Diagnosis
+from cli.runs.loggers.catalog import open_loggers
+from cli.runs.loggers.content import show_report
 from cli.runs.rows import check_rows, write_rows
-from cli.runs.shown.board import add_report
 from cli.runs.watch import Recorder, Watch, read_history
 from cli.settings import probe
 from cli.settings.compose import compose
@@ -79,7 +81,8 @@ def _run(settings: Settings[Any], overrides: Sequence[str], command: str) -> Pat
             likeliest = bool(settings.resolved["evaluation"]["deterministic"])
             appendix = job.appendix(problem, folder / runs.POLICY)
             write_results(folder, report, appendix, history, likeliest, command)
-            add_report(folder / runs.LOGS, report, folder, int(history[-1]["timesteps"]) if history else 0)
+            with closing(open_loggers(settings.resolved, folder, judged=True)) as logger:
+                show_report(logger, report, folder, int(history[-1]["timesteps"]) if history else 0)
     return folder
 
 
@@ -163,6 +166,7 @@ def learn(job: Job[Any, Any], problem: Any) -> tuple[Any, list[dict[str, float]]
         watch = Watch(
             logs,
             env,
+            open_loggers(c, folder, done=done),
             total=total,
             done=done,
             checkpoint_every=c["checkpoint_every"],

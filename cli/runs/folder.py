@@ -31,7 +31,7 @@ _REMEDY = "copy the run folder again, or choose another"
 _VERSIONS_REMEDY = "delete it, and it is written again"
 _COMPONENTS, _FEATURES, _VIEW = "action components", "observation features", "action view"
 _MAY_CHANGE = (
-    *("resume", "progress", "threads", "checkpoint_every", "pause", "evaluation"),
+    *("resume", "progress", "threads", "checkpoint_every", "pause", "evaluation", "logger", "logger_project"),
     *("save_students", "runs_dir", "cache_dir"),
     *("env.micro_batch_size", "env.activation_checkpointing"),
 )

@@ -9,6 +9,7 @@ from cli.runs.paths import with_absolute_paths
 from kd_env.config.optimizer import FRESH_LEARNING_RATE
 
 _OF_THE_MACHINE = {"micro_batch_size": None, "activation_checkpointing": False}
+_LOGGERS = {"logger": ["tensorboard"], "logger_project": "kd_env"}
 _NOISE = {"noise_seed": None}
 _OF_TEACHERS = {"label_noise": None, "max_train_rows": None}
 
@@ -45,7 +46,7 @@ def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         **config["student"],
     }
     task, teacher = ({**new, **config[key]} for key, new in (("task", _NOISE), ("teacher", _OF_TEACHERS)))
-    found = {"agent_device": "cpu", **config, "task": task, "teacher": teacher, "student": student}
+    found = {"agent_device": "cpu", **_LOGGERS, **config, "task": task, "teacher": teacher, "student": student}
     env, influence = {**_OF_THE_MACHINE, **config["env"]}, config["env"].get("influence")
     if isinstance(env.get("learning_teacher"), Mapping):
         env["learning_teacher"] = {"zero_head": False, "dropout": 0.0, **env["learning_teacher"]}

@@ -1,4 +1,4 @@
-"""What happens while an agent learns: a live progress bar, TensorBoard and JSONL logs, checkpoints."""
+"""What happens while an agent learns: a live progress bar, JSONL logs, loggers, checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 
 from cli.runs.diagnosis import Diagnosis, words
 from cli.runs.folder import METRICS
-from cli.runs.shown.board import Board
+from cli.runs.loggers.base import Logger
+from cli.runs.loggers.content import show_point
 from kd_files.reading import damaged, parse_json, read_text
 from kd_files.writing import atomic_write
 
@@ -58,8 +59,9 @@ class Watch:
     """The learn-callback of the main job; a context manager.
 
     Args:
-        folder: gets ``metrics.jsonl`` and TensorBoard's event files.
+        folder: gets ``metrics.jsonl``.
         recorder: the wrapper of the training environment.
+        logger: is shown every line, and closed.
         total: environment steps of the whole training.
         done: steps that were taken before (resume); later lines of an old log are dropped.
         checkpoint_every: environment steps between two checkpoints, 0 for none.
@@ -72,6 +74,7 @@ class Watch:
         self,
         folder: Path,
         recorder: Recorder,
+        logger: Logger,
         *,
         total: int,
         done: int,
@@ -89,7 +92,7 @@ class Watch:
         self.history = [point for point in read_history(folder) if point["timesteps"] <= done]
         self._seconds, self._begin = self.history[-1].get(SECONDS) if self.history else 0.0, time.perf_counter()
         self._bar = _Bar(total, done) if shown else None
-        self._board = Board(folder, done)
+        self._logger = logger
 
     def __enter__(self) -> Self:
         atomic_write(self._path, "".join(json.dumps(point) + "\n" for point in self.history))
@@ -98,7 +101,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._board.close()
+        self._logger.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -113,7 +116,7 @@ class Watch:
         self._file.write(json.dumps(point) + "\n")
         self._file.flush()
         steps = int(point["timesteps"])
-        self._board.add(point)
+        show_point(self._logger, point)
         if self._bar is not None:
             self._bar.update(point)
         self.paused = self._pause_at is not None and steps >= self._pause_at

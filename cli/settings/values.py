@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cli.runs.loggers.catalog import check_loggers
 from kd_env.core import checks
 
 
@@ -42,6 +43,8 @@ VALUES: dict[str, checks.Check] = {
     "pause.at": checks.optional(checks.whole(1)),
     "pause.seeds": checks.whole(1, 100_000),
     "pause.first_seed": checks.whole(0),
+    "logger": check_loggers,
+    "logger_project": checks.filled,
     "agent.from": checks.optional(checks.filled),
     "agent.label": checks.optional(checks.text),
     "agent.options": checks.mapping,

@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cli.runs.loggers.base import Shown
+from cli.runs.loggers.catalog import Loggers
+from cli.runs.loggers.content import show_point
 from cli.runs.shown import groups
-from cli.runs.shown.board import Board
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,10 +89,11 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_a_training_that_goes_on_shows_every_step_once(tmp_path: Path) -> None:
     for done in (0, 8):
-        board = Board(tmp_path, done)
+        logger = Loggers(["tensorboard"], Shown(tmp_path, "run", "project", {}, done))
         for step in (4, 8, 12) if done == 0 else (12, 16):
-            board.add({"timesteps": step, "return_mean": step + done, "weight_hidden_states": 0.5, "gap_closed": -1.0})
-        board.close()
+            point = {"timesteps": step, "return_mean": step + done, "weight_hidden_states": 0.5, "gap_closed": -1.0}
+            show_point(logger, point)
+        logger.close()
     found = scalars(tmp_path)
     assert set(found) == {"train/return_mean", "policy/weight_hidden_states", "student/gap_closed"}
     assert found["train/return_mean"] == [(4, 4), (8, 8), (12, 20), (16, 24)]

@@ -23,6 +23,8 @@ from cli.jobs.pages.power import power
 from cli.runs import folder as run_files
 from cli.runs import watch
 from cli.runs.config import to_yaml
+from cli.runs.loggers.base import Shown
+from cli.runs.loggers.catalog import Loggers
 from kd_env.evaluation.comparing.hypotheses import values_of
 from kd_env.evaluation.judging.results import SELECTION
 from kd_env.evaluation.pages.pooling import BEST
@@ -335,10 +337,11 @@ def test_the_time_of_a_training_adds_up_over_processes(tmp_path: Path, monkeypat
         take = staticmethod(dict)
 
     options: Any = {"total": 48, "checkpoint_every": 0, "checkpoint": print, "pause_at": None, "shown": False}
-    with watch.Watch(tmp_path, Told(), done=0, **options) as first:  # type: ignore[arg-type]
+    shown = Shown(tmp_path, "run", "project", {})
+    with watch.Watch(tmp_path, Told(), Loggers([], shown), done=0, **options) as first:  # type: ignore[arg-type]
         first({"timesteps": 16.0})
         first({"timesteps": 32.0})
-    with watch.Watch(tmp_path, Told(), done=16, **options) as second:  # type: ignore[arg-type]
+    with watch.Watch(tmp_path, Told(), Loggers([], shown), done=16, **options) as second:  # type: ignore[arg-type]
         second({"timesteps": 32.0})
     assert [point["seconds"] for point in watch.read_history(tmp_path)] == [3.0, 4.5]
 

@@ -22,8 +22,11 @@ from cli.settings.cache import cache_folder
 from cli.settings.options import folder_name, split_options
 from kd_files.writing import atomic_write
 
-PLACES = ("task.data_dir", "teacher.name_or_path", "teacher.path", "cache_dir", "device", "agent_device", "progress")
-"""Options of the main job that say where things are and change no number; others are for the file."""
+PLACES = (
+    *("task.data_dir", "teacher.name_or_path", "teacher.path", "cache_dir", "device", "agent_device", "progress"),
+    *("logger", "logger_project"),
+)
+"""Options of the main job that say where things are or are shown, and change no number; others are for the file."""
 _OF_THE_FILE = ("agents", "controls", "trainings", "first_seed", "pruning", "pruning_at")
 
 

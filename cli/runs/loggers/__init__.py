@@ -1,0 +1,1 @@
+"""Where the scalars and pictures of a run are shown, beside its own files."""
