@@ -35,31 +35,37 @@ def _sweep(overrides: list[str]) -> None:
     checked = resolve_overrides("config", overrides, sweep=True)
     swept = swept_keys(overrides)
 
-    def job(_: Any) -> None:
-        _run_one(swept)
+    def job(_: Any) -> float | None:
+        return _run_one(swept)
 
     sys.argv = [sys.argv[0], "-m", *checked]
     hydra.main(version_base="1.3", config_path="configs", config_name="config")(job)()
 
 
-def _run_one(swept: list[str]) -> None:
+def _run_one(swept: list[str]) -> float | None:
+    """One job of a sweep; what a sweeper that optimises is told of it."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
     from cli.jobs.train import train
+    from cli.runs.objective import objective_of
     from cli.settings.compose import compose
 
     overrides = [text.lstrip("+") for text in HydraConfig.get().overrides.task]
     GlobalHydra.instance().clear()  # train() composes again, which Hydra refuses while it is initialised
 
+    found: list[float | None] = []
+
     def job() -> None:
         if not any(text.startswith("name=") for text in overrides):
             overrides.append(f"name={sweep_name(compose('config', overrides), overrides, swept)}")
-        train(overrides, shlex.join([*PROGRAM.split(), *overrides]))
+        folder = train(overrides, shlex.join([*PROGRAM.split(), *overrides]))
+        found.append(objective_of(folder))
 
     status = guarded(job, PROGRAM, debug=False)
     if status:
         sys.exit(status)
+    return found[0]
 
 
 def sweep_name(config: Mapping[str, Any], overrides: list[str], swept: list[str]) -> str:

@@ -8,6 +8,7 @@ from agents.catalog import AGENTS, agent_kind, agent_names, load_agent, make_age
 from agents.common.base import Agent, LearnCallback, Metrics, RewardTransform, Spaces, episode_steps
 from agents.rules.base import Rule
 from agents.rules.catalog import RULES, make_rule
+from agents.sb3.public import as_sb3
 
 __all__ = [
     "AGENTS",
@@ -20,6 +21,7 @@ __all__ = [
     "Spaces",
     "agent_kind",
     "agent_names",
+    "as_sb3",
     "episode_steps",
     "load_agent",
     "make_agent",

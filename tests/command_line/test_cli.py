@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -703,3 +703,35 @@ def test_a_sweep_makes_a_run_for_every_value(base: list[str], tmp_path: Path) ->
     assert "seed=1" in (tmp_path / runs[1] / "command.txt").read_text()
     wrong = subprocess.run([*command, "agent=rule/all,rule/non"], cwd=tmp_path, capture_output=True, text=True)
     assert wrong.returncode == 2 and "rule/non" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_a_sweeper_that_optimises_is_told_of_the_selection_split_alone(finished: Path, tmp_path: Path) -> None:
+    from cli.runs.objective import objective_of
+
+    agent = results(finished)["policies"][0]
+    gaps = agent["seeds"]["splits"]["selection"]["gap_closed"]
+    assert objective_of(finished) == pytest.approx(np.mean(gaps)) != agent["gap_closed"]["validation"]["mean"]
+    assert objective_of(tmp_path) is None
+
+
+def test_a_job_of_a_sweep_returns_what_was_reached(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hydra's sweepers that optimise, Optuna's, read what the job returns."""
+    import hydra
+
+    import train_agent
+
+    returned: list[float | None] = []
+
+    def decorate(job: Any) -> Any:
+        return lambda: returned.append(job(None))
+
+    monkeypatch.setattr(hydra, "main", lambda **_: decorate)
+    monkeypatch.setattr(sys, "argv", ["train_agent.py"])
+    words = [*base, f"runs_dir={tmp_path}", "total_timesteps=16"]
+    asked = SimpleNamespace(overrides=SimpleNamespace(task=words))
+    monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: asked)
+    train_agent._sweep(words)
+    [folder] = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert returned == [pytest.approx(results(folder)["policies"][0]["gap_closed"]["selection"]["mean"])]
