@@ -10,6 +10,7 @@ import argparse
 import functools
 import json
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -225,8 +226,20 @@ def recorded(path: Path) -> dict[str, Any]:
 
 
 def arithmetic() -> dict[str, str]:
-    """What the seventh digit of a drawn number depends on."""
-    return {"torch": torch.__version__.split("+")[0], "vector instructions": torch.backends.cpu.get_cpu_capability()}
+    """What the seventh digit of a drawn number, or of a product of matrices, depends on."""
+    return {
+        "torch": torch.__version__.split("+")[0],
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        # With the same instructions MKL takes other kernels on processors of another maker.
+        "processor": _maker(),
+    }
+
+
+def _maker() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
+    return next(names, platform.processor())
 
 
 def check(name: str, *, exact: bool | None = None) -> list[str]:
