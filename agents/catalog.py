@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.common import storage
-from agents.common.base import Agent, AnyEnv, add_plugins, as_path, unknown_name
+from agents.common.base import Agent, AnyEnv, as_path, unknown_name
 from agents.knowledge_selector.agent import KnowledgeSelector
 from agents.knowledge_selector.published import PublishedSelector
 from agents.policy_gradient.actor_critic import ActorCritic
@@ -14,11 +14,12 @@ from agents.policy_gradient.parameter_exploring import ParameterExploring
 from agents.policy_gradient.reinforce import Reinforce
 from agents.policy_gradient.teacher_selector import TeacherSelector
 from agents.rules.catalog import GROUP as RULES_GROUP
-from agents.rules.catalog import RULES, make_rule, rule_class
+from agents.rules.catalog import RULES, add_rules, make_rule, rule_class
 from agents.rules.searched import Searched
 from agents.sb3.agent import SB3Agent, make_sb3
 from agents.sb3.algorithms import ALGORITHMS, algorithm
 from agents.tutor.agent import Tutor
+from kd_files.plugins import add_plugins, check_loads, subclass_of
 
 GROUP = "kd_env.agents"
 PREFIX = "sb3/"
@@ -40,8 +41,8 @@ Kind = Literal["agent", "sb3", "rule"]
 
 def agent_names() -> tuple[str, ...]:
     """Every name that :func:`make_agent` takes."""
-    add_plugins(AGENTS, GROUP)
-    add_plugins(RULES, RULES_GROUP)
+    add_plugins(AGENTS, GROUP, subclass_of(object))
+    add_rules()
     return (*sorted(AGENTS), *(PREFIX + name for name in sorted(ALGORITHMS)), *sorted(RULES))
 
 
@@ -59,6 +60,8 @@ def agent_kind(name: str) -> Kind:
         return "agent"
     if name in RULES:
         return "rule"
+    for kind, group in (("agent", GROUP), ("rule", RULES_GROUP)):
+        check_loads(group, kind, name)
     raise ValueError(unknown_name("agent", name, names))
 
 

@@ -6,7 +6,7 @@ import textwrap
 
 from cli.commands import COMMANDS
 from cli.settings.options import says_place
-from cli.settings.presets import JOB_GROUPS, description, groups, option_comments
+from cli.settings.presets import JOB_GROUPS, description, groups, option_comments, own_presets
 
 EXAMPLES = {
     "train": (
@@ -126,7 +126,7 @@ def command_help(name: str) -> str:
         for key, value, comment in option_comments(f"{group}/{preset}"):
             lines += _wrap(f"  {group}.{key}={value}  ", comment, 40)
     if command.config == "config":
-        for env in (name for name in groups()["env"] if name != "knowledge_selection"):
+        for env in (name for name in own_presets()["env"] if name != "knowledge_selection"):
             lines += ["", f"Options of env={env} that are not the same there:"]
             for key, value, comment in _differing(f"env/{env}", "env/knowledge_selection"):
                 lines += _wrap(f"  env.{key}={value}  ", comment, 40)

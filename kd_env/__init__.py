@@ -5,10 +5,9 @@ Importing the package registers the environments; everything heavy is imported w
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from gymnasium.envs.registration import register
+from kd_env.decisions.ids import register_ids
 
 if TYPE_CHECKING:
     from kd_env.config.environment import EnvConfig as EnvConfig
@@ -29,18 +28,7 @@ _LAZY = {
 }
 __all__ = ["DistillEnv", "DistillVectorEnv", "EnvConfig", "Problem", "__version__", "build_problem", "env_config"]
 
-_VIEWS = (("", "native"), ("Discrete", "discrete"), ("Continuous", "box"))
-_DECISIONS = ("knowledge_selection", "teacher_weighting", "sample_weighting", "tutor_token")
-_OWN_CLASS = {name: f"kd_env.envs.environments:{name.title().replace('_', '')}Env" for name in _DECISIONS}
-# Those of other distributions have ids, too, and are imported where one is made.
-for _decision in dict.fromkeys([*_DECISIONS, *(point.name for point in entry_points(group="kd_env.decisions"))]):
-    for _suffix, _view in _VIEWS if _decision in _DECISIONS else _VIEWS[:1]:
-        register(
-            id=f"kd_env/{_decision.title().replace('_', '')}{_suffix}-v0",
-            entry_point=_OWN_CLASS.get(_decision, "kd_env.envs.env:DistillEnv"),
-            vector_entry_point="kd_env.envs.vector:DistillVectorEnv",
-            kwargs={"decision": _decision, **({} if _view == "native" else {"action_view": _view})},
-        )
+register_ids()
 
 
 def __getattr__(name: str) -> Any:

@@ -11,11 +11,8 @@ Shape letters: N replicas, O observation components, A action components, T step
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
@@ -81,19 +78,6 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     near = get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return f"Unknown {kind} {name!r}.{hint} Valid: {', '.join(names) or '(none)'}."
-
-
-def add_plugins(table: MutableMapping[str, T], group: str) -> None:
-    """Add what other distributions declare under the entry-point ``group``; names that exist are kept."""
-    for point in _declared(group, tuple(sys.path)):
-        if point.name not in table:
-            table[point.name] = point.load()
-
-
-@cache
-def _declared(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Entry points of a group; to read them from every distribution on ``path`` takes milliseconds."""
-    return tuple(entry_points(group=group))
 
 
 def build_config(kind: str, config_class: type[T], options: Mapping[str, Any]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from agents.common.base import AnyEnv, add_plugins, unknown_name
+from agents.common.base import AnyEnv, unknown_name
 from agents.rules.base import Rule
 from agents.rules.dynamic_teachers import DYNAMIC_RULES
 from agents.rules.influence import INFLUENCE_RULES
@@ -14,6 +14,7 @@ from agents.rules.learning_teacher import TEACHING_RULES
 from agents.rules.sample_weighting import SAMPLE_RULES
 from agents.rules.teacher_weighting import TEACHER_RULES
 from agents.rules.tutor_token import TOKEN_RULES
+from kd_files.plugins import add_plugins, check_loads, subclass_of
 
 GROUP = "kd_env.rules"
 
@@ -21,10 +22,16 @@ _WEIGHTS = (*KNOWLEDGE_RULES, *TEACHER_RULES, *DYNAMIC_RULES, *SAMPLE_RULES, *IN
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (*_WEIGHTS, *TOKEN_RULES)}
 
 
+def add_rules() -> None:
+    """Add the rules of other distributions to :data:`RULES`."""
+    add_plugins(RULES, GROUP, subclass_of(Rule))
+
+
 def rule_class(name: str) -> type[Rule]:
     """The class of a rule by name, plug-ins (entry points ``kd_env.rules``) among them; ``ValueError`` if unknown."""
-    add_plugins(RULES, GROUP)
+    add_rules()
     if name not in RULES:
+        check_loads(GROUP, "rule", name)
         raise ValueError(unknown_name("rule", name, RULES))
     return RULES[name]
 

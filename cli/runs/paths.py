@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kd_env.data.tasks import EMBEDDED, GLUE
+from kd_env.data.tasks import TASKS
 
 _FOLDERS = ("runs_dir", "cache_dir", "task.data_dir", "agent.from")
 _MODELS = ("teacher.path", "teacher.name_or_path", "student.name_or_path", "env.language_model")
@@ -15,7 +15,6 @@ _MODELS = ("teacher.path", "teacher.name_or_path", "student.name_or_path", "env.
 _TEXTS = "env.text"
 _TEACHERS = ("teachers", "cofinetuned")
 _OF_A_TEACHER = ("path", "name_or_path")
-_NO_FOLDERS = ("auto", *EMBEDDED, *GLUE)
 
 
 def with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def _changed(config: Mapping[str, Any], change: Callable[[str, str], str]) -> di
     """The configuration with ``change(key, path)`` in the place of every path; keys are dotted, and lists count."""
 
     def value_of(key: str, value: Any) -> Any:
-        if isinstance(value, str) and value and value not in _NO_FOLDERS:
+        if isinstance(value, str) and value and value != "auto" and value not in TASKS:
             return change(key, value)
         if isinstance(value, list):
             return [value_of(f"{key}.{place}", item) for place, item in enumerate(value)]

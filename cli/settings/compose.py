@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from cli.settings.presets import JOB_GROUPS, NO_EXPERIMENT, PACKAGE, groups
+from cli.settings.presets import JOB_GROUPS, NO_EXPERIMENT, PACKAGE, groups, offer_plugin
 from cli.settings.recipes import check_recipe, paper_recipe, paper_recipes
 from cli.settings.unread import refuse_unread
 from cli.settings.values import check_values
@@ -210,6 +210,7 @@ def _check_preset(override: Any, valid: Sequence[str]) -> None:
     for choice in _choices(override):
         if not isinstance(choice, str) or choice not in valid:
             raise ValueError(unknown_name(f"{group} preset", choice, valid) + _value_hint(group))
+        offer_plugin(group, choice)
 
 
 def _value_hint(group: str) -> str:

@@ -1,4 +1,4 @@
-"""What the configuration folder offers: groups, presets (nested ones too) and a line of description for each."""
+"""What the configuration folder offers: groups, presets (nested ones too), descriptions; and names of plug-ins."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any, NamedTuple
+
+from kd_env.decisions.ids import environment_id
+from kd_files.plugins import plugin_names
 
 PACKAGE = "configs"
 NO_EXPERIMENT = "none"
@@ -17,10 +21,72 @@ JOB_GROUPS = {
 """Groups of each primary configuration file, in the order in which help shows them."""
 
 
-@cache
+class PluginPresets(NamedTuple):
+    """Names of plug-ins that stand for presets."""
+
+    group: str  # of presets
+    declared: str  # group of entry points
+    prefix: str = ""
+
+
+PLUGIN_PRESETS = (
+    PluginPresets("task", "kd_env.tasks"),
+    PluginPresets("env", "kd_env.decisions"),
+    PluginPresets("objective", "kd_env.objectives"),
+    PluginPresets("agent", "kd_env.agents"),
+    PluginPresets("agent", "kd_env.rules", "rule/"),
+)
+
+
 def groups(job: str = "config") -> dict[str, tuple[str, ...]]:
-    """Presets of every group of a job, nested ones as ``sb3/ppo``; files named ``_...`` are shared parts."""
+    """Presets of every group of a job, nested ones as ``sb3/ppo``, and names of plug-ins that stand for one."""
+    own = own_presets(job)
+    return {group: tuple(sorted({*presets, *_plugins(group)})) for group, presets in own.items()}
+
+
+@cache
+def own_presets(job: str = "config") -> dict[str, tuple[str, ...]]:
+    """Presets of every group of a job that have a file; files named ``_...`` are shared parts."""
     return {group: tuple(sorted(_presets(files(PACKAGE).joinpath(group)))) for group in JOB_GROUPS[job]}
+
+
+def _plugins(group: str) -> dict[str, PluginPresets]:
+    """Plug-ins of a group of presets; nothing is imported."""
+    kinds = [kind for kind in PLUGIN_PRESETS if kind.group == group]
+    return {kind.prefix + name: kind for kind in kinds for name in plugin_names(kind.declared)}
+
+
+def offer_plugin(group: str, preset: str) -> None:
+    """Have Hydra know a plug-in as a preset, where the name is one and no file has it.
+
+    Raises:
+        ValueError: a rule that does not load.
+    """
+    kind = _plugins(group).get(preset)
+    if kind is None or preset in own_presets()[group]:
+        return
+    from hydra.core.config_store import ConfigStore
+
+    package = "env" if group == "objective" else group
+    *folders, name = preset.split("/")
+    place = "/".join([group, *folders])
+    ConfigStore.instance().store(name=name, node=_node(kind, name), group=place, package=package)
+
+
+def _node(kind: PluginPresets, name: str) -> dict[str, Any]:
+    """What a preset of a plug-in says."""
+    if kind.group == "task":
+        return {"defaults": ["_base", "_self_"], "name": name}
+    if kind.group == "env":
+        auto = dict.fromkeys(("terms", "reward"), "auto")
+        return {"defaults": ["knowledge_selection", "_self_"], "id": environment_id(name), **auto}
+    if kind.group == "objective":
+        return {"objective": name}
+    if not kind.prefix:
+        return {"name": name, "action_view": "native", "options": {}, "from": None}
+    from agents.rules.catalog import rule_class
+
+    return {"name": name, "action_view": rule_class(name).views[0], "options": {}}
 
 
 @cache
@@ -44,6 +110,9 @@ def description(group: str, preset: str) -> str:
 
 def option_comments(name: str) -> list[tuple[str, str, str]]:
     """``(dotted key, value, comment)`` of the values of a configuration file, for the help text."""
+    group, _, preset = name.partition("/")
+    if preset in _plugins(group) and preset not in own_presets()[group]:
+        return [(key, str(value), "") for key, value in _node(_plugins(group)[preset], preset.split("/")[-1]).items()]
     found: list[tuple[str, str, str]] = []
     comment: list[str] = []
     outer: list[str] = []

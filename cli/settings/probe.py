@@ -50,7 +50,7 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         self._noisy = config.label_noise > 0
         self.weighting, self.batch_size = config.weighting, config.batch_size
         self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)
-        labels = get_task(config.task, config.columns, config.data_dir) if config.objective == "labels" else None
+        labels = get_task(config.task, config.columns, config.data_dir) if config.objective != "text" else None
         regression = labels is not None and labels.regression
         self.num_labels = 1 if labels is None else labels.num_labels
         self.observation_layout, start = {}, 0

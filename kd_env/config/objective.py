@@ -18,7 +18,8 @@ class ObjectiveSection:
 
     objective: str = "labels"
     """What students learn: ``labels`` of the task, or masked ``text`` (Tutor-KD's pre-training distillation): which
-    tokens are plausible, says a masked language model. Students are then judged by L_pp on feedback texts."""
+    tokens are plausible, says a masked language model. Students are then judged by L_pp on feedback texts. Or one of
+    another distribution, of labels (``docs/plugins.md``)."""
     text: str | Sequence[str] | None = None
     """With ``objective=text``: ``toy``, ``toy_pair``, a GLUE task (its sentences), a folder of ``.txt`` files or the
     name of a ``datasets`` data set; or several of them, whose texts are put together. None: the sentences of
@@ -70,7 +71,7 @@ def _slots(name: str, value: Any) -> None:
 
 
 CHECKS: dict[str, checks.Check] = {
-    "objective": checks.one_of("labels", "text"),
+    "objective": checks.filled,
     "text": checks.optional(_texts),
     "column": checks.optional(checks.text),
     "packing": checks.boolean,

@@ -27,7 +27,8 @@ class TeacherSection:
     another order or on another scale than the labels: ``refuse``, ``warn`` or ``none``."""
     teacher_source: str = "cached"
     """``cached`` (computed once), ``online`` (computed for every batch), or ``student``: a control in which every
-    signal of the teacher is the student's own at that moment, so that there is nothing to be learned from it."""
+    signal of the teacher is the student's own at that moment, so that there is nothing to be learned from it. Or one
+    of another distribution (``docs/plugins.md``)."""
     teacher_updates: str = "none"
     """Whether the teacher learns beside the student: ``none`` (it is frozen), ``prokt`` (on every row alike) or
     ``weighted`` (the action weighs the rows of its update, ``sample_weighting`` only). One that learns is part of the
@@ -53,7 +54,7 @@ CHECKS: dict[str, checks.Check] = {
     "teacher": checks.optional(checks.filled),
     "teachers": checks.optional(_teacher_entries),
     "teacher_check": checks.one_of("refuse", "warn", "none"),
-    "teacher_source": checks.one_of("cached", "online", "student"),
+    "teacher_source": checks.filled,
     "teacher_updates": checks.one_of("none", "prokt", "weighted"),
     "cache_dir": checks.optional(checks.filled),
     "cache_dtype": checks.one_of("float32", "float16"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
-from importlib.metadata import entry_points
 from typing import Generic, TypeVar
+
+from kd_files.plugins import Check, add_plugins, check_loads
 
 T = TypeVar("T")
 
@@ -33,12 +34,15 @@ class Registry(Generic[T]):
     Args:
         kind: what the names stand for, used in messages ("knowledge term").
         group: entry-point group; distributions that declare entry points in it are imported on the first look-up, so
-            that a plug-in needs no import by the user.
+            that a plug-in needs no import by the user. One that does not load is told of in a warning, and its name
+            refused with the cause.
+        check: of what a plug-in must be (:mod:`kd_files.plugins`); None takes anything.
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str, check: Check | None = None) -> None:
         self.kind = kind
         self.group = group
+        self._check = check
         self._items: dict[str, T] = {}
         self._loaded = False
 
@@ -56,6 +60,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         self._load_plugins()
         if not isinstance(name, str) or name not in self._items:
+            check_loads(self.group, self.kind, name)
             raise ValueError(unknown_name(self.kind, name, self._items))
         return self._items[name]
 
@@ -68,11 +73,6 @@ class Registry(Generic[T]):
         return iter(sorted(self._items))
 
     def _load_plugins(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
-        for point in entry_points(group=self.group):
-            item = point.load()
-            # A plug-in module may register itself by decorator; then the entry point only names the module's object.
-            if point.name not in self._items:
-                self._items[point.name] = item
+        if not self._loaded:
+            self._loaded = True  # first: a plug-in's module may look up another name while it is imported
+            add_plugins(self._items, self.group, self._check)

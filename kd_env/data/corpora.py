@@ -12,7 +12,7 @@ from kd_env.core.registry import unknown_name
 from kd_env.data.files.formats import open_text
 from kd_env.data.forms import case_and_spaces, normalize
 from kd_env.data.loading import load_dev, load_train
-from kd_env.data.tasks import EMBEDDED, GLUE, Rows, Task
+from kd_env.data.tasks import TASKS, Rows, Task, brings_rows
 
 DEV_SHARE = 0.1
 """Share of different texts that are held back as dev where a source has no such split."""
@@ -51,8 +51,7 @@ def load_texts(
         raise ValueError(
             f"column={column!r} is for data sets of the hub, and text={source!r} names none; leave it out."
         )
-    if data_dir is not None and not any(name in GLUE for name in names):
-        raise ValueError(f"data_dir={data_dir!r} is for GLUE tasks, and text={source!r} names none; leave it out.")
+    check_data_dir(data_dir, names)
     loaded = [_load(name, kind, data_dir, column, dev) for name, kind in zip(names, kinds, strict=True)]
     train = _without_blanks(text for texts in loaded for text in texts.train)
     held_out = _without_blanks(text for texts in loaded for text in texts.dev)
@@ -70,9 +69,23 @@ def source_names(source: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def check_data_dir(data_dir: str | None, names: Sequence[str]) -> None:
+    """Refuse a folder of tasks where no source of text has files in it; raises ``ValueError``."""
+    if data_dir is not None and all(name not in TASKS or brings_rows(name) for name in names):
+        text = names[0] if len(names) == 1 else list(names)
+        raise ValueError(
+            f"data_dir={data_dir!r} is for GLUE tasks and others in files, and text={text!r} names none; leave it out."
+        )
+
+
+def task_folder(name: str, data_dir: str | None) -> str | None:
+    """``data_dir`` for a task in files; None for one that has none in it."""
+    return None if brings_rows(name) else data_dir
+
+
 def source_kind(name: str) -> str:
     """``task``, ``folder`` or ``hub``; raises ``ValueError`` for a file, and for a folder that is not there."""
-    if name in EMBEDDED or name in GLUE:
+    if name in TASKS:
         return "task"
     path = Path(name).expanduser()
     if path.is_dir():
@@ -89,7 +102,8 @@ def _load(name: str, kind: str, data_dir: str | None, column: str | None, dev: b
         return _hub(name, column, dev)
     if kind == "folder":
         return _held_back(_folder(Path(name).expanduser()), dev)
-    task = {**EMBEDDED, **GLUE}[name]
+    task = TASKS[name]
+    data_dir = task_folder(name, data_dir)
     held = load_dev(task, data_dir).values() if dev else ()
     return Texts(task_texts(task, data_dir), [text for rows in held for text in _sentences(rows)])
 
@@ -128,7 +142,7 @@ def _folder(folder: Path) -> list[str]:
 def _hub(name: str, column: str | None, dev: bool) -> Texts:
     if column is None:
         raise ValueError(
-            unknown_name("text source", name, (*EMBEDDED, *GLUE))
+            unknown_name("text source", name, TASKS)
             + " A folder of .txt files is a source, too; a data set of the hub needs the name of its text column."
         )
     from datasets import get_dataset_split_names, load_dataset

@@ -1,4 +1,4 @@
-"""The nine GLUE tasks (Wang et al. 2019, table 1), the embedded ones and a user's own: columns, labels, rows."""
+"""The nine GLUE tasks (Wang et al. 2019, table 1), the embedded ones, plug-ins and own files: columns, labels, rows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from kd_env.core.registry import unknown_name
 from kd_env.data.files.formats import Table, read_tables
 from kd_env.data.files.labels import class_names, classes, label_key, label_name, score, scores
 from kd_env.data.files.places import FORMATS, find_tables, listing
-from kd_env.data.tasks import EMBEDDED, GLUE, Rows, Task
+from kd_env.data.tasks import EMBEDDED, GLUE, TASKS, Rows, Task, brings_rows
 from kd_env.data.toy import toy_rows
+from kd_files.plugins import check_loads
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ _CUSTOM_KEYS = ("text", "label", "kind", "labels", "label_range", "metrics")
 
 
 def get_task(name: str, columns: Mapping[str, Any] | None = None, data_dir: str | None = None) -> Task:
-    """The task called ``name``: a GLUE task, ``toy``, ``toy_pair``, or ``custom`` described by ``columns``.
+    """The task called ``name``: a GLUE task, ``toy``, ``toy_pair``, a plug-in, or ``custom`` described by ``columns``.
 
     Args:
         name: task name.
@@ -46,19 +47,22 @@ def get_task(name: str, columns: Mapping[str, Any] | None = None, data_dir: str 
     checks.filled("task", name)
     checks.optional(checks.mapping)("columns", columns)
     checks.optional(checks.filled)("data_dir", data_dir)
-    if name in EMBEDDED and data_dir is not None:
+    if data_dir is not None and brings_rows(name):
         raise ValueError(
-            f"data_dir={data_dir!r} is for tasks in files, and task={name!r} is embedded; leave it out "
-            "(task.data_dir=null) or choose another task."
+            f"data_dir={data_dir!r} is for tasks in files, and task={name!r} "
+            f"{'is embedded' if name in EMBEDDED else 'brings its rows'}; leave it out (task.data_dir=null) or choose "
+            "another task."
         )
     if name == "custom":
         return _custom_task(columns, data_dir)
     if columns is not None:
         raise ValueError(f"columns={dict(columns)!r} is only for task='custom', but task={name!r}.")
-    known = {**GLUE, **EMBEDDED}
-    if name not in known:
-        raise ValueError(unknown_name("task", name, (*known, "custom")))
-    return known[name]
+    if name not in TASKS:
+        check_loads(TASKS.group, TASKS.kind, name)
+        raise ValueError(unknown_name("task", name, (*TASKS, "custom")))
+    task = TASKS[name]
+    check_metrics(task.metrics, task.regression, None if task.regression else len(task.labels))
+    return task
 
 
 def load_train(task: Task, data_dir: str | None) -> Rows:
@@ -82,7 +86,7 @@ def load_dev(task: Task, data_dir: str | None) -> dict[str, Rows]:
     Arguments and errors as in :func:`load_train`.
     """
     splits = task.dev_splits
-    if data_dir is not None and task.name not in EMBEDDED:
+    if data_dir is not None and not brings_rows(task.name):
         present = tuple(split for split in splits if find_tables(data_dir, task.name, split))
         if present and present != splits:
             missing = ", ".join(split for split in splits if split not in present)
@@ -134,6 +138,9 @@ def _numbering(table: Table) -> str:
 def _load(task: Task, split: str, data_dir: str | None) -> Rows:
     if task.name in EMBEDDED:
         return toy_rows(task.name, "train" if split == "train" else "validation")
+    if task.read is not None:
+        columns = {name: list(values) for name, values in task.read(split).items()}
+        return rows_from_table(task, Table(f"the {split} split of task {task.name!r}", columns))
     table = _local_table(task, split, data_dir) if data_dir is not None else _hub_table(task, split)
     return rows_from_table(task, table)
 

@@ -1,12 +1,15 @@
-"""The tasks: their columns, labels and metrics."""
+"""The tasks: their columns, labels and metrics. Other distributions add theirs in the group ``kd_env.tasks``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from kd_env.core.registry import Registry
+from kd_files.plugins import instance_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class Task:
     dev_splits: tuple[str, ...] = ("validation",)
     label_range: tuple[float, float] | None = None
     """Lowest and highest score of a regression task; None for classification."""
+    read: Callable[[str], Mapping[str, Sequence[Any]]] | None = None
+    """For a task that brings its rows itself: the columns of a split by name (``train`` and those of ``dev_splits``).
+    Texts, and labels as names or numbers of classes, or as scores; the same at every call. None: they are in files."""
 
     @property
     def regression(self) -> bool:
@@ -81,8 +87,18 @@ EMBEDDED: dict[str, Task] = {
 }
 
 
+TASKS: Registry[Task] = Registry("task", "kd_env.tasks", instance_of(Task))
+for _task in (*GLUE.values(), *EMBEDDED.values()):
+    TASKS.register(_task.name)(_task)
+
+
+def brings_rows(name: object) -> bool:
+    """Whether the rows of a task are embedded, or come with its plug-in, so that there are no files of it."""
+    return name in EMBEDDED or (name in TASKS and TASKS[str(name)].read is not None)
+
+
 def is_regression(name: Any, columns: Any = None) -> bool:
     """Whether the task of these options is one of scores; no file is read, and what is no task is none."""
     if name == "custom":
         return isinstance(columns, Mapping) and columns.get("kind") == "regression"
-    return isinstance(name, str) and name in GLUE and GLUE[name].regression
+    return name in TASKS and TASKS[name].regression

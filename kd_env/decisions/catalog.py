@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from kd_env.config.environment import EnvConfig
 from kd_env.core import checks
 from kd_env.core.registry import Registry
 from kd_env.decisions.base import Decision, Parts
+from kd_env.decisions.ids import GROUP, register_id
 from kd_env.decisions.knowledge_selection.decision import KnowledgeSelection
 from kd_env.decisions.sample_weighting.decision import SampleWeighting
 from kd_env.decisions.teacher_weighting.decision import TeacherWeighting
 from kd_env.decisions.tutor_token.decision import TutorToken
+from kd_files.plugins import subclass_of
 
-DECISIONS: Registry[type[Decision]] = Registry("decision", "kd_env.decisions")
+
+class Decisions(Registry[type[Decision]]):
+    """Decisions by name; each that is registered has an environment id, too."""
+
+    def register(self, name: str) -> Callable[[type[Decision]], type[Decision]]:
+        """As in :class:`kd_env.core.registry.Registry`."""
+        register_id(name)
+        return super().register(name)
+
+
+DECISIONS = Decisions("decision", GROUP, subclass_of(Decision))
 for _kind in (KnowledgeSelection, TeacherWeighting, SampleWeighting, TutorToken):
     DECISIONS.register(_kind.name)(_kind)
 

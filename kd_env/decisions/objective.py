@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd_env.config.environment import EnvConfig
+from kd_env.mdp.objectives.catalog import OBJECTIVES
 from kd_env.mdp.observations.base import FEATURES
 from kd_env.mdp.rewards import BATCH_REWARDS
+from kd_env.teachers.catalog import TEACHER_SOURCES
 
 TEXT_TERMS = ("plausibility", "hidden_states", "attention")
 _NOT_FOR_TEXT = (
@@ -62,12 +64,14 @@ def with_score(options: Mapping[str, Any], of_decision: frozenset[str]) -> dict[
 
 def check_objective(config: EnvConfig, writes_tokens: bool) -> None:
     """Raise ``ValueError`` for options that have no meaning under the objective, with the remedy."""
+    for registry, name in ((OBJECTIVES, config.objective), (TEACHER_SOURCES, config.teacher_source)):
+        registry[name]  # raises for one that does not exist
     if config.student_config.cache_frozen and (writes_tokens or config.objective == "text"):
         raise ValueError(
             "student.cache_frozen=True keeps what frozen layers say about rows as they are, and here they are edited "
             "at every update; set student.cache_frozen=false."
         )
-    if config.objective == "labels":
+    if config.objective != "text":
         usual = {field.name: field.default for field in dataclasses.fields(EnvConfig)}
         names = _FOR_TEXT if writes_tokens else (*_FOR_TEXT, *_FOR_SLOTS, "language_model")
         for name in names:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kd_env.config.environment import EnvConfig
-from kd_env.core.registry import unknown_name
 from kd_env.core.types import Signal
 from kd_env.decisions.base import Parts
 from kd_env.decisions.catalog import DECISIONS, check_decision, in_view, make_decision
@@ -77,7 +76,7 @@ def make_problem(assets: Assets, config: EnvConfig) -> Problem:
     terms, teachers = assets.reference_teacher.terms, assets.teachers
     if any(feature.needs_cls for feature in features.values()):
         _require_cls(assets, [name for name, feature in features.items() if feature.needs_cls])
-    if config.objective == "labels":
+    if config.objective != "text":
         check_influence(config, len(assets.feedback), reads_influence(config, features))
     if config.teacher_learns:
         _refuse_shared(assets.student, assets.reference_teacher.encoder)
@@ -134,11 +133,10 @@ def check_names(config: EnvConfig, regression: bool) -> dict[str, Feature]:
         )
     check_term_values(config.terms, regression, text=config.objective == "text")
     check_term_weights(config)
-    if config.reward not in rewards.REWARDS:
-        raise ValueError(unknown_name("reward", config.reward, rewards.REWARDS))
+    rewards.REWARDS[config.reward]  # raises for a name that does not exist
     _check_scores(config)
     if config.action_view in DECISIONS[config.decision].view_options.get("score", ()):
-        scores.resolve(config.score, regression, config.objective)
+        scores.resolve(config.score, regression, "text" if config.objective == "text" else "labels")
     return layout.resolve(config.features, regression, len(config.terms), by_row=config.weighting == "sample")
 
 
@@ -171,7 +169,7 @@ def with_options(problem: Problem, **options: Any) -> Problem:
 
 def _check_masked(config: EnvConfig, assets: Assets) -> None:
     """Refuse a decision about parts that were not made for it: kept outputs are of rows as they are."""
-    if config.objective == "labels" and DECISIONS[config.decision].writes_tokens != (assets.reader is not None):
+    if config.objective != "text" and DECISIONS[config.decision].writes_tokens != (assets.reader is not None):
         was = (
             "the rows of this one are masked and read" if assets.reader is not None else "nobody reads masked rows here"
         )

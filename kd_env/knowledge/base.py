@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kd_env.core.registry import Registry
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
+from kd_files.plugins import function
 
 LayerPairs = tuple[tuple[int, int], ...]
 """The layer map: pairs (student layer, teacher layer); layer 0 is the embedding output."""
@@ -98,4 +99,4 @@ def reads_teacher(factory: TermFactory) -> bool:
     return not getattr(factory, _NO_TEACHER, False)
 
 
-TERMS: Registry[TermFactory] = Registry("knowledge term", "kd_env.terms")
+TERMS: Registry[TermFactory] = Registry("knowledge term", "kd_env.terms", function)

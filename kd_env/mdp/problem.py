@@ -14,13 +14,11 @@ from kd_env.config.environment import EnvConfig
 from kd_env.core.types import ModelOutput, Signal
 from kd_env.data.tables import Table, tokenize
 from kd_env.data.tasks import Rows
-from kd_env.knowledge.plausibility import plausibility_floor
 from kd_env.mdp import parts, rewards
 from kd_env.mdp.assets import Assets, Reader, label_width, present_entries
 from kd_env.mdp.objectives.batches import Edit, StudentBatch, StudentUpdate, TeacherPass
 from kd_env.mdp.observations.space import make_layout
 from kd_env.mdp.state import DistillState, Evaluation, TeacherState
-from kd_env.numerics import losses
 from kd_env.numerics.calibration import check_calibration_rows, fit_temperature
 from kd_env.numerics.ranks import ALONE, Ranks, join
 from kd_env.teachers import outputs, sources
@@ -97,6 +95,11 @@ class Objective(Protocol):
     def raw_loss(self, problem: Problem, outputs: np.ndarray, table: Table) -> np.ndarray | None:
         """Their loss without a temperature, whatever ``gap`` is; None where there is no other."""
 
+    def reference_loss(
+        self, problem: Problem, teacher_logits: np.ndarray, table: Table, temperature: float = 1.0
+    ) -> float:
+        """``e_T``: what the reference teacher, which says ``teacher_logits [R, C]``, has on a table."""
+
     def reset_loss(
         self, problem: Problem, loss: np.ndarray, table: Table, teacher_logits: np.ndarray | None = None
     ) -> np.ndarray:
@@ -166,13 +169,13 @@ class Problem:
             if self.present[row, column]
         )
         self.buckets = assets.train.order(config.batch_size)
-        self.calibrates = config.gap == "calibrated" and config.objective == "labels" and not assets.task.regression
+        self.calibrates = config.gap == "calibrated" and config.objective != "text" and not assets.task.regression
         if self.calibrates:
             check_calibration_rows(self.feedback.labels)
         self.temperature = self._temperature()
-        self.teacher_loss = self._teacher_loss()
         self.reward, self.decision, self.features = process.reward, process.decision, process.features
         self.objective = process.objective
+        self.teacher_loss = self._teacher_loss()
         if any(feature.needs_cls for feature in self.features.values()):
             self.teacher_signals |= {Signal("cls", self.reference.source.facts.num_layers)}
             self.student_signals |= {Signal("cls", self.student.facts.num_layers)}  # of the pass that features share
@@ -239,8 +242,7 @@ class Problem:
         With ``objective=text`` the least that any student can have.
         """
         if self.config.objective == "text":
-            mask = torch.arange(table.labels.shape[1]) < torch.as_tensor(table.lengths)[:, None]
-            return float(plausibility_floor(torch.as_tensor(table.labels), mask))
+            return self.objective.reference_loss(self, teacher_logits, table)
         return 0.0 if self.config.gap == "divergence" else self.reference_label_loss(teacher_logits, table)
 
     def reference_label_loss(self, teacher_logits: np.ndarray, table: Table) -> float:
@@ -249,7 +251,7 @@ class Problem:
             return 0.0
         if self.config.objective == "text":
             return self.reference_loss(teacher_logits, table)
-        return float(losses.gold_loss(teacher_logits / self.temperature, table.labels, self.label_width))
+        return self.objective.reference_loss(self, teacher_logits, table, self.temperature)
 
     def summary(self) -> dict[str, Any]:
         """Facts for results: rows of the splits, provenance of the teacher, reference losses."""
@@ -291,10 +293,8 @@ class Problem:
         return fit_temperature(self.reference.feedback_logits, self.feedback.labels)
 
     def _teacher_loss(self) -> float:
-        if self.config.objective == "text":
-            return self.reference_loss(self.reference.feedback_logits, self.feedback)
-        if not self.calibrates or self.config.teacher_learns:
+        if not self.calibrates or self.config.teacher_learns:  # texts are never calibrated
             return self.reference_loss(self.reference.feedback_logits, self.feedback)
         # Alike for teacher and student: on the evaluated rows, with their labels as rewards see them.
         temperature = fit_temperature(self.reference.feedback_logits, self.feedback.labels)
-        return float(losses.gold_loss(self.reference.feedback_logits / temperature, self.feedback.labels, None))
+        return self.objective.reference_loss(self, self.reference.feedback_logits, self.feedback, temperature)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_env.core.registry import Registry
+from kd_files.plugins import function
 
 REWARD_LIMIT = 2.0
 """Largest size of a reward that states none of its own."""
@@ -35,7 +36,7 @@ class RewardInputs(NamedTuple):
 
 
 RewardFn = Callable[[RewardInputs], np.ndarray]
-REWARDS: Registry[RewardFn] = Registry("reward", "kd_env.rewards")
+REWARDS: Registry[RewardFn] = Registry("reward", "kd_env.rewards", function)
 
 
 class Bounds(NamedTuple):

@@ -22,6 +22,7 @@ from kd_env.models.layermap import cut_layers, layer_pairs
 from kd_env.models.students.cut import cut_encoder
 from kd_env.numerics.calibration import fit_temperature
 from kd_env.teachers import outputs, sources
+from kd_env.teachers.catalog import BUILT_IN, TEACHER_SOURCES, SourceParts, logits_of
 from kd_env.teachers.label_order import are_default, label_names, put_in_task_order
 from kd_env.teachers.provenance import provenance
 from kd_env.teachers.teacher_set import Teacher, TeacherTables, named_folders
@@ -209,15 +210,19 @@ def make_teacher(
         verdict = judge(first_logits, labels, task, tables.train.labels)
         pass_judgement(verdict, config.teacher_check, loaded.source, task)
     feedback_logits, fixed = fixed_logits(tables.feedback), task.regression or config.teacher_learns
-    source: sources.TeacherSource
-    if config.teacher_source == "cached":
-        held = compute(tables.train, signals)
+    held: dict[Signal, np.ndarray] = {}
+
+    def kept() -> Mapping[Signal, np.ndarray]:
+        held.update(compute(tables.train, signals))
+        return held
+
+    parts = SourceParts(encoder, facts, frozenset(signals), tables.train, foreign, config.precision, dtype, kept)
+    source = TEACHER_SOURCES[config.teacher_source](parts)
+    if config.teacher_source not in BUILT_IN:
+        train_logits = logits_of(source, tables.train, task.num_labels)
+    elif held:
         train_logits = np.asarray(held[sources.LOGITS], dtype=np.float32)
-        source = sources.CachedTeacher(facts, held, tables.train, dtype)
     else:
-        teacher_table = tables.train if foreign else None
-        online = sources.OnlineTeacher(encoder, signals, config.precision, table=teacher_table)
-        source = sources.StudentAsTeacher(facts) if config.teacher_source == "student" else online
         nothing = np.zeros((len(tables.train), task.num_labels), np.float32)
         train_logits = nothing if edited else fixed_logits(tables.train)
     return Teacher(

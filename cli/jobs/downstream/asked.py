@@ -14,7 +14,7 @@ from cli.settings.options import flag, folder_name, names_of, whole
 from kd_env.core import checks
 from kd_env.core.registry import unknown_name
 from kd_env.data.files.places import find_tables
-from kd_env.data.tasks import EMBEDDED, GLUE
+from kd_env.data.tasks import EMBEDDED, GLUE, TASKS, brings_rows
 from kd_env.evaluation.downstream.grid import grid_of
 
 AUTO = "auto"
@@ -117,7 +117,7 @@ def find_tasks(
     Raises:
         ValueError: an unknown task, one that is named and has no files, or no task at all.
     """
-    known = (*GLUE, *EMBEDDED)
+    known = (*GLUE, *EMBEDDED, *(name for name in TASKS if name not in (*GLUE, *EMBEDDED)))
     chosen = names_of("tasks", asked) if asked != AUTO else list(named or GLUE)
     for task in [*chosen, *named]:
         if task == "ax":
@@ -143,9 +143,9 @@ def find_tasks(
 
 def _missing(task: str, data_dir: str | None, evaluate_only: bool) -> str:
     """What there is not of a task's files, in words."""
-    if task in EMBEDDED or data_dir is None:
+    if brings_rows(task) or data_dir is None:
         return ""
-    dev = any(find_tables(data_dir, task, split) for split in GLUE[task].dev_splits)
+    dev = any(find_tables(data_dir, task, split) for split in TASKS[task].dev_splits)
     train = evaluate_only or find_tables(data_dir, task, "train")
     return " and ".join([*([] if train else ["no train split"]), *([] if dev else ["no dev split"])])
 

@@ -61,7 +61,7 @@ def load_problem(settings: Settings[EnvConfig]) -> Problem:
     from kd_env.evaluation.judging.dev import check_dev_lengths
 
     problem = build_problem(with_teachers(settings))
-    if problem.config.objective == "labels":
+    if problem.config.objective != "text":
         check_dev_lengths(problem)
     describe(problem)
     return problem

@@ -56,7 +56,7 @@ class TokenJob(Job[EnvConfig, Problem]):
         config = with_ready(self.settings.env, tuple(prepare.made_teachers(self.settings.teachers)))
         problem = build_problem(config)
         facts, reader = problem.summary(), problem.reader
-        words = "Labels of " if config.objective == "labels" else ""
+        words = "Labels of " if config.objective != "text" else ""
         verdict = problem.reference.verdict
         judged = "" if verdict is None else f"{verdict.words}; "
         print(

@@ -52,7 +52,7 @@ class LabelReader(Reader[EnvConfig]):
                 f"control={c['control']} is about feedback labels or kept outputs of the teacher, of which "
                 "objective=text has none; possible: none, shuffled_reward, untrained."
             )
-        c = {**c, "env": controlled_env(c["env"], c["control"])}
+        c = {**c, "env": controlled_env(_with_terms(c["env"]), c["control"])}
         cofinetuned: CoTeacherConfig | None = None
         teachers: Teachers
         if c["cofinetuned"] is None:
@@ -63,9 +63,9 @@ class LabelReader(Reader[EnvConfig]):
         env = with_ready(_env(c), c, teachers)
         chosen = {**c["env"]["optimizer"], "learning_rate": env.optimizer_config.rate}
         resolved = {**c["env"], "features": list(env.features), "optimizer": chosen}
-        if env.objective == "text":
-            plain = dataclasses.asdict(env)
-            resolved |= {key: plain[key] for key, value in resolved.items() if value == AUTO and key in plain}
+        plain = dataclasses.asdict(env)
+        left = [key for key, value in resolved.items() if value == AUTO and key in plain]
+        resolved |= {key: plain[key] for key in left if env.objective == "text" or key == "reward"}
         return ReadOptions(env, resolved, teachers, agent, cofinetuned)
 
     def check(self, settings: Settings[EnvConfig]) -> Settings[EnvConfig]:
@@ -119,6 +119,14 @@ def _decision(identity: str) -> str:
     return str(native[identity])
 
 
+def _with_terms(env: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with the terms of the decision where they are ``auto``, as a plug-in's are."""
+    if env["terms"] != AUTO or env.get("objective") == "text":
+        return dict(env)
+    terms = DECISIONS[_decision(env["id"])].defaults({}).get("terms", EnvConfig.terms)
+    return {**env, "terms": list(terms)}
+
+
 def _env(c: Mapping[str, Any]) -> EnvConfig:
     task, env = c["task"], dict(c["env"])
     identity = env.pop("id")
@@ -129,8 +137,9 @@ def _env(c: Mapping[str, Any]) -> EnvConfig:
             env.pop(name, None)  # of a preset: what is given and not read is refused
     if env.get("objective") == "text":
         return _text_env(c, env, decision)
-    if env["features"] == AUTO:
-        del env["features"]
+    for name in ("features", "reward"):
+        if env[name] == AUTO:
+            del env[name]
     options = {
         **env,
         "decision": decision,

@@ -17,9 +17,9 @@ from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.decisions.options import env_config
 from kd_env.decisions.tutor_token.options import RECIPES
+from kd_env.mdp.objectives.catalog import OBJECTIVES
 
 PROTOCOLS = ("joint", "frozen")
-OBJECTIVES = ("text", "labels")
 _OF_THE_JOB = ("id", "protocol", "samples")
 """Options of ``env`` that the environment itself has not."""
 AUTO = "auto"
@@ -56,7 +56,7 @@ class TokenReader(Reader[EnvConfig]):
     def read(self, c: dict[str, Any], agent: PolicySpec) -> ReadOptions:
         """As in :class:`Reader`."""
         env = c["env"]
-        for key, valid in (("protocol", PROTOCOLS), ("objective", OBJECTIVES), ("recipe", tuple(RECIPES))):
+        for key, valid in (("protocol", PROTOCOLS), ("objective", tuple(OBJECTIVES)), ("recipe", tuple(RECIPES))):
             if env[key] not in valid:
                 raise ValueError(unknown_name(f"env.{key}", str(env[key]), valid))
         if isinstance(env["samples"], bool) or not isinstance(env["samples"], int) or env["samples"] < 0:
@@ -66,7 +66,7 @@ class TokenReader(Reader[EnvConfig]):
         if is_joint(c):
             _check_joint(c)
         given = {**env, **_views(c, agent.name)}
-        teachers = single_teacher(c) if env["objective"] == "labels" else language_model(c)
+        teachers = single_teacher(c) if env["objective"] != "text" else language_model(c)
         config = with_ready(env_config(decision="tutor_token", **_options(c, given)), teachers)
         return ReadOptions(config, given, teachers, _with_recipe(agent, env["recipe"]))
 
@@ -122,7 +122,7 @@ def with_ready(config: EnvConfig, teachers: Teachers) -> EnvConfig:
 
 def _options(c: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords of :class:`EnvConfig`; what is ``auto`` is left to recipe and data."""
-    task, labels = c["task"], env["objective"] == "labels"
+    task, labels = c["task"], env["objective"] != "text"
     left = {key for key, value in env.items() if value == AUTO and key != "precision"}  # whose auto says something
     options = {key: value for key, value in env.items() if key not in _OF_THE_JOB and key not in left}
     options["optimizer"] = {key: value for key, value in env["optimizer"].items() if value != AUTO}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_env.core.registry import Registry, unknown_name
+from kd_files.plugins import check_loads, instance_of
 
 SHARE = (0.0, 1.0)
 """Bounds of a share or probability."""
@@ -36,7 +37,7 @@ class Metric:
     instead: tuple[str, ...] = ()
 
 
-METRICS: Registry[Metric] = Registry("metric", "kd_env.metrics")
+METRICS: Registry[Metric] = Registry("metric", "kd_env.metrics", instance_of(Metric))
 
 
 def fitting(regression: bool, classes: int | None) -> tuple[str, ...]:
@@ -66,6 +67,7 @@ def check_metrics(names: Sequence[str], regression: bool, classes: int | None) -
         if name in valid:
             continue
         if name not in METRICS:
+            check_loads(METRICS.group, METRICS.kind, name)
             raise ValueError(unknown_name(f"metric for {'scores' if regression else 'classes'}:", name, valid))
         metric, here = METRICS[name], "scores" if regression else f"{classes} classes" if classes else "classes"
         meant = "scores" if metric.of_scores else "two classes" if metric.two_classes else "classes"

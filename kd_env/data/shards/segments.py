@@ -9,9 +9,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from kd_env.core.hub import hub_asked_once
 from kd_env.core.registry import unknown_name
-from kd_env.data.corpora import task_texts
+from kd_env.data.corpora import task_folder, task_texts
 from kd_env.data.files.formats import open_text
-from kd_env.data.tasks import EMBEDDED, GLUE
+from kd_env.data.tasks import TASKS
 
 BLOCK = 1 << 19
 """Bytes of a file that are read at once."""
@@ -169,7 +169,7 @@ def _arrow(segment: Segment, column: str, data_dir: str | None) -> Iterator[list
 
 
 def _task(segment: Segment, column: str, data_dir: str | None) -> Iterator[list[str]]:
-    yield from _batches(task_texts({**EMBEDDED, **GLUE}[segment.source], data_dir))
+    yield from _batches(task_texts(TASKS[segment.source], task_folder(segment.source, data_dir)))
 
 
 def _hub(segment: Segment, column: str, data_dir: str | None) -> Iterator[list[str]]:

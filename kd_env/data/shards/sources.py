@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd_env.core.registry import unknown_name
-from kd_env.data.corpora import source_kind, source_names, task_texts
+from kd_env.data.corpora import check_data_dir, source_kind, source_names, task_folder, task_texts
 from kd_env.data.files.formats import encoding_of
 from kd_env.data.shards.segments import BLOCK, Segment, hub_builder, stream_of, stream_texts, texts_of
-from kd_env.data.tasks import EMBEDDED, GLUE
+from kd_env.data.tasks import TASKS
 from kd_files.reading import DamagedFile, read_json
 from kd_files.writing import write_json
 
@@ -63,8 +63,7 @@ def find_sources(
     """
     names = source_names(text)
     kinds = [source_kind(name) for name in names]
-    if data_dir is not None and not any(name in GLUE for name in names):
-        raise ValueError(f"data_dir={data_dir!r} is for GLUE tasks, and text={text!r} names none; leave it out.")
+    check_data_dir(data_dir, names)
     found = []
     for name, kind in zip(names, kinds, strict=True):
         if kind == "task":
@@ -109,7 +108,7 @@ def _pieces(segment: Segment, least: int) -> list[Segment]:
 
 
 def _task(name: str, data_dir: str | None) -> Source:
-    texts = task_texts({**EMBEDDED, **GLUE}[name], data_dir)
+    texts = task_texts(TASKS[name], task_folder(name, data_dir))
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")

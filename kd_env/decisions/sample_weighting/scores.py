@@ -17,6 +17,7 @@ from kd_env.mdp.observations.base import View
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
 from kd_env.numerics import losses
+from kd_files.plugins import instance_of
 
 
 class Score(NamedTuple):
@@ -35,7 +36,7 @@ class Score(NamedTuple):
     objective: str = "labels"
 
 
-SCORES: Registry[Score] = Registry("score", "kd_env.scores")
+SCORES: Registry[Score] = Registry("score", "kd_env.scores", instance_of(Score))
 
 
 def resolve(name: str, regression: bool, objective: str = "labels") -> Score:

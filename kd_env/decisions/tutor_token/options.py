@@ -175,7 +175,7 @@ def check_options(config: EnvConfig) -> None:
         )
     if config.mode == "joint" and config.teacher_every != 1:
         raise ValueError(f"teacher_every={config.teacher_every} is for mode='sequential'; leave it out.")
-    if config.objective == "labels":
+    if config.objective != "text":
         for name, value in (("recipe", "paper"), ("student_head", "mlm")):
             if getattr(config, name) == value:
                 raise ValueError(

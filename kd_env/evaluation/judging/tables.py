@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_env.config.environment import EnvConfig
-from kd_env.data.corpora import load_texts
+from kd_env.data.corpora import load_texts, task_folder
 from kd_env.data.loading import load_dev
 from kd_env.data.shards.corpus import HELD_ROWS, Corpus
 from kd_env.data.shards.held import shuffled_rows
@@ -19,7 +19,7 @@ from kd_env.data.shards.segments import hub_stream, stream_texts
 from kd_env.data.shards.sources import Source
 from kd_env.data.shards.work import shard_path
 from kd_env.data.tables import Table
-from kd_env.data.tasks import EMBEDDED, GLUE
+from kd_env.data.tasks import TASKS
 from kd_env.data.text import tokenize_texts
 from kd_env.envs.text import evaluated_texts
 from kd_env.envs.texts.rows import cut, fitting_table, held_table, look_at_sources, packed_corpus, text_sources
@@ -151,7 +151,7 @@ def _dev_texts(corpus: Corpus, source: Source) -> list[str]:
     """Texts of the dev split of a source, without blank ones; of the hub no more than are needed, which are kept."""
     plan = corpus.plan
     if source.kind == "task":
-        tables = load_dev({**EMBEDDED, **GLUE}[source.name], plan.data_dir if source.name in GLUE else None)
+        tables = load_dev(TASKS[source.name], task_folder(source.name, plan.data_dir))
         everything = (text for table in tables.values() for text in [*table.first, *(table.second or ())])
         return [text.strip() for text in everything if text.strip()]
     assert source.dev is not None

@@ -22,7 +22,24 @@ from kd_env.teachers.sources import autocast, cast
 
 
 class LabelsObjective:
-    """What students learn from the rows of a task."""
+    """What students learn from the rows of a task.
+
+    Objectives of other distributions derive from it: one of another loss ``e`` overrides :meth:`error` alone, and
+    rewards, gaps and reports count it for students and teacher alike.
+    """
+
+    def error(self, problem: Problem, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """``e`` against gold labels: cross-entropy in nats, or the squared error over the squared range of the scores.
+
+        Args:
+            problem: the problem; ``label_width`` is the range of scores, None for classes.
+            outputs: float logits ``[..., R, C]`` after their temperature, or scores ``[..., R, 1]``; finite.
+            labels: int64 ``[R]`` or ``[..., R]`` gold classes, or scores.
+
+        Returns:
+            Means over the rows, ``[...]`` float64, the lower the better.
+        """
+        return losses.gold_loss(outputs, labels, problem.label_width)
 
     def batch(self, problem: Problem, state: DistillState, rows: np.ndarray) -> StudentBatch:
         """Rows ``[N, B]``, with what the decision wrote into them."""
@@ -68,7 +85,7 @@ class LabelsObjective:
         finite = np.isfinite(logits).all(axis=(1, 2))
         safe = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
         count = len(logits)
-        raw = losses.gold_loss(safe, labels, problem.label_width)
+        raw = self.error(problem, safe, labels)
         temperature = np.ones(count)
         if problem.task.regression:
             entropy, agreement = np.zeros(count), np.zeros(count)
@@ -84,18 +101,24 @@ class LabelsObjective:
         metric = np.array([metrics.compute([headline], guess, label)[headline] for guess, label in scored])
         if problem.calibrates:
             temperature = fit_temperatures(safe, labels)
-        loss = _loss(problem, safe, labels, teacher_logits, temperature)
+        loss = self._loss(problem, safe, labels, teacher_logits, temperature)
         return Evaluation(np.where(finite, loss, np.nan), raw, temperature, metric, entropy, agreement)
 
     def loss(
         self, problem: Problem, outputs: np.ndarray, table: Table, teacher_logits: np.ndarray, temperature: np.ndarray
     ) -> np.ndarray:
         """Against gold labels of logits ``[..., R, C]``, or with ``gap=divergence`` the KL from the teacher."""
-        return _loss(problem, outputs, table.labels, teacher_logits, temperature)
+        return self._loss(problem, outputs, table.labels, teacher_logits, temperature)
 
     def raw_loss(self, problem: Problem, outputs: np.ndarray, table: Table) -> np.ndarray:
         """Against gold labels."""
-        return losses.gold_loss(outputs, table.labels, problem.label_width)
+        return self.error(problem, outputs, table.labels)
+
+    def reference_loss(
+        self, problem: Problem, teacher_logits: np.ndarray, table: Table, temperature: float = 1.0
+    ) -> float:
+        """``e_T``: the teacher's, with its temperature."""
+        return float(self.error(problem, teacher_logits / temperature, table.labels))
 
     def reset_loss(
         self, problem: Problem, loss: np.ndarray, table: Table, teacher_logits: np.ndarray | None = None
@@ -118,7 +141,21 @@ class LabelsObjective:
         else:
             mean = problem.reference.train_logits.mean(dtype=np.float64)
         target = table.labels if teacher_logits is None else teacher_logits[..., 0]
-        return np.full(len(loss), losses.gold_loss(np.full((len(table), 1), mean), target, problem.label_width))
+        return np.full(len(loss), self.error(problem, np.full((len(table), 1), mean), target))
+
+    def _loss(
+        self,
+        problem: Problem,
+        outputs: np.ndarray,
+        labels: np.ndarray,
+        teacher_logits: np.ndarray,
+        temperature: np.ndarray,
+    ) -> np.ndarray:
+        """``e`` of logits ``[..., R, C]``, with labels and the teacher's logits of the same rows."""
+        if problem.config.gap == "divergence":
+            return losses.divergence_loss(outputs, teacher_logits, problem.label_width)
+        scaled = outputs / temperature[..., None, None] if problem.calibrates else outputs
+        return self.error(problem, scaled, labels)
 
     def scores(self, problem: Problem, outputs: np.ndarray, table: Table) -> dict[str, float]:
         """The task's metrics of logits ``[R, C]``."""
@@ -166,16 +203,6 @@ def _outputs(problem: Problem, batch: Batch) -> ModelOutput:
         output = problem.reference.encoder.forward({}, flat, problem.teacher_signals)
     split: ModelOutput = trees.map_leaves(lambda t: t.unflatten(0, (count, rows)), cast(output, problem.dtype))
     return split
-
-
-def _loss(
-    problem: Problem, outputs: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray, temperature: np.ndarray
-) -> np.ndarray:
-    """``e`` of logits ``[..., R, C]``, with labels and the teacher's logits of the same rows."""
-    if problem.config.gap == "divergence":
-        return losses.divergence_loss(outputs, teacher_logits, problem.label_width)
-    scaled = outputs / temperature[..., None, None] if problem.calibrates else outputs
-    return losses.gold_loss(scaled, labels, problem.label_width)
 
 
 def _teacher_classes(

@@ -113,6 +113,13 @@ class TextObjective:
         """There is no other."""
         return None
 
+    def reference_loss(
+        self, problem: Problem, teacher_logits: np.ndarray, table: Table, temperature: float = 1.0
+    ) -> float:
+        """The least that any student can have, in float64."""
+        mask = torch.arange(table.labels.shape[1]) < torch.as_tensor(table.lengths)[:, None]
+        return float(plausibility.plausibility_floor(torch.as_tensor(table.labels), mask))
+
     def reset_loss(
         self, problem: Problem, loss: np.ndarray, table: Table, teacher_logits: np.ndarray | None = None
     ) -> np.ndarray:

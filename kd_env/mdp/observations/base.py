@@ -17,6 +17,7 @@ from kd_env.mdp.passes import changes, teacher_logits
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
 from kd_env.teachers.facts import TeacherFacts, teacher_facts
+from kd_files.plugins import instance_of
 
 
 class View:
@@ -100,4 +101,4 @@ class Feature:
     text_only: bool = False
 
 
-FEATURES: Registry[Feature] = Registry("feature", "kd_env.features")
+FEATURES: Registry[Feature] = Registry("feature", "kd_env.features", instance_of(Feature))
