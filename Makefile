@@ -12,6 +12,7 @@ lint:
 	ruff format --check .
 
 types:
+	mypy examples/plugin/kd_env_example
 	mypy kd_files kd_env agents cli train_agent.py
 
 # All of them in a fresh virtual environment, and the main job.

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from kd_env.data.tasks import TASKS
+
 MADE_FROM = "made_from"
 """Key of the record under which the contents stand."""
 ROWS, ENCODERS = "rows", "encoders"
@@ -23,7 +25,7 @@ Contents = Mapping[str, str]
 def task_contents(task: str, data_dir: str | None, encoders: Iterable[str]) -> Contents:
     """Hashes of the train split of a task and of the encoders that are trained on it.
 
-    What lies on the hub, or is packaged, has no hash: its name stands for its content.
+    What lies on the hub, or is packaged, has no hash: its name stands for its content. Rows that a plug-in brings have.
 
     Args:
         task: by name.
@@ -33,7 +35,12 @@ def task_contents(task: str, data_dir: str | None, encoders: Iterable[str]) -> C
     folders = [Path(data_dir).expanduser() / task] if data_dir is not None else []
     if data_dir is not None and task == "custom":
         folders.append(Path(data_dir).expanduser())
-    return _contents((path for folder in folders for path in _files(folder, ("train*",))), encoders)
+    found = _contents((path for folder in folders for path in _files(folder, ("train*",))), encoders)
+    read = TASKS[task].read if task in TASKS else None
+    if read is None:
+        return found
+    columns = sorted((name, [str(value) for value in values]) for name, values in read("train").items())
+    return {**found, ROWS: hashlib.sha256(json.dumps(columns).encode()).hexdigest()}
 
 
 def text_contents(sources: Iterable[str], data_dir: str | None, encoder: str) -> Contents:

@@ -1,4 +1,4 @@
-"""An objective: students are judged by the Brier score, which is kinder to overconfident mistakes than cross-entropy."""
+"""An objective: students are judged by the Brier score, which forgives confident mistakes more than cross-entropy."""
 
 from __future__ import annotations
 

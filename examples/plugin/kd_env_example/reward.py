@@ -10,4 +10,4 @@ from kd_env.mdp.rewards import RewardInputs
 def steady(x: RewardInputs) -> np.ndarray:
     """Of N students, ``[N]``; values beyond [-2, 2] would be clipped."""
     drop = x.loss_before - x.loss_after
-    return np.where(drop < 0.0, 2.0 * drop, drop)
+    return np.asarray(np.where(drop < 0.0, 2.0 * drop, drop))
