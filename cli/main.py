@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(name: str, words: Sequence[str], program: str) -> int:
     """One command with its words; the exit status.
 
-    ``--help`` lists options, ``--cfg job`` prints the resolved configuration, ``--debug`` shows tracebacks.
+    ``-m`` sweeps (the main job alone), ``--help`` lists options, ``--cfg job`` prints the resolved configuration,
+    ``--debug`` shows tracebacks.
     """
     overrides = [word for word in words if word != "--debug"]
     world = os.environ.get("WORLD_SIZE", "1")
@@ -50,8 +51,16 @@ def run(name: str, words: Sequence[str], program: str) -> int:
         place = overrides.index("--cfg")
         del overrides[place : place + 2]
         return guarded(lambda: _print_config(name, overrides), program, debug="--debug" in words)
+    if name == "train" and any(word in ("-m", "--multirun") for word in overrides):
+        return guarded(lambda: _sweep(overrides, program), program, debug="--debug" in words)
     command = shlex.join([*program.split(), *overrides])
     return guarded(lambda: COMMANDS[name].load()(overrides, command), program, debug="--debug" in words)
+
+
+def _sweep(overrides: Sequence[str], program: str) -> None:
+    from cli.sweep import FLAGS, sweep
+
+    sweep([word for word in overrides if word not in FLAGS], program)
 
 
 def _print_help(name: str, words: Sequence[str]) -> None:

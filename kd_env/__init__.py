@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kd_env.decisions.ids import register_ids
+from kd_env.renamed import understand_both_names
 
 if TYPE_CHECKING:
     from kd_env.config.environment import EnvConfig as EnvConfig
@@ -29,6 +30,7 @@ _LAZY = {
 __all__ = ["DistillEnv", "DistillVectorEnv", "EnvConfig", "Problem", "__version__", "build_problem", "env_config"]
 
 register_ids()
+understand_both_names()
 
 
 def __getattr__(name: str) -> Any:

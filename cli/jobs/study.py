@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli import MODULE
 from cli.errors import going_on
 from cli.jobs.compare import compare_folders
 from cli.jobs.estimates.said import say_study
@@ -186,4 +187,4 @@ def _here(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _child(training: Training) -> Child:
-    return Child(training.folder.name, ("cli.main", "train", *training.overrides), training.log)
+    return Child(training.folder.name, (MODULE, "train", *training.overrides), training.log)

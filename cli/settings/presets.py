@@ -8,10 +8,11 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
+import configs
 from kd_env.decisions.ids import environment_id
 from kd_files.plugins import plugin_names
 
-PACKAGE = "configs"
+PACKAGE = configs.__name__
 NO_EXPERIMENT = "none"
 """The experiment, or regime, that sets nothing: Hydra cannot take away a default by ``experiment=null``."""
 JOB_GROUPS = {

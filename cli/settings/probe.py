@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,17 +89,13 @@ def require_own_agents() -> None:
     Raises:
         ValueError: with where the foreign package lies.
     """
-    found = importlib.util.find_spec("agents")
-    if found is not None:
-        import agents
+    import agents
 
-        if hasattr(agents, "make_agent") and hasattr(agents, "RULES"):
-            return
-    place = "not installed" if found is None else f"the one at {found.origin}, of another distribution"
-    raise ValueError(
-        f"The package 'agents' of kd-env is needed, but it is {place}. Install kd-env in a virtual environment of its "
-        "own."
-    )
+    if not hasattr(agents, "make_agent") or not hasattr(agents, "RULES"):
+        raise ValueError(
+            f"The package {agents.__name__!r} of kd-env is needed, but it is the one at {agents.__file__}, of another "
+            "distribution. Install kd-env in a virtual environment of its own."
+        )
 
 
 def check(settings: Settings[EnvConfig]) -> Settings[EnvConfig]:

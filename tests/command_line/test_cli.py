@@ -720,7 +720,7 @@ def test_a_job_of_a_sweep_returns_what_was_reached(
     """Hydra's sweepers that optimise, Optuna's, read what the job returns."""
     import hydra
 
-    import train_agent
+    from cli.sweep import sweep
 
     returned: list[float | None] = []
 
@@ -728,10 +728,10 @@ def test_a_job_of_a_sweep_returns_what_was_reached(
         return lambda: returned.append(job(None))
 
     monkeypatch.setattr(hydra, "main", lambda **_: decorate)
-    monkeypatch.setattr(sys, "argv", ["train_agent.py"])
+    monkeypatch.setattr(sys, "argv", ["kd-env"])
     words = [*base, f"runs_dir={tmp_path}", "total_timesteps=16"]
     asked = SimpleNamespace(overrides=SimpleNamespace(task=words))
     monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: asked)
-    train_agent._sweep(words)
+    sweep(words, "kd-env train")
     [folder] = (path for path in tmp_path.iterdir() if path.is_dir())
     assert returned == [pytest.approx(results(folder)["policies"][0]["gap_closed"]["selection"]["mean"])]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cli import MODULE
 from cli.errors import USER_ERRORS, going_on
 from cli.jobs.downstream.asked import Asked, check_loads, read_asked
 from cli.jobs.downstream.cells import CELLS, HOLDS, KEPT, MARK, Cell, seeds_of
@@ -96,7 +97,7 @@ def _work(
         if place["backend"] == LOCAL and (len(todo) < 2 or jobs_of(place) == 1):
             return _work_here(todo, options, place, command, told), len(todo)
         (asked.folder / CELLS).mkdir(parents=True, exist_ok=True)
-        children = [Child(cell.name, ("cli.main", "glue", *_words(cell, options, place)), cell.log) for cell in todo]
+        children = [Child(cell.name, (MODULE, "glue", *_words(cell, options, place)), cell.log) for cell in todo]
         with opened(place, asked.folder, None) as backend:
             failed = run_all(
                 children, backend, shown=options["progress"], what="cells", told=lambda child: told(cells[child.name])

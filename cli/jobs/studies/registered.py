@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli import MODULE
 from cli.errors import going_on
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.studies.grid import Planned, plan_grid, stages
@@ -107,7 +108,7 @@ def _run(
             children = [
                 Child(
                     f"{training.folder.parent.name}/{training.folder.name}",
-                    ("cli.main", "train", *training.overrides),
+                    (MODULE, "train", *training.overrides),
                     training.log,
                 )
                 for training in ready

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from cli import MODULE
 from cli.errors import going_on
 from cli.jobs.kinds.catalog import job_of
 from cli.jobs.kinds.paused import pause_seeds, read_paused
@@ -77,7 +78,7 @@ class Plan:
         own |= {"pause.at": self.search.stages[len(trial.values)], "evaluation.jobs": 1}
         own |= {f"agent.options.{key}": value for key, value in trial.options.items()}
         words = [*self.words, *(f"{key}={quoted(value)}" for key, value in own.items()), "evaluation.rules=[]"]
-        return Child(name, ("cli.main", "train", *words), self.folder / f"{name}.log")
+        return Child(name, (MODULE, "train", *words), self.folder / f"{name}.log")
 
 
 def tune(overrides: Sequence[str], command: str) -> Path:
