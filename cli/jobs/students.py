@@ -5,18 +5,21 @@ from __future__ import annotations
 import glob
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.settings.kinds.base import Settings
+from cli.settings.kinds.kept_students import kept_students
 from kd_env.config.environment import EnvConfig
 
 if TYPE_CHECKING:
     from kd_env.envs import DistillVectorEnv
-    from kd_env.evaluation.judging.contenders import Keep
+    from kd_env.evaluation.judging.contenders import Keep, Standing
 
 STUDENTS = "students"
+SELECTION = "selection"
+"""Key of a record: how the student did on the selection split, where the best are kept."""
 
 
 def has_feedback(agent: str) -> bool:
@@ -28,40 +31,69 @@ def has_feedback(agent: str) -> bool:
 
 
 def keeper(settings: Settings[EnvConfig]) -> Keep | None:
-    """Writes the first ``save_students`` students of the run's agent as ``<run folder>/students/seed<seed>``.
+    """Writes the first ``save_students`` students of the run's agent, or the best, as ``<run>/students/seed<seed>``.
 
     What lay there is replaced: it is of an evaluation that was broken off. The record beside each says what it was
     distilled from, and whether feedback rows had a say in it, so that it can be a teacher (``teacher.path``).
     """
-    count = settings.resolved["save_students"]
-    if not count:
+    wanted = kept_students(settings.resolved["save_students"], len(settings.evaluation_seeds), can_rank=True)
+    if not wanted.number:
         return None
     from kd_env.envs.student_record import student_record
     from kd_env.finetuning.store import write_record
     from kd_env.models.library.reading import quiet_transformers
 
-    kept, label = settings.evaluation_seeds[:count], settings.agent.label
-    steered = has_feedback(settings.agent.name)
+    kept, label = settings.evaluation_seeds[: None if wanted.best else wanted.number], settings.agent.label
+    steered, students = has_feedback(settings.agent.name), settings.run_folder / STUDENTS
 
-    def keep(name: str, env: DistillVectorEnv, replica: int, seed: int, diverged: bool) -> None:
+    def keep(
+        name: str, env: DistillVectorEnv, replica: int, seed: int, diverged: bool, standing: Callable[[], Standing]
+    ) -> None:
         if name != label or seed not in kept:
             return
-        folder = settings.run_folder / STUDENTS / f"seed{seed}"
+        folder = students / f"seed{seed}"
         shutil.rmtree(folder, ignore_errors=True)
         if diverged:
             print(f"{name}: the student of seed {seed} diverged and is not kept.", flush=True)
+            return
+        rank = standing() if wanted.best else None
+        if rank is not None and not _make_room(students, wanted.number, rank):
             return
         with quiet_transformers():
             env.save_student(folder, replica)
         if env.problem.config.objective == "text":  # no classifier, and so no teacher: `kd-env evaluate students=...`
             print(f"Student of seed {seed}: {folder}", flush=True)
             return
-        write_record(folder, student_record(env.problem, policy=name, seed=seed, steered=steered))
+        record = student_record(env.problem, policy=name, seed=seed, steered=steered)
+        write_record(folder, record if rank is None else {**record, SELECTION: rank._asdict()})
         # Another run of this split would refuse it as a teacher.
         note = f"{folder} (feedback rows had a say: no teacher of this split)" if steered else f"teacher.path={folder}"
         print(f"Student of seed {seed}: {note}", flush=True)
 
     return keep
+
+
+def _make_room(students: Path, count: int, rank: Standing) -> bool:
+    """Whether a student is among the best ``count``; then those that are kept are fewer, the worst is given up.
+
+    The records say how they did: an evaluation that was broken off goes on among those that it had kept. Whoever has no
+    standing was kept by its number, before the option was another one.
+    """
+    from kd_env.core.records import read_record
+
+    ranked: list[tuple[float, float, Path]] = []
+    for folder in sorted(students.glob("seed*")):
+        found = (read_record(folder) or {}).get(SELECTION)
+        if found is None:
+            shutil.rmtree(folder)
+        else:
+            ranked.append((found["metric"], found["minus_loss"], folder))
+    ranked.sort(key=lambda one: one[:2], reverse=True)
+    if len(ranked) >= count and ranked[count - 1][:2] >= tuple(rank):
+        return False
+    for *_, folder in ranked[count - 1 :]:
+        shutil.rmtree(folder)
+    return True
 
 
 STUDENTS_EXAMPLE = '"students={none: <folder>, tutor: [<folder>, <folder>]}"'

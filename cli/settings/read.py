@@ -12,6 +12,7 @@ from cli.runs.paths import with_absolute_paths
 from cli.settings.controls import check_control, read_interventions
 from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.catalog import reader_of
+from cli.settings.kinds.kept_students import kept_students
 from cli.settings.options import folder_name
 from kd_env.core import checks
 
@@ -174,7 +175,6 @@ def _check_numbers(c: Mapping[str, Any]) -> None:
         "seed": (c["seed"], 0),
         "num_envs": (c["num_envs"], 1),
         "checkpoint_every": (c["checkpoint_every"], 0),
-        "save_students": (c["save_students"], 0),
         "evaluation.seeds": (evaluation["seeds"], 1),
         "evaluation.first_seed": (evaluation["first_seed"], 0),
         **({} if evaluation["jobs"] == "auto" else {"evaluation.jobs": (evaluation["jobs"], 1)}),
@@ -185,9 +185,6 @@ def _check_numbers(c: Mapping[str, Any]) -> None:
         checks.whole(low)(name, value)
     for name, value in (("num_envs", c["num_envs"]), ("evaluation.seeds", evaluation["seeds"])):
         checks.whole(1, _MOST_STUDENTS)(name, value)
-    if c["save_students"] > evaluation["seeds"]:
-        raise ValueError(
-            f"save_students={c['save_students']} is more than evaluation.seeds={evaluation['seeds']}: only judged "
-            "students are kept. Lower it, or raise evaluation.seeds."
-        )
+    reader = reader_of(c["env"]["id"])
+    kept_students(c["save_students"], evaluation["seeds"], reader.ranks_students(c))
     checks.boolean("evaluation.deterministic", evaluation["deterministic"])

@@ -130,7 +130,7 @@ def test_results_are_told_as_stacks_end_and_go_on_from_there(problem: Problem) -
         64,
         on_result=on_result,
         progress=lambda *event: steps.add(event),
-        keep=lambda name, env, replica, seed, diverged: kept.append((name, seed)) or env.predict(problem.feedback),
+        keep=lambda name, env, replica, seed, diverged, _: kept.append((name, seed)) or env.predict(problem.feedback),
     )
     assert told == names and steps == {(name, step, 3) for name in names for step in (1, 2, 3)}
     assert sorted(kept) == sorted((name, seed) for name in names for seed in SEEDS)

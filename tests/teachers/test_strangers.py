@@ -101,7 +101,7 @@ def test_what_the_library_says_of_the_student_is_what_the_report_says(
         problem,
         {"all": Contender(lambda env: make_rule("all", env))},
         [0],
-        keep=lambda name, env, replica, seed, diverged: env.save_student(kept, replica),
+        keep=lambda name, env, replica, seed, diverged, _: env.save_student(kept, replica),
     )
     scores = evaluation.policies["all"].splits["validation"]
     judged = pipeline("text-classification", model=str(kept), tokenizer=str(kept), device="cpu")

@@ -169,7 +169,7 @@ class TokenJob(Job[EnvConfig, Problem]):
         settings, judged = self.settings, judged_tables(problem)
         save_starts(settings.run_folder, problem, self._kept())
 
-        def keep(name: str, env: DistillVectorEnv, replica: int, seed: int, diverged: bool) -> None:
+        def keep(name: str, env: DistillVectorEnv, replica: int, seed: int, diverged: bool, _: object) -> None:
             if seed in self._kept():
                 keep_student(settings.run_folder, name, env, replica, seed, diverged)
 

@@ -83,6 +83,10 @@ class Reader(ABC, Generic[Options]):
         remedy.
         """
 
+    def ranks_students(self, c: Mapping[str, Any]) -> bool:
+        """Whether judged students of a complete configuration can be ranked by their metric on the selection split."""
+        return False
+
     def evaluation_seeds(self, c: Mapping[str, Any]) -> tuple[int, ...]:
         """Seeds of the students that are judged.
 

@@ -68,6 +68,10 @@ class LabelReader(Reader[EnvConfig]):
         resolved |= {key: plain[key] for key in left if env.objective == "text" or key == "reward"}
         return ReadOptions(env, resolved, teachers, agent, cofinetuned)
 
+    def ranks_students(self, c: Mapping[str, Any]) -> bool:
+        """As in :class:`Reader`: not where they learn masked text."""
+        return bool(c["env"].get("objective") != "text")
+
     def check(self, settings: Settings[EnvConfig]) -> Settings[EnvConfig]:
         """As in :class:`Reader`."""
         return probe.check(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kd_env.envs import DistillVectorEnv
 from kd_env.mdp.problem import Problem
@@ -17,9 +17,18 @@ Progress = Callable[[str, int, int], None]
 """Called with the policy's name, the steps done and the steps of a full episode."""
 
 
-Keep = Callable[[str, DistillVectorEnv, int, int, bool], None]
+class Standing(NamedTuple):
+    """How a student of a task did on the selection split; of two the larger one did better."""
+
+    metric: float
+    """The task's first metric."""
+    minus_loss: float
+    """Its loss (``e`` of the problem), negative: among equal metrics the lower loss is better."""
+
+
+Keep = Callable[[str, DistillVectorEnv, int, int, bool, Callable[[], Standing]], None]
 """Called at the end of each student's episode, while it is still there: with the policy's name, the environment, the
-replica, its seed and whether it diverged."""
+replica, its seed, whether it diverged, and what gives its standing (of a task of classes or scores)."""
 
 
 class Policy(Protocol):

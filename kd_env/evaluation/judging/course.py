@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from kd_env.core.types import Floats
 from kd_env.data.tables import Table
 from kd_env.decisions.base import Decision
-from kd_env.evaluation.judging.contenders import TEACHER_TRACES
-from kd_env.evaluation.judging.dev import Split, end_scores, split_metrics, temperatures
-from kd_env.evaluation.judging.results import Measured, PolicyResult, TaughtBeside
+from kd_env.evaluation.judging.contenders import TEACHER_TRACES, Standing
+from kd_env.evaluation.judging.dev import Split, end_scores, safe_logits, split_metrics, temperatures
+from kd_env.evaluation.judging.results import SELECTION, Measured, PolicyResult, TaughtBeside
 from kd_env.mdp.problem import Problem
 from kd_env.numerics.traces import Trace
 
@@ -95,6 +95,14 @@ class Course:
         if self._problem.calibrates:
             before = self._calibration if self._calibration.ndim > 2 else None
             self._calibration = _put(before, students.predict(self._problem.calibration), finished)
+
+    def standing(self, replica: int) -> Standing:
+        """How a student that has ended did on the selection split, in a task of classes or scores."""
+        problem, split = self._problem, self._splits[SELECTION]
+        logits = safe_logits(self._logits[SELECTION][replica])
+        temperature = temperatures(problem, self._calibration[[replica]])
+        [loss] = problem.loss(logits[None], split.table, split.teacher_logits, temperature)
+        return Standing(split_metrics(problem, logits, split.table)[problem.task.metrics[0]], -float(loss))
 
     def state(self) -> dict[str, Any]:
         """What was collected while no student has ended: arrays by name, which :meth:`restore` takes back."""

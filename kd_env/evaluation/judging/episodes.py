@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kd_env.core.types import Floats
 from kd_env.envs import DistillVectorEnv
-from kd_env.evaluation.judging.contenders import Contender, Keep, Progress
+from kd_env.evaluation.judging.contenders import Contender, Keep, Progress, Standing
 from kd_env.evaluation.judging.course import Course, Ended, Students, policy_result
 from kd_env.evaluation.judging.dev import Split, temperatures
 from kd_env.evaluation.judging.keeping.running import Resumed, Running, TellsDraws
@@ -140,8 +140,9 @@ def judge_on_selection(
     *,
     deterministic: bool,
     progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> PolicyResult:
-    """Distil fresh students under a policy whose training is not at its end, and judge them on the selection split.
+    """Distil fresh students under a policy and judge them on the selection split alone.
 
     No dev row is read.
 
@@ -149,13 +150,14 @@ def judge_on_selection(
         problem: of the training.
         name: of the policy.
         contender: the policy.
-        seeds: of the students; others than those of any report.
+        seeds: of the students; where the policy's training is not at its end, others than those of any report.
         deterministic: passed to ``predict``.
         progress: told about every step.
+        keep: told about every student that is finished.
     """
     splits = judged_splits(problem, selection_table(problem), seeds)
     (stack,) = stacks(problem, {name: contender}, len(seeds))
-    return drive(stack, problem, splits, seeds, deterministic, progress, None)[0]
+    return drive(stack, problem, splits, seeds, deterministic, progress, keep)[0]
 
 
 class _Judged(NamedTuple):
@@ -165,7 +167,7 @@ class _Judged(NamedTuple):
     course: Course
     seeds: Sequence[int]
     progress: Callable[[int, int], None] | None
-    keep: Callable[[int, int, bool], None] | None
+    keep: Callable[[int, int, bool, Callable[[], Standing]], None] | None
 
 
 def _episodes(
@@ -231,4 +233,5 @@ def _take(
         course.finish(info, window.env, finished)
         if judged.keep is not None:
             for replica in np.flatnonzero(finished).tolist():
-                judged.keep(replica, judged.seeds[replica], bool(info["diverged"][replica]))
+                diverged, standing = bool(info["diverged"][replica]), partial(course.standing, replica)
+                judged.keep(replica, judged.seeds[replica], diverged, standing)
