@@ -121,6 +121,12 @@ def _watch() -> Job:
     return watch
 
 
+def _export() -> Job:
+    from cli.jobs.exports.command import export
+
+    return export
+
+
 def _bench() -> Job:
     from cli.jobs.bench import bench
 
@@ -139,6 +145,9 @@ COMMANDS = {
     "compare": Command("set finished runs beside each other: agents by independent trainings", "compare", _compare),
     "power": Command("what a study of another size could find, from the runs of a pilot", "power", _power),
     "report": Command("one HTML file of runs or a study: verdict, figures, tables, commands", "report", _report),
+    "export": Command(
+        "the best student of finished runs as a folder that ships, with ONNX and a card", "export", _export
+    ),
     "tutor": Command("of earlier versions; now: kd-env study env=tutor_token", None, _tutor),
     "bench": Command("measure speed and memory (source checkout only)", None, _bench),
 }

@@ -68,6 +68,11 @@ EXAMPLES = {
         "kd-env report runs/quick-study",
         "kd-env report runs=[runs/a,runs/b] out=report",
     ),
+    "export": (
+        "kd-env export run=runs/quick-actor_critic-seed0 out=student",
+        "kd-env export runs='runs/quick-study/*' out=student onnx=true int8=true license=apache-2.0",
+        "kd-env export run=runs/mrpc out=student push_to_hub=<user>/<name> private=true",
+    ),
 }
 
 GOING_ON = {
@@ -83,6 +88,7 @@ GOING_ON = {
     "compare": "nothing is lost; the same command with overwrite=true writes it again.",
     "power": "nothing is lost.",
     "report": "nothing is lost; the same command with overwrite=true writes it again.",
+    "export": "nothing is written before all of it is; the same command begins again.",
 }
 """What to do with a job that was ended from outside."""
 

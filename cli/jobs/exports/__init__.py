@@ -1,0 +1,1 @@
+"""`kd-env export`: a student as a folder that ships."""
