@@ -94,6 +94,15 @@ def test_a_kept_student_and_one_distilled_again_are_the_same(
     assert not list((tmp_path / "kept").rglob("kd_env_manifest.json"))  # who edits the card damages nothing
 
 
+def test_an_evaluation_of_a_run_ships_its_own_student(finished: Path, tmp_path: Path) -> None:
+    """Under the run's policy, which lies in the run's folder, and with the other student of the evaluation."""
+    run_folder = shutil.copytree(finished, tmp_path / "run")
+    words = [f"run={run_folder}", "name=wide", "student.hidden_size=12", "evaluation.rules=[]", "evaluation.seeds=2"]
+    assert main(["evaluate", *words, "save_students=0"]) == 0
+    assert main(["export", str(run_folder / "evaluations" / "wide"), f"out={tmp_path / 'out'}", *QUICK]) == 0
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.hidden_size == 12
+
+
 def test_a_rule_that_goes_by_chance_teaches_the_same_student_again(
     finished: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -173,6 +182,9 @@ def test_onnx_says_what_the_student_says(
             expected = model(**encoded).logits.numpy()
         [logits] = session.run(["logits"], {each.name: encoded[each.name].numpy() for each in session.get_inputs()})
         assert logits == pytest.approx(expected, abs=1e-5)
+    # Nothing says where it was made.
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"site-packages" in path.read_bytes() or bytes(tmp_path) in path.read_bytes()]
     monkeypatch.chdir(tmp_path)
     codes = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
     assert len(codes) == 2

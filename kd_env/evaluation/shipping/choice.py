@@ -104,7 +104,7 @@ def standings(runs: Sequence[Run], metric: str | None = None) -> Standings:
         if candidates:
             best[name] = max(candidates, key=_merit)
     if not best:
-        raise ValueError("There is no student to ship: all of them diverged, or only bounds were judged.")
+        raise ValueError("There is no student to ship: all of them diverged.")
     return Standings(chosen, rows, best)
 
 
@@ -115,8 +115,10 @@ def _merit(one: Candidate) -> tuple[float, float]:
 def _metric(
     runs: Sequence[Run], groups: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]], metric: str | None
 ) -> str:
-    first = next((row for found in groups.values() for _, row in found), None)
-    known = [] if first is None else list(first["seeds"]["splits"].get(SELECTION, {}).get("metrics", {}))
+    if not groups:
+        raise ValueError("There is no student to ship: only bounds and interventions were judged.")
+    first = next(row for found in groups.values() for _, row in found)
+    known = list(first["seeds"]["splits"].get(SELECTION, {}).get("metrics", {}))
     if not known:
         raise ValueError(f"The results of {runs[0].place} say nothing of the selection split; judge the run again.")
     if metric is not None and metric not in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from kd_env.data.tables import Table
 from kd_env.data.tasks import Task
 from kd_env.models.library.reading import quiet_transformers
 from kd_env.models.loading import name_labels
-from kd_env.models.pooling import PooledClassifier, has_pooling, save_pooled
+from kd_env.models.pooling import PooledClassifier, has_pooling
 from kd_env.models.pretrained import load_encoder, load_tokenizer, local_folder
 
 Inputs = dict[str, NDArray[np.int64]]
@@ -65,8 +66,10 @@ def write_classifier(source: Path, folder: Path, task: Task) -> None:
     module, tokenizer = read_classifier(str(source)), load_tokenizer(str(source))
     name_labels(module.config, task)
     with quiet_transformers():
-        if isinstance(module, PooledClassifier):
-            save_pooled(module, folder)
+        if isinstance(module, PooledClassifier):  # read, it may have layers that its own ones stand for
+            module.config.save_pretrained(folder)
+            for path in source.glob("*.safetensors"):
+                shutil.copyfile(path, folder / path.name)
         else:
             module.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
