@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ def test_a_kept_student_and_one_distilled_again_are_the_same(
     assert main(["export", str(run_folder), f"out={tmp_path / 'kept'}", *QUICK]) == 0
     assert "distilled again" not in capsys.readouterr().out
     kept = (run_folder / "students" / f"seed{seed}" / "model.safetensors").read_bytes()
+    # One that is not what was judged is told, and the card says so.
+    results = results_of(run_folder)
+    results["policies"][0]["seeds"]["splits"]["selection"]["metrics"]["accuracy"][seed - 10000] = 2.0
+    (run_folder / "results.json").write_text(json.dumps(results))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["export", str(run_folder), f"out={tmp_path / 'other'}", *QUICK]) == 0
+    assert "is of an earlier training of this run" in capsys.readouterr().err
+    assert "where the run found 2.0000" in (tmp_path / "other" / "README.md").read_text()
+    only(finished, "actor_critic", tmp_path / "fresh")
+    run_folder = tmp_path / "fresh"
     shutil.rmtree(run_folder / "students")
     assert main(["export", str(run_folder), f"out={tmp_path / 'again'}", *QUICK]) == 0
     assert "save_students=best:1 keeps" in capsys.readouterr().out
@@ -103,14 +115,11 @@ def test_an_evaluation_of_a_run_ships_its_own_student(finished: Path, tmp_path: 
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.hidden_size == 12
 
 
-def test_a_rule_that_goes_by_chance_teaches_the_same_student_again(
-    finished: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_a_rule_that_goes_by_chance_teaches_the_same_student_again(finished: Path, tmp_path: Path) -> None:
     run_folder = only(finished, "random_hard", tmp_path / "run")
     assert main(["export", str(run_folder), f"out={tmp_path / 'out'}", *QUICK]) == 0
     facts = json.loads((tmp_path / "out" / "kd_env_export.json").read_text())
     assert facts["teaching"]["seed"] == ranked(results_of(finished), "random_hard")[0]
-    # Nothing warned of another value than the run's; with five candidates it would be seen.
     assert facts["splits"]["selection"]["own"]["accuracy"] == pytest.approx(facts["judged"], abs=1e-9)
 
 

@@ -30,7 +30,7 @@ from kd_env.evaluation.shipping.verdict import verdict
 from kd_files.manifest import MANIFEST
 from kd_files.writing import new_folder
 
-_SAME = 1e-6
+_SAME = 1e-5
 """Difference of a metric that is rounding alone."""
 
 
@@ -72,7 +72,7 @@ def export(words: Sequence[str], command: str) -> Path:
                 distil_again(job, problem, run, chosen, Path(work) / "student", options.progress)
             shipped = write_files(kept or Path(work) / "student", problem, fresh, options)
             facts = gather(Sources(settings, problem, standing, hashes), shipped, options)
-            _tell_other_value(facts)
+            _tell_other_value(facts, kept)
             write_texts(fresh, facts)
         for manifest in out.rglob(MANIFEST):  # people edit a card, which would be damage to a manifest
             manifest.unlink()
@@ -113,13 +113,16 @@ def _check_shippable(folders: Sequence[Path], configs: Sequence[Mapping[str, Any
             )
 
 
-def _tell_other_value(facts: Facts) -> None:
+def _tell_other_value(facts: Facts, kept: Path | None) -> None:
     """Say where the student is not to the last row what the run had judged."""
     own = facts.splits[SELECTION].own[facts.metric]
     if abs(own - facts.judged) > _SAME:
+        why = "Other versions or another machine round otherwise"
+        if kept is not None:
+            why += f", or {kept} is of an earlier training of this run: delete it, and it is distilled again"
         warnings.warn(
-            f"The student has {facts.metric} {own:.4f} on the selection split, where the run found {facts.judged:.4f}: "
-            "other versions or another machine round otherwise. The card says both.",
+            f"The student has {facts.metric} {own:.4f} on the selection split, where the run found {facts.judged:.4f}. "
+            f"{why}. The card says both.",
             UserWarning,
             stacklevel=2,
         )
