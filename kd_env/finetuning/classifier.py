@@ -17,6 +17,7 @@ from kd_env.finetuning.model import start_classifier
 from kd_env.finetuning.preparation import check_can_teach, check_fits, prepare, split_fingerprint
 from kd_env.finetuning.store import Checkpoints, becoming, finished, source_record, write_record
 from kd_env.models import pretrained
+from kd_env.models.library.padding import settle_padding
 from kd_env.models.library.reading import quiet_transformers
 
 __all__ = ["TeacherConfig", "finetune", "teacher_record"]
@@ -57,6 +58,7 @@ def finetune(config: TeacherConfig, *, on_evaluation: Callable[[dict[str, Any]],
     model, had_head = start_classifier(config, task, config.seed)
     source = None if config.init == "fresh" else source_record(config.name_or_path, had_head)
     tokenizer = pretrained.load_tokenizer(config.name_or_path)
+    settle_padding(tokenizer, model, config.name_or_path)
     data = prepare(config, task, tokenizer, config.name_or_path, device)
     check_fits(config.name_or_path, tokenizer, model, data)
     check_can_teach(config.name_or_path, model, data, config.max_length)

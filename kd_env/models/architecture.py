@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -85,7 +86,11 @@ def fresh_encoder(
     width = next((name for name in _INTERMEDIATE if name in known), None)
     if width is None:
         raise _ignored(kind, prefix, "intermediate_size", sizes.get("intermediate_size"))
-    named = {width if name == "intermediate_size" else name: value for name, value in sizes.items()}
+    named: dict[str, Any] = {width if name == "intermediate_size" else name: size for name, size in sizes.items()}
+    if "pooler_hidden_size" in known:  # DeBERTa names the width of its pooler apart
+        named["pooler_hidden_size"] = sizes["hidden_size"]
+    if known.get("layer_types"):
+        named["layer_types"] = list(islice(cycle(known["layer_types"]), sizes["num_hidden_layers"]))
     config = resized(kind, source, named, prefix)
     config.num_labels = num_labels
     if dropout is not None:
@@ -99,7 +104,7 @@ def fresh_encoder(
     ):
         if size != sizes[name]:
             raise _ignored(kind, prefix, name, sizes[name])
-    shape = (sizes["hidden_size"], sizes["intermediate_size"])
+    shape = (sizes["intermediate_size"], sizes["hidden_size"])  # of the way down: ModernBERT's way up has a gate, too
     if not any((m.in_features, m.out_features) == shape for m in module.modules() if isinstance(m, nn.Linear)):
         raise _ignored(kind, prefix, "intermediate_size", sizes["intermediate_size"])
     narrow = sizes.get("embedding_size")

@@ -20,7 +20,9 @@ from kd_env.models.library.copies import library_copy
 from kd_env.models.library.reading import first_line
 from kd_env.models.masked_lm import MaskedLM
 
-_SUITED = "BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet and their kin are suited"
+_SUITED = (
+    "BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT, MPNet, DeBERTa, ModernBERT, GPT-2, Llama and their kin are suited"
+)
 _TOLERANCE = 1e-3
 
 

@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 from kd_env.core.types import Batch, EncoderFacts, ModelOutput, Signal
 from kd_env.models.library import first_token, recomputing
 from kd_env.models.library.attention import ATTENTION_KINDS, recorder
+from kd_env.models.library.masks import MaskKind, mask_kind, ready_mask
 from kd_env.models.library.stacked import StackedBert, stacked_program
 
 
@@ -94,6 +95,11 @@ class Encoder:
     def _recomputed(self) -> bool:
         """Whether the blocks of the module that is called know how; they are taught to, once."""
         return self.recomputes and recomputing.recompute(self.module if self.upper is None else self.upper)
+
+    @cached_property
+    def _masks(self) -> MaskKind:
+        """How its attention masks are made."""
+        return mask_kind(self.module.config)
 
     @cached_property
     def _program(self) -> StackedBert | None:
@@ -202,14 +208,14 @@ class Encoder:
         """
         wanted = frozenset(signals)
         # A 2-D mask makes the model branch on its values, which vmap refuses.
-        dtype = self.module.dtype
-        mask = torch.zeros(batch.attention_mask.shape, dtype=dtype, device=batch.input_ids.device)
-        mask = mask.masked_fill(~batch.attention_mask, -1e9)[:, None, None, :]
+        mask = ready_mask(self._masks, batch.attention_mask, self.module.dtype)
         depth = self.facts.frozen_depth or 0
         kept = None if self.upper is None else batch.states.get(depth)  # rows of other tables have none
         module, start = (self.module, 0) if kept is None else (self.upper, depth)
         inputs: dict[str, Any] = {"input_ids": batch.input_ids} if kept is None else {"inputs_embeds": kept}
         inputs["attention_mask"] = mask
+        if self._masks.causal:
+            inputs["use_cache"] = False  # of keys and values, for tokens that nobody generates
         types = int(getattr(self.module.config, "type_vocab_size", 0) or 0)
         if kept is None and types > 0:  # RoBERTa has one segment only
             inputs["token_type_ids"] = batch.token_type_ids if types > 1 else torch.zeros_like(batch.input_ids)
@@ -235,10 +241,17 @@ class Encoder:
             hidden[depth] = kept
         return ModelOutput(
             logits=out.logits,
-            cls={s.layer: hidden[s.layer][:, 0] for s in wanted if s.kind == "cls"},
+            cls={s.layer: self._summary(hidden[s.layer], batch) for s in wanted if s.kind == "cls"},
             hidden_states={s.layer: hidden[s.layer] for s in wanted if s.kind == "hidden_states"},
             **{kind: {s.layer: recorded[s] for s in wanted if s.kind == kind} for kind in ATTENTION_KINDS},
         )
+
+    def _summary(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """The token that has read all others, of ``[B, S, H]``: the first one, and of a decoder the last real one."""
+        if not self._masks.causal:
+            return hidden[:, 0]
+        last = (batch.attention_mask.sum(-1) - 1).clamp(min=0)
+        return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
 
 
 def _last_layer(module: nn.Module) -> frozenset[str]:

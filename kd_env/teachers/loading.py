@@ -19,6 +19,7 @@ from kd_env.models import encoder as models
 from kd_env.models import pretrained
 from kd_env.models.checks import check_encoder, check_positions, check_vocabulary, probe_batch
 from kd_env.models.layermap import cut_layers, layer_pairs
+from kd_env.models.library.padding import settle_padding
 from kd_env.models.students.cut import cut_encoder
 from kd_env.numerics.calibration import fit_temperature
 from kd_env.teachers import outputs, sources
@@ -96,6 +97,7 @@ def load_teachers(
         else:
             encoder = _learning_teacher(learning, module, folder, task, device, dtype)
         tokenizer = pretrained.load_tokenizer(folder)
+        settle_padding(tokenizer, encoder.module, folder)
         check_vocabulary(tokenizer, encoder.module, folder)
         teachers.append(LoadedTeacher(name, folder, encoder, tokenizer, saw_feedback, order, named))
     return teachers

@@ -46,6 +46,9 @@ def _attention(
     """Scaled dot-product attention ``[B, A, S, D] -> [B, S, A, D]`` that records what was asked for."""
     recorder.layer += 1
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    sharing = query.shape[-3] // key.shape[-3]
+    if sharing > 1:  # heads of a decoder that share their keys and values
+        key, value = (tensor.repeat_interleave(sharing, dim=-3) for tensor in (key, value))
     wanted = {kind for kind in ATTENTION_KINDS if Signal(kind, recorder.layer) in recorder.wanted}  # type: ignore[arg-type]
     for kind, tensor in (("queries", query), ("keys", key), ("values", value)):
         if kind in wanted:

@@ -12,6 +12,7 @@ from kd_env.models.architecture import classifier_kind
 from kd_env.models.checks import check_vocabulary
 from kd_env.models.encoder import Encoder
 from kd_env.models.layermap import cut_layers
+from kd_env.models.library.padding import settle_padding
 from kd_env.models.pooling import PooledClassifier
 from kd_env.models.pretrained import load_encoder, load_tokenizer
 from kd_env.models.students.cut import cut_encoder
@@ -52,6 +53,7 @@ def build_student(
             assert options.name_or_path is not None
             source_module = load_encoder(options.name_or_path, num_labels=task.num_labels)
             tokenizer = load_tokenizer(options.name_or_path)
+            settle_padding(tokenizer, source_module, options.name_or_path)
             check_vocabulary(tokenizer, source_module, options.name_or_path)
         depth = int(source_module.config.num_hidden_layers)
         count = options.num_hidden_layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,10 +37,10 @@ def cut_encoder(
     if isinstance(source, PooledClassifier):
         kind, origin = classifier_kind(source.config), source.encoder
     depth = int(source.config.num_hidden_layers)
-    # ALBERT shares one block: where all are kept there is nothing to choose from, nothing to rename.
+    # ALBERT shares one block: whichever layers are kept, there is nothing to choose from, nothing to rename.
     all_layers = layers == tuple(range(1, depth + 1))
-    blocks = "" if all_layers else layer_list(origin, depth) + "."
-    config = resized(kind, source.config, {} if all_layers else {"num_hidden_layers": len(layers)}, "student.")
+    blocks = "" if all_layers or _is_shared(source.config) else layer_list(origin, depth) + "."
+    config = resized(kind, source.config, {} if all_layers else _kept(source.config, layers), "student.")
     config.num_labels = num_labels
     set_dropout(config, dropout)
     student = new_encoder(kind, config)
@@ -51,10 +52,35 @@ def cut_encoder(
         if blocks and name.startswith(blocks):
             old_prefix = next((prefix for prefix in wanted if name.startswith(prefix)), None)
             new_name = None if old_prefix is None else wanted[old_prefix] + name[len(old_prefix) :]
+            _check_place(name, new_name, target, kind)
         if new_name in target and target[new_name].shape == tensor.shape:
             target[new_name] = tensor
     receiver.load_state_dict(target)
     return _pooled(student.base_model, num_labels) if keep_pooling and origin is not source else student
+
+
+def _is_shared(config: Any) -> bool:
+    """Whether all layers are one block."""
+    return getattr(config, "num_hidden_groups", None) == 1
+
+
+def _kept(config: Any, layers: tuple[int, ...]) -> dict[str, Any]:
+    """What the layers that are kept (from 1) change in a configuration."""
+    sizes: dict[str, Any] = {"num_hidden_layers": len(layers)}
+    if getattr(config, "num_hidden_groups", None) == config.num_hidden_layers:  # of ALBERT: a group for each layer
+        sizes["num_hidden_groups"] = len(layers)
+    if types := getattr(config, "layer_types", None):
+        sizes["layer_types"] = [types[layer - 1] for layer in layers]
+    return sizes
+
+
+def _check_place(name: str, new_name: str | None, target: Mapping[str, Any], kind: type) -> None:
+    """Refuse a block that is built otherwise in its new place, where a part of it would be left out without a word."""
+    if new_name is not None and new_name not in target:
+        raise ValueError(
+            f"The first block of a {kind.__name__} is built otherwise than the others ({name} has no place in it); "
+            "keep the first layers, the first one among them: student.layers=first."
+        )
 
 
 def _pooled(encoder: Any, num_labels: int) -> PooledClassifier:
