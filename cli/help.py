@@ -23,6 +23,7 @@ EXAMPLES = {
         "kd-env teacher task=mrpc task.data_dir=<glue folder> teacher.name_or_path=<encoder> output=<folder>",
         "kd-env teacher task=rte teacher=bert_base teacher.epochs=5",
         "kd-env teacher objective=mlm text=<folder of .txt files> teacher.name_or_path=<encoder> output=<folder>",
+        "kd-env teacher task=rte task.data_dir=<glue folder> rows=rows.parquet",
         "kd-env teacher task=mrpc teacher=bert_base 'members=[{name: twelve}, {name: six, num_hidden_layers: 6}]'",
     ),
     "evaluate": (

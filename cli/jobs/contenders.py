@@ -160,12 +160,14 @@ def kept_results(settings: Settings[EnvConfig], problem: Problem) -> KeptResults
     import kd_env
     from kd_env.evaluation.judging.keeping.kept import KeptResults
 
-    models = [*(teacher.folder for teacher in problem.teachers), problem.config.student_config.name_or_path]
+    models = [teacher.folder for teacher in problem.teachers if teacher.answers is None]
+    student = problem.config.student_config.name_or_path
+    answered = [teacher.identity for teacher in problem.teachers if teacher.answers is not None]
     identity = {
         "version": kd_env.__version__,
         "rows": problem.fingerprint,
         "env": {key: value for key, value in problem.config.to_dict().items() if key != "show_progress"},
-        "models": [digests(Path(folder)) for folder in models if folder],
+        "models": [*(digests(Path(folder)) for folder in (*models, student) if folder), *answered],
         "seeds": list(settings.evaluation_seeds),
         "deterministic": settings.resolved["evaluation"]["deterministic"],
     }

@@ -9,17 +9,17 @@ from typing import Any
 from cli.errors import going_on
 from cli.settings.compose import compose
 from cli.settings.kinds.language_models import MLM_KEYS, mlm_config
-from cli.settings.teachers import set_config, teacher_config
+from cli.settings.teachers import TASK_KEYS, set_config, teacher_config
 from kd_env.core.registry import unknown_name
 
 _OBJECTIVES = ("classification", "mlm")
-_IN_USE = ("path", "source", "cache_dtype", "check")
+_IN_USE = ("path", "callable", "source", "cache_dtype", "check")
 """Options of ``teacher`` that say how a teacher is used."""
 _MLM_OPTIONS = ("text", "text_column", "mask_rate", "train_encoder")
 
 
 def make_teacher(overrides: Sequence[str], command: str) -> Path:
-    """Run the job; the folder of the teacher, or with ``members`` of the set.
+    """Run the job; the folder of the teacher, or with ``members`` of the set, or with ``rows`` the file of texts.
 
     Raises:
         ValueError: anything that does not fit, before any training.
@@ -27,6 +27,8 @@ def make_teacher(overrides: Sequence[str], command: str) -> Path:
     from cli.jobs.kinds.prepare import set_threads
 
     resolved, default = compose("finetune", overrides), compose("finetune", [])
+    if resolved["rows"] is not None:
+        return _write_rows(resolved, default)
     _refuse_unread(resolved, default)
     alone = _make_one if resolved["members"] is None else _make_set
     make = _make_mlm if resolved["objective"] == "mlm" else alone
@@ -35,6 +37,24 @@ def make_teacher(overrides: Sequence[str], command: str) -> Path:
     keeps = f"{place} keeps what was trained up to the last evaluation; the same command goes on."
     with going_on(lambda: keeps):
         return make(resolved, command)
+
+
+def _write_rows(resolved: Mapping[str, Any], default: Mapping[str, Any]) -> Path:
+    """Write the rows to be answered by a teacher that is no encoder; nothing is trained."""
+    from kd_env.evaluation.rows_to_answer import write_rows
+
+    unread = [key for key in resolved if key not in ("rows", "task") and resolved[key] != default[key]]
+    if unread:
+        raise ValueError(f"With rows={resolved['rows']} no teacher is trained, and nothing reads {', '.join(unread)}.")
+    task = resolved["task"]
+    # max_length cuts tokens, which others have in their own way.
+    options = {key: task[key] for key in TASK_KEYS if key != "max_length"}
+    counts = write_rows(resolved["rows"], task["name"], **options)
+    path = Path(resolved["rows"])
+    print(f"Rows of {task['name']} to be answered: {', '.join(f'{part} {count}' for part, count in counts.items())}")
+    print(f"Texts by id: {path}; docs/teachers.md says how the answers are written.")
+    print(f"Use them: python train_agent.py task={task['name']} teacher.path=<file of answers>", flush=True)
+    return path
 
 
 def _make_one(resolved: Mapping[str, Any], command: str) -> Path:

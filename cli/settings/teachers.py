@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ _TRAINING_KEYS = (
 _ENTRY_KEYS = (
     "name",
     "path",
+    "callable",
     "packaged",
     "name_or_path",
     "label_noise",
@@ -46,6 +48,8 @@ _ENTRY_KEYS = (
     *_TRAINING_KEYS,
 )
 """Of an entry of ``teachers``."""
+_READY = ("path", "callable", "packaged")
+"""Those of them that name a teacher which is there."""
 _MEMBER_KEYS = ("name", "packaged", "name_or_path", *_ENCODER_KEYS, "seed")
 """Of a member of a co-fine-tuned set."""
 _OF_THE_SET = (*(key for key in _TRAINING_KEYS if key != "seed"), "shared_width")
@@ -131,13 +135,18 @@ def single_teacher(c: Mapping[str, Any]) -> tuple[tuple[str, str | TeacherConfig
         ValueError: a teacher that is there and another that is to be made, or neither.
     """
     teacher, task = c["teacher"], c["task"]["name"]
-    if teacher["path"] and teacher["name_or_path"]:
-        raise ValueError(
-            "teacher.path (fine-tuned already) and teacher.name_or_path (to be fine-tuned) are both given; set one of "
-            "them to null."
-        )
-    if teacher["path"]:
-        return ((task, str(teacher["path"])),)
+    ways = {
+        "path": "fine-tuned already, or a file of answers",
+        "callable": "a function",
+        "name_or_path": "to be fine-tuned",
+    }
+    given = [name for name in ways if teacher[name]]
+    if len(given) > 1:
+        told = " and ".join(f"teacher.{name} ({ways[name]})" for name in given)
+        raise ValueError(f"{told} are both given; set one of them to null.")
+    ready = teacher["path"] or teacher["callable"]
+    if ready:
+        return ((task, _checked_callable(str(ready)) if teacher["callable"] else str(ready)),)
     if task in EMBEDDED and not teacher["name_or_path"]:
         return ()
     # resume=true|false of the main job is about the agent; a half-made teacher is always finished.
@@ -153,8 +162,9 @@ def teacher_list(c: Mapping[str, Any]) -> tuple[tuple[str, str | TeacherConfig],
     given, task = c["teachers"], c["task"]["name"]
     if not isinstance(given, list) or not given or not all(isinstance(entry, Mapping) for entry in given):
         raise ValueError(f"teachers={given!r} must be a list of mappings, for example [{{name: a, seed: 1}}].")
-    if c["teacher"]["path"]:
-        raise ValueError("teacher.path and teachers are both given; name the folder as one of teachers.")
+    for key, what in (("path", "folder"), ("callable", "function")):
+        if c["teacher"][key]:
+            raise ValueError(f"teacher.{key} and teachers are both given; name the {what} as one of teachers.")
     found: dict[str, Any] = {}
     for entry in given:
         for key in entry:
@@ -164,10 +174,12 @@ def teacher_list(c: Mapping[str, Any]) -> tuple[tuple[str, str | TeacherConfig],
         if not isinstance(name, str) or name in found:
             raise ValueError(f"teachers entry {dict(entry)}: name={name!r} must be a text that no other entry has.")
         options = {key: value for key, value in entry.items() if key != "name"}
-        if "path" in options or "packaged" in options:
+        ready = [key for key in _READY if key in options]
+        if ready:
             if len(options) > 1:
                 raise ValueError(f"The teacher {name!r} is there already and is not made; leave the rest out: {entry}.")
-            found[name] = str(options["path"]) if "path" in options else _packaged(task, options["packaged"])
+            [value] = options.values()
+            found[name] = _ready(task, ready[0], value)
             continue
         merged = {**c["teacher"], **options}
         if task in EMBEDDED and not merged["name_or_path"]:
@@ -183,7 +195,10 @@ def cofinetuned_set(c: Mapping[str, Any]) -> tuple[dict[str, str], CoTeacherConf
         ValueError: a folder without a set, members that cannot be read, or another key that names teachers, too.
     """
     given = c["cofinetuned"]
-    for key, value in (("teachers", c["teachers"]), ("teacher.path", c["teacher"]["path"])):
+    for key, value in (
+        ("teachers", c["teachers"]),
+        *((f"teacher.{name}", c["teacher"][name]) for name in ("path", "callable")),
+    ):
         if value:
             raise ValueError(f"cofinetuned and {key} both name teachers; leave one of them out.")
     if isinstance(given, str):
@@ -193,6 +208,24 @@ def cofinetuned_set(c: Mapping[str, Any]) -> tuple[dict[str, str], CoTeacherConf
     # resume=true|false of the main job is about the agent; a half-made set is always finished.
     config = set_config({**c, "resume": True}, given, None, key="cofinetuned")
     return {member.name: str(Path(config.output) / member.name) for member in config.members}, config
+
+
+def _ready(task: str, key: str, value: Any) -> str:
+    """Folder, file or function of a teacher that is there, from an entry's one key beside the name."""
+    if key == "packaged":
+        return _packaged(task, value)
+    return _checked_callable(str(value)) if key == "callable" else str(value)
+
+
+def _checked_callable(name: str) -> str:
+    """A function's name.
+
+    Raises:
+        ValueError: it is not written as one.
+    """
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
+        raise ValueError(f"teacher.callable={name!r} must be written package.module:function.")
+    return name
 
 
 def _label_noise(c: Mapping[str, Any]) -> float:

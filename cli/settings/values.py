@@ -24,11 +24,13 @@ VALUES: dict[str, checks.Check] = {
     **dict.fromkeys(("resume", "progress", "overwrite"), checks.boolean),
     "threads": checks.optional(checks.whole(1)),
     "runs_dir": checks.filled,
-    **dict.fromkeys(("cache_dir", "output", "out", "data_dir", "task.data_dir"), checks.optional(checks.filled)),
+    **dict.fromkeys(
+        ("cache_dir", "output", "out", "rows", "data_dir", "task.data_dir"), checks.optional(checks.filled)
+    ),
     **dict.fromkeys(("device", "agent_device"), _device),
     **dict.fromkeys(("task.name", "agent.name"), checks.text),
     **dict.fromkeys(("columns", "task.columns"), checks.optional(checks.mapping)),
-    **dict.fromkeys(("teacher.path", "teacher.name_or_path"), checks.optional(checks.filled)),
+    **dict.fromkeys(("teacher.path", "teacher.callable", "teacher.name_or_path"), checks.optional(checks.filled)),
     "pruning": checks.one_of("none", "median"),
     "pruning_at": _share,
     "backend": checks.one_of("local", "ray", "slurm"),

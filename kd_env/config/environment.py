@@ -16,7 +16,7 @@ from kd_env.config.objective import ObjectiveSection
 from kd_env.config.optimizer import OptimizerConfig, check_optimizer
 from kd_env.config.process import ProcessSection
 from kd_env.config.student import StudentConfig, check_student
-from kd_env.config.teaching import TeacherSection
+from kd_env.config.teaching import TeacherSection, teacher_source_name
 from kd_env.config.training import StudentSection
 from kd_env.core import checks
 from kd_env.core.plain import nested_options, plain_value, refuse_unknown
@@ -48,6 +48,7 @@ class EnvConfig(DecisionSection, ProcessSection, ObjectiveSection, StudentSectio
         """
         refuse_unknown("environment option", options, cls)
         values = {name: plain_value(value) for name, value in options.items()}
+        values |= {name: teacher_source_name(values[name]) for name in ("teacher", "teachers") if name in values}
         student = values.get("student", StudentConfig())
         if isinstance(student, str):
             student = StudentConfig(init="pretrained", name_or_path=student)

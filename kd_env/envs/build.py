@@ -31,6 +31,7 @@ from kd_env.models.students.classifiers import build_student
 from kd_env.models.students.taggers import train_padding
 from kd_env.models.students.upper import with_upper
 from kd_env.numerics.ranks import join
+from kd_env.teachers.answers.loading import check_answers, check_use, is_answers, load_answers, make_answering
 from kd_env.teachers.frozen import with_states
 from kd_env.teachers.loading import LoadedTeacher, load_teachers, make_teacher, teacher_folders
 from kd_env.teachers.provenance import warn_other_rows
@@ -62,8 +63,11 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
     features = check_names(config, task.regression)
     kind = DECISIONS[config.decision]
     folders = teacher_folders(config, task, kind.many_teachers)
+    answering = {name: source for name, source in folders.items() if is_answers(source)}
+    reading_cls = [name for name, feature in features.items() if feature.needs_cls]
+    check_use(config, [*answering], kind.writes_tokens, reading_cls)
     for folder in folders.values():
-        pretrained.check_source(folder)
+        (check_answers if folder in answering.values() else pretrained.check_source)(folder)
     rows = read_rows(config, task)
     config = config.with_rows(len(rows.splits.train))  # the same for rules that learn from feedback rows, too
     check_influence(config, len(rows.feedback), reads_influence(config, features))
@@ -71,13 +75,15 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
         warn_other_rows(folder, task.name, rows.splits.content_hash)
 
     learning = config.learning_teacher_config if config.teacher_learns else None
-    loaded = load_teachers(folders, task, rows.splits.fingerprint, device, dtype, learning)
+    encoders = {name: folder for name, folder in folders.items() if name not in answering}
+    loaded = load_teachers(encoders, task, rows.splits.fingerprint, device, dtype, learning)
     sample = [rows.texts.first[index] for index in rows.train[:64]]
     _check_vocabularies(config, loaded, sample)
     # Scores begin at their mean: a student that has yet to leave 0 would seem to learn.
     offset = float(rows.train_labels[rows.train].mean()) if task.regression else 0.0
+    first = loaded[0] if loaded else None
     student, tokenizer = build_student(
-        config.student_config, loaded[0].encoder, loaded[0].tokenizer, task, device, dtype, offset
+        config.student_config, first and first.encoder, first and first.tokenizer, task, device, dtype, offset
     )
     student = dataclasses.replace(student, recomputes=config.activation_checkpointing)
     reader = None
@@ -91,8 +97,14 @@ def _label_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -
     tables = TeacherTables(*rows.tables(tokenizer, config.max_length, device, dtype))
     make_buckets(tables.train.lengths, config.batch_size)  # refuses a table smaller than a batch before a teacher runs
     check_positions(student, max(int(table.lengths.max()) for table in tables), "student")
-    needs_cls = any(feature.needs_cls for feature in features.values())
-    teachers = _teachers(config, task, loaded, rows, tables, tokenizer, sample, student, needs_cls, device, dtype)
+    made = _teachers(config, task, loaded, rows, tables, tokenizer, sample, student, bool(reading_cls), device, dtype)
+    for name, source in answering.items():
+        answers = load_answers(source, task, rows, config.cache_dir)
+        width = label_width(task)
+        made[name] = make_answering(
+            config, name, source, answers, task, student.facts, rows, tables, dtype=dtype, label_width=width
+        )
+    teachers = tuple(made[name] for name in folders)
     terms = [term for teacher in teachers for term in teacher.terms]
     student_signals = {s for term in terms for s in term.student_signals if s.kind != "logits"}
     probe = probe_batch(tables.train, config.max_length, (student,))
@@ -140,9 +152,9 @@ def _kept(
 
 def _check_vocabularies(config: EnvConfig, loaded: Sequence[LoadedTeacher], sample: Sequence[str]) -> None:
     """Refuse embeddings of one of several teachers that do not read the same tokens: whose words would they be?"""
-    first, *others = loaded
-    if config.student_config.embedding_init != "pca":
+    if config.student_config.embedding_init != "pca" or not loaded:
         return
+    first, *others = loaded
     for other in others:
         if not same_tokens(first.tokenizer, other.tokenizer, sample):
             raise ValueError(
@@ -164,9 +176,9 @@ def _teachers(
     needs_cls: bool,
     device: torch.device,
     dtype: torch.dtype,
-) -> tuple[Teacher, ...]:
-    """The teachers with their terms and outputs, each on the rows in its own tokens."""
-    teachers = []
+) -> dict[str, Teacher]:
+    """The encoders among the teachers with their terms and outputs, by name, each on the rows in its own tokens."""
+    teachers = {}
     for raw in loaded:
         foreign = not same_tokens(tokenizer, raw.tokenizer, sample)
         if foreign:
@@ -185,5 +197,5 @@ def _teachers(
             edited=DECISIONS[config.decision].writes_tokens,
         )
         logger.info("Layer map to %s:\n%s", raw.name, layer_table(teacher.pairs))
-        teachers.append(teacher)
-    return tuple(teachers)
+        teachers[raw.name] = teacher
+    return teachers

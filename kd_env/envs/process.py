@@ -97,10 +97,9 @@ def with_terms(assets: Assets, config: EnvConfig) -> Assets:
     """The parts with the knowledge terms of these options, which read no output that was kept."""
     teachers = []
     for teacher in assets.teachers:
-        pairs = layer_pairs(config.layer_map, assets.student.facts.num_layers, teacher.encoder.facts.num_layers)
-        spec = TermSpec(
-            assets.student.facts, teacher.encoder.facts, pairs, regression=False, text=config.objective == "text"
-        )
+        facts = teacher.encoder.facts
+        pairs = layer_pairs(config.layer_map, assets.student.facts.num_layers, facts.num_layers)
+        spec = TermSpec(assets.student.facts, facts, pairs, regression=False, text=config.objective == "text")
         teachers.append(dataclasses.replace(teacher, pairs=pairs, terms=build_terms(config.terms, spec)))
     return assets._replace(teachers=tuple(teachers), projections=projection_shapes(teachers))
 

@@ -25,6 +25,7 @@ from kd_env.models.layermap import layer_pairs
 from kd_env.models.masked_lm import MaskedLM
 from kd_env.models.precision import resolve_precision
 from kd_env.models.students.taggers import build_token_student
+from kd_env.teachers.answers.loading import is_answers
 from kd_env.teachers.outputs import weights_hash
 from kd_env.teachers.provenance import provenance
 from kd_env.teachers.sources import OnlineTeacher
@@ -42,6 +43,12 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
             the command that makes one).
     """
     folders = _folders(config)
+    for folder in folders.values():
+        if is_answers(folder):
+            raise ValueError(
+                f"The teacher {folder!r} gives answers to rows of a task, and with objective='text' it has to be a "
+                "masked language model: give its folder or hub name."
+            )
     models = {name: language_model(folder, device, dtype) for name, folder in folders.items()}
     first = next(iter(folders))  # the first of several reads the masks
     folder, model = folders[first], models[first]
@@ -84,7 +91,7 @@ def text_assets(config: EnvConfig, device: torch.device, dtype: torch.dtype) -> 
             Teacher(
                 name=name,
                 folder=path,
-                encoder=models[name].body,
+                network=models[name].body,
                 tokenizer=tokenizer,
                 foreign=False,
                 identity=reader.identity if name == first else weights_hash(models[name].body),

@@ -193,7 +193,7 @@ class Problem:
         """Size of an update: tokens of a mean batch times layers times squared hidden size, of what is trained."""
         facts = self.student.facts
         tokens = self.config.batch_size * float(self.train.lengths.mean())
-        teacher = self.reference.encoder.facts
+        teacher = self.reference.source.facts
         learns = teacher.num_layers * teacher.hidden_size**2 if self.config.teacher_learns else 0
         return tokens * (facts.num_layers * facts.hidden_size**2 + learns)
 

@@ -50,18 +50,15 @@ def put_in_task_order(module: Any, folder: str, task: Task, what: str = "teacher
         )
     if not task.labels or names == task.labels or are_default(names):
         return ()
-    own, wanted = ([_plain(name) for name in group] for group in (names, task.labels))
-    if len(set(wanted)) < len(wanted):  # labels that differ in case alone
-        own, wanted = list(names), list(task.labels)
-    if own == wanted:
-        return ()
-    if sorted(own) != sorted(wanted):
+    order = matching_order(names, task.labels)
+    if order is None:
         raise ValueError(
             f"The {what} {folder!r} names its labels {list(names)}, the task {task.name!r} {list(task.labels)}. If "
             "they are the same under other names, write the task's, in the order of its outputs, into "
             f"id2label of its config.json. {ways}."
         )
-    order = [own.index(name) for name in wanted]
+    if order == sorted(order):
+        return ()
     _reorder(module, order, folder, what)
     module.config.id2label = dict(enumerate(task.labels))
     module.config.label2id = {label: index for index, label in enumerate(task.labels)}
@@ -73,6 +70,19 @@ def put_in_task_order(module: Any, folder: str, task: Task, what: str = "teacher
         list(task.labels),
     )
     return tuple(order)
+
+
+def matching_order(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
+    """For each label the place of its name; None where they are not the same names.
+
+    Case, hyphens and spaces do not count, unless labels differ in them alone.
+    """
+    own, wanted = ([_plain(name) for name in group] for group in (names, labels))
+    if len(set(wanted)) < len(wanted):
+        own, wanted = list(names), list(labels)
+    if sorted(own) != sorted(wanted):
+        return None
+    return [own.index(name) for name in wanted]
 
 
 def _plain(name: str) -> str:

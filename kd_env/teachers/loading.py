@@ -230,7 +230,7 @@ def make_teacher(
     return Teacher(
         name=loaded.name,
         folder=loaded.folder,
-        encoder=encoder,
+        network=encoder,
         tokenizer=loaded.tokenizer,
         foreign=foreign,
         identity=identity,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from kd_env.core.records import SET_RECORD, members
 from kd_env.data.tables import Table
+from kd_env.data.tasks import Rows
 from kd_env.knowledge import LayerPairs, Term
 from kd_env.models import encoder as models
 from kd_env.models.masked_lm import MaskedLM
@@ -27,14 +28,26 @@ class TeacherTables(NamedTuple):
     selection: Table
 
 
+class AnswerSource(Protocol):
+    """Who answers to rows without being an encoder (:mod:`kd_env.teachers.answers`)."""
+
+    @property
+    def fitted_here(self) -> bool:
+        """Whether it has learned from the train rows of this very problem, and from no others."""
+
+    def logits(self, rows: Rows, split: str, index: np.ndarray) -> np.ndarray:
+        """Answers ``[R, C]`` to rows ``index [R]`` of a split, of which ``rows`` are all."""
+
+
 @dataclass(frozen=True)
 class Teacher:
     """One teacher of a problem."""
 
     name: str
     folder: str
-    """Folder or hub name."""
-    encoder: models.Encoder
+    """Folder, hub name, file of answers, or function."""
+    network: models.Encoder | None
+    """Its encoder; None where it only answers."""
     tokenizer: Any
     foreign: bool
     """Whether its tokenizer is another than the student's: then it gives logits and [CLS] only."""
@@ -58,6 +71,14 @@ class Teacher:
     """For each label of the task the output of the folder's model; empty where they are alike."""
     language_model: MaskedLM | None = None
     """With its head over the vocabulary, where students learn masked text."""
+    answers: AnswerSource | None = None
+    """Who answers to other rows, where there is no encoder."""
+
+    @property
+    def encoder(self) -> models.Encoder:
+        """Its encoder, where it has one."""
+        assert self.network is not None, f"the teacher {self.name!r} only answers"
+        return self.network
 
 
 def entry_name(term: str, teacher: str, count: int) -> str:

@@ -120,6 +120,7 @@ class Source(NamedTuple):
     folder: str
     order: tuple[int, ...]  # for each label of the task the output of the folder's model; () where they are alike
     named: bool  # whether the folder names its outputs
+    has_config: bool = True  # whether its names stand in a config.json; else it is no model, and answers to rows
 
 
 def pass_judgement(verdict: Verdict, action: str, source: Source, task: Task) -> None:
@@ -164,6 +165,8 @@ def _classes_in_words(v: Verdict, source: Source, task: Task) -> str:
         return f"{text} {_fine_tune(task)}"
     outputs = [source.order[place] if source.order else place for place in v.order]  # of the folder's model, by class
     fitting = [task.labels[outputs.index(place)] for place in range(len(outputs))]
+    if not source.has_config:
+        return f"{text} With its columns read as {', '.join(fitting)} it would have {v.order_value:.3f}: name them so."
     listed = json.dumps({str(place): label for place, label in enumerate(fitting)}, ensure_ascii=False)
     whose = "they have other names there" if source.named else "they have no names of their own"
     labels = (

@@ -79,7 +79,7 @@ def describe(problem: Problem) -> None:
         verdict = "" if teacher.verdict is None else f"{teacher.verdict.words}; "
         order = f" Its outputs {list(teacher.order)} are those of the task's labels, in order." if teacher.order else ""
         print(f"Teacher {teacher.folder}: {verdict}saw feedback rows: {teacher.saw_feedback}.{best}{order}")
-    for teacher in problem.teachers:
+    for teacher in (teacher for teacher in problem.teachers if teacher.answers is None):
         name = f"{teacher.name}:\n" if len(problem.teachers) > 1 else ""
         print(f"{name}{layer_table(teacher.pairs)}")
     print(f"Passes in {problem.precision}.", flush=True)

@@ -79,4 +79,9 @@ def language_model(c: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
             f"first: `kd-env teacher objective=mlm text={source} teacher.name_or_path=... output=<folder>`, then "
             "teacher.path=<folder>. One that is trained already is given as teacher.path, too."
         )
+    if teacher["callable"]:
+        raise ValueError(
+            f"teacher.callable={teacher['callable']} gives answers to rows of a task, and texts are masked and read by "
+            "a masked language model: give teacher.path=<its folder>."
+        )
     return (("language_model", str(teacher["path"])),) if teacher["path"] else ()

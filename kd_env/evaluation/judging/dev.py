@@ -13,7 +13,7 @@ from kd_env.core.types import Floats
 from kd_env.data.loading import load_dev
 from kd_env.data.splits import content_hash
 from kd_env.data.tables import Table
-from kd_env.data.tasks import Task
+from kd_env.data.tasks import Rows, Task
 from kd_env.evaluation.judging.results import SplitScores
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.rewards import gap_scale
@@ -45,6 +45,16 @@ def check_dev(task: Task, data_dir: str | None) -> dict[str, str]:
     return {split: content_hash(rows) for split, rows in load_dev(task, data_dir).items()}
 
 
+def dev_texts(task: Task, data_dir: str | None) -> dict[str, Rows]:
+    """Rows of each official dev split without their labels, which are all -1: for teachers that answer to texts.
+
+    Raises:
+        ValueError: a dev split that is missing or cannot be read.
+    """
+    splits = load_dev(task, data_dir)
+    return {split: rows._replace(labels=np.full(len(rows.labels), -1)) for split, rows in splits.items()}
+
+
 def dev_rows(task: Task, data_dir: str | None) -> int:
     """How many rows all official dev splits have together; nothing else is said of them."""
     return sum(len(rows.labels) for rows in load_dev(task, data_dir).values())
@@ -54,9 +64,16 @@ def check_dev_lengths(problem: Problem) -> None:
     """Check that every dev row fits the encoders, before an agent is trained that could not be judged afterwards.
 
     Raises:
-        ValueError: a dev row that is longer than the positions of an encoder, with the remedy.
+        ValueError: a dev row that is longer than the positions of an encoder, or to which a teacher without an encoder
+            has given no answer, with the remedy.
     """
-    for name, encoder in (("student", problem.student), ("teacher", problem.reference.encoder)):
+    encoders, answers = {"student": problem.student}, problem.reference.answers
+    if answers is None:
+        encoders["teacher"] = problem.reference.encoder
+    else:
+        for split, rows in load_dev(problem.task, problem.config.data_dir).items():
+            answers.logits(rows, split, np.arange(len(rows.labels)))
+    for name, encoder in encoders.items():
         try:  # rows are cut to max_length: where that fits, no row needs to be read
             check_positions(encoder, problem.config.max_length, name)
         except ValueError:

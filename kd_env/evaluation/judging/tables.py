@@ -19,7 +19,7 @@ from kd_env.data.shards.segments import hub_stream, stream_texts
 from kd_env.data.shards.sources import Source
 from kd_env.data.shards.work import shard_path
 from kd_env.data.tables import Table
-from kd_env.data.tasks import TASKS
+from kd_env.data.tasks import TASKS, Rows
 from kd_env.data.text import tokenize_texts
 from kd_env.envs.text import evaluated_texts
 from kd_env.envs.texts.rows import cut, fitting_table, held_table, look_at_sources, packed_corpus, text_sources
@@ -86,12 +86,20 @@ def check_texts(config: EnvConfig) -> None:
 def _rows(problem: Problem) -> JudgedTables:
     dev = load_dev(problem.task, problem.config.data_dir)
     tables = {SELECTION: problem.selection, **{split: problem.tokenize(rows) for split, rows in dev.items()}}
-    teacher_tables = {split: problem.tokenize(rows, for_teacher=True) for split, rows in dev.items()}
     check_lengths("student", problem.student, tables)
-    check_lengths("teacher", problem.reference.encoder, teacher_tables)
-    teacher_logits = {split: problem.teacher_logits(table) for split, table in teacher_tables.items()}
+    teacher_logits = {split: _teacher_logits(problem, split, rows) for split, rows in dev.items()}
     teacher_logits[SELECTION] = problem.reference.selection_logits
     return JudgedTables(tables, teacher_logits, tuple(dev))
+
+
+def _teacher_logits(problem: Problem, split: str, rows: Rows) -> NDArray[Any]:
+    """What the reference teacher says about the rows of a dev split, ``[R, C]``."""
+    answers = problem.reference.answers
+    if answers is not None:
+        return answers.logits(rows, split, np.arange(len(rows.labels)))
+    table = problem.tokenize(rows, for_teacher=True)
+    check_lengths("teacher", problem.reference.encoder, {split: table})
+    return problem.teacher_logits(table)
 
 
 def _texts(problem: Problem, text_rows: int) -> JudgedTables:

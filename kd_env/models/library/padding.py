@@ -1,4 +1,4 @@
-"""The padding token of decoders: their classifiers read the last token that is none, so that model and rows must agree."""
+"""The padding token of decoders, whose classifiers read the last token that is none: model and rows must agree."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from kd_env.models.students.frozen import freeze
 
 def build_student(
     options: StudentConfig,
-    teacher: Encoder,
+    teacher: Encoder | None,
     tokenizer: Any,
     task: Task,
     device: torch.device,
@@ -32,17 +32,25 @@ def build_student(
 ) -> tuple[Encoder, Any]:
     """The student's template and its tokenizer: that of the first teacher, or a pre-trained student's own.
 
-    ``offset`` is the bias with which its head begins.
+    ``teacher`` is None where none of them is an encoder, and ``offset`` the bias with which the student's head begins.
 
     Raises:
-        ValueError: sizes that the architecture does not take, layers that do not exist, a pooling that is not there, or
-            blocks that cannot be frozen.
+        ValueError: no encoder to be made from, sizes that the architecture does not take, layers that do not exist, a
+            pooling that is not there, or blocks that cannot be frozen.
     """
+    if teacher is None and options.init != "pretrained":
+        raise ValueError(
+            f"student.init={options.init!r} takes architecture and vocabulary from a teacher, and none of the teachers "
+            "is an encoder: they only give answers. Set student.init=pretrained and student.name_or_path=<folder or "
+            "hub name of an encoder>, or name an encoder among the teachers."
+        )
     if options.init == "fresh":
+        assert teacher is not None
         module = fresh_student(options, teacher.module.config, classifier_kind, task.num_labels)
         fresh = fill_embeddings(options, module, teacher.module)
     else:
         if options.init == "teacher":
+            assert teacher is not None
             source_module = teacher.module
             if options.pooling is not None and not isinstance(source_module, PooledClassifier):
                 raise ValueError(
