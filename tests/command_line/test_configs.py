@@ -95,7 +95,7 @@ def test_every_option_of_teachers_reaches_the_fine_tuning() -> None:
         **{"evaluations_per_epoch": 2, "shared_width": 12, "label_noise": 0.25, "max_train_rows": 40},
     }
     c = compose("finetune", ["task=mrpc", "task.label_noise=0.5", "task.noise_seed=9", *NEEDS_MODEL])
-    known = {"path", "name_or_path", "source", "check", "cache_dtype"}
+    known = {"path", "callable", "name_or_path", "source", "check", "cache_dtype"}
     assert set(c["teacher"]) == {*given, *known}, "an option that this test does not know"
     c["teacher"] |= given
     made = set_config(
