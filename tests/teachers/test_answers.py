@@ -143,6 +143,10 @@ def one_label(arrays: Arrays) -> Arrays:
     return {**arrays, "labels": LABELS[:1], "probabilities": arrays["probabilities"][:, :1]}
 
 
+def without_a_column(arrays: Arrays) -> Arrays:
+    return {**arrays, "probabilities": arrays["probabilities"][:, :1]}
+
+
 def twice(arrays: Arrays) -> Arrays:
     return {name: array if name == "labels" else np.concatenate([array, array[:1]]) for name, array in arrays.items()}
 
@@ -155,7 +159,8 @@ FAULTS: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
     "no sum of one": (changed(3, [0.5, 0.4]), r"1 of 360 rows do not sum to one: .*\[0\.5, 0\.4\]\); divide"),
     "other labels": (renamed("bad", "good"), r"labels \['bad', 'good'\], .* \['0', '1'\] .* cannot be established"),
     "a label twice": (renamed("1", "1"), r"names a label twice: \['1', '1'\]"),
-    "a label too few": (one_label, r"shape \[360, 1\], .* needs \[rows, 2\]: 0, 1"),
+    "a label too few": (one_label, r"names the labels \['0'\], .* \(not there: \['1'\]\)"),
+    "a column too few": (without_a_column, r"has probabilities of the shape \[360, 1\], .* needs \[rows, 2\]: 0, 1"),
     "no labels": (without("labels"), r"has no array labels: which column stands for which label cannot be established"),
     "no ids": (without("ids"), r"arrays \['labels', 'probabilities'\]; it needs ids"),
     "no answers": (without("probabilities"), r"arrays \['ids', 'labels'\]; it needs ids, and one of probabilities"),
@@ -190,7 +195,9 @@ def test_missing_rows_are_counted_and_named(full: Arrays, tiny: dict[str, Any], 
     wanted = row_ids(load_train(task, tiny["data_dir"]), "train", problem.splits.train[[5, 9]])
     kept = ~np.isin(full["ids"], wanted)
     fewer = as_file(tmp_path, {**full, "ids": full["ids"][kept], "probabilities": full["probabilities"][kept]})
-    with pytest.raises(ValueError, match=rf"lacks answers to 2 of 176 rows of the train split: {wanted[0]}, {wanted[1]}"):
+    with pytest.raises(
+        ValueError, match=rf"lacks answers to 2 of 176 rows of the train split: {wanted[0]}, {wanted[1]}"
+    ):
         build(tiny, fewer)
     train = np.char.startswith(full["ids"], "train:")
     alone = as_file(tmp_path, {**full, "ids": full["ids"][train], "probabilities": full["probabilities"][train]})
@@ -208,7 +215,7 @@ def test_missing_rows_are_counted_and_named(full: Arrays, tiny: dict[str, Any], 
         ({"id": ["a"], "probability.0": [0.5], "logit.1": [0.5]}, "has probabilities and logits; it needs"),
         ({"id": ["a"], "probability.0": [0.5], "probability.1": [None]}, "'probability.1' holds None for the row 'a'"),
         ({"id": [None], "probability.0": [0.5], "probability.1": [0.5]}, "column id holds None; ids are texts"),
-        ({"id": ["a"], "probability.0": [1.0]}, r"shape \[1, 1\], and the task 'custom' needs \[rows, 2\]"),
+        ({"id": ["a"], "probability.0": [1.0]}, r"names the labels \['0'\], .* \(not there: \['1'\]\)"),
     ],
 )
 def test_tables_that_are_not_what_they_should_be(
@@ -261,7 +268,7 @@ def test_labels_that_are_named_the_wrong_way_round_are_found(
 
 
 def test_one_of_several_teachers_to_be_weighed(full: Arrays, tiny: dict[str, Any], tmp_path: Path) -> None:
-    """The fresh student is made from the encoder among them; the answers' column of losses is that of a teacher alone."""
+    """The fresh student is made from the encoder among them."""
     path = as_file(tmp_path, full)
     both = [{"name": "llm", "path": path}, {"name": "bert", "path": tiny["teacher"]}]
     options = {name: value for name, value in tiny.items() if name not in ("teacher", "features")}
@@ -293,7 +300,10 @@ def test_the_rows_to_be_answered_are_written_without_labels(tmp_path: Path) -> N
         1200,
     ]
     np.savez(
-        tmp_path / "a.npz", ids=np.array(ids), labels=np.array(["negative", "positive"]), logits=np.eye(2)[[0] * len(ids)]
+        tmp_path / "a.npz",
+        ids=np.array(ids),
+        labels=np.array(["negative", "positive"]),
+        logits=np.eye(2)[[0] * len(ids)],
     )
     from kd_env.data.toy import teacher_folder
 

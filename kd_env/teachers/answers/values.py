@@ -42,7 +42,7 @@ def as_logits(answers: Answers, task: Task, source: str, named: Callable[[np.nda
             probabilities that are negative or do not sum to one; with the first rows.
     """
     _check_kind(answers, task, source)
-    values = _numbers(answers.values, source)
+    values, order = _numbers(answers.values, source), _order(answers, task, source)
     if task.regression:
         values = values.reshape(len(values), -1)
     if values.ndim != 2 or values.shape[1] != task.num_labels:
@@ -51,7 +51,7 @@ def as_logits(answers: Answers, task: Task, source: str, named: Callable[[np.nda
             f"{source} has {answers.kind} of the shape {list(answers.values.shape)}, and the task {task.name!r} needs "
             f"{wanted}: {', '.join(task.labels) or 'one score a row'}."
         )
-    values = values[:, _order(answers, task, source)]
+    values = values[:, order]
     _refuse(~np.isfinite(values).all(1), "hold NaN or infinity", values, source, named, "answer them again")
     if answers.kind == "probabilities":
         _refuse((values < 0).any(1), "hold negative probabilities", values, source, named, "are they logits?")
