@@ -41,12 +41,13 @@ def evaluate_run(overrides: Sequence[str], command: str) -> Path:
     composed = composed_again(before, first_overrides, given)
     _refuse_agent(run, before, composed["agent"]["name"] != before["agent"]["name"])  # an experiment may name one too
     task, other = composed["task"]["name"], before["task"]["name"]
-    if task != other and composed["teacher"]["path"] and not names_key(given, "teacher.path"):
-        packaged = f"teacher.path=null for the one that comes with {task}, or " if task in EMBEDDED else ""
-        raise ValueError(
-            f"The run's teacher is one for {other}; give {packaged}teacher.path=<teacher for {task}>, or "
-            "teacher.path=null teacher.name_or_path=<encoder to fine-tune>."
-        )
+    for key in ("teacher.path", "teacher.callable"):
+        if task != other and composed["teacher"][key.removeprefix("teacher.")] and not names_key(given, key):
+            packaged = f"{key}=null for the one that comes with {task}, or " if task in EMBEDDED else ""
+            raise ValueError(
+                f"The run's teacher is one for {other}; give {packaged}{key}=<teacher for {task}>, or {key}=null "
+                "teacher.name_or_path=<encoder to fine-tune>."
+            )
     if task != other:
         _refuse_other_teachers(composed["teachers"], task, other, names_key(given, "teachers"))
         _refuse_other_set(composed["cofinetuned"], task, other, names_key(given, "cofinetuned"))
@@ -86,7 +87,8 @@ def _evaluate_into(
 
 def _refuse_other_teachers(teachers: Any, task: str, other: str, named: bool) -> None:
     """Refuse a run's own ready teachers on another task; those that are made are made for it."""
-    ready = [e for e in teachers or () if isinstance(e, Mapping) and e.get("path")] if not named else []
+    entries = [entry for entry in teachers or () if isinstance(entry, Mapping) and not named]
+    ready = [entry for entry in entries if entry.get("path") or entry.get("callable")]
     if ready:
         raise ValueError(
             f"The run's teachers {', '.join(str(entry.get('name')) for entry in ready)} are ready ones for {other}; "

@@ -11,7 +11,7 @@ from kd_env.config.optimizer import FRESH_LEARNING_RATE
 _OF_THE_MACHINE = {"micro_batch_size": None, "activation_checkpointing": False}
 _LOGGERS = {"logger": ["tensorboard"], "logger_project": "kd_env"}
 _NOISE = {"noise_seed": None}
-_OF_TEACHERS = {"label_noise": None, "max_train_rows": None}
+_OF_TEACHERS = {"callable": None, "label_noise": None, "max_train_rows": None}
 
 
 def with_former_rate(before: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

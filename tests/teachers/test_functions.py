@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -242,6 +243,15 @@ def test_scores_of_functions_and_models(module: Any, tiny_regression: dict[str, 
 def test_functions_that_do_not_fit(name: str, message: str, module: Any, tiny: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=message):
         build(tiny, name)
+
+
+@pytest.mark.filterwarnings("ignore:The teacher's loss")
+def test_a_function_in_an_environment_by_id(module: Any, tiny: dict[str, Any]) -> None:
+    own = {"teacher": module.pipeline, "student": tiny["teacher"], "terms": ["hard_label", "soft_label"]}
+    env = gym.make("kd_env/KnowledgeSelection-v0", **{**tiny, **own})
+    env.reset(seed=0)
+    assert np.isfinite(env.step(np.ones(2, dtype=np.int8))[1])
+    assert env.get_wrapper_attr("problem").reference.saw_feedback == "no"
 
 
 def test_python_takes_the_function_itself_by_its_name(module: Any, tiny: dict[str, Any]) -> None:
