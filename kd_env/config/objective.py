@@ -53,7 +53,7 @@ class ObjectiveSection:
     """Knowledge terms by name, or mappings with ``name``, the term's options and a ``weight`` of its loss, 1 by
     default."""
     term_scale: str = "running"
-    """``running`` divides each term by the running mean of its loss; ``none`` leaves it as it is."""
+    """``running`` divides each term by the running mean of its loss, over all teachers; ``none`` leaves it as it is."""
     weight_normalization: str = "none"
     """``none``, ``mean`` (weights divided by their mean) or ``sum``."""
     layer_map: str | Sequence[Sequence[int]] = "uniform"

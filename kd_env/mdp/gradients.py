@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -125,12 +126,23 @@ def loss_table(
     return vmap(replica_table)(projections, student, teacher_outputs, batch, values, whole)
 
 
-def running_scale(term_scale: Tensor, term_seen: Tensor, raw: Tensor) -> Tensor:
+def running_scale(problem: Problem, term_scale: Tensor, term_seen: Tensor, raw: Tensor) -> Tensor:
     """The running means ``[N, T, K]`` with the losses of one more update, of which there were ``term_seen [N]``.
 
-    A plain mean over the first 100 updates, an exponential one afterwards.
+    A plain mean over the first 100 updates, an exponential one afterwards. The teachers of a term share its mean: with
+    one each, the loss to a teacher that says next to nothing, which is small, would count as much as that to one that
+    knows the labels, and an equal mixture of teachers would mostly follow the first.
     """
-    return term_scale + (raw - term_scale) / (term_seen + 1).clamp(max=100.0)[:, None, None]
+    teachers = _teachers_of(tuple(problem.present.sum(0).tolist()), raw.device, raw.dtype)
+    # Entries that are not there are 0.
+    shared = (raw.sum(1) / teachers)[:, None].expand_as(raw)
+    return term_scale + (shared - term_scale) / (term_seen + 1).clamp(max=100.0)[:, None, None]
+
+
+@functools.cache
+def _teachers_of(counts: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Teachers of each term ``[K]``, brought to the device once."""
+    return torch.tensor(counts, device=device, dtype=dtype)
 
 
 def gradients(
@@ -172,7 +184,7 @@ def gradients(
         table = loss_table(problem, leaves, student, teachers.outputs, batch, given)
         raw = table.detach().mean(-1)
         if problem.config.term_scale == "running":
-            scale = running_scale(term_scale, term_seen, raw)
+            scale = running_scale(problem, term_scale, term_seen, raw)
             divisor = scale.clamp(min=SMALLEST_SCALE)
         else:
             scale, divisor = term_scale, torch.ones_like(term_scale)

@@ -68,7 +68,7 @@ def gradients_in_parts(
         raw = torch.stack([one.table.detach().sum(-1) for one in looks]).sum(0) / size
         problem.ranks.sum_([raw])
     if running:
-        scale = running_scale(term_scale, term_seen, raw)
+        scale = running_scale(problem, term_scale, term_seen, raw)
         divisor = scale.clamp(min=SMALLEST_SCALE)
     grads: dict[str, Tensor] = {}
     loss, seen, heard = raw.new_zeros(len(raw)), torch.zeros_like(raw), list[_Look]()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -197,6 +198,21 @@ def test_running_scale_makes_terms_comparable(tiny_problem: Any) -> None:
         if step == 0:
             np.testing.assert_allclose(info["scaled_losses"], 1.0, rtol=1e-6)
     np.testing.assert_allclose(env.run.started().term_scale[0, 0].numpy(), np.mean(raws, axis=0), rtol=1e-6)
+
+
+def test_teachers_of_a_term_share_its_scale() -> None:
+    """However little one says, an equal mixture of teachers is their mean: losses keep their proportions."""
+    env: Any = gym.make("kd_env/TeacherWeighting-v0", budget=3, updates_per_step=1).unwrapped
+    env.reset(seed=0)
+    raws = []
+    for _ in range(3):
+        info = env.step(np.ones(env.action_space.shape, np.float32))[4]
+        raws.append(info["raw_losses"])
+        divisors = info["raw_losses"] / info["scaled_losses"]
+        np.testing.assert_allclose(divisors[1:], np.mean([one[1:] for one in raws]), rtol=1e-5)
+        np.testing.assert_allclose(divisors[0], np.mean([one[0] for one in raws]), rtol=1e-5)
+    assert env.unwrapped.action_names and len(raws[0]) == 4, "hard labels once, soft ones of three teachers"
+    assert np.ptp(raws[0][1:]) > 0.01
 
 
 def test_cached_equals_online(tiny: dict[str, Any], tmp_path: Any) -> None:

@@ -89,10 +89,11 @@ def brute_force(case: Case, optimizer: str, *, weights: Tensor | None = None, la
     taught = tuple(teacher.source.signals(case.rows, batch, output) for teacher in problem.teachers)
     stacked = {name: p[None] for name, p in student.items()}
     table = gradients.loss_table(problem, stacked, output, taught, batch)[0]
-    seen = float(state.term_seen[0]) + 1
-    scale = state.term_scale[0] + (table.detach().mean(-1) - state.term_scale[0]) / seen
-    scale = scale if problem.config.term_scale == "running" else torch.ones_like(scale)
     present = torch.as_tensor(problem.present)[..., None]
+    seen = float(state.term_seen[0]) + 1
+    of_teachers = torch.where(present[..., 0], table.detach().mean(-1), 0.0).sum(0) / present[..., 0].sum(0)
+    scale = state.term_scale[0] + (of_teachers - state.term_scale[0]) / seen
+    scale = scale if problem.config.term_scale == "running" else torch.ones_like(scale)
     factor = torch.ones_like(table) if weights is None else weights[0].expand_as(table)
     losses = (factor * torch.where(present, table / scale[..., None].clamp(min=1e-8), 0.0)).sum((0, 1))
     loss = (sample_weights * losses).mean()

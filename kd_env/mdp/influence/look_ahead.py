@@ -169,7 +169,7 @@ def _divisor(problem: Problem, students: DistillState, table: Tensor) -> Tensor:
     """The running scale of the terms with this batch in it, as in the real update, ``[N, T, K]``."""
     if problem.config.term_scale != "running":
         return torch.ones_like(students.term_scale)
-    scale = gradients.running_scale(students.term_scale, students.term_seen, table.mean(-1))
+    scale = gradients.running_scale(problem, students.term_scale, students.term_seen, table.mean(-1))
     return scale.clamp(min=gradients.SMALLEST_SCALE)
 
 
