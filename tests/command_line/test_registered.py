@@ -283,7 +283,9 @@ def test_shipped_studies_compose(name: str, tmp_path: Path) -> None:
     record = {"registration": registration.values, "problems": [_recorded(*one) for one in found]}
     transferred = [one.agent for one in hypotheses_of(record) if not one.problems]
     assert all("_from_" in agent for agent in transferred) and len(transferred) < len(hypotheses_of(record))
-    assert all("shuffled_reward" in {kind["control"] for _, kind in kinds} for _, kinds in found)
+    plain = {block["name"] for block in whole.values["blocks"] if "controls" not in block}
+    controls = [{kind["control"] for _, kind in kinds} for problem, kinds in found if problem.block in plain]
+    assert controls and all("shuffled_reward" in one for one in controls)
 
 
 def _recorded(problem: Any, kinds: Any) -> dict[str, Any]:
