@@ -170,6 +170,15 @@ def test_transfer_waits_for_what_it_begins_with(tmp_path: Path) -> None:
     assert labels[f"row_reinforce_from_{SOURCE}"]["agent"]["from"] == str(source)
 
 
+def test_a_study_below_the_working_folder_finds_what_its_cells_begin_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = stages(planned(Path("runs/fixed"), transfer=[TRANSFER]))
+    sources = {training.settings.resolved["agent"]["from"] for training in second}
+    assert sources and sources <= {str(training.folder) for training in first}
+
+
 def test_controls_are_there_by_default(tmp_path: Path) -> None:
     values = {key: value for key, value in FIXED["blocks"][0].items() if key != "controls"}
     (one,) = planned(tmp_path, blocks=[{**values, "tasks": ["toy"]}])

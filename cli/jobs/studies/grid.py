@@ -219,7 +219,8 @@ def _sources(
         )
     trained = _trained(other, source["agent"])
     ((_, resolved),) = composed([Kind(_overrides(other, trained, "none", given))], known)
-    return tuple(run_folders(resolved, folder / other.name, seeds_of(resolved, count, first_seed)))
+    # As the folders of the trainings themselves are, whatever runs_dir is seen from.
+    return tuple(run_folders(resolved, folder.absolute() / other.name, seeds_of(resolved, count, first_seed)))
 
 
 def _entry(item: Any) -> Mapping[str, Any]:
