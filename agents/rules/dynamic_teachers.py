@@ -62,7 +62,7 @@ class DynamicTeacher(TeacherRule):
 
 
 class DynamicHard(DynamicTeacher):
-    """Dynamic KD, hard: each example has one teacher.
+    """Dynamic KD, hard (Li et al., EMNLP 2021): each example has one teacher.
 
     As the authors' code: the rows of a batch are sorted by the student's uncertainty, the floor(B / 2) most uncertain
     ones learn from the small teacher and the others from the big one (T teachers: T equal parts). The code averages the
@@ -87,7 +87,10 @@ class DynamicHard(DynamicTeacher):
 
 
 class DynamicSoft(DynamicTeacher):
-    """Dynamic KD, soft: the small teacher has the weight u, the big one 1 - u, with the mean u of the batch."""
+    """Dynamic KD, soft (Li et al., EMNLP 2021): the small teacher has the weight u, the big one 1 - u.
+
+    u is the student's entropy in units of ``log C``, the mean of the batch.
+    """
 
     name = "dynamic_soft"
 
@@ -100,7 +103,7 @@ class DynamicSoft(DynamicTeacher):
 
 
 class DynamicSoftInstance(DynamicTeacher):
-    """Dynamic KD, soft, by instance: as :class:`DynamicSoft`, but each row with its own u."""
+    """Dynamic KD, soft, by instance (Li et al., EMNLP 2021): as :class:`DynamicSoft`, but each row with its own u."""
 
     name = "dynamic_soft_instance"
 

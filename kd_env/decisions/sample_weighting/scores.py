@@ -28,12 +28,14 @@ class Score(NamedTuple):
         classification_only: whether it has no meaning in regression, where it is refused.
         reads_influence: whether it is the influence of rows, which needs feedback rows enough.
         objective: under which it has a meaning.
+        about: what it is, in a sentence, for the documentation.
     """
 
     compute: Callable[[View], np.ndarray]
     classification_only: bool = False
     reads_influence: bool = False
     objective: str = "labels"
+    about: str = ""
 
 
 SCORES: Registry[Score] = Registry("score", "kd_env.scores", instance_of(Score))
@@ -86,16 +88,24 @@ def _disagreement(v: View) -> np.ndarray:
     return np.asarray(np.mean(divergences, axis=0))
 
 
-# The student's loss on the label, and the teachers' (mean): cross-entropy in nats, or the scaled squared error.
-SCORES.register("student_loss")(Score(_student_loss))
-SCORES.register("teacher_loss")(Score(_teacher_loss))
-# KL from each teacher to the student in nats (mean), or the scaled squared difference.
-SCORES.register("disagreement")(Score(_disagreement))
-# The student's uncertainty, without labels: entropy in units of log C, largest probability minus second, largest.
-SCORES.register("student_entropy")(Score(lambda v: losses.entropy(v.next_batch.student_logits), True))
-SCORES.register("margin")(Score(lambda v: losses.margin(v.next_batch.student_logits), True))
-SCORES.register("confidence")(Score(lambda v: losses.confidence(v.next_batch.student_logits), True))
-# Drop of the feedback loss per unit of the row's weight: what LGTM's rule weighs rows by.
-SCORES.register("influence")(Score(lambda v: v.row_influence, reads_influence=True))
-# Of masked text: the mean distance of the student's probability from the plausibility of the tokens to be written.
-SCORES.register("edit_error")(Score(lambda v: v.row_edit[..., 1], objective="text"))
+_ABOUT = {
+    "student_loss": "The student's cross-entropy on the label in nats, or its scaled squared error.",
+    "teacher_loss": "The same of the teachers, their mean.",
+    "disagreement": "KL from each teacher to the student in nats, or the scaled squared difference; the mean of them.",
+    "student_entropy": "Entropy of the student, in units of ``log C``.",
+    "margin": "The student's largest probability minus its second.",
+    "confidence": "The student's largest probability.",
+    "influence": "Drop of the feedback loss per unit of the row's weight: what the rule ``lgtm`` weighs rows by.",
+    "edit_error": "Of masked text: the student's mean distance from the plausibility of the tokens to be written.",
+}
+for _name, _score in {
+    "student_loss": Score(_student_loss),
+    "teacher_loss": Score(_teacher_loss),
+    "disagreement": Score(_disagreement),
+    "student_entropy": Score(lambda v: losses.entropy(v.next_batch.student_logits), True),
+    "margin": Score(lambda v: losses.margin(v.next_batch.student_logits), True),
+    "confidence": Score(lambda v: losses.confidence(v.next_batch.student_logits), True),
+    "influence": Score(lambda v: v.row_influence, reads_influence=True),
+    "edit_error": Score(lambda v: v.row_edit[..., 1], objective="text"),
+}.items():
+    SCORES.register(_name)(_score._replace(about=_ABOUT[_name]))

@@ -87,6 +87,7 @@ class Feature:
         reads_influence: whether it reads the influence of rows, which needs feedback rows enough.
         labels_only: whether it reads labels or logits of whole rows, which there are none of with ``objective=text``.
         text_only: whether it reads masked text.
+        about: what it is, in a sentence, for the documentation.
     """
 
     shape: Callable[[Problem], tuple[int, ...]]
@@ -99,6 +100,7 @@ class Feature:
     reads_influence: bool = False
     labels_only: bool = False
     text_only: bool = False
+    about: str = ""
 
 
 FEATURES: Registry[Feature] = Registry("feature", "kd_env.features", instance_of(Feature))

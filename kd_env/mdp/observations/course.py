@@ -66,19 +66,87 @@ def register() -> None:
     ) -> None:
         FEATURES.register(name)(Feature(shape, compute, **options))
 
-    add("progress", lambda v: _column(v.state.updates / v.state.budget))
+    add("progress", lambda v: _column(v.state.updates / v.state.budget), about="Share of the budget that is spent.")
     # In units of the configured budget, since a reset may ask for another one.
-    add("remaining_budget", lambda v: _column((v.state.budget - v.state.updates) / v.problem.config.budget), high=10.0)
-    add("learning_rate", _learning_rate)
-    add("term_losses", lambda v: np.log1p(v.state.raw_losses[:, v.problem.present].clip(min=0.0)), _entries, high=10.0)
-    add("term_losses_normalized", lambda v: v.state.scaled_losses[:, v.problem.present], _entries, low=-10.0, high=10.0)
-    add("gap", _relative_gap, low=-10.0, high=10.0)
-    add("student_entropy", lambda v: _column(v.state.entropy), classification_only=True)
-    add("teacher_entropy", _teacher_entropy, classification_only=True, labels_only=True)
-    add("agreement", lambda v: _column(v.state.agreement), classification_only=True)
-    add("feedback_metric", lambda v: _column(v.state.metric), low=-1.0)
-    add("previous_action", _previous_action, lambda p: (int(p.present.sum()) + 1,))
+    add(
+        "remaining_budget",
+        lambda v: _column((v.state.budget - v.state.updates) / v.problem.config.budget),
+        high=10.0,
+        about="Updates that are left, over the configured ``budget``.",
+    )
+    add("learning_rate", _learning_rate, about="The next update's learning rate, over the configured one.")
+    add(
+        "term_losses",
+        lambda v: np.log1p(v.state.raw_losses[:, v.problem.present].clip(min=0.0)),
+        _entries,
+        high=10.0,
+        about="``log(1 + loss)`` of every term in the last step, and of every teacher for it.",
+    )
+    add(
+        "term_losses_normalized",
+        lambda v: v.state.scaled_losses[:, v.problem.present],
+        _entries,
+        low=-10.0,
+        high=10.0,
+        about="The same losses as ``term_scale`` scales them.",
+    )
+    add(
+        "gap",
+        _relative_gap,
+        low=-10.0,
+        high=10.0,
+        about="``(e - e_T) / D``: what is left of the gap on feedback rows, 1 at reset unless its floor is active.",
+    )
+    add(
+        "student_entropy",
+        lambda v: _column(v.state.entropy),
+        classification_only=True,
+        about="Mean entropy of the student on feedback rows, in units of ``log C``.",
+    )
+    add(
+        "teacher_entropy",
+        _teacher_entropy,
+        classification_only=True,
+        labels_only=True,
+        about="Mean entropy of the reference teacher on the rows of the next step, in units of ``log C``.",
+    )
+    add(
+        "agreement",
+        lambda v: _column(v.state.agreement),
+        classification_only=True,
+        about="Share of feedback rows on which student and reference teacher have the same class.",
+    )
+    add(
+        "feedback_metric",
+        lambda v: _column(v.state.metric),
+        low=-1.0,
+        about="The headline metric of the task on feedback rows.",
+    )
+    add(
+        "previous_action",
+        _previous_action,
+        lambda p: (int(p.present.sum()) + 1,),
+        about="Weights of the last step's table, and the factor on its update.",
+    )
     cls: dict[str, Any] = {"low": -10.0, "high": 10.0, "needs_cls": True, "labels_only": True}
-    add("teacher_cls", _teacher_cls, lambda p: (p.reference.source.facts.hidden_size,), **cls)
-    add("student_cls", lambda v: v.student_cls.mean(1), lambda p: (p.student.facts.hidden_size,), **cls)
-    add("gradient_cosines", _cosine_pairs, lambda p: (len(p.term_names) * (len(p.term_names) - 1) // 2,), low=-1.0)
+    add(
+        "teacher_cls",
+        _teacher_cls,
+        lambda p: (p.reference.source.facts.hidden_size,),
+        about="Last [CLS] of the reference teacher, the mean over the next batch (KS).",
+        **cls,
+    )
+    add(
+        "student_cls",
+        lambda v: v.student_cls.mean(1),
+        lambda p: (p.student.facts.hidden_size,),
+        about="Last [CLS] of the student, the mean over the next batch (KS).",
+        **cls,
+    )
+    add(
+        "gradient_cosines",
+        _cosine_pairs,
+        lambda p: (len(p.term_names) * (len(p.term_names) - 1) // 2,),
+        low=-1.0,
+        about="Cosines between the gradients of every two terms.",
+    )

@@ -53,18 +53,31 @@ def visits(v: View) -> np.ndarray:
     return counts
 
 
+_ABOUT = {
+    "margin": "The student's largest probability minus its second.",
+    "confidence": "The student's largest probability.",
+    "length": "Tokens, over those of the longest train row.",
+    "seen": "``log(1 + n)``, n the batches of this episode in which the row stood before.",
+    "influence": (
+        "How much the row would lower the feedback loss (LGTM), over three standard deviations of its batch; below 0 "
+        "it would raise it."
+    ),
+    "edit": (
+        "Mean plausibility of the tokens that will be written into the row, and the student's mean distance from it."
+    ),
+}
+
+
 def register() -> None:
     """Add every feature twice: as the mean over the batch, and row by row with the prefix ``row_``."""
     by_class: dict[str, Any] = {"classification_only": True, "labels_only": True}
-    add_rows("margin", "row_margin", _of_student(losses.margin), lambda _: 1, by_class)
-    add_rows("confidence", "row_confidence", _of_student(losses.confidence), lambda _: 1, by_class)
-    add_rows("length", "row_length", _length, lambda _: 1, {})
-    add_rows("seen", "row_seen", _seen, lambda _: 1, {"high": 10.0})
-    add_rows(
-        "influence",
-        "row_influence",
-        _influence,
-        lambda _: 1,
-        {"low": -1.0, "reads_influence": True, "labels_only": True},
-    )
-    add_rows("edit", "row_edit", lambda v: v.row_edit, lambda _: 2, {"text_only": True})
+    of_influence: dict[str, Any] = {"low": -1.0, "reads_influence": True, "labels_only": True}
+    for name, rows, options in (
+        ("margin", _of_student(losses.margin), by_class),
+        ("confidence", _of_student(losses.confidence), by_class),
+        ("length", _length, {}),
+        ("seen", _seen, {"high": 10.0}),
+        ("influence", _influence, of_influence),
+    ):
+        add_rows(name, f"row_{name}", rows, lambda _: 1, {**options, "about": _ABOUT[name]})
+    add_rows("edit", "row_edit", lambda v: v.row_edit, lambda _: 2, {"text_only": True, "about": _ABOUT["edit"]})

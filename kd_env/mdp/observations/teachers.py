@@ -54,6 +54,21 @@ def _widths(problem: Problem) -> int:
     return sum(teacher.source.facts.hidden_size for teacher in problem.teachers)
 
 
+_ABOUT = {
+    "teacher_losses": "``log(1 + loss)`` of each teacher on the train label.",
+    "teacher_entropies": "Entropy of each teacher, in units of ``log C``.",
+    "teacher_confidences": "Probability that each teacher gives the train label.",
+    "teacher_student_agreement": "Whether each teacher and the student have the same class.",
+    "teacher_agreement": "Share of the other teachers that have a teacher's class; 1 for a single teacher.",
+    "student_on_batch": (
+        "Of the student ``log(1 + loss)`` on the train label, entropy in units of ``log C`` and probability of the "
+        "label; of scores the first alone."
+    ),
+    "teacher_representations": "Last [CLS] of every teacher (RL-KD).",
+}
+"""What one value of each is; of a row, unless it is a mean."""
+
+
 def register() -> None:
     """Add every feature twice: as the mean over the batch, and row by row with the prefix ``row_``."""
     by_class: dict[str, Any] = {"classification_only": True, "labels_only": True}
@@ -67,12 +82,13 @@ def register() -> None:
         ("student_on_batch", "row_student", _student, _student_width, {"high": 10.0, "labels_only": True}),
         ("teacher_representations", "row_teacher_representations", _representations, _widths, wide),
     ):
-        add_rows(name, by_row, rows, width, options)
+        add_rows(name, by_row, rows, width, {**options, "about": _ABOUT[name]})
 
 
 def add_rows(name: str, by_row: str, rows: Rows, width: Callable[[Problem], int], options: dict[str, Any]) -> None:
     """Add the feature ``name``, means ``[n]`` over the batch, and ``by_row``, the values ``[B, n]`` themselves."""
-    FEATURES.register(name)(Feature(lambda p: (width(p),), lambda v: rows(v).mean(1), **options))
+    mean = {**options, "about": f"{options['about']} The mean over the next batch."}
+    FEATURES.register(name)(Feature(lambda p: (width(p),), lambda v: rows(v).mean(1), **mean))
     shape: Callable[[Problem], tuple[int, ...]] = lambda p: (p.config.batch_size, width(p))  # noqa: E731
     FEATURES.register(by_row)(Feature(shape, rows, per_row=True, **options))
 
