@@ -186,7 +186,7 @@ class DynamicSelection(SampleRule):
 
 
 class DynamicEntropy(DynamicSelection):
-    """Dynamic KD by entropy (Li et al., EMNLP 2021): the share of rows on which the student's entropy is highest."""
+    """Dynamic KD by entropy (Li et al., EMNLP 2021): the rows on which the student's entropy is highest."""
 
     name = "dynamic_entropy"
     needs_features = (STUDENT,)
@@ -198,7 +198,7 @@ class DynamicEntropy(DynamicSelection):
 
 
 class DynamicMargin(DynamicSelection):
-    """Dynamic KD by margin (Li et al., EMNLP 2021): where the student's two largest probabilities are closest."""
+    """Dynamic KD by margin (Li et al., EMNLP 2021): rows on which its two largest probabilities are closest."""
 
     name = "dynamic_margin"
     needs_features = (MARGIN,)
@@ -209,7 +209,7 @@ class DynamicMargin(DynamicSelection):
 
 
 class DynamicConfidence(DynamicSelection):
-    """Dynamic KD by confidence (Li et al., EMNLP 2021): where the student's largest probability is smallest."""
+    """Dynamic KD by confidence (Li et al., EMNLP 2021): rows on which its largest probability is smallest."""
 
     name = "dynamic_confidence"
     needs_features = (CONFIDENCE,)

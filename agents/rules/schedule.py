@@ -63,7 +63,12 @@ class Annealing(Rule):
     """The soft label's weight falls from 1 to 0 and the hard label's rises from 0 to 1, linearly with progress.
 
     Annealing KD (Jafari et al. 2021) first follows the teacher, softly, and then the labels; here the two stages are
-    blended as weights (:class:`Stages` does not blend them). Other terms have the constant ``other_weight``.
+    blended as weights (:class:`Stages` does not blend them).
+
+    Args:
+        env: the environment.
+        seed: unused.
+        other_weight: constant weight of all other terms, in [0, 1].
     """
 
     name = "annealing"

@@ -26,12 +26,11 @@ baseline               none [code]                                       none   
 entropy bonus          none [code]                                       none                 none
 optimiser              AdamW, 5e-4, betas 0.9, 0.999, eps 1e-6, weight   the same             the same
                        decay 0.01 [code]
-weight decay of        not stated                                        0.01                 0.01
-biases
+decay of biases        not stated                                        0.01                 0.01
 clipping               none [code]                                       none                 norm 1
 schedule               10,000 of a million updates up, then linearly     1% of the updates    constant
                        down [code]                                       up, then down
-student                learns beside the tutor and is kept [code]        ``env.protocol=joint`` of the main job
+student                learns beside the tutor and is kept [code]        ``protocol=joint``   the same
 =====================  ================================================  ===================  ======================
 """
 

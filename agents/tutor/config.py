@@ -29,13 +29,16 @@ class TutorConfig:
     learning_rate: float = 5e-4
     """Step size of AdamW."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
     eps: float = 1e-6
+    """What is added to the root of the second."""
     schedule: str = "constant"
     """``linear``: the step size rises linearly over the first ``warmup`` of the updates of a call of ``learn``, then
     falls linearly towards 0, which it never reaches; ``constant`` leaves it."""
     warmup: float = 0.1
     """Share of the updates; with ``schedule=linear``."""
     weight_decay: float = 0.01
+    """Decay at each update, times the learning rate."""
     kl_coef: float = 1.0
     """Weight of KL(teacher || tutor)."""
     ent_coef: float = 0.0

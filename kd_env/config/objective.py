@@ -39,6 +39,7 @@ class ObjectiveSection:
     ``bernoulli``: each ordinary token is masked by itself with ``mask_rate`` (Tutor-KD); slots beyond ``slots`` are
     dropped and counted, and slots that a row does not fill are not valid."""
     mask_rate: float = 0.15
+    """Share of the ordinary tokens of a row that is masked, in (0, 1)."""
     slots: int | str | None = None
     """P; None: ``max(1, round(mask_rate * mean number of ordinary tokens))``. With ``masking=fixed`` rows with fewer
     ordinary tokens are left out. ``all``, with ``masking=bernoulli``: so many that the longest train row has more

@@ -21,8 +21,11 @@ class OptimizerConfig:
     at 7e-3 such students of SST-2 learned nothing), 3e-4 with ``init=teacher`` or ``pretrained``. The options of an
     environment hold the number that is used."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
     eps: float = 1e-8
+    """What is added to the root of the second."""
     weight_decay: float = 0.01
+    """Decay at each update, times the learning rate."""
     max_grad_norm: float | None = 1.0
     """Gradient norm at which gradients are clipped, over all trainable tensors of one student; None does not clip."""
     warmup: float = 0.1

@@ -17,6 +17,7 @@ class StudentSection:
     student: str | Plain | StudentConfig = field(default_factory=StudentConfig)
     """A folder or hub name, or the fields of :class:`StudentConfig`."""
     batch_size: int = 16
+    """B, train rows of one update."""
     micro_batch_size: int | None = None
     """Rows of a batch that are computed at once, for want of memory; their gradients are added up, and losses are those
     of the whole batch, whose equal the update is but for rounding (and dropout, which draws for every part). None: all.
@@ -29,6 +30,7 @@ class StudentSection:
     """Whether the processes that ``torchrun`` or ``accelerate launch`` started share the rows of every batch and of
     every evaluation (:mod:`kd_env.numerics.ranks`). The main job sets it where there are several."""
     optimizer: Plain | OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The student's AdamW: the fields of :class:`OptimizerConfig`."""
     learning_rate: float | None = None
     """Short for ``optimizer={"learning_rate": ...}``, whose default depends on the student."""
     precision: str = "fp32"

@@ -53,7 +53,7 @@ class TeacherWeightingEnv(DistillEnv):
     | view | space | weights |
     | --- | --- | --- |
     | ``native``, ``simplex`` | ``Box(-1, 1, (T,))`` | ``softmax(4 a)`` |
-    | ``subset`` | ``MultiBinary(T)`` | 1 / |S| for the chosen S |
+    | ``subset`` | ``MultiBinary(T)`` | 1 / n for each of n chosen teachers |
     | ``discrete`` | ``Discrete(T + 2)`` | none, each teacher alone, all; ``weighting=batch`` only |
     | ``box`` | ``Box(-1, 1, (T + 1,))`` | ``(a + 1) / (2 T)`` and a gate |
 
