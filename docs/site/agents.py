@@ -33,7 +33,7 @@ def agent_page(name: str) -> str:
     preset = f"rule/{name}" if (PRESETS / "rule" / f"{name}.yaml").is_file() else name
     parts = [f"# {name}", summary(text), body(text), "## Use"]
     parts += ["```sh\n" + f"python train_agent.py {WORDS.get(name, '')}agent={preset}" + "\n```"]
-    parts += [f"In Python `make_agent(\"{name}\", env, seed=0)`; [where it acts](../agents.md#agents-and-environments)."]
+    parts += [f'In Python `make_agent("{name}", env, seed=0)`; [where it acts](../agents.md#agents-and-environments).']
     parts += _presets(name)
     parts += ["## Options", "As `agent.options.<name>` on the command line, as keywords in Python."]
     parts += [options_of(kind.config_class), "## As a class", prose(kind.__doc__)]
@@ -49,7 +49,9 @@ def sb3_page() -> str:
         rows.append((f"`sb3/{name}`", f"{entry.package}: {entry.class_name}", actions, ours))
     parts = ["# Stable-Baselines3", markdown(sb3_agent.__doc__ or "")]
     parts += ["```sh\npython train_agent.py agent=sb3/ppo agent.options.learning_rate=0.001\n```"]
-    parts += ["The defaults shown are those for 16 replicas and episodes of 40 steps; all others are the algorithm's own."]
+    parts += [
+        "The defaults shown are those for 16 replicas and episodes of 40 steps; all others are the algorithm's own."
+    ]
     parts += [table(("agent", "algorithm", "action spaces", "defaults of ours"), rows)]
     parts += ["What an algorithm cannot do is refused before any work, with the view or option that works:"]
     parts += ["[where each acts](../agents.md#agents-and-environments). In programs of your own `as_sb3(env)` makes an"]

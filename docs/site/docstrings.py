@@ -10,7 +10,8 @@ _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([^`]+)`")
 _RULE = re.compile(r"^=+( +=+)+$")
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields):$")
 SOURCE = re.compile(
-    r"(?:[A-Z]\. )?[A-Z][\w-]+(?: and (?:[A-Z]\. )?[A-Z][\w-]+| et al\.)?(?:,? \(?(?:[A-Z]\w+ of )?[A-Z]*[\w ]*(?:19|20)\d\d)"
+    r"[A-Z][\w-]+(?: and [A-Z][\w-]+| et al\.)?"  # authors
+    r",? (?:[A-Z]\w+ of )?[A-Z]*[\w ]*(?:19|20)\d\d"  # where, and when
 )
 """A citation in running text, as ``Sun et al., EMNLP 2019``, ``Wang et al. 2022`` or ``Ba and Caruana, NIPS 2014``."""
 
@@ -67,8 +68,8 @@ def arguments(text: str | None) -> dict[str, str]:
 
 def cell(text: object) -> str:
     """Text that can stand in a cell of a table; in code a pipe is none of its borders."""
-    parts = re.split(r"(`[^`]*`)", " ".join(str(text).split()))
-    return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in parts)
+    words = " ".join(str(text).split())
+    return re.sub(r"(`+).+?\1|\|", lambda found: "\\|" if found[0] == "|" else found[0], words)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -53,13 +53,14 @@ INFO = {
 
 
 FEW_ROWS = {"max_train_rows": 256, "feedback_rows": 64, "selection_rows": 64, "evaluation_rows": 64}
-"""Spaces and infos are the same as with all rows, and sooner there."""
+"""Spaces and infos are the same as with all rows, and sooner there; of tokens they have the size of the longest row."""
 
 
 @cache
 def made(decision: str) -> Any:
     """An environment of a decision on its embedded task, in its native view."""
-    env = gym.make(environment_id(decision), **FEW_ROWS).unwrapped
+    rows = {} if DECISIONS[decision].writes_tokens else FEW_ROWS
+    env = gym.make(environment_id(decision), **rows).unwrapped
     env.action_space.seed(0)
     return env
 
@@ -79,7 +80,9 @@ def described(decision: str) -> str:
     """The summary of an environment, and its sections, as its docstring has them."""
     text = inspect.getdoc(environment_class(decision)) or ""
     sections = text.split("\n## ")
-    kept = [part for part in sections[1:] if part.split("\n")[0] in ("Description", "Action Space", "Observation Space")]
+    kept = [
+        part for part in sections[1:] if part.split("\n")[0] in ("Description", "Action Space", "Observation Space")
+    ]
     rest = [part for part in sections[1:] if part.split("\n")[0].startswith("Reward")]
     return markdown("\n## ".join([sections[0], *kept, *rest]))
 
@@ -122,7 +125,9 @@ def information(decision: str) -> str:
     env.reset(seed=0)
     *_, info = env.step(env.action_space.sample())
     if unknown := info.keys() - INFO.keys():
-        raise ValueError(f"docs/site/environments.py does not say what {sorted(unknown)} of info mean; add them to INFO.")
+        raise ValueError(
+            f"docs/site/environments.py does not say what {sorted(unknown)} of info mean; add them to INFO."
+        )
     rows = [(f"`{name}`", _kind(value), INFO[name]) for name, value in info.items()]
     return table(("key", "value", "meaning"), rows)
 

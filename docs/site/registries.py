@@ -74,7 +74,9 @@ def term_page(name: str) -> str:
     options = keywords_of(factory) or "It has none of its own."
     parts = [f"# {name}", summary(text), body(text), "## Needs", f"It reads {term_needs(name)}."]
     parts += [f"Tasks: {term_kinds(name)}.", "## Options", options]
-    parts += ["Every term also takes `weight` (of its loss, 1) and `as` (its name, where a term is there twice)."]
+    parts += [
+        "Every term also takes `weight` (of its loss; with `term_scale=none`) and `as` (its name, where there are two)."
+    ]
     if config is not None:
         said = " ".join(config[1].split())
         if match := re.fullmatch(r"terms: (\[.*\])", said):
@@ -164,14 +166,16 @@ def tasks() -> str:
     for name in TASKS:
         task = TASKS[name]
         home = "embedded" if name in EMBEDDED else "GLUE" if name in GLUE else "plug-in"
-        labels = ", ".join(task.labels) if task.label_range is None else "score from {:g} to {:g}".format(*task.label_range)
+        labels = (
+            ", ".join(task.labels) if task.label_range is None else "score from {:g} to {:g}".format(*task.label_range)
+        )
         columns, scored = (", ".join(f"`{each}`" for each in those) for those in (task.text_columns, task.metrics))
         rows.append((f"`{name}`", home, columns, labels, scored, ", ".join(f"`{each}`" for each in task.dev_splits)))
     return table(("task", "rows", "texts", "labels", "metrics", "dev splits"), rows)
 
 
 def _signals(signals: frozenset[Signal]) -> str:
-    return ", ".join(sorted({signal.kind.replace("_", " ") for signal in signals}))
+    return ", ".join(sorted({f"`{signal.kind}`" for signal in signals}))
 
 
 def _cited(text: str | None) -> str:

@@ -135,13 +135,13 @@ def plan(options: Mapping[str, Any], place: Mapping[str, Any], main: Sequence[st
     seeds = tuple(options["first_seed"] + step * index for index in range(options["trainings"]))
     for seed in seeds:
         check_pause({**c, "seed": seed, "pause": {**c["pause"], "at": stages[0]}}, base.evaluation_seeds)
-    name = options["name"] or f"{c['presets'].get('experiment') or c['task']['name']}-{base.agent.label}-tune"
+    usual = f"{c['presets'].get('experiment') or c['task']['name']}-{base.agent.label}-tune".replace("/", "-")
     jobs = jobs_of(place)
     return Plan(
         search=Search(dict(options["search"]), stages, seeds, options["search_seed"]),
         base=base,
         words=tuple(main),
-        folder=Path(str(options["runs_dir"])).expanduser() / folder_name(name),
+        folder=Path(str(options["runs_dir"])).expanduser() / folder_name(options["name"] or usual),
         trials=options["trials"],
         round=options["round"] or max(1, (jobs or ELSEWHERE) // len(seeds)),
         threads=place["cpus"],

@@ -1,0 +1,49 @@
+"""The tutorials are played as they are, each in a kernel of its own, with warnings as errors; no output is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from docs.site.notebooks import as_page, cells
+from tests.shown_commands import ROOT
+
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
+STRICT = "import warnings\n\nwarnings.simplefilter('error')"
+
+
+def test_the_tutorials_are_there() -> None:
+    assert {path.stem for path in TUTORIALS} == {"first_agent", "csv_to_student", "own_decision", "reproduce_table"}
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_notebook_is_one_and_holds_no_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+    kind, title = cells(path)[0]
+    assert kind == "markdown" and title.startswith("# ")
+    page = as_page(path)
+    assert all(text in page for _, text in cells(path)) and f"`docs/tutorials/{path.name}`" in page
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    asyncio.run(client.async_execute())
+    played = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in played)
+    assert not [out for cell in played for out in cell.outputs if out.output_type == "error"]
