@@ -1,4 +1,4 @@
-"""Agents for any environment with flat observations: four that learn, Stable-Baselines3's, and fixed rules.
+"""Agents for any environment with flat observations: those that learn, Stable-Baselines3's, and fixed rules.
 
 ``make_agent("actor_critic", env, seed=0)``, ``make_agent("sb3/ppo", env, seed=0)``, ``make_agent("all", env, seed=0)``.
 Other distributions add agents with entry points in the groups ``kd_env.agents`` and ``kd_env.rules``.

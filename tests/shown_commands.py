@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import re
 import shlex
-from pathlib import Path
 
 from cli.commands import COMMANDS
 from cli.jobs import bench
@@ -22,7 +20,6 @@ from cli.settings.options import split_folders, split_options, split_place
 from cli.settings.read import read_settings
 from cli.settings.teachers import teacher_config
 
-ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = {"pip", "pytest", "ray"}
 """Programs of others: their words are not ours to check."""
 
@@ -127,8 +124,3 @@ def _check_job(name: str, overrides: list[str]) -> None:
         teacher_config(config, config["output"])
     else:
         read_settings(config)
-
-
-def in_root() -> None:
-    """Paths of commands are seen from the root of a checkout."""
-    os.chdir(ROOT)

@@ -31,7 +31,7 @@ class TutorConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
     eps: float = 1e-6
-    """What is added to the root of the second."""
+    """What is added to the root of the mean square."""
     schedule: str = "constant"
     """``linear``: the step size rises linearly over the first ``warmup`` of the updates of a call of ``learn``, then
     falls linearly towards 0, which it never reaches; ``constant`` leaves it."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 from agents.catalog import AGENTS
 from agents.sb3 import agent as sb3_agent
 from agents.sb3.algorithms import ALGORITHMS, defaults
+from docs.house import ROOT
 from docs.site.docstrings import body, markdown, prose, roles, summary, table
 from docs.site.options import options_of
 
-ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ROOT / "configs" / "agent"
 WORDS = {"teacher_selector": "env=teacher_weighting ", "tutor": "env=tutor_token "}
 """What the main job has to be told beside the agent, where it does not act in the default environment."""

@@ -17,13 +17,12 @@ SOURCE = re.compile(
 
 
 def markdown(text: str) -> str:
-    """A docstring as Markdown: roles as code, simple tables as pipe tables, sections as lists.
+    """A docstring as Markdown: roles as code, simple tables as pipe tables.
 
     Args:
         text: the docstring, as it stands in the source or cleaned.
     """
-    lines = piped(inspect.cleandoc(text).splitlines())
-    found = "\n".join(_sections(lines))
+    found = "\n".join(piped(inspect.cleandoc(text).splitlines()))
     return re.sub(r"``([^`]+)``", r"`\1`", roles(found))
 
 
@@ -118,21 +117,3 @@ def piped(lines: list[str]) -> list[str]:
 def _cells(line: str, columns: list[tuple[int, int]]) -> list[str]:
     starts = [start for start, _ in columns]
     return [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
-
-
-def _sections(lines: list[str]) -> list[str]:
-    """Google's sections as bold headings with a list."""
-    found: list[str] = []
-    inside = False
-    for line in lines:
-        if match := _SECTION.match(line):
-            inside = True
-            found += ["", f"**{match[1]}**", ""]
-        elif inside and (entry := re.match(r"^    (\w[\w.]*): (.*)$", line)):
-            found.append(f"- `{entry[1]}`: {entry[2]}")
-        elif inside and line.startswith("    "):
-            found.append(f"    {line.strip()}" if found[-1].startswith(("- ", "    ")) else line.strip())
-        else:
-            inside = inside and not line.strip()
-            found.append(line)
-    return found

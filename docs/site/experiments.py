@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
+from docs.house import ROOT
 from docs.site.docstrings import table
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "configs" / "experiment"
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from docs.site.docstrings import arguments, cell, markdown, table
+from docs.site.docstrings import cell, markdown, table
 
 
 def named(path: str) -> Any:
@@ -68,26 +68,11 @@ def options_of(kind: type[Any], defaults: Mapping[str, Any] | None = None, table
     return table(("option", "default", "meaning"), rows)
 
 
-def keywords_of(function: Callable[..., Any], documented: str | None = None) -> str:
-    """The table of a function's keyword-only options; "-" where there are none.
-
-    Args:
-        function: the function or class.
-        documented: a docstring whose ``Args`` say what they mean; None: they are not explained there, and the table
-            has their names and defaults alone.
-    """
-    parameters = inspect.signature(function).parameters.values()
-    found = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "device")]
-    if not found:
-        return ""
-    meanings = {} if documented is None else arguments(documented)
-    rows = [
-        (f"`{p.name}`", "must be given" if p.default is p.empty else shown(p.default), meanings.get(p.name, ""))
-        for p in found
-    ]
-    if documented is None:
-        return table(("option", "default"), [row[:2] for row in rows])
-    return table(("option", "default", "meaning"), rows)
+def keywords_of(function: Callable[..., Any]) -> str:
+    """The table of a function's keyword-only options, whose docstring says what they mean; empty where it has none."""
+    found = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    rows = [(f"`{p.name}`", "must be given" if p.default is p.empty else shown(p.default)) for p in found]
+    return table(("option", "default"), rows) if rows else ""
 
 
 def _is_text(node: ast.stmt) -> bool:

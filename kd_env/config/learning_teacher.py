@@ -31,7 +31,7 @@ class LearningTeacherConfig:
     soft_weight: float = 0.4
     """a, in [0, 1]."""
     learning_rate: float = 3e-5
-    """Its own, at the top of its schedule."""
+    """The teacher's own, at the top of its schedule."""
     weight_decay: float = 0.01
     """Decay at each update, times the learning rate."""
     max_grad_norm: float | None = 1.0

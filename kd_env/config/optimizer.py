@@ -23,7 +23,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
     eps: float = 1e-8
-    """What is added to the root of the second."""
+    """What is added to the root of the mean square."""
     weight_decay: float = 0.01
     """Decay at each update, times the learning rate."""
     max_grad_norm: float | None = 1.0

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from docs.house import ROOT
 from docs.site import generate
 from kd_env.knowledge import TERMS
-from tests.shown_commands import ROOT, check_command, commands_in, python_blocks
+from tests.shown_commands import check_command, commands_in, python_blocks
 
 DOCS = ROOT / "docs"
 SOURCES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}

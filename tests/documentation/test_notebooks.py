@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from docs.house import ROOT
 from docs.site.notebooks import as_page, cells
-from tests.shown_commands import ROOT
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
 STRICT = "import warnings\n\nwarnings.simplefilter('error')"
