@@ -10,6 +10,7 @@ import shlex
 from cli.commands import COMMANDS
 from cli.jobs import bench
 from cli.jobs.evaluate import split_run
+from cli.jobs.exports.options import read_export
 from cli.jobs.studies.grid import problems_of
 from cli.jobs.studies.registered import registration_of
 from cli.jobs.study import plan
@@ -80,6 +81,8 @@ def _check(name: str, overrides: list[str]) -> None:
         _check(overrides[0] if overrides[0] in ("train", "study") else "train", overrides[1:])
     elif name == "study":
         _check_study(overrides)
+    elif name == "export":
+        assert read_export(overrides).patterns
     elif name == "tune":
         options, others = split_options("tune", overrides)
         assert search_plan(options, *split_place(others))
@@ -118,7 +121,9 @@ def _check_study(overrides: list[str]) -> None:
 
 def _check_job(name: str, overrides: list[str]) -> None:
     config = compose(COMMANDS[name].config, overrides)
-    if name == "teacher" and config["objective"] == "mlm":
+    if name == "teacher" and config["rows"]:  # rows to be answered need no teacher
+        assert str(config["rows"]).endswith(".parquet")
+    elif name == "teacher" and config["objective"] == "mlm":
         assert mlm_config(config)
     elif name == "teacher":
         teacher_config(config, config["output"])
