@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kd_env.core.types import Floats
 from kd_env.data.tables import Table
 from kd_env.data.tasks import Task
-from kd_env.models.library.reading import quiet_transformers
+from kd_env.models.library.reading import quiet_transformers, read_config, read_model
 from kd_env.models.loading import name_labels
 from kd_env.models.pooling import PooledClassifier, has_pooling
 from kd_env.models.pretrained import load_encoder, load_tokenizer, local_folder
@@ -44,15 +44,16 @@ def read_classifier(name_or_path: str) -> Any:
     """A classifier in float32, ready to be asked: as the library reads it, or with our pooling where it has that.
 
     Raises:
-        ValueError: as :func:`kd_env.models.pretrained.load_encoder`.
+        ValueError: as :func:`kd_env.models.pretrained.load_encoder`; no code of a folder is run.
     """
     from transformers import AutoModelForSequenceClassification
 
     folder = local_folder(name_or_path)
     if has_pooling(folder):
         return load_encoder(str(folder))
-    with quiet_transformers():
-        return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    config = read_config(folder, name_or_path)
+    model, _ = read_model(AutoModelForSequenceClassification, folder, name_or_path, config, seed=0)
+    return model.eval()
 
 
 def write_classifier(source: Path, folder: Path, task: Task) -> None:
