@@ -94,8 +94,8 @@ def require_own_agents() -> None:
     if not hasattr(agents, "make_agent") or not hasattr(agents, "RULES"):
         place = getattr(agents.__spec__, "origin", None)
         raise ValueError(
-            f"The package {agents.__name__!r} of kd-env is needed, but it is the one at {place}, of another distribution. "
-            "Install kd-env in a virtual environment of its own."
+            f"The package {agents.__name__!r} of kd-env is needed, but it is the one at {place}, of another "
+            "distribution. Install kd-env in a virtual environment of its own."
         )
 
 
