@@ -168,6 +168,7 @@ def test_costs_are_those_of_the_files(exported: Path, tiny: dict[str, Any]) -> N
     costs = json.loads((exported / "kd_env_export.json").read_text())["costs"]
     model = AutoModelForSequenceClassification.from_pretrained(tiny["teacher"])
     assert costs["teacher (PyTorch)"]["parameters"] == sum(each.numel() for each in model.parameters())
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in exported.rglob("*") if path.is_file())
     assert costs["student (PyTorch)"]["megabytes"] == (exported / "model.safetensors").stat().st_size / 1e6
     assert all(value > 0 for cost in costs.values() for value in cost["milliseconds"].values())
 

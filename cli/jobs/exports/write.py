@@ -71,6 +71,9 @@ def write_files(student: Path, problem: Problem, folder: Path, options: ExportOp
     names, model = input_names(module.config, load_tokenizer(str(folder))), torch_model(module)
     logits = {split: predict(model, each, names) for split, each in judged.tables.items()}
     files = _onnx_files(module, table, names, folder, options)
+    for path in folder.rglob("*"):
+        if path.is_file():  # weights are saved for their owner alone: a server under another name could not read them
+            path.chmod(0o644)
     whole = {STUDENT: Timed(model, table, names)}
     timed = whole | {name: Timed(onnx_model(path), table, names) for name, path in files.items()}
     width, found = label_width(problem.task), dict[str, Parity]()
