@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from cli.commands import COMMANDS
 from cli.errors import guarded
 
+SWEEP_FLAGS = ("-m", "--multirun")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script; the exit status (0, or 2 after an error of the user)."""
@@ -51,16 +53,16 @@ def run(name: str, words: Sequence[str], program: str) -> int:
         place = overrides.index("--cfg")
         del overrides[place : place + 2]
         return guarded(lambda: _print_config(name, overrides), program, debug="--debug" in words)
-    if name == "train" and any(word in ("-m", "--multirun") for word in overrides):
+    if name == "train" and any(word in SWEEP_FLAGS for word in overrides):
         return guarded(lambda: _sweep(overrides, program), program, debug="--debug" in words)
     command = shlex.join([*program.split(), *overrides])
     return guarded(lambda: COMMANDS[name].load()(overrides, command), program, debug="--debug" in words)
 
 
 def _sweep(overrides: Sequence[str], program: str) -> None:
-    from cli.sweep import FLAGS, sweep
+    from cli.sweep import sweep
 
-    sweep([word for word in overrides if word not in FLAGS], program)
+    sweep([word for word in overrides if word not in SWEEP_FLAGS], program)
 
 
 def _print_help(name: str, words: Sequence[str]) -> None:

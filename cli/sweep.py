@@ -12,8 +12,6 @@ from typing import Any
 from cli.errors import guarded
 from cli.settings.read import default_name
 
-FLAGS = ("-m", "--multirun")
-
 
 def sweep(overrides: Sequence[str], program: str) -> None:
     """Run the main job for each set of values, by Hydra's sweeper and launcher; a name of its own for each run folder.

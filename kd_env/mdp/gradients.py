@@ -134,8 +134,10 @@ def running_scale(problem: Problem, term_scale: Tensor, term_seen: Tensor, raw: 
     knows the labels, and an equal mixture of teachers would mostly follow the first.
     """
     teachers = _teachers_of(tuple(problem.present.sum(0).tolist()), raw.device, raw.dtype)
-    # Entries that are not there are 0.
-    shared = (raw.sum(1) / teachers)[:, None].expand_as(raw)
+    # Entries that are not there are 0, and one that is not finite is left to its own teacher's weight.
+    broken = ~raw.isfinite()
+    mean = raw.masked_fill(broken, 0.0).sum(1) / (teachers - broken.sum(1)).clamp(min=1)
+    shared = mean[:, None].expand_as(raw)
     return term_scale + (shared - term_scale) / (term_seen + 1).clamp(max=100.0)[:, None, None]
 
 

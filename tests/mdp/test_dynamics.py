@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 
 from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.decisions.options import env_config
+from kd_env.mdp import gradients
 from kd_env.numerics.calibration import fit_temperatures
 from kd_env.numerics.optim import learning_rate_factor
 
@@ -213,6 +215,14 @@ def test_teachers_of_a_term_share_its_scale() -> None:
         np.testing.assert_allclose(divisors[0], np.mean([one[0] for one in raws]), rtol=1e-5)
     assert env.unwrapped.action_names and len(raws[0]) == 4, "hard labels once, soft ones of three teachers"
     assert np.ptp(raws[0][1:]) > 0.01
+
+
+def test_a_teacher_whose_loss_is_not_finite_leaves_the_scale_of_the_others_alone() -> None:
+    """Its entry is left out of the loss where its weight is 0; a shared scale must not bring it back."""
+    problem: Any = SimpleNamespace(present=np.array([[True, True], [False, True], [False, True]]))
+    raw = torch.tensor([[[0.5, 1.0], [0.0, torch.nan], [0.0, 3.0]]])
+    scale = gradients.running_scale(problem, torch.zeros_like(raw), torch.zeros(1), raw)
+    assert scale.tolist() == [[[0.5, 2.0]] * 3]
 
 
 def test_cached_equals_online(tiny: dict[str, Any], tmp_path: Any) -> None:
