@@ -7,6 +7,7 @@ from typing import Any
 
 from agents.common.base import AnyEnv, unknown_name
 from agents.rules.base import Rule
+from agents.rules.divergence_shaping import DIVERGENCE_RULES
 from agents.rules.dynamic_teachers import DYNAMIC_RULES
 from agents.rules.influence import INFLUENCE_RULES
 from agents.rules.knowledge_selection import KNOWLEDGE_RULES
@@ -19,7 +20,7 @@ from kd_files.plugins import add_plugins, check_loads, subclass_of
 GROUP = "kd_env.rules"
 
 _WEIGHTS = (*KNOWLEDGE_RULES, *TEACHER_RULES, *DYNAMIC_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (*_WEIGHTS, *TOKEN_RULES)}
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (*_WEIGHTS, *DIVERGENCE_RULES, *TOKEN_RULES)}
 
 
 def add_rules() -> None:

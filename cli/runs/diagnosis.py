@@ -67,11 +67,14 @@ class Diagnosis:
 
 
 def words(point: Mapping[str, float]) -> str:
-    """The part of a progress line that tells early whether a policy has turned round: right rows, or few weights."""
+    """The part of a progress line that tells early where a policy goes: right rows, soft labels, or few weights."""
     if RIGHT_ROWS in point:
         return f"AUC of right rows {point[RIGHT_ROWS]:.2f}"
     if "followed" in point:
         return f"best teacher followed {point['followed']:.2f}"
+    shaped = [f"{words} {point[name]:.2f}" for name, words in _SHAPED.items() if name in point]
+    if shaped:
+        return "mean " + ", ".join(shaped)
     weights = {name.removeprefix("weight_"): value for name, value in point.items() if name.startswith("weight_")}
     named = {name: value for name, value in weights.items() if not name.isdigit()}  # numbers are an agent's own
     if not named or len(named) > _SHOWN:
@@ -79,6 +82,7 @@ def words(point: Mapping[str, float]) -> str:
     return "weights " + " ".join(f"{name} {value:.2f}" for name, value in named.items())
 
 
+_SHAPED = {"mean_soft_temperature": "soft temperature", "mean_reverse_share": "share of reverse KL"}
 _SHOWN = 4
 """Weights that a progress line has room for; the log has all."""
 

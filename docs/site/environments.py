@@ -38,6 +38,8 @@ INFO = {
     "reward_clipped": "Whether the reward was cut to its bounds (after a step).",
     "rows": "Train rows of the last batch.",
     "row_weights": "What the action gave each of them.",
+    "soft_temperature": "Temperature of soft labels that the action gave, of each row with `weighting=sample`.",
+    "reverse_share": "Share of the reverse KL that it gave them.",
     "tokens": "Tokens that were written in the last update, row by row and slot by slot.",
     "originals": "What the text said there.",
     "updated": "Whether the student was updated (with `mode=sequential` not at every step).",

@@ -17,10 +17,17 @@ class DecisionSection:
 
     decision: str = "knowledge_selection"
     """What the agent decides: ``knowledge_selection`` (how the knowledge terms count), ``teacher_weighting`` (how the
-    teachers count) or ``sample_weighting`` (how the rows of a batch count). The registered ids set it."""
+    teachers count), ``sample_weighting`` (how the rows of a batch count) or ``divergence_shaping`` (how soft labels are
+    compared). The registered ids set it."""
     weighting: str = "batch"
-    """What one weight holds for: ``batch`` (a whole step) or ``sample`` (one row of it). ``teacher_weighting`` takes
-    both, ``sample_weighting`` only ``sample``, its default."""
+    """What one weight holds for: ``batch`` (a whole step) or ``sample`` (one row of it). ``teacher_weighting`` and
+    ``divergence_shaping`` take both, ``sample_weighting`` only ``sample``, its default."""
+    shapes: Sequence[str] = ("soft_temperature", "reverse_share")
+    """``divergence_shaping`` only. What the action says of soft labels: their temperature, the share of the reverse KL
+    beside the forward one, or both."""
+    temperature_range: Sequence[float] = (0.5, 8.0)
+    """``divergence_shaping`` only. Least and largest temperature of actions; with these two an action of 0 is 2, the
+    usual temperature of ``soft_label``."""
     weighs: Sequence[str] = ("soft_label",)
     """``teacher_weighting`` only. Names of the terms that the action weighs; the others keep weight 1."""
     score: str = "student_loss"
@@ -55,10 +62,18 @@ def _features(name: str, value: Any) -> None:
         checks.names("progress")(name, value)
 
 
+def _temperatures(name: str, value: Any) -> None:
+    pair = isinstance(value, list | tuple) and len(value) == 2 and all(map(checks.is_number, value))
+    if not pair or not 0.001 <= value[0] < value[1] <= 1000.0:
+        checks.refuse(name, value, "two temperatures from 0.001 to 1000, the lower one first, for example [0.5, 8.0]")
+
+
 CHECKS: dict[str, checks.Check] = {
     "decision": checks.text,
     "weighting": checks.one_of("batch", "sample"),
     "weighs": checks.names("soft_label"),
+    "shapes": checks.names("soft_temperature"),
+    "temperature_range": _temperatures,
     "score": checks.text,
     "recipe": checks.text,
     "mode": checks.one_of("joint", "sequential"),

@@ -113,6 +113,7 @@ class Decision(ABC):
         view: the action view.
         given_names: numbers by name that every effect gives to knowledge terms (``TermInputs.given``); ``info`` shows
             them.
+        gives_rows: whether each of them is one for every row of the batch, ``[N, B]``, and not ``[N]``.
         weights_per_row: how many weights an action gives to each row of the next batch; 0 where it addresses none.
         view_options: by option of :class:`kd_env.config.environment.EnvConfig`, the only views that read it.
         view_hints: by action view, what else has to be changed for it with the other options as they are.
@@ -143,6 +144,7 @@ class Decision(ABC):
 
     actions: ActionModel
     given_names: tuple[str, ...] = ()
+    gives_rows: bool = False
     weights_per_row: int = 0
     view_hints: Mapping[str, str] = MappingProxyType({})
     constant_refusal: str = ""
@@ -221,6 +223,10 @@ class Decision(ABC):
             ValueError: a decision that weighs no rows, a teacher that does not learn, or a value that is not allowed.
         """
         raise ValueError(f"Rows are weighed with decision='sample_weighting'; here it is {self.name!r}.")
+
+    def nothing_given(self, count: int, rows: int) -> dict[str, np.ndarray]:
+        """Zeros for :attr:`given_names`, as effects of ``count`` replicas with batches of ``rows`` give them."""
+        return {name: np.zeros((count, rows) if self.gives_rows else count) for name in self.given_names}
 
     def row_weights(self, weights: np.ndarray) -> np.ndarray:
         """The n weights of each row, ``[N, n, 1 or B]``, among those of the table ``[N, T, K, 1 or B]``.

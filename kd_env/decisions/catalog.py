@@ -10,6 +10,7 @@ from kd_env.config.environment import EnvConfig
 from kd_env.core import checks
 from kd_env.core.registry import Registry
 from kd_env.decisions.base import Decision, Parts
+from kd_env.decisions.divergence_shaping.decision import DivergenceShaping
 from kd_env.decisions.ids import GROUP, register_id
 from kd_env.decisions.knowledge_selection.decision import KnowledgeSelection
 from kd_env.decisions.sample_weighting.decision import SampleWeighting
@@ -28,7 +29,7 @@ class Decisions(Registry[type[Decision]]):
 
 
 DECISIONS = Decisions("decision", GROUP, subclass_of(Decision))
-for _kind in (KnowledgeSelection, TeacherWeighting, SampleWeighting, TutorToken):
+for _kind in (KnowledgeSelection, TeacherWeighting, SampleWeighting, DivergenceShaping, TutorToken):
     DECISIONS.register(_kind.name)(_kind)
 
 

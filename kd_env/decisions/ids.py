@@ -14,7 +14,7 @@ from kd_files.plugins import plugin_names
 
 GROUP = "kd_env.decisions"
 """Entry-point group of decisions."""
-OWN = ("knowledge_selection", "teacher_weighting", "sample_weighting", "tutor_token")
+OWN = ("knowledge_selection", "teacher_weighting", "sample_weighting", "divergence_shaping", "tutor_token")
 _VIEWS = (("", "native"), ("Discrete", "discrete"), ("Continuous", "box"))
 
 

@@ -101,6 +101,41 @@ class SampleWeightingEnv(DistillEnv):
         super().__init__(problem, **{"decision": "sample_weighting", **options})
 
 
+class DivergenceShapingEnv(DistillEnv):
+    """At every step the agent says how soft labels are compared: at which temperature, and with which mix of KLs.
+
+    ## Description
+    In every term ``soft_label`` the student's distribution is compared with the teacher's at a temperature tau, by
+    ``(1 - r) KL(p_T || p_S) + r KL(p_S || p_T)``. The agent says tau (instance temperature: RLKD, Zhang et al. 2024;
+    CTKD, Li et al., AAAI 2023), r (AKL, Wu et al., COLING 2025; ARKD, 2026), or both (``shapes``), for a whole step
+    (``weighting=batch``) or for each row of the next batch (``weighting=sample``). All terms keep weight 1.
+
+    ## Action Space
+    For P shaped numbers, with ``weighting=sample`` B times as many components, row by row:
+
+    | view | space | effect |
+    | --- | --- | --- |
+    | ``native`` | ``Box(-1, 1, (P,))`` | ``tau = low (high / low)^((a + 1) / 2)``, ``r = (a + 1) / 2`` |
+    | ``box`` | ``Box(-1, 1, (P + 1,))`` | the same, and a gate |
+    | ``discrete`` | ``Discrete(3^P)`` | each at its least, middle or largest; ``weighting=batch`` only |
+
+    The gate, left out with ``gate=False``, skips the update below -0.5 and else scales it by ``(g + 1) / 2``.
+
+    ## Observation Space
+    A flat float32 box with finite bounds: progress, budget, the gap, losses, and how right and how sure student and
+    teacher are on the next batch, or on each of its rows.
+
+    ## Rewards
+    ``gap_closed`` by default, see :class:`kd_env.envs.env.DistillEnv`.
+
+    ## Starting State, Episode End, Arguments, Version History
+    As in :class:`kd_env.envs.env.DistillEnv`.
+    """
+
+    def __init__(self, problem: Problem | None = None, **options: Any) -> None:
+        super().__init__(problem, **{"decision": "divergence_shaping", **options})
+
+
 class TutorTokenEnv(DistillEnv):
     """Pre-training distillation in which an agent writes tokens into masked text (Tutor-KD, Kim et al., EMNLP 2022).
 

@@ -24,7 +24,7 @@ class TermInputs(NamedTuple):
     teacher: ModelOutput | None
     batch: Batch
     projections: Mapping[str, Tensor]  # this term's own: name -> [out, in], features x map as x @ weight.T
-    given: Mapping[str, Tensor] = MappingProxyType({})  # what the action says to terms: name -> a number
+    given: Mapping[str, Tensor] = MappingProxyType({})  # what the action says to terms: name -> [], or [B]
     mean_tokens: Tensor | None = None  # real tokens of a mean row, where the batch is a part of a larger one
 
     @property

@@ -13,6 +13,8 @@ from kd_env.knowledge.options import LARGEST_WEIGHT, choose, flag, number, same_
 from kd_env.knowledge.tensors import EPS, wide
 
 LOGITS = frozenset({Signal("logits")})
+SOFT_TEMPERATURE, REVERSE_SHARE = "soft_temperature", "reverse_share"
+"""Numbers that an action may give to every term ``soft_label``: one for the batch, or one for each row."""
 SOFT_KINDS = ("forward", "reverse", "jensen_shannon", "cross_entropy", "squared_error")
 
 
@@ -37,7 +39,9 @@ def scaled_squared_error(prediction: Tensor, target: Tensor, label_width: float)
     return ((wide(prediction) - wide(target)) / label_width).square()
 
 
-def soft_label_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0, kind: str = "forward") -> Tensor:
+def soft_label_divergence(
+    student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, kind: str = "forward"
+) -> Tensor:
     """Divergence between softened distributions ``p = softmax(logits / tau)``, times ``tau^2``; summed over classes.
 
     ``forward``: ``KL(p_T || p_S)``; ``reverse``: ``KL(p_S || p_T)``; ``jensen_shannon``: mean of the KL of each to
@@ -48,14 +52,15 @@ def soft_label_divergence(student: Tensor, teacher: Tensor, temperature: float =
     Args:
         student: logits ``[B, C]``.
         teacher: logits ``[B, C]``.
-        temperature: tau, above 0.
+        temperature: tau, above 0; one, or ``[B]``.
         kind: one of the names.
 
     Returns:
         ``[B]``.
     """
-    log_s = torch.log_softmax(wide(student) / temperature, dim=-1)
-    log_t = torch.log_softmax(wide(teacher) / temperature, dim=-1)
+    by_class = temperature[..., None] if isinstance(temperature, Tensor) else temperature
+    log_s = torch.log_softmax(wide(student) / by_class, dim=-1)
+    log_t = torch.log_softmax(wide(teacher) / by_class, dim=-1)
     if kind == "forward":
         loss = log_t.exp() * (log_t - log_s)
     elif kind == "reverse":
@@ -135,7 +140,8 @@ def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward
     The factor ``tau^2`` keeps the size of the gradient independent of the temperature (section 2 there);
     ``tau_squared=False`` leaves it out, as papers that write plain ``CE(y_T / tau, y_S / tau)`` do. ``kind`` may be
     ``reverse``, ``jensen_shannon`` or ``cross_entropy``, see :func:`soft_label_divergence`. In regression the loss is
-    ``((z_S - z_T) / label_width)^2`` and there is nothing to choose.
+    ``((z_S - z_T) / label_width)^2`` and there is nothing to choose. An action may give the temperature, and the share
+    ``r`` of ``(1 - r) forward + r reverse``, in their place (``decision=divergence_shaping``).
 
     Config: ``terms: [{name: soft_label, temperature: 4.0, kind: reverse}]``; with ``kind: squared_error`` it is the
     mean over classes of ``tau^2 (p_T - p_S)^2``, as in MetaDistil's code.
@@ -144,7 +150,6 @@ def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward
     temperature_of("soft_label", temperature)
     choose("soft_label", "kind", kind, SOFT_KINDS)
     flag("soft_label", "tau_squared", tau_squared)
-    scale = 1.0 if tau_squared else temperature**-2
     if spec.regression:
         options = (("temperature", temperature, 2.0), ("kind", kind, "forward"), ("tau_squared", tau_squared, True))
         for option, value, default in options:
@@ -158,7 +163,12 @@ def soft_label(spec: TermSpec, *, temperature: float = 2.0, kind: str = "forward
         student, teacher = inputs.student.logits, inputs.taught.logits
         if spec.regression:
             return scaled_squared_error(student.squeeze(-1), teacher.squeeze(-1), spec.label_width)
-        return scale * soft_label_divergence(student, teacher, temperature, kind)
+        tau, share = inputs.given.get(SOFT_TEMPERATURE, temperature), inputs.given.get(REVERSE_SHARE)
+        divergence = soft_label_divergence(student, teacher, tau, kind)
+        if share is not None:
+            reverse = soft_label_divergence(student, teacher, tau, "reverse")
+            divergence = (1.0 - share) * divergence + share * reverse
+        return divergence if tau_squared else tau**-2 * divergence
 
     return Term("soft_label", loss, LOGITS, LOGITS, {})
 

@@ -79,7 +79,7 @@ def loss_table(
         student: outputs ``[N, B, ...]``.
         teacher_outputs: of the T teachers, outputs ``[N, B, ...]``.
         batch: ``[N, B, ...]``.
-        given: what the action says to terms, by name ``[N]``.
+        given: what the action says to terms, by name ``[N]`` or ``[N, B]``.
         mean_tokens: ``[N]`` real tokens of a mean row, where the batch is a part of a larger one.
     """
     count = len(problem.teachers)
@@ -174,7 +174,7 @@ def gradients(
         differentiate: False computes the losses only (nothing is going to be applied).
         dropout_seed: of the student's dropout; single students only.
         forward_pass: of these parameters and rows, where it was made already; without dropout.
-        given: what the action says to terms, by name ``[N]``.
+        given: what the action says to terms, by name ``[N]`` or ``[N, B]``.
     """
     batch, dropout = update_batch.batch, problem.config.student_config.dropout
     with (

@@ -56,7 +56,8 @@ def gradients_in_parts(
         with torch.set_grad_enabled(graph), dropout_on(problem.student, dropout, problem.device, seed):
             leaves, student = student_pass(problem, params, rows.batch, graph)
             said = problem.objective.teach(problem, teacher, rows, student) if teachers is None else teachers
-            table = loss_table(problem, leaves, student, said.outputs, rows.batch, given, tokens)
+            numbers = {name: value[:, piece] if value.ndim > 1 else value for name, value in (given or {}).items()}
+            table = loss_table(problem, leaves, student, said.outputs, rows.batch, numbers, tokens)
         # Without a graph it is there for its losses, and for what the teachers said.
         return _Look(leaves, student if graph or not differentiate else _logits(student), said, table)
 

@@ -33,9 +33,8 @@ class Decision(Protocol):
     def weights_per_row(self) -> int:
         """Weights that an action gives to each row of the next batch; 0 where it addresses none."""
 
-    @property
-    def given_names(self) -> tuple[str, ...]:
-        """Names of the numbers that every effect gives to knowledge terms."""
+    def nothing_given(self, count: int, rows: int) -> dict[str, np.ndarray]:
+        """Zeros for what effects give to knowledge terms, by name: ``[count]``, or of rows ``[count, rows]``."""
 
     def row_weights(self, weights: np.ndarray) -> np.ndarray:
         """The weights of rows, ``[N, n, 1 or B]``, among those of the table ``[N, T, K, 1 or B]``."""

@@ -25,7 +25,7 @@ class Effect(NamedTuple):
     weights: np.ndarray  # [N, T, K, 1 or B] float32, raw weights of the table before normalisation
     update_scale: np.ndarray  # [N] float32 in [0, 1], multiplies the learning rate; 0 skips the update
     teacher: TeacherEffect | None = None  # where the teacher learns; None: every row alike, without influence
-    given: dict[str, np.ndarray] | None = None  # numbers by name, each [N], that knowledge terms read
+    given: dict[str, np.ndarray] | None = None  # numbers by name, [N] or [N, B], that knowledge terms read
     decision_state: Any = None  # the decision's part of the state as the action leaves it; None: as it was
     ready: np.ndarray | None = None  # [N] bool, whose students are updated; None: all. The others' batch stays
     block: int | None = None  # replicas of one policy, where N are those of several: each block is updated as if alone
@@ -94,7 +94,7 @@ class DistillState(NamedTuple):
     row_weights: np.ndarray  # [N, T, B] float32, the last action's, of teachers or (T = 1) of rows; empty [N, 0, 0]
     batch_loss: np.ndarray  # [N] float64, updated student's loss on the labels of the step's last batch, where asked
     batch_divergence: np.ndarray  # [N] float64, its KL from the chosen teachers there, where asked for
-    given: dict[str, np.ndarray] = {}  # noqa: RUF012 - numbers [N] of the last action that terms read, by name
+    given: dict[str, np.ndarray] = {}  # noqa: RUF012 - numbers [N] or [N, B] of the last action that terms read
     teacher: TeacherState | None = None  # None where the teacher is frozen
     decision_state: Any = None  # what the decision itself keeps, leading axis N; None where it keeps nothing
     sampled: Evaluation | None = None  # what students scored on their samples of feedback rows; None without pairs

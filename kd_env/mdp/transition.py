@@ -88,7 +88,7 @@ def initial(problem: Problem, seeds: Sequence[int], budgets: Sequence[int]) -> D
         row_weights=np.zeros((count, per_row, addressed), np.float32),
         batch_loss=np.zeros(count),
         batch_divergence=np.zeros(count),
-        given={name: np.zeros(count) for name in problem.decision.given_names},
+        given=problem.decision.nothing_given(count, config.batch_size),
         teacher=teacher,
         sampled=measured if config.evaluation_sample is not None and config.sample_paired else None,
     )

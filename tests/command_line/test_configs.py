@@ -217,7 +217,9 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
         agent in ("teacher_selector", "row_actor_critic") or getattr(rule, "decision", "") == "teacher_weighting"
     )
     about_rows = agent == "row_reinforce" or getattr(rule, "decision", "") == "sample_weighting"
+    about_labels = getattr(rule, "decision", "") == "divergence_shaping"
     env_preset = ["env=teacher_weighting"] if about_teachers else ["env=sample_weighting"] if about_rows else []
+    env_preset += ["env=divergence_shaping"] if about_labels else []
     env_preset += ["task.label_noise=0.4"] if getattr(rule, "bound", False) else []  # which wrong labels it knows
     found = settings_of("experiment=none", f"agent={agent}", "num_envs=2", *env_preset)
     probe.check(found)
@@ -231,6 +233,9 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
     if about_rows:
         rows = {"decision": "sample_weighting", "weighting": "sample", "updates_per_step": 1}
         problem = with_options(tiny_problem, **rows, features=found.env.features, reward=found.env.reward)
+    if about_labels:
+        shaped = {"decision": "divergence_shaping", "terms": found.env.terms, "features": found.env.features}
+        problem = build_problem(env_config(**{**tiny, **shaped}))
     if found.env.teacher_learns:
         learning = {"teacher_source": "online", "teacher_updates": found.env.teacher_updates}
         problem = build_problem(env_config(**{**tiny, **rows, **learning, "features": ["row_student"]}))
@@ -270,6 +275,7 @@ EXPERIMENT_AGENTS = {
     "baselines": "kd",
     "dist": "dist",
     "dml": "dml",
+    "instance_temperature": "row_reinforce",
     "expert_teachers": "row_actor_critic",
     "expert_teachers_mrpc": "row_actor_critic",
     "kd": "kd",

@@ -29,6 +29,10 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         **{"decision": "teacher_weighting", "weighting": "sample", "updates_per_step": 1},
     },
     "sample_weighting": {"decision": "sample_weighting", "weighting": "sample", "updates_per_step": 1},
+    "divergence_shaping": {"decision": "divergence_shaping"},
+    "divergence_shaping, weighting=sample": {
+        **{"decision": "divergence_shaping", "weighting": "sample", "updates_per_step": 1},
+    },
 }
 NAMES = (*sorted(AGENTS), *(f"sb3/{name}" for name in ALGORITHMS))
 REMEDY = re.compile(

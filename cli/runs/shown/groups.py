@@ -34,7 +34,7 @@ _GROUPS = {
     POLICY: (
         *("entropy", "entropy_loss", "ent_coef", "ent_coef_loss", "std", "kl", "approx_kl", "kl_divergence_loss"),
         *("clip_fraction", "skipped", "followed", "right_rows_auc", "plausibility", "teacher_probability"),
-        "teacher_recognises",
+        *("teacher_recognises", "mean_soft_temperature", "mean_reverse_share"),
     ),
     STUDENT: ("gap_closed", "feedback_loss", "student_error"),
 }

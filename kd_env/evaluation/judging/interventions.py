@@ -156,13 +156,17 @@ class Forced:
 
 
 def _constant(effect: Effect) -> Effect:
-    """The effect with the mean weight of each batch for each of its rows."""
-    weights = np.broadcast_to(effect.weights.mean(axis=-1, keepdims=True), effect.weights.shape).copy()
-    teacher = effect.teacher
+    """The effect with the mean weight of each batch, and the mean of what is given to terms, for each of its rows."""
+    teacher, given = effect.teacher, effect.given
     if teacher is not None:
-        mean = teacher.weights.mean(axis=-1, keepdims=True)
-        teacher = teacher._replace(weights=np.broadcast_to(mean, teacher.weights.shape).copy())
-    return effect._replace(weights=weights, teacher=teacher)
+        teacher = teacher._replace(weights=_same(teacher.weights))
+    if given is not None:
+        given = {name: _same(values) if values.ndim > 1 else values for name, values in given.items()}
+    return effect._replace(weights=_same(effect.weights), teacher=teacher, given=given)
+
+
+def _same(values: NDArray[Any]) -> NDArray[Any]:
+    return np.broadcast_to(values.mean(axis=-1, keepdims=True), values.shape).copy()
 
 
 def recorded_schedule(policy: Policy, problem: Problem, seeds: Sequence[int], deterministic: bool) -> NDArray[Any]:

@@ -1,0 +1,1 @@
+"""How soft labels are compared: temperature, and mix of forward and reverse KL."""
