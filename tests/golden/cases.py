@@ -236,6 +236,18 @@ def _sample_weighting() -> None:
     CASES["knowledge_selection/prokt"] = Case("KnowledgeSelection-v0", kept)
 
 
+def _divergence_shaping() -> None:
+    def add(name: str, suffix: str = "", build: Mapping[str, Any] = TOY, **more: Any) -> None:
+        _add(f"divergence_shaping/{name}", f"DivergenceShaping{suffix}-v0", build, **more)
+
+    by_row = {**TOY, "weighting": "sample", "updates_per_step": 1}
+    add("native", probes=("layout", "names"), steps=3)
+    add("discrete", "Discrete", probes=("names",), steps=3)
+    add("rows_box", "Continuous", build=by_row, probes=("layout", "names"), steps=3)
+    add("ctkd", rule=("ctkd", {}))
+    add("vector_rows", build=by_row, num_envs=2, budget=2, steps=3)
+
+
 def _tutor_token() -> None:
     def add(name: str, suffix: str = "", build: Mapping[str, Any] = TEXT, **more: Any) -> None:
         _add(f"tutor_token/{name}", f"TutorToken{suffix}-v0", build, **more)
@@ -272,5 +284,5 @@ def _tutor_token() -> None:
     add("vector_task", build=task, num_envs=2, action_view="box", steps=4)
 
 
-for _group in (_knowledge_selection, _teacher_weighting, _sample_weighting, _tutor_token):
+for _group in (_knowledge_selection, _teacher_weighting, _sample_weighting, _divergence_shaping, _tutor_token):
     _group()
