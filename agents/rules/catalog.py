@@ -8,18 +8,20 @@ from typing import Any
 from agents.common.base import AnyEnv, unknown_name
 from agents.rules.base import Rule
 from agents.rules.divergence_shaping import DIVERGENCE_RULES
-from agents.rules.dynamic_teachers import DYNAMIC_RULES
 from agents.rules.influence import INFLUENCE_RULES
 from agents.rules.knowledge_selection import KNOWLEDGE_RULES
 from agents.rules.learning_teacher import TEACHING_RULES
 from agents.rules.sample_weighting import SAMPLE_RULES
-from agents.rules.teacher_weighting import TEACHER_RULES
+from agents.rules.teachers.by_loss import LOSS_RULES
+from agents.rules.teachers.dynamic import DYNAMIC_RULES
+from agents.rules.teachers.fixed import FIXED_RULES
 from agents.rules.tutor_token import TOKEN_RULES
 from kd_files.plugins import add_plugins, check_loads, subclass_of
 
 GROUP = "kd_env.rules"
 
-_WEIGHTS = (*KNOWLEDGE_RULES, *TEACHER_RULES, *DYNAMIC_RULES, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
+_TEACHERS = (*FIXED_RULES, *LOSS_RULES, *DYNAMIC_RULES)
+_WEIGHTS = (*KNOWLEDGE_RULES, *_TEACHERS, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (*_WEIGHTS, *DIVERGENCE_RULES, *TOKEN_RULES)}
 
 

@@ -2,7 +2,7 @@
 
 They read ``term_names``, ``action_names``, ``action_view``, ``encode_action(weights, gate)`` and, where they look at
 the observation, ``observation_layout`` of ``env.unwrapped``; those that weigh teachers are in
-:mod:`agents.rules.teacher_weighting`, those that weigh rows in :mod:`agents.rules.sample_weighting` and
+:mod:`agents.rules.teachers`, those that weigh rows in :mod:`agents.rules.sample_weighting` and
 :mod:`agents.rules.influence`.
 """
 

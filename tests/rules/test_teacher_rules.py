@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,13 @@ from teacher_env import FakeEffect, TeacherEnv, TeacherVectorEnv
 from terms import TermsVectorEnv
 
 from agents import RULES, Agent, agent_kind, load_agent, make_agent, make_rule
-from agents.rules.teacher_weighting import TEACHER_RULES
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "single_teacher": {"teacher": "middle"},
     "fixed_weights": {"weights": {"big": 0.5, "small": 2.0}},
     "route": {"order": ["small", "middle", "big"]},
 }
-NAMES = [rule.name for rule in TEACHER_RULES]
+NAMES = [name for name, rule in RULES.items() if rule.decision == "teacher_weighting"]
 VIEWS = ("simplex", "native", "subset", "discrete", "box")
 CASES = [
     (name, view, weighting)
@@ -126,6 +126,51 @@ def test_mt_bert(weighting: str, normalize: bool) -> None:
         assert np.allclose(weights[place], [w / total for w in row], rtol=1e-6)
 
 
+def weights_on(name: str, losses: list[list[float]], weighting: str, **options: Any) -> np.ndarray:
+    """Weights ``[R, T]`` of a rule where R rows (or batches, one a replica) have the given losses."""
+    by_row = weighting == "sample"
+    counts = {"count": 1, "rows": len(losses)} if by_row else {"count": len(losses)}
+    env = TeacherVectorEnv(**counts, weighting=weighting, teachers=TEACHERS[: len(losses[0])])
+    observations = env.reset(seed=0)[0]
+    place = env.observation_layout["row_teacher_losses" if by_row else "teacher_losses"]
+    observations[:, place.start : place.stop] = np.log1p(losses).reshape(len(observations), -1)
+    return env.decode(make_rule(name, env, **options).predict(observations)[0]).reshape(len(losses), -1)
+
+
+CROSS_ENTROPIES = [[0.0, 0.3, 2.5], [1.2, 1.2, 0.1], [0.05, 4.0, 40.0]]
+
+
+@pytest.mark.parametrize("weighting", ["batch", "sample"])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_softmax_of_losses(weighting: str, temperature: float) -> None:
+    found = weights_on("softmax", CROSS_ENTROPIES, weighting, temperature=temperature)
+    for row, losses in zip(found, CROSS_ENTROPIES, strict=True):
+        powers = [math.exp(-loss / temperature) for loss in losses]
+        assert row == pytest.approx([power / sum(powers) for power in powers], rel=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["batch", "sample"])
+def test_ca_mkd(weighting: str) -> None:
+    found = weights_on("ca_mkd", CROSS_ENTROPIES, weighting)
+    for row, losses in zip(found, CROSS_ENTROPIES, strict=True):
+        total = sum(math.exp(loss) for loss in losses)
+        assert row == pytest.approx([(1 - math.exp(loss) / total) / 2 for loss in losses], rel=1e-4, abs=1e-12)
+        assert row.sum() == pytest.approx(1)
+
+
+def test_ca_mkd_leaves_one_out_where_softmax_follows_one() -> None:
+    """A teacher whose loss is far above loses its weight to all others alike, the mediocre one included."""
+    losses = [[0.1, 3.0, 40.0]]
+    assert weights_on("ca_mkd", losses, "sample")[0] == pytest.approx([0.5, 0.5, 0.0], abs=1e-6)
+    assert weights_on("softmax", losses, "sample")[0] == pytest.approx([0.948, 0.052, 0.0], abs=1e-3)
+    two = [[0.1, 3.0], [2.0, 0.7]]
+    np.testing.assert_allclose(weights_on("ca_mkd", two, "sample"), weights_on("softmax", two, "sample"))
+
+
+def test_rules_of_losses_need_no_feedback() -> None:
+    assert not RULES["softmax"].looks_at_feedback and not RULES["ca_mkd"].looks_at_feedback
+
+
 def test_random_rules_have_their_distributions() -> None:
     env = TeacherVectorEnv(50)
     simplex = chosen("random_simplex", env, 10).reshape(-1, 3)
@@ -223,6 +268,7 @@ def test_dynamic_soft_by_row_and_with_the_mean_of_the_batch() -> None:
         ("route", {"order": []}, "at least 1 stage"),
         ("route", {"order": ["small", "big"], "shares": [1000, 1]}, "6 steps has none in stage 2"),
         ("mt_bert", {"normalise": True}, "Did you mean 'normalize'"),
+        ("softmax", {"temperature": 0.0}, "temperature=0.0 is not allowed.*above 0"),
     ],
 )
 def test_bad_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
@@ -238,6 +284,11 @@ def test_missing_features_are_named_as_the_weighting_needs_them(weighting: str) 
         make_rule("mt_bert", TeacherVectorEnv(weighting=weighting, without=without))
     with pytest.raises(ValueError, match="weighting='sample', or use 'dynamic_soft'"):
         make_rule("dynamic_soft_instance", TeacherVectorEnv(weighting="batch"))
+
+
+def test_a_single_teacher_is_refused_where_it_is_weighed_against_others() -> None:
+    with pytest.raises(ValueError, match=r"has one \(small\); name at least two"):
+        make_rule("ca_mkd", TeacherVectorEnv(teachers=("small",)))
 
 
 def test_dynamic_rules_need_classes() -> None:

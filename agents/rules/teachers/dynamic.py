@@ -1,4 +1,4 @@
-"""Rules that weigh teachers by their losses (MT-BERT) or by how uncertain the student is (Dynamic KD)."""
+"""Rules that weigh teachers by how uncertain the student is (Dynamic KD)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from agents.common.base import AnyEnv
 from agents.rules.base import Rule
-from agents.rules.teacher_weighting import ENTROPY, LOSSES, STUDENT, Floats, TeacherRule
+from agents.rules.teachers.base import ENTROPY, STUDENT, Floats, TeacherRule
 
 
 class DynamicTeacher(TeacherRule):
@@ -120,34 +120,5 @@ class DynamicSoftInstance(DynamicTeacher):
         return self.interpolated(self.uncertainty(observations))
 
 
-class MTBert(TeacherRule):
-    """MT-BERT (Wu et al., Findings of ACL 2021): a teacher that is wrong on an example counts for less.
-
-    ``w = 1 / (1 + CE)`` with the cross-entropy of the teacher on the gold label. The paper weighs single examples
-    (``weighting=sample``) and does not normalise: the weights of three good teachers sum to almost 3. With
-    ``weighting=batch``, ours, it is the mean of ``log(1 + CE)`` over the batch that enters. The weights are exact as
-    long as the feature is not clipped; the paper's loss besides has ``kind=cross_entropy`` and ``term_scale=none``.
-
-    Args:
-        env: the environment.
-        seed: unused.
-        normalize: whether the weights of an example are divided by their sum (not in the paper).
-    """
-
-    name = "mt_bert"
-    looks_at_feedback = False
-    needs_features = (LOSSES,)
-
-    def __init__(self, env: AnyEnv, *, seed: int = 0, normalize: bool = False) -> None:
-        super().__init__(env, seed=seed, normalize=normalize)
-
-    def weights(self, observations: NDArray[np.float32]) -> Floats:
-        """From the teachers' losses on the next batch."""
-        found: Floats = np.exp(-self.about(observations, LOSSES))  # the feature is log(1 + CE)
-        if self.options["normalize"]:
-            found /= found.sum(axis=-1, keepdims=True)
-        return found
-
-
-DYNAMIC_RULES: tuple[type[Rule], ...] = (MTBert, DynamicHard, DynamicSoft, DynamicSoftInstance)
+DYNAMIC_RULES: tuple[type[Rule], ...] = (DynamicHard, DynamicSoft, DynamicSoftInstance)
 """In the order of the report."""

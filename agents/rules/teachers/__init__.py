@@ -1,0 +1,1 @@
+"""Rules that weigh teachers, by what they look at."""
