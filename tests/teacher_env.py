@@ -31,6 +31,25 @@ class FakeEffect(NamedTuple):
     weights: np.ndarray  # [N, T] or [N, B, T]
 
 
+class FakeAnswers(NamedTuple):
+    """What teachers say of rows, as ``teacher_answers`` of the real environment."""
+
+    train: np.ndarray
+    feedback: np.ndarray
+    feedback_labels: np.ndarray
+    next_rows: Any
+
+
+def experts(seed: int, teachers: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits ``[T, R, 2]``, labels and experts ``[R]``: of each row one teacher is sure and right, the others guess."""
+    rng = np.random.default_rng(seed)
+    labels, best = rng.integers(0, 2, rows), rng.integers(0, teachers, rows)
+    sure = best == np.arange(teachers)[:, None]
+    right = np.where(sure, rng.random(sure.shape) < 0.95, rng.random(sure.shape) < 0.5)
+    margins = np.where(sure, 3.0, rng.uniform(0.0, 1.5, sure.shape)) * np.where(right, 1, -1) * np.where(labels, 1, -1)
+    return np.stack([-margins / 2, margins / 2], axis=-1).astype(np.float32), labels, best
+
+
 class TeacherVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     """N replicas; in each step the good teachers of every row (or batch) are drawn anew.
 
@@ -66,7 +85,9 @@ class TeacherVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             view_hints={"discrete": "weighting='batch'"} if weighting == "sample" else {},
             shared_refusal={"knowledge_selection": by_terms}.get(decision, by_batch if weighting == "batch" else ""),
         )
-        self.reference_teacher = teachers[-1]
+        self.reference_teacher, self.num_labels = teachers[-1], 2
+        train, _, self.experts = experts(1, len(teachers), 400)
+        self.teacher_answers: Any = FakeAnswers(train, *experts(2, len(teachers), 200)[:2], self.next_rows)
         self.term_names = ("hard_label", "soft_label")
         prefix, lead = ("row_", (rows,)) if weighting == "sample" else ("", ())
         sizes = {
@@ -113,6 +134,11 @@ class TeacherVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.losses = np.where(self.good == 1, 0.1, 1.5) + self.rng.uniform(0, 0.3, self.good.shape)
         self.student = self.rng.uniform(0, 1, (self.num_envs, *self.shape[:-1], 3))
         self.signal = self.rng.uniform(-0.6, 0.6, (self.num_envs, 2))
+
+    def next_rows(self) -> np.ndarray:
+        """Rows of the next batch, others in each step."""
+        places = np.arange(self.num_envs * self.batch_size).reshape(self.num_envs, self.batch_size)
+        return (places + 37 * self.steps) % len(self.experts)
 
     def _observe(self) -> np.ndarray:
         values = {"progress": np.full((self.num_envs, 1), self.steps / self.episode_steps), "signal": self.signal}

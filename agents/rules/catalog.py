@@ -15,12 +15,13 @@ from agents.rules.sample_weighting import SAMPLE_RULES
 from agents.rules.teachers.by_loss import LOSS_RULES
 from agents.rules.teachers.dynamic import DYNAMIC_RULES
 from agents.rules.teachers.fixed import FIXED_RULES
+from agents.rules.teachers.router import ROUTER_RULES
 from agents.rules.tutor_token import TOKEN_RULES
 from kd_files.plugins import add_plugins, check_loads, subclass_of
 
 GROUP = "kd_env.rules"
 
-_TEACHERS = (*FIXED_RULES, *LOSS_RULES, *DYNAMIC_RULES)
+_TEACHERS = (*FIXED_RULES, *LOSS_RULES, *DYNAMIC_RULES, *ROUTER_RULES)
 _WEIGHTS = (*KNOWLEDGE_RULES, *_TEACHERS, *SAMPLE_RULES, *INFLUENCE_RULES, *TEACHING_RULES)
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (*_WEIGHTS, *DIVERGENCE_RULES, *TOKEN_RULES)}
 

@@ -46,7 +46,7 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
         self.decision = make_decision(config, Parts(self.term_names, self.teacher_names, taught))
         self.action_names, self.action_view = self.decision.action_names, config.action_view
         self.teacher_updates = config.teacher_updates
-        self._noisy = config.label_noise > 0
+        self._noisy, self._masked = config.label_noise > 0, config.objective == "text"
         self.weighting, self.batch_size = config.weighting, config.batch_size
         self.row_features = tuple(name for name in config.features if FEATURES[name].per_row)
         labels = get_task(config.task, config.columns, config.data_dir) if config.objective != "text" else None
@@ -69,6 +69,11 @@ class ProbeEnv(VectorEnv[Any, Any, Any]):
     def right_rows(self) -> Any:
         """Exists where labels were made wrong, because rules ask whether it does."""
         return self.row_influence if self._noisy else None
+
+    @property
+    def teacher_answers(self) -> Any:
+        """Exists where rows have labels, because rules ask whether it does."""
+        return None if self._masked else self.row_influence
 
     def row_influence(self) -> Any:
         """Exists, because rules ask whether it does."""

@@ -12,6 +12,7 @@ from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.decisions.base import BOX, DISCRETE, MULTI_BINARY, Decision, Measure, Parts
 from kd_env.decisions.teacher_weighting.actions import TeacherWeightingActions
+from kd_env.decisions.teacher_weighting.attributes import ATTRIBUTES
 from kd_env.decisions.teacher_weighting.measures import BestTeacherFollowed
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
@@ -51,6 +52,7 @@ class TeacherWeighting(Decision):
         "previous_action",
     )
     many_teachers = True
+    attributes = ATTRIBUTES
 
     actions: TeacherWeightingActions
 
