@@ -46,6 +46,11 @@ def row(policy: str, gaps: Sequence[float], *, learned: bool = False, seeds: int
         "raw_loss": (1.1 - values).tolist(),
         "raw_gap_closed": (values - 0.1).tolist(),
         "calibration_error": (0.2 - values / 10).tolist(),
+        "reliability": {
+            "rows": [0] * 8 + [1, 199, 100, 0, 100, 400, 200],
+            "confidence": [0] * 8 + [0.58, 120.0, 70.0, 0, 85.0, 360.0, 199.0],
+            "right": [0] * 8 + [1, 110, 60, 0, 90, 380, 190],
+        },
     }
     weights = {"hard_label": values.tolist(), "soft_label": (1 - values).tolist()}
     course = [[step / STEPS if learned else 1.0, 1.0] for step in range(STEPS)]
@@ -177,7 +182,8 @@ def test_the_page_says_who_wins_first_and_everything_is_in_it(made: Path) -> Non
     ):
         assert part in page.words, part
     figures = sorted(path.stem for path in (made / "figures").glob("*.png"))
-    names = ["calibration", "cost", "course", "differences", "learning_curves", "policies", "profiles", "traces"]
+    names = ["calibration", "cost", "course", "differences", "learning_curves", "policies", "profiles"]
+    names += ["reliability", "traces"]
     assert set(names) <= set(figures) == {path.stem for path in (made / "figures").glob("*.svg")}
     assert {f"figure-{name}" for name in figures} == {name for name in page.ids if name.startswith("figure-")}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (made / "figures").glob("*.png"))
@@ -198,6 +204,15 @@ def test_every_number_can_be_traced_to_run_folders(made: Path) -> None:
         np.mean([[0.6 + 0.01 * i, 0.62, 0.58] for i in range(5)])
     )
     assert float(agent["calibrated gap closed low"]) < 0.61 and len(agent["runs"].split(";")) == 5
+
+
+def test_a_reliability_diagram_adds_up_the_students_of_all_trainings(made: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO((made / "tables/reliability.csv").read_text())))
+    bins = {line["bin of confidence"]: line for line in lines if line["policy"] == NASTY}
+    assert len(bins) == 6 and float(bins["8/15 to 9/15"]["share of rows"]) == pytest.approx(0.001)
+    one = bins["9/15 to 10/15"]
+    assert float(one["confidence"]) == pytest.approx(120 / 199) and float(one["accuracy"]) == pytest.approx(110 / 199)
+    assert float(one["share of rows"]) == pytest.approx(0.199) and len(one["runs"].split(";")) == 5  # trainings
 
 
 def test_the_same_runs_give_the_same_bytes(made: Path, tmp_path: Path) -> None:

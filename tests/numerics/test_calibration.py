@@ -14,7 +14,14 @@ from kd_env import build_problem
 from kd_env.decisions.options import env_config
 from kd_env.envs import DistillEnv, DistillVectorEnv
 from kd_env.mdp.objectives.labels import LabelsObjective
-from kd_env.numerics.calibration import BOUNDS, expected_calibration_error, fit_temperature, fit_temperatures
+from kd_env.numerics.calibration import (
+    BOUNDS,
+    error_of_bins,
+    expected_calibration_error,
+    fit_temperature,
+    fit_temperatures,
+    reliability,
+)
 from kd_env.numerics.losses import gold_loss, log_softmax
 
 
@@ -77,6 +84,10 @@ def test_calibration_error_against_bins_one_by_one() -> None:
             right = (p.argmax(-1) == labels)[inside].mean()
             total += inside.mean() * abs(right - p.max(-1)[inside].mean())
     assert expected_calibration_error(logits[0], labels) == pytest.approx(total)
+    rows, confidence, right = reliability(logits[0], labels)
+    assert rows.sum() == len(labels) and right.sum() == (p.argmax(-1) == labels).sum()
+    assert confidence.sum() == pytest.approx(p.max(-1).sum())
+    assert error_of_bins(np.stack([[rows, confidence, right]] * 2)) == pytest.approx(total)
     sure = 100.0 * np.eye(3)[labels]
     assert expected_calibration_error(sure, labels) == pytest.approx(0.0)
     assert expected_calibration_error(np.roll(sure, 1, axis=-1), labels) == pytest.approx(1.0)

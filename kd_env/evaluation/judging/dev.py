@@ -19,7 +19,7 @@ from kd_env.mdp.problem import Problem
 from kd_env.mdp.rewards import gap_scale
 from kd_env.models.checks import check_positions
 from kd_env.models.encoder import Encoder
-from kd_env.numerics.calibration import expected_calibration_error, fit_temperatures
+from kd_env.numerics.calibration import error_of_bins, fit_temperatures, reliability
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ def end_scores(
         raw_scale, _ = gap_scale(split.raw_reset_loss, split.raw_teacher_loss)
         raw_loss = np.where(broken, split.raw_reset_loss + raw_scale, raw_loss)
         raw_gap = (split.raw_reset_loss - raw_loss) / raw_scale
-    errors, guesses = None, problem.objective.predictions(problem, safe)
+    bins, guesses = None, problem.objective.predictions(problem, safe)
     if guesses is not None and not problem.task.regression:
-        errors = np.array([expected_calibration_error(student_logits, labels) for student_logits in safe])
+        bins = np.stack([reliability(student_logits, labels) for student_logits in safe])
     scores = [split_metrics(problem, student_logits, split.table) for student_logits in safe]
     return SplitScores(
         metrics={name: np.array([score[name] for score in scores]) for name in problem.task.metrics},
@@ -134,8 +134,9 @@ def end_scores(
         floored=floored,
         raw_loss=raw_loss,
         raw_gap_closed=raw_gap,
-        calibration_error=errors,
+        calibration_error=None if bins is None else error_of_bins(bins),
         predictions=guesses,
+        reliability=bins,
     )
 
 

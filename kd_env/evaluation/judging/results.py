@@ -38,6 +38,9 @@ class SplitScores:
     regression."""
     predictions: NDArray[Any] | None
     """``[N, R]`` class indices or scores; None where they are not kept."""
+    reliability: Floats | None = None
+    """``[N, 3, 15]``: rows, summed confidence and right rows in bins of confidence, of the student as it is; None in
+    regression."""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,17 @@ class Course:
     weights: Floats  # [steps, K]
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """How right a policy's students are by how sure they are, over all of them."""
+
+    policy: str
+    learned: bool
+    rows: Floats  # [bins] share of the rows
+    confidence: Floats  # [bins] mean; NaN in empty bins
+    accuracy: Floats  # [bins]
+
+
 def score(entry: Entry, comparison: Comparison, split: str) -> Interval:
     """The measure of a policy on a dev split."""
     by_split: Mapping[str, Interval] = getattr(entry, comparison.measure)
@@ -209,6 +220,20 @@ def traces(problem: Problem) -> dict[str, dict[str, Floats]]:
                 length = min(len(one) for one in series)
                 mean = np.mean([one[:length] for one in series], axis=0)
                 found.setdefault(title, {})[entry.policy] = mean
+    return found
+
+
+def reliabilities(problem: Problem) -> list[Reliability]:
+    """On the first dev split, of every policy whose results have bins; trainings are added up."""
+    split, found = problem.comparison.dev_splits[0], list[Reliability]()
+    for entry in problem.comparison.entries:
+        bins = [row["seeds"]["splits"][split].get("reliability") for row in _rows(problem, entry)]
+        known = [[one["rows"], one["confidence"], one["right"]] for one in bins if one]
+        if known:
+            rows, confidence, right = np.sum(np.array(known, dtype=np.float64), axis=0)
+            none = np.full(len(rows), np.nan)
+            means = [np.divide(sums, rows, out=none.copy(), where=rows > 0) for sums in (confidence, right)]
+            found.append(Reliability(entry.policy, entry.learned, rows / rows.sum(), *means))
     return found
 
 

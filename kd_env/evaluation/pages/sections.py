@@ -10,7 +10,7 @@ from kd_env.evaluation.comparing.sheets import HOLM_LEVEL, intervals_of, split_m
 from kd_env.evaluation.comparing.words import plain_words
 from kd_env.evaluation.pages import collect, pooling
 from kd_env.evaluation.pages.contents import Picture, Problem, Section, Study
-from kd_env.evaluation.pages.figures import courses, curves, forests
+from kd_env.evaluation.pages.figures import courses, curves, forests, reliability
 from kd_env.evaluation.pages.hypotheses import registered
 from kd_env.evaluation.pages.tables import Cell, Table
 from kd_env.evaluation.pages.verdict import seconds_words
@@ -256,6 +256,8 @@ def _calibration(study: Study, png: bool) -> Section:
         )
         places = tuple(entry.runs for entry, _ in found)
         tables.append(Table(f"{prefix}calibration", f"Calibration on {problem.name}", header, rows, places))
+        pictures += [drawn for drawn in [reliability.diagram(problem, png, prefix)] if drawn]
+        tables += [bins for bins in [reliability.bins_table(problem, prefix)] if bins]
     lead = "" if tables else "Calibration errors are not recorded here (regression, or results of an earlier version)."
     return Section("calibration", "Calibration", lead, (), tuple(pictures), tuple(tables))
 

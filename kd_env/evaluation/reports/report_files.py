@@ -101,6 +101,7 @@ def to_json(report: Report) -> dict[str, Any]:
                     "loss": scores.loss.tolist(),
                     "gap_closed": scores.gap_closed.tolist(),
                     **({"classes": classes[split]} if split in classes else {}),
+                    **({} if scores.reliability is None else {"reliability": _bins(scores.reliability)}),
                     **{
                         key: values.tolist()
                         for key in ("raw_loss", "raw_gap_closed", "calibration_error")
@@ -151,6 +152,11 @@ def _plain_row(row: Row, seeds: dict[str, Any]) -> dict[str, Any]:
     measures = values.pop("measures")
     kind = {key: value for key in ("bound", "intervention", "of") if (value := values.pop(key))}
     return {**values, **kind, **measures, "seeds": seeds}
+
+
+def _bins(reliability: NDArray[np.float64]) -> dict[str, list[float]]:
+    """``[N, 3, 15]`` over all students."""
+    return dict(zip(("rows", "confidence", "right"), reliability.sum(axis=0).tolist(), strict=True))
 
 
 def _by_term(evaluation: Evaluation, values: NDArray[np.float64]) -> dict[str, list[float]]:
