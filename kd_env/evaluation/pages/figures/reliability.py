@@ -48,10 +48,12 @@ def diagram(problem: Problem, png: bool, prefix: str = "") -> Picture | None:
             style, kept = look(names.index(one.policy)), one.rows >= FEW
             above.plot(one.confidence[kept], one.accuracy[kept], label=one.policy, **style)
             under.plot(one.confidence[kept], one.rows[kept], **style)
-        low = min(float(np.nanmin(one.confidence[one.rows >= FEW])) for one in found)
+        kept_bins = [(one.confidence[one.rows >= FEW], one.accuracy[one.rows >= FEW]) for one in found]
+        low, bottom = (min(float(values.min()) for values in both) for both in zip(*kept_bins, strict=True))
         for axes in (above, under):
             axes.set_xlim(max(low - 0.05, 0.0), 1.01)
             axes.set_xlabel("confidence")
+        above.set_ylim(max(min(low, bottom) - 0.05, 0.0), 1.02)
         above.set_ylabel("accuracy")
         under.set_ylabel("share of rows")
         legend(figure, above)
