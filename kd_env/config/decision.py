@@ -30,6 +30,9 @@ class DecisionSection:
     usual temperature of ``soft_label``."""
     weighs: Sequence[str] = ("soft_label",)
     """``teacher_weighting`` only. Names of the terms that the action weighs; the others keep weight 1."""
+    fills: str | None = None
+    """``teacher_weighting`` only, not in the ``native`` and ``simplex`` view. A term without a teacher (hard labels)
+    that has the weight that the teachers leave: 1 minus the sum of theirs, at least 0. None: all others keep 1."""
     score: str = "student_loss"
     """``sample_weighting`` only. What ranks rows in its discrete and box view, by name
     (:mod:`kd_env.decisions.sample_weighting.scores`)."""
@@ -74,6 +77,7 @@ CHECKS: dict[str, checks.Check] = {
     "weighs": checks.names("soft_label"),
     "shapes": checks.names("soft_temperature"),
     "temperature_range": _temperatures,
+    "fills": checks.optional(checks.text),
     "score": checks.text,
     "recipe": checks.text,
     "mode": checks.one_of("joint", "sequential"),

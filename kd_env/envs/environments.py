@@ -45,7 +45,9 @@ class TeacherWeightingEnv(DistillEnv):
     ## Description
     Several fine-tuned teachers are distilled into one fresh student. The agent weighs the terms named by ``weighs``
     (soft labels) teacher by teacher, for a whole step (``weighting=batch``) or for each row of the next batch
-    (``weighting=sample``); the other terms keep weight 1.
+    (``weighting=sample``); the other terms keep weight 1, but for the one that ``fills`` names: a term without a
+    teacher that has what the teachers leave, 1 minus the sum of their weights (at least 0), so that the action is a
+    fusion ratio of teachers and labels (TGeo-KD).
 
     ## Action Space
     For T teachers, with ``weighting=sample`` B times as many components, row by row:

@@ -30,6 +30,7 @@ PROCESS_OPTIONS = frozenset(
         "decision",
         "weighting",
         "weighs",
+        "fills",
         "score",
         "features",
         "influence",

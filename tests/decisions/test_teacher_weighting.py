@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gymnasium as gym
@@ -70,6 +71,37 @@ def test_rows_have_weights_of_their_own() -> None:
     assert gated.action_names[-1] == "gate" and gated.decode(np.zeros((1, 7))).update_scale.tolist() == [0.5]
 
 
+@pytest.mark.parametrize(
+    ("view", "action", "left"),
+    [
+        ("box", [1.0, -1.0, 0.0, 1.0], 0.5),
+        ("box", [1.0, 1.0, 1.0, 1.0], 0.0),
+        ("subset", [1, 0, 1], 0.0),
+        ("subset", [0, 0, 0], 1.0),
+        ("discrete", 0, 1.0),
+    ],
+)
+def test_a_term_fills_what_the_teachers_leave(view: str, action: Any, left: float) -> None:
+    """The weights of the teachers stay as they are."""
+    chosen, plain = dataclasses.replace(model(view), fills=0), model(view)
+    found, without = (one.decode(np.asarray(action)[None]) for one in (chosen, plain))
+    np.testing.assert_allclose(found.weights[0, :, 0, 0], [left, 0.0, 0.0], atol=1e-7)
+    np.testing.assert_array_equal(found.weights[:, :, 1], without.weights[:, :, 1])
+    np.testing.assert_array_equal(found.update_scale, without.update_scale)
+
+
+def test_every_row_is_filled_by_itself() -> None:
+    chosen = dataclasses.replace(model("box", rows=2), fills=0)
+    effect = chosen.effect([[[0.2, 0.1, 0.3], [0.9, 0.0, 0.0]]])
+    np.testing.assert_allclose(effect.weights[0, 0, 0], [0.4, 0.1], atol=1e-7)
+    assert (effect.weights[0, 1:, 0] == 0).all()
+    over = chosen.effect([[[2.0, 1.0, 0.0], [1.0, 0.0, 0.0]]])  # a rule may give more than 1: nothing is left
+    np.testing.assert_array_equal(over.weights[0, 0, 0], [0.0, 0.0])
+    weights = np.array([[0.3, 0.0, 0.1], [0.0, 0.2, 0.3]])
+    raw = chosen.encode(weights)
+    np.testing.assert_allclose(chosen.decode(raw[None]).weights[0, 0, 0], 1 - weights.sum(-1), atol=1e-6)
+
+
 @pytest.mark.parametrize("rows", [None, 2])
 @pytest.mark.parametrize("view", ["simplex", "subset", "box"])
 def test_encode_is_the_inverse_of_decode(view: str, rows: int | None) -> None:
@@ -133,28 +165,37 @@ def test_without_arguments_it_is_the_embedded_set() -> None:
     assert np.isfinite(env.step(env.action_space.sample())[1])
 
 
-def _moved(problem: Any, view: str, weighting: str, action: np.ndarray) -> np.ndarray:
-    env = DistillEnv(problem=problem, action_view=view, weighting=weighting, features=["gap"], **PLAIN)
+def _moved(problem: Any, view: str, weighting: str, action: np.ndarray, fills: str | None = None) -> np.ndarray:
+    env = DistillEnv(problem=problem, action_view=view, weighting=weighting, features=["gap"], fills=fills, **PLAIN)
     env.reset(seed=3)
     env.step(action)
     return np.concatenate([p.flatten().numpy() for p in env.run.started().params.values()])
 
 
-@pytest.mark.parametrize(("view", "weighting"), CASES)
-def test_every_component_of_the_action_changes_the_student(view: str, weighting: str, problem: Any) -> None:
+FILLED = [("box", "batch"), ("box", "sample"), ("subset", "sample"), ("discrete", "batch")]
+
+
+@pytest.mark.parametrize(
+    ("view", "weighting", "fills"),
+    [*((*case, None) for case in CASES), *((*case, "hard_label") for case in FILLED)],
+)
+def test_every_component_of_the_action_changes_the_student(
+    view: str, weighting: str, fills: str | None, problem: Any
+) -> None:
     """One component at a time; in the discrete view every choice differs from every other."""
-    env = DistillEnv(problem=problem, action_view=view, weighting=weighting, features=["gap"], **PLAIN)
+    options = {"action_view": view, "weighting": weighting, "features": ["gap"], "fills": fills}
+    env = DistillEnv(problem=problem, **options, **PLAIN)
     space = env.action_space
     if isinstance(space, spaces.Discrete):
-        ends = [_moved(problem, view, weighting, np.asarray(choice)) for choice in range(int(space.n))]
+        ends = [_moved(problem, view, weighting, np.asarray(choice), fills) for choice in range(int(space.n))]
         assert len({end.tobytes() for end in ends}) == int(space.n)
         return
     base = np.ones(space.shape, space.dtype) if view == "subset" else np.full(space.shape, 0.2, space.dtype)
-    before = _moved(problem, view, weighting, base)
+    before = _moved(problem, view, weighting, base, fills)
     for component in range(int(space.shape[0])):
         other = base.copy()
         other[component] = 0 if view == "subset" else 0.9
-        change = np.abs(_moved(problem, view, weighting, other) - before).max()
+        change = np.abs(_moved(problem, view, weighting, other, fills) - before).max()
         assert change > 1e-9, f"component {component} ({env.action_names[component]}) changes nothing"
 
 
@@ -190,6 +231,20 @@ def test_all_weight_on_one_of_three_is_that_teacher_alone(tiny_set: dict[str, An
                 env.step(action)
         for name, value in alone.run.started().params.items():
             torch.testing.assert_close(three.run.started().params[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_teachers_that_leave_everything_are_hard_labels_alone(problem: Any) -> None:
+    """The lowest box action is a run on labels, the highest one on the plain average of the teachers."""
+    shared = {"action_view": "box", "features": ["gap"], "gate": False, **PLAIN}
+    filled = DistillEnv(problem=problem, fills="hard_label", weighs=["soft_label", "hidden_states"], **shared)
+    only = DistillEnv(problem=problem, decision="knowledge_selection", features=["gap"], **PLAIN)
+    for env in (filled, only):
+        env.reset(seed=2)
+        env.step(-np.ones(3, np.float32) if env is filled else env.decision.encode({"hard_label": 1.0}))
+    for name, value in only.run.started().params.items():
+        torch.testing.assert_close(filled.run.started().params[name], value, rtol=1e-9, atol=1e-12)
+    info = filled.step(np.ones(3, np.float32))[4]
+    np.testing.assert_array_equal(info["weights"][0], 0.0)  # hard labels
 
 
 def test_the_empty_subset_is_hard_labels_only(problem: Any) -> None:
@@ -293,6 +348,27 @@ def test_rows_and_weights_in_info_are_those_of_the_action(problem: Any) -> None:
     chosen = action.reshape(-1, 3).T.astype(float)
     expected = np.divide(chosen, chosen.sum(0), out=np.zeros_like(chosen), where=chosen.sum(0) > 0)
     np.testing.assert_allclose(info["row_weights"], expected, rtol=1e-6)
+
+
+def test_geometry_by_hand(problem: Any) -> None:
+    """The sides of every triangle, row by row, from the student's and the teachers' probabilities."""
+    env = DistillEnv(problem=problem, action_view="box", weighting="sample", features=["row_geometry", "geometry"])
+    observation, _ = env.reset(seed=4)
+    place = env.observation_layout["row_geometry"]
+    labels, rows, classes = problem.train.labels, env.run.started().next_rows[0, 0], problem.task.num_labels
+    assert place.shape == (len(rows), classes * (1 + 4 * 3)) and (place.low, place.high) == (-1.0, 1.0)
+    found = observation[place.slice].reshape(place.shape)
+    student = torch.softmax(torch.as_tensor(env.predict(problem.train))[0, rows].double(), -1).numpy()
+    said = [torch.softmax(torch.as_tensor(t.train_logits).double(), -1).numpy() for t in problem.teachers]
+    for place_of_row, row in enumerate(rows):
+        gold, own = np.eye(classes)[labels[row]], student[place_of_row]
+        expected = [own - gold]
+        for teacher in said:
+            mean = np.mean([teacher[other] for other in range(len(labels)) if labels[other] == labels[row]], axis=0)
+            expected += [teacher[row] - gold, own - teacher[row], mean - gold, own - mean]
+        np.testing.assert_allclose(found[place_of_row], np.concatenate(expected), atol=1e-5)
+    batch = observation[env.observation_layout["geometry"].slice]
+    np.testing.assert_allclose(batch, found.mean(0), atol=1e-6)
 
 
 def test_features_by_hand(problem: Any) -> None:
@@ -411,6 +487,15 @@ def test_rl_kd_reads_the_last_batch_that_was_trained(problem: Any) -> None:
         ({"weighting": "sample", "action_view": "discrete", "updates_per_step": 1}, "chooses for a whole batch"),
         ({"weighs": ["hard_label"]}, "has no teacher to be weighed"),
         ({"weighs": ["soft"]}, "Did you mean 'soft_label'"),
+        ({"fills": "hard_label"}, "fills='hard_label'.*view 'native'.*always sum to 1.*action_view='box'"),
+        ({"fills": "hard_label", "action_view": "simplex"}, "view 'simplex'.*or leave fills out"),
+        ({"fills": "hard_labl", "action_view": "box"}, "Did you mean 'hard_label'"),
+        ({"fills": "soft_label", "action_view": "box"}, r"reads a teacher; name a term without one \(hard_label\)"),
+        (
+            {"fills": "soft_label", "action_view": "box", "terms": ["soft_label"]},
+            r"none is among the terms: add hard_label",
+        ),
+        ({"decision": "knowledge_selection", "fills": "hard_label"}, "only for decision='teacher_weighting'"),
         ({"action_view": "simplx"}, "Did you mean 'simplex'"),
         ({"features": ["row_student"]}, "set weighting='sample'"),
         ({"decision": "knowledge_selection", "weighs": ["cls"]}, "only for decision='teacher_weighting'"),

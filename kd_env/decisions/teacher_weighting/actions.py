@@ -34,8 +34,9 @@ class TeacherWeightingActions:
     ================= ================================ ==========================================================
 
     An empty subset (or ``none``) gives every weighed entry weight 0: the terms that are not weighed, hard labels by
-    default, train alone. The last component of the box view is, with ``gate``, a gate on the whole update as in
-    :class:`kd_env.decisions.knowledge_selection.actions.KnowledgeSelectionActions`.
+    default, train alone. With ``fills`` one of them has what the teachers leave, 1 minus the sum of their weights (at
+    least 0); the simplex view leaves nothing. The last component of the box view is, with ``gate``, a gate on the whole
+    update as in :class:`kd_env.decisions.knowledge_selection.actions.KnowledgeSelectionActions`.
 
     Attributes:
         teacher_names: the T teachers in the order of the table's rows.
@@ -44,6 +45,7 @@ class TeacherWeightingActions:
         view: ``native``, ``simplex``, ``subset``, ``discrete`` or ``box``.
         gate: box view only.
         rows: B with ``weighting=sample``, None with ``batch``.
+        fills: place among the K terms of the one, without a teacher, that has what the teachers leave; None: none has.
     """
 
     teacher_names: tuple[str, ...]
@@ -52,6 +54,7 @@ class TeacherWeightingActions:
     view: str
     gate: bool
     rows: int | None
+    fills: int | None = None
 
     @property
     def gated(self) -> bool:
@@ -120,6 +123,8 @@ class TeacherWeightingActions:
         rows = row_weights.transpose(0, 2, 1)[:, :, None, :]  # [N, T, 1, 1 or B]
         fixed = self.present[None, :, :, None].astype(np.float64)
         table = np.where(self.weighed[None, :, :, None], rows, fixed)
+        if self.fills is not None:
+            table[:, 0, self.fills] = np.maximum(1.0 - rows.sum(axis=1)[:, 0], 0.0)
         return Effect(table.astype(np.float32), np.ones(count, dtype=np.float32))
 
     def encode(self, weights: Any, gate: float = 1.0) -> np.ndarray:

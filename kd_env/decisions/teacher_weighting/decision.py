@@ -36,7 +36,7 @@ class TeacherWeighting(Decision):
 
     name = "teacher_weighting"
     views = ((BOX, "simplex"), (MULTI_BINARY, "subset"), (DISCRETE, "discrete"), (BOX, "box"))
-    options = frozenset({"weighting", "weighs"})
+    options = frozenset({"weighting", "weighs", "fills"})
     view_options = MappingProxyType({"gate": ("box",)})
     default_features = (
         "progress",
@@ -69,11 +69,17 @@ class TeacherWeighting(Decision):
 
     @classmethod
     def check(cls, config: EnvConfig) -> None:
-        """Refuse a teacher that learns, and options that do not fit the weighting of single rows."""
+        """Refuse a teacher that learns, and options that fit neither the view nor the weighting of single rows."""
         if config.teacher_learns:
             raise ValueError(
                 f"teacher_updates={config.teacher_updates!r} needs one teacher; decision={cls.name!r} has several. Set "
                 "teacher_updates='none', or change the decision."
+            )
+        if config.fills is not None and config.action_view in ("native", "simplex"):
+            raise ValueError(
+                f"fills={config.fills!r} gives a term what the teachers leave of the weight 1, and in the view "
+                f"{config.action_view!r} their weights always sum to 1. Set action_view='box' (or 'subset', "
+                "'discrete'; agent.action_view in the main job), or leave fills out."
             )
         if config.weighting == "batch":
             return
@@ -92,7 +98,7 @@ class TeacherWeighting(Decision):
         """The action model.
 
         Raises:
-            ValueError: ``weighs`` names a term that is not there, or one without a teacher.
+            ValueError: ``weighs`` names a term that is not there or has no teacher, or ``fills`` one that has one.
         """
         names, present = list(parts.term_names), parts.present
         weighed = np.zeros_like(present)
@@ -102,6 +108,15 @@ class TeacherWeighting(Decision):
             if not parts.reads_teacher[names.index(name)]:
                 raise ValueError(f"weighs names {name!r}, which has no teacher to be weighed; name other terms.")
             weighed[:, names.index(name)] = True
+        if config.fills is not None and config.fills not in names:
+            raise ValueError(unknown_name("knowledge term in fills:", config.fills, names))
+        fills = None if config.fills is None else names.index(config.fills)
+        if fills is not None and parts.reads_teacher[fills]:
+            untaught = [name for name, reads in zip(names, parts.reads_teacher, strict=True) if not reads]
+            raise ValueError(
+                f"fills names {config.fills!r}, which reads a teacher; name a term without one "
+                f"({', '.join(untaught) or 'none is among the terms: add hard_label'})."
+            )
         self._column = names.index(config.weighs[0])
         by_row = config.weighting == "sample"
         self.weights_per_row = len(parts.teacher_names) if by_row else 0
@@ -112,7 +127,8 @@ class TeacherWeighting(Decision):
                 "the env takes one action a batch (weighting='batch'); make it with weighting='sample'."
             )
         rows = config.batch_size if by_row else None
-        return TeacherWeightingActions(parts.teacher_names, weighed, present, config.action_view, config.gate, rows)
+        view, gate = config.action_view, config.gate
+        return TeacherWeightingActions(parts.teacher_names, weighed, present, view, gate, rows, fills)
 
     @property
     def view_meaning(self) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_env.mdp.observations import course, rows, teachers
+from kd_env.mdp.observations import course, geometry, rows, teachers
 from kd_env.mdp.observations.base import FEATURES, Feature, View
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState
@@ -16,6 +16,7 @@ __all__ = ["FEATURES", "Feature", "View", "observe", "resolve"]
 course.register()
 teachers.register()
 rows.register()
+geometry.register()
 
 
 def resolve(names: Sequence[str], regression: bool, num_terms: int, *, by_row: bool = False) -> dict[str, Feature]:
