@@ -300,7 +300,8 @@ def test_the_loss_table_by_hand(problem: Any) -> None:
 def test_vector_equals_singles(view: str, weighting: str, problem: Any) -> None:
     """Three stacked students against three single ones, across their ends."""
     options = {"action_view": view, "weighting": weighting, "budget": 4}
-    features = ["gap", "student_on_batch", "teacher_losses", *(["row_student"] if weighting == "sample" else [])]
+    of_rows = ["row_student", "row_geometry"] if weighting == "sample" else []
+    features = ["gap", "student_on_batch", "teacher_losses", *of_rows]
     envs = DistillVectorEnv(3, problem=problem, features=features, **options)
     singles = [DistillEnv(problem=problem, features=features, **options) for _ in range(3)]
     observation, _ = envs.reset(seed=10)

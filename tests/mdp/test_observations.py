@@ -124,3 +124,27 @@ def test_bounds_hold_at_the_end_and_after_divergence(view: str, tiny: dict[str, 
         assert np.isfinite(rewards).all()
         for index in np.flatnonzero(ended):
             assert envs.single_observation_space.contains(info["final_obs"][index])
+
+
+def test_geometry_beside_a_teacher_that_learns(tiny: dict[str, Any]) -> None:
+    """Its mean over a label is that of the batch, of each replica by itself."""
+    learning = {"teacher_updates": "prokt", "teacher_source": "online", "decision": "sample_weighting"}
+    learning |= {"updates_per_step": 1, "weighting": "sample"}
+    envs = DistillVectorEnv(2, **{**tiny, **learning, "features": ["row_geometry"], "batch_size": 8})
+    envs.reset(seed=0)
+    observations, *_ = envs.step(envs.decision.lesson(np.ones((2, envs.batch_size), np.float32)))
+    problem, state = envs.problem, envs.run.started()
+    place, classes = envs.observation_layout["row_geometry"], problem.task.num_labels
+    said, own = (
+        torch.softmax(torch.as_tensor(logits).double(), -1).numpy()
+        for logits in (envs.predict_teacher(problem.train), envs.predict(problem.train))
+    )
+    for replica, observation in enumerate(observations):
+        rows = state.next_rows[replica, 0]
+        labels, found = problem.train.labels[rows], observation[place.slice].reshape(place.shape)
+        assert set(labels.tolist()) == {0, 1}
+        for row, label, sides in zip(rows, labels, found, strict=True):
+            gold, mean = np.eye(classes)[label], said[replica, rows[labels == label]].mean(0)
+            teacher, student = said[replica, row], own[replica, row]
+            expected = [student - gold, teacher - gold, student - teacher, mean - gold, student - mean]
+            np.testing.assert_allclose(sides, np.concatenate(expected), atol=1e-5)
