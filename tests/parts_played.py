@@ -15,6 +15,7 @@ from kd_env.envs.build import build_problem
 from kd_env.mdp.problem import Problem
 
 UPDATES = 20
+TEXT_TERMS = ["plausibility", {"name": "plausibility", "as": "uncertain", "uncertain_share": 0.3}, "hidden_states"]
 CASES: dict[str, dict[str, Any]] = {
     "terms": {"decision": "knowledge_selection", "features": ["progress", "student_cls", "teacher_cls"]},
     "rows": {"decision": "sample_weighting", "reward": "loss_drop"},
@@ -27,7 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "tokens": {"decision": "tutor_token"},
     "tokens_of_labels": {"decision": "tutor_token", "task": "toy"},
-    "text": {"decision": "knowledge_selection", "objective": "text", "terms": ["plausibility", "hidden_states"]},
+    "text": {"decision": "knowledge_selection", "objective": "text", "terms": TEXT_TERMS},
     "unscaled": {"decision": "knowledge_selection", "term_scale": "none", "features": ["progress"]},
 }
 RANKED = ("terms", "learning_teacher", "tokens", "text")

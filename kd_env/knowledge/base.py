@@ -25,7 +25,7 @@ class TermInputs(NamedTuple):
     batch: Batch
     projections: Mapping[str, Tensor]  # this term's own: name -> [out, in], features x map as x @ weight.T
     given: Mapping[str, Tensor] = MappingProxyType({})  # what the action says to terms: name -> [], or [B]
-    mean_tokens: Tensor | None = None  # real tokens of a mean row, where the batch is a part of a larger one
+    row_tokens: Tensor | None = None  # real tokens of all rows of a larger batch, ``[B']``, of which this is a part
 
     @property
     def taught(self) -> ModelOutput:

@@ -69,7 +69,7 @@ def loss_table(
     teacher_outputs: tuple[ModelOutput, ...],
     batch: Batch,
     given: Mapping[str, Tensor] | None = None,
-    mean_tokens: Tensor | None = None,
+    row_tokens: Tensor | None = None,
 ) -> Tensor:
     """The table ``L[T, K, B]`` of every replica, ``[N, T, K, B]``: per-example, unreduced losses; 0 where absent.
 
@@ -80,11 +80,11 @@ def loss_table(
         teacher_outputs: of the T teachers, outputs ``[N, B, ...]``.
         batch: ``[N, B, ...]``.
         given: what the action says to terms, by name ``[N]`` or ``[N, B]``.
-        mean_tokens: ``[N]`` real tokens of a mean row, where the batch is a part of a larger one.
+        row_tokens: ``[N, B']`` real tokens of all rows of a larger batch, of which this is a part.
     """
     count = len(problem.teachers)
     values = dict(given or {})
-    whole = {} if mean_tokens is None else {"mean_tokens": mean_tokens}
+    whole = {} if row_tokens is None else {"row_tokens": row_tokens}
     projections = {name: p for name, p in params.items() if name.startswith("projections.")}
 
     def replica_table(

@@ -12,7 +12,7 @@ from kd_env.core.types import ModelOutput
 from kd_env.mdp.episodes import sub_seed
 from kd_env.mdp.gradients import SMALLEST_SCALE, Gradients, loss_table, running_scale, weighted_rows
 from kd_env.mdp.objectives.batches import StudentBatch, TeacherPass
-from kd_env.mdp.parts import joined, mean_tokens, part, pieces
+from kd_env.mdp.parts import joined, part, pieces, row_tokens
 from kd_env.mdp.passes import Params, StudentPass, dropout_on, student_pass
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import TeacherState
@@ -47,7 +47,7 @@ def gradients_in_parts(
     hidden states of all rows where the decision hears of them, else those of the last piece. There are no cosines.
     """
     size = update_batch.rows.shape[1]
-    own, tokens = pieces(problem, size), mean_tokens(update_batch.batch.attention_mask)
+    own, tokens = pieces(problem, size), row_tokens(update_batch.batch.attention_mask)
     dropout, running = problem.config.student_config.dropout, problem.config.term_scale == "running"
 
     def look(piece: slice, graph: bool, teachers: TeacherPass | None = None) -> _Look:

@@ -69,9 +69,9 @@ def by_rows(problem: InParts, count: int, compute: Callable[[slice], Tree]) -> T
     return joined(problem, [compute(piece) for piece in pieces(problem, count)])
 
 
-def mean_tokens(attention_mask: Tensor) -> Tensor:
-    """Real tokens of a row of the whole batch in the mean, ``[N]``, from ``[N, B, S]``."""
-    return attention_mask.sum((1, 2)) / attention_mask.shape[1]
+def row_tokens(attention_mask: Tensor) -> Tensor:
+    """Real tokens of each row of the whole batch, ``[N, B]``, from ``[N, B, S]``."""
+    return attention_mask.sum(-1)
 
 
 def check_parts(config: EnvConfig, ranks: Ranks, terms: Sequence[Term], features: Sequence[str]) -> None:

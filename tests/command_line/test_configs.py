@@ -298,6 +298,7 @@ EXPERIMENT_AGENTS = {
     "rco_mrpc": "rco",
     "rl_kd": "teacher_selector",
     "rl_kd_mrpc": "teacher_selector",
+    "se_kd": "se_kd",
     "tgeo_kd": "row_reinforce",
     **dict.fromkeys(("tutor_paper", "tutor_kd_paper", "tutor_kd_paper_small"), "tutor"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -198,6 +199,73 @@ def test_the_term_is_the_mean_over_all_tokens_row_by_row(drawn: dict[str, Any]) 
     assert torch.allclose(stacked[0], losses, rtol=1e-12)
     nothing = inputs._replace(batch=inputs.batch._replace(attention_mask=torch.zeros_like(mask)))
     assert torch.equal(term.loss(nothing), torch.zeros(ROWS, dtype=torch.float64))
+
+
+def uncertain(share: Any) -> Any:
+    return build_terms([{"name": "plausibility", "uncertain_share": share}], TEXT)[0]
+
+
+def kept_by_hand(scores: Tensor, length: int, share: str) -> set[int]:
+    """The places of a row that count: sorted by entropy, one after another, the earlier of equals first."""
+    entropies = []
+    for place in range(length):
+        p = 1 / (1 + math.exp(-float(scores[place])))
+        entropies.append(-(p * math.log(p) + (1 - p) * math.log(1 - p)))
+    count = max(1, math.ceil(Fraction(share) * length))
+    return set(sorted(range(length), key=lambda place: (-entropies[place], place))[:count])
+
+
+@pytest.mark.parametrize("share", ["0.2", "0.4", "0.6", "0.75", "0.001"])
+def test_of_each_row_only_the_uncertain_tokens_count(share: str, drawn: dict[str, Any]) -> None:
+    """Token by token; padding never, though it would be the most uncertain; the same under vmap and in parts."""
+    drawn["scores"] = torch.where(drawn["mask"], drawn["scores"], 0.0)
+    inputs, term = plausibility_inputs(drawn), uncertain(float(share))
+    scores, labels = drawn["scores"], inputs.taught.logits
+    kept = [kept_by_hand(scores[row], length, share) for row, length in enumerate(LENGTHS)]
+    expected = []
+    for row, places in enumerate(kept):
+        total = 0.0
+        for place in places:
+            p, m = float(scores[row, place].sigmoid()), float(labels[row, place])
+            total += -(m * math.log(p) + (1 - m) * math.log(1 - p))
+        expected.append(total * ROWS / sum(len(places) for places in kept))
+    losses = term.loss(inputs)
+    assert losses.tolist() == pytest.approx(expected, rel=1e-9)
+    leaf = scores.clone().requires_grad_()
+    term.loss(inputs._replace(student=inputs.student._replace(logits=leaf[..., None]))).sum().backward()
+    assert leaf.grad is not None
+    assert [set(row.nonzero().ravel().tolist()) for row in leaf.grad] == kept
+    stacked = torch.func.vmap(lambda u: term.loss(inputs._replace(student=inputs.student._replace(logits=u))))(
+        torch.stack([scores.flip(0), scores])[..., None]
+    )
+    assert torch.allclose(stacked[1], losses, rtol=1e-12)
+    tokens, parts = drawn["mask"].sum(-1), []
+    for piece in (slice(0, 1), slice(1, 3)):
+        student, teacher = (one._replace(logits=one.logits[piece]) for one in (inputs.student, inputs.taught))
+        batch = inputs.batch._replace(attention_mask=inputs.batch.attention_mask[piece])
+        parts.append(term.loss(TermInputs(student, teacher, batch, {}, row_tokens=tokens)))
+    assert torch.allclose(torch.cat(parts), losses, rtol=1e-6)  # the mean row is float32
+
+
+def test_a_share_of_all_tokens_is_the_plain_term_bit_for_bit(drawn: dict[str, Any]) -> None:
+    inputs = plausibility_inputs(drawn)
+    [plain] = build_terms(["plausibility"], TEXT)
+    for share in (1.0, 1):
+        assert torch.equal(uncertain(share).loss(inputs), plain.loss(inputs))
+    assert not torch.equal(uncertain(0.5).loss(inputs), plain.loss(inputs))
+
+
+def test_equals_are_kept_in_order_and_shares_are_exact() -> None:
+    scores, mask = torch.tensor([[1.0, -1.0, 1.0, 2.0, -1.0]]), torch.ones(1, 5, dtype=torch.bool)
+    kept = plausibility.uncertain_tokens(scores, mask, Fraction(2, 5))
+    assert kept.tolist() == [[True, True, False, False, False]]
+    assert plausibility.kept_tokens(torch.tensor([0, 1, 5, 15, 16]), Fraction(1, 5)).tolist() == [0, 1, 1, 3, 4]
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan"), "half", True])
+def test_a_share_outside_its_range_is_refused(share: Any) -> None:
+    with pytest.raises(ValueError, match=r"plausibility.uncertain_share.* above 0.0 and at most 1.0"):
+        uncertain(share)
 
 
 def test_terms_of_labels_and_of_text_are_told_apart() -> None:

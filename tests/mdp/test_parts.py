@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import kd_env  # noqa: F401 - registers the environments
-from kd_env.mdp.parts import in_parts, mean_tokens, pieces
+from kd_env.mdp.parts import in_parts, pieces, row_tokens
 from kd_env.models.library import recomputing
 from kd_env.numerics.ranks import Ranks
 from tests.launched import two_ranks
@@ -74,7 +74,7 @@ def test_shares_and_pieces_cover_every_row_once(tiny_problem: Any) -> None:
 
 def test_rows_of_a_part_count_by_the_tokens_of_the_whole_batch() -> None:
     mask = torch.tensor([[[True, True, True], [True, False, False]], [[True, True, False], [True, True, False]]])
-    assert mean_tokens(mask).tolist() == [2.0, 2.0]
+    assert row_tokens(mask).tolist() == [[3, 1], [2, 2]]
 
 
 @pytest.mark.parametrize(
