@@ -142,11 +142,11 @@ CROSS_ENTROPIES = [[0.0, 0.3, 2.5], [1.2, 1.2, 0.1], [0.05, 4.0, 40.0]]
 
 
 @pytest.mark.parametrize("weighting", ["batch", "sample"])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.001, 0.5, 1.0, 3.0])
 def test_softmax_of_losses(weighting: str, temperature: float) -> None:
     found = weights_on("softmax", CROSS_ENTROPIES, weighting, temperature=temperature)
     for row, losses in zip(found, CROSS_ENTROPIES, strict=True):
-        powers = [math.exp(-loss / temperature) for loss in losses]
+        powers = [math.exp((min(losses) - loss) / temperature) for loss in losses]
         assert row == pytest.approx([power / sum(powers) for power in powers], rel=1e-4)
 
 
@@ -269,7 +269,7 @@ def test_dynamic_soft_by_row_and_with_the_mean_of_the_batch() -> None:
         ("route", {"order": []}, "at least 1 stage"),
         ("route", {"order": ["small", "big"], "shares": [1000, 1]}, "6 steps has none in stage 2"),
         ("mt_bert", {"normalise": True}, "Did you mean 'normalize'"),
-        ("softmax", {"temperature": 0.0}, "temperature=0.0 is not allowed.*above 0"),
+        ("softmax", {"temperature": 0.0}, "temperature=0.0 is not allowed.*at least 0.001"),
     ],
 )
 def test_bad_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:

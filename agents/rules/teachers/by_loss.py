@@ -63,13 +63,14 @@ class SoftmaxWeights(LossRule):
     Args:
         env: the environment.
         seed: unused.
-        temperature: above 0 and finite; large ones come near the plain average.
+        temperature: at least 0.001 and finite; large ones come near the plain average.
     """
 
     name = "softmax"
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, temperature: float = 1.0) -> None:
-        require(0.0 < temperature < float("inf"), "temperature", temperature, "above 0 and finite")
+        # Below, losses over the temperature would not be finite.
+        require(1e-3 <= temperature < float("inf"), "temperature", temperature, "at least 0.001 and finite")
         super().__init__(env, seed=seed, temperature=temperature)
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
