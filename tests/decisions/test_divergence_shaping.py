@@ -290,6 +290,15 @@ def test_what_the_action_does_not_say_stays_the_terms(tiny: dict[str, Any]) -> N
         torch.testing.assert_close(value, ends[1][name], rtol=1e-5, atol=1e-7)
 
 
+def test_temperatures_of_actions_are_part_of_their_meaning(tiny: dict[str, Any]) -> None:
+    """A policy is not used again where its numbers would be other temperatures."""
+    wide = DistillEnv(**options(tiny)).decision.view_meaning
+    assert wide == DistillEnv(**options(tiny)).decision.view_meaning
+    assert wide != DistillEnv(**options(tiny, temperature_range=[1.0, 4.0])).decision.view_meaning
+    shares = [DistillEnv(**options(tiny, shapes=["reverse_share"], temperature_range=r)) for r in ([1, 4], [1, 8])]
+    assert shares[0].decision.view_meaning == shares[1].decision.view_meaning
+
+
 def test_regression_and_text_have_no_soft_labels_of_classes(tiny_regression: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="which regression has not"):
         env_config(**{**options(tiny_regression), "terms": TERMS})

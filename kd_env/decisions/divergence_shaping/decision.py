@@ -133,6 +133,13 @@ class DivergenceShaping(Decision):
             config.batch_size if self.gives_rows else None,
         )
 
+    @property
+    def view_meaning(self) -> str | None:
+        """The action view, and the temperatures of its ends where the action says one."""
+        low, high = self.actions.limits
+        warm = SOFT_TEMPERATURE in self.given_names
+        return f"{self.view}, temperatures from {low:g} to {high:g}" if warm else self.view
+
     def apply(self, problem: Problem, state: DistillState, actions: Any) -> Effect:
         """Effect of raw actions ``[N, ...]`` in any state."""
         return self.actions.decode(actions)

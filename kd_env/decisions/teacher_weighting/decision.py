@@ -117,7 +117,7 @@ class TeacherWeighting(Decision):
                 f"fills names {config.fills!r}, which reads a teacher; name a term without one "
                 f"({', '.join(untaught) or 'none is among the terms: add hard_label'})."
             )
-        self._column = names.index(config.weighs[0])
+        self._column, self._fills = names.index(config.weighs[0]), config.fills
         by_row = config.weighting == "sample"
         self.weights_per_row = len(parts.teacher_names) if by_row else 0
         if by_row:
@@ -132,8 +132,9 @@ class TeacherWeighting(Decision):
 
     @property
     def view_meaning(self) -> str | None:
-        """The action view, of which the native one is the simplex."""
-        return "simplex" if self.view == "native" else self.view
+        """The action view, of which the native one is the simplex, and what has the weight that is left."""
+        view = "simplex" if self.view == "native" else self.view
+        return f"{view}, {self._fills} has the rest" if self._fills else view
 
     def apply(self, problem: Problem, state: DistillState, actions: Any) -> Effect:
         """Effect of raw actions ``[N, ...]`` in any state; raises ``ValueError`` for values outside the space."""
