@@ -164,6 +164,12 @@ def _check_shapes(config: EnvConfig) -> None:
             raise ValueError(f"shapes={list(config.shapes)!r} names {name!r}; valid: {', '.join(SHAPES)}.")
     if len(set(config.shapes)) < len(config.shapes):
         raise ValueError(f"shapes={list(config.shapes)!r} names one twice; name each of {', '.join(SHAPES)} once.")
+    usual = EnvConfig.temperature_range
+    if SOFT_TEMPERATURE not in config.shapes and tuple(config.temperature_range) != tuple(usual):
+        raise ValueError(
+            f"temperature_range={list(config.temperature_range)!r} is never read, since shapes={list(config.shapes)!r} "
+            f"has no temperature; leave it out, or add {SOFT_TEMPERATURE} to shapes."
+        )
 
 
 def _check_terms(config: EnvConfig) -> None:
