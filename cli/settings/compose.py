@@ -6,11 +6,12 @@ Hydra composes, but its own errors name neither what is valid nor nested presets
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from cli.settings.presets import JOB_GROUPS, NO_EXPERIMENT, PACKAGE, groups, offer_plugin
+from cli.settings.presets import NO_EXPERIMENT, PACKAGE, groups, offer_plugin, own_presets
 from cli.settings.recipes import check_recipe, paper_recipe, paper_recipes
 from cli.settings.unread import refuse_unread
 from cli.settings.values import check_values
@@ -34,7 +35,7 @@ def compose(job: str, overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    composed, presets = _compose(job, resolve_overrides(job, overrides))
+    composed, presets = _composed(job, resolve_overrides(job, overrides))
     try:
         config = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
@@ -125,13 +126,41 @@ def swept_keys(overrides: Sequence[str]) -> list[str]:
     return [override.key_or_group for override in map(_parse, overrides) if override.is_sweep_override()]
 
 
-@lru_cache(maxsize=256)
 def _known(job: str, presets: tuple[str, ...]) -> tuple[Any, dict[str, str]]:
-    """What presets compose, to look up keys in; a study asks for the same ones again and again."""
-    return _compose(job, presets)
+    """What presets compose, not to be changed; a study, a sweep or a search asks for the same ones again and again."""
+    own = own_presets(job)
+    chosen = [override for override in map(_parse, presets) if override.key_or_group in own]
+    # What a plug-in says is its own: another one may have its name later.
+    plugins = any(override.value() not in own[override.key_or_group] for override in chosen)
+    return _composed_presets(job, presets) if plugins else _kept_presets(job, presets)
 
 
-def _compose(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
+def _composed(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """The configuration with its values, as Hydra puts them over what presets compose; and the chosen presets."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    available = groups(job)
+    parsed = [_parse(text) for text in overrides]
+    config, presets = _known(job, tuple(o.input_line for o in parsed if o.key_or_group in available))
+    values = [override for override in parsed if override.key_or_group not in available]
+    if values:
+        config = deepcopy(config)
+    try:
+        for override in values:
+            add = override.is_force_add()
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=add)
+    except OmegaConfBaseException as error:
+        raise _unfit(overrides, error) from error
+    return config, presets
+
+
+@lru_cache(maxsize=256)
+def _kept_presets(job: str, presets: tuple[str, ...]) -> tuple[Any, dict[str, str]]:
+    return _composed_presets(job, presets)
+
+
+def _composed_presets(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
     """Hydra's configuration without its own part, and the presets that were chosen."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
@@ -139,17 +168,11 @@ def _compose(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
     from omegaconf import open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    # Hydra takes a key that names a group for a preset, though it may be a value: the objective of `kd-env teacher`.
-    others = set(groups()) - set(JOB_GROUPS[job])
-    parsed = [_parse(text) for text in overrides]
-    values = [override for override in parsed if override.key_or_group in others]
     try:
         with initialize_config_module(PACKAGE, version_base="1.3"):
-            known = [override.input_line for override in parsed if override not in values]
-            config = hydra_compose(job, overrides=known, return_hydra_config=True)
+            config = hydra_compose(job, overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"The overrides {list(overrides)} do not fit: {str(cause).splitlines()[0]}") from error
+        raise _unfit(overrides, error.__cause__ or error) from error
     choices = config.hydra.runtime.choices
     presets = {str(key): str(value) for key, value in choices.items() if key in groups() and value is not None}
     for group in ("experiment", "regime"):
@@ -157,9 +180,11 @@ def _compose(job: str, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
             del presets[group]
     with open_dict(config):
         del config["hydra"]
-    for override in values:
-        config[override.key_or_group] = override.value()
     return config, presets
+
+
+def _unfit(overrides: Sequence[str], cause: BaseException) -> ValueError:
+    return ValueError(f"The overrides {list(overrides)} do not fit: {str(cause).splitlines()[0]}")
 
 
 def _parse(text: str) -> Any:

@@ -54,6 +54,14 @@ def test_the_defaults_are_those_of_the_environment() -> None:
     assert env == dataclasses.replace(expected, student=student)
 
 
+def test_values_reach_no_later_command_of_the_same_presets() -> None:
+    """What presets compose is kept, and put together once."""
+    before = compose("config", ["task=toy"])
+    changed = compose("config", ["task=toy", "env.budget=7", "agent.options.gamma=0.5"])
+    assert (changed["env"]["budget"], changed["agent"]["options"]) == (7, {"gamma": 0.5})
+    assert compose("config", ["task=toy"]) == before
+
+
 @pytest.mark.parametrize(
     ("overrides", "experiment"),
     [
