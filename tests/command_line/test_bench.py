@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+import runpy
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from benchmarks import children, teacher_set
 from cli.jobs import bench as job
 from cli.jobs.bench import NAMES, bench, help_text
 
@@ -82,8 +90,23 @@ def run(name: str, folder: Path, *words: str) -> dict[str, Any]:
     return result
 
 
+def played_here(words: Sequence[str], **_: Any) -> str:
+    """What ``python -m <words>`` prints, without a process: to start one takes seconds."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(sys, "argv", list(words))
+        patch.setenv("TOKENIZERS_PARALLELISM", "false")
+        warnings.filterwarnings("ignore", "'benchmarks.* found in sys.modules", RuntimeWarning)
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    return printed.getvalue()
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_benchmark_writes_its_files(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_benchmark_writes_its_files(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name != "states":  # it and ``ranks`` start processes as all do
+        for module in (children, teacher_set):
+            monkeypatch.setattr(module, "processes", SimpleNamespace(output=played_here))
     result = run(name, tmp_path, *(["tools=pytorch,pytorch_cached"] if name == "field" else []))
     assert result["facts"]["command"] == f"kd-env bench {name}"
     assert "PyTorch" in result["facts"]["hardware"]
