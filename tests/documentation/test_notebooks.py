@@ -1,10 +1,11 @@
-"""The tutorials are played as they are, each in a kernel of its own, with warnings as errors; no output is kept."""
+"""The tutorials are played as they are, with warnings as errors, one of them in a kernel; no output is kept."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -14,6 +15,8 @@ from docs.house import ROOT
 from docs.site.notebooks import as_page, cells
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
+IN_A_KERNEL = "own_decision"
+"""It registers a decision, which no other test should meet."""
 STRICT = "import warnings\n\nwarnings.simplefilter('error')"
 
 
@@ -34,15 +37,31 @@ def test_a_notebook_is_one_and_holds_no_outputs(path: Path) -> None:
     assert all(text in page for _, text in cells(path)) and f"`docs/tutorials/{path.name}`" in page
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that a notebook is played in."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    notebook = nbformat.read(path, as_version=4)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("path", [path for path in TUTORIALS if path.stem != IN_A_KERNEL], ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, there: Path) -> None:
+    """Its cells as a kernel takes them, one after the other in one namespace, without the start of a kernel."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{path.stem} cell {number}", "exec", dont_inherit=True), names)
+
+
+@pytest.mark.timeout(400)
+def test_a_notebook_runs_in_a_kernel(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IPYTHONDIR", str(there / "ipython"))
+    notebook = nbformat.read(ROOT / "docs" / "tutorials" / f"{IN_A_KERNEL}.ipynb", as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(there)}})
     asyncio.run(client.async_execute())
     played = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in played)
