@@ -14,8 +14,10 @@ from kd_env.envs import DistillVectorEnv
 from kd_env.envs.build import build_problem
 from kd_env.mdp.problem import Problem
 
-UPDATES = 20
+UPDATES = 10
 TEXT_TERMS = ["plausibility", {"name": "plausibility", "as": "uncertain", "uncertain_share": 0.3}, "hidden_states"]
+FEW_ROWS = {"max_train_rows": 64, "feedback_rows": 32, "selection_rows": 32, "evaluation_rows": 32}
+"""To read all rows of the embedded tasks takes longer than to play."""
 CASES: dict[str, dict[str, Any]] = {
     "terms": {"decision": "knowledge_selection", "features": ["progress", "student_cls", "teacher_cls"]},
     "rows": {"decision": "sample_weighting", "reward": "loss_drop"},
@@ -39,7 +41,8 @@ STACKED = {"text": 2, "rows": 2}
 
 def problem_of(case: str, **options: Any) -> Problem:
     """What a case is played in, in float64, where another order of sums is no difference."""
-    made = {"updates_per_step": 1, "budget": UPDATES, "precision": "fp64", "batch_size": 8, **CASES[case], **options}
+    made = {"updates_per_step": 1, "budget": UPDATES, "precision": "fp64", "batch_size": 8, **FEW_ROWS}
+    made |= {**CASES[case], **options}
     return build_problem(env_config(**made))
 
 

@@ -15,9 +15,9 @@ from kd_env.mdp.parts import in_parts, pieces, row_tokens
 from kd_env.models.library import recomputing
 from kd_env.numerics.ranks import Ranks
 from tests.launched import two_ranks
-from tests.parts_played import CASES, RANKED, UPDATES, play, problem_of
+from tests.parts_played import CASES, FEW_ROWS, RANKED, UPDATES, play, problem_of
 
-SMALL = {"budget": 4, "updates_per_step": 1}
+SMALL = {"budget": 4, "updates_per_step": 1, **FEW_ROWS}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_an_update_in_uneven_pieces_is_that_of_the_whole_batch(
 
 
 def test_two_ranks_keep_the_student_of_one_process(whole: dict[str, dict[str, np.ndarray]], tmp_path: Path) -> None:
-    """Losses and parameters after 20 updates, for terms, rows, a teacher that learns (by influence, too) and tokens."""
+    """Losses and parameters after ten updates: terms, rows, a teacher that learns (by influence, too) and tokens."""
     folders = [tmp_path / rank for rank in "01"]
     for folder in folders:
         folder.mkdir()
@@ -96,12 +96,15 @@ def test_what_cannot_be_computed_in_parts_is_refused(
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match=words):
-        gym.make("kd_env/KnowledgeSelection-v0", **options)
+        gym.make("kd_env/KnowledgeSelection-v0", **{**FEW_ROWS, **options})
 
 
 def test_terms_without_their_part_across_rows_are_allowed() -> None:
-    gym.make("kd_env/KnowledgeSelection-v0", terms=[{"name": "dist", "gamma": 0.0}], micro_batch_size=4).close()
-    gym.make("kd_env/KnowledgeSelection-v0", terms=["dist"], micro_batch_size=16).close()  # the whole batch
+    gym.make(
+        "kd_env/KnowledgeSelection-v0", terms=[{"name": "dist", "gamma": 0.0}], micro_batch_size=4, **FEW_ROWS
+    ).close()
+    whole = {"terms": ["dist"], "micro_batch_size": 16}  # rows of the whole batch
+    gym.make("kd_env/KnowledgeSelection-v0", **whole, **FEW_ROWS).close()
 
 
 def test_activations_that_are_computed_again_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
