@@ -180,6 +180,18 @@ class Rule(ABC):
             self._generators.append(np.random.default_rng([self.seed, len(self._generators)]))
         return self._generators[replica]
 
+    def refuse_other_replicas(self, replicas: int, observations: NDArray[np.float32]) -> None:
+        """Refuse observations ``[N, O]`` of others than the students that a rule reads from the state of its env.
+
+        Raises:
+            ValueError: the env has another number of replicas than there are observations.
+        """
+        if replicas != len(observations):
+            raise ValueError(
+                f"The rule {self.name!r} reads the state of its env, which has {replicas} replicas; it got "
+                f"{len(observations)} observations."
+            )
+
     def encode(self, weights: Mapping[str, float], gate: float = 1.0) -> Array:
         """Raw action of one replica in the env's view."""
         return np.asarray(self.base.decision.encode(weights, gate))

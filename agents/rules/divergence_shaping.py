@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from agents.common.base import AnyEnv, require
 from agents.rules.base import Rule
-
-Floats = NDArray[np.float64]
+from agents.rules.teachers.base import Floats
+from agents.rules.teachers.by_loss import softmax
 
 TEMPERATURE, REVERSE, PROGRESS = "soft_temperature", "reverse_share", "progress"
 
@@ -35,17 +35,29 @@ class DivergenceRule(Rule):
     """What the rule chooses; an env whose actions do not say it is refused."""
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, **options: Any) -> None:
+        super().__init__(env, seed=seed, **options)
         self._plain = {TEMPERATURE: options.get("temperature", 2.0), REVERSE: options.get("reverse_share", 0.0)}
         temperature, share = self._plain.values()
-        require(0.0 < temperature < float("inf"), "temperature", temperature, "above 0 and finite")
+        self.require_temperatures(temperature=temperature)
         require(0.0 <= share <= 1.0, "reverse_share", share, "in [0, 1]")
-        super().__init__(env, seed=seed, **options)
         self.shapes: tuple[str, ...] = tuple(self.base.decision.given_names)
         if self.needs_shape and self.needs_shape not in self.shapes:
             raise ValueError(
                 f"The rule {self.name!r} chooses {self.needs_shape}, but the actions of the env say "
                 f"{', '.join(self.shapes)}; make the env with shapes=[{self.needs_shape}] or both."
             )
+
+    def require_temperatures(self, **values: float) -> None:
+        """Refuse options at which the soft labels mean nothing, by name."""
+        low, high = self.base.decision.temperatures
+        for name, value in values.items():
+            require(low <= value <= high, name, value, f"from {low:g} to {high:g}")
+
+    def next_logits(self, observations: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        """Of students and teachers on the next batch, ``[N, B, C]``; refused where the env has another N."""
+        student, teacher = self.base.next_logits()
+        self.refuse_other_replicas(len(student), observations)
+        return student, teacher
 
     @property
     def by_row(self) -> bool:
@@ -76,7 +88,7 @@ class PlainKD(DivergenceRule):
     Args:
         env: the environment.
         seed: unused.
-        temperature: above 0.
+        temperature: from 0.05 to 100, as all temperatures here.
         reverse_share: of the reverse KL, in [0, 1].
     """
 
@@ -116,7 +128,7 @@ class RandomDivergence(DivergenceRule):
 
 
 class TemperatureAnnealing(DivergenceRule):
-    """A temperature that falls in a straight line from the first step to the last.
+    """A temperature that falls in a straight line, from the first step on.
 
     After Annealing KD (Jafari et al., EACL 2021), which lowers it in whole stages and scales the logits of the teacher
     alone; that form is the rule ``stages``.
@@ -124,8 +136,8 @@ class TemperatureAnnealing(DivergenceRule):
     Args:
         env: the environment.
         seed: unused.
-        start: temperature of the first step, above 0.
-        end: of the last.
+        start: temperature of the first step.
+        end: where the line is when the budget is spent, one step behind the last.
         reverse_share: where the action says it.
     """
 
@@ -134,9 +146,8 @@ class TemperatureAnnealing(DivergenceRule):
     needs_shape = TEMPERATURE
 
     def __init__(self, env: AnyEnv, *, seed: int = 0, start: float = 8.0, end: float = 1.0, reverse_share: float = 0.0):
-        require(0.0 < start < float("inf"), "start", start, "above 0 and finite")
-        require(0.0 < end < float("inf"), "end", end, "above 0 and finite")
         super().__init__(env, seed=seed, start=start, end=end, reverse_share=reverse_share)
+        self.require_temperatures(start=start, end=end)
 
     def chosen(
         self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]
@@ -166,7 +177,7 @@ class CTKD(DivergenceRule):
     Args:
         env: the environment.
         seed: unused.
-        low: least temperature, above 0 (paper 1).
+        low: least temperature (paper 1).
         width: of its range (paper 20).
         learning_rate: of ``w`` (code 0.05, of about 190,000 updates; a short budget wants more).
         momentum: in [0, 1) (code 0.9).
@@ -194,7 +205,7 @@ class CTKD(DivergenceRule):
         ramp: float = 10 / 240,
         reverse_share: float = 0.0,
     ) -> None:
-        for name, value in (("low", low), ("width", width), ("learning_rate", learning_rate), ("alpha", alpha)):
+        for name, value in (("width", width), ("learning_rate", learning_rate), ("alpha", alpha)):
             require(0.0 < value < float("inf"), name, value, "above 0 and finite")
         require(0.0 <= momentum < 1.0, "momentum", momentum, "in [0, 1)")
         require(0.0 <= weight_decay < float("inf"), "weight_decay", weight_decay, "at least 0 and finite")
@@ -202,6 +213,7 @@ class CTKD(DivergenceRule):
         own = {"low": low, "width": width, "learning_rate": learning_rate, "momentum": momentum}
         rest = {"weight_decay": weight_decay, "alpha": alpha, "ramp": ramp}
         super().__init__(env, seed=seed, reverse_share=reverse_share, **own, **rest)
+        self.require_temperatures(low=low, **{"low + width": low + width})
 
     def chosen(
         self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]
@@ -214,7 +226,7 @@ class CTKD(DivergenceRule):
         )
         gate = 1.0 / (1.0 + np.exp(-raw))
         temperature = o["low"] + o["width"] * gate
-        student, teacher = self.base.next_logits()
+        student, teacher = self.next_logits(observations)
         slope = loss_slope(student, teacher, temperature) * o["width"] * gate * (1.0 - gate)
         strength = (1.0 - np.cos(np.pi * np.minimum(self.progress(observations) / o["ramp"], 1.0))) / 2.0
         gradient = np.nan_to_num(-strength * o["alpha"] * slope) + o["weight_decay"] * raw
@@ -248,25 +260,13 @@ class AKL(DivergenceRule):
         self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]
     ) -> tuple[dict[str, Floats], Any]:
         """By the student's errors on the next batch."""
-        student, teacher = self.base.next_logits()
+        student, teacher = self.next_logits(observations)
         share = tail_share(student, teacher, self.options["mu"])
         return {REVERSE: share if self.by_row else share.mean(-1)}, None
 
 
-def softmax(logits: Floats) -> Floats:
-    """Probabilities ``[..., C]``."""
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.asarray(powers / powers.sum(-1, keepdims=True))
-
-
 def loss_slope(student: Floats, teacher: Floats, temperature: Floats) -> Floats:
-    """Derivative of the mean over rows of ``tau^2 KL(p_T || p_S)`` by tau, ``[N]``.
-
-    Args:
-        student: logits ``[N, B, C]``.
-        teacher: logits ``[N, B, C]``.
-        temperature: tau ``[N]``.
-    """
+    """Derivative by tau ``[N]`` of the mean over rows of ``tau^2 KL(p_T || p_S)`` of logits ``[N, B, C]``, ``[N]``."""
     tau = temperature[:, None, None]
     p, q = softmax(teacher / tau), softmax(student / tau)
     away = np.log(np.maximum(p, 1e-300)) - np.log(np.maximum(q, 1e-300))

@@ -67,8 +67,8 @@ def _features(name: str, value: Any) -> None:
 
 def _temperatures(name: str, value: Any) -> None:
     pair = isinstance(value, list | tuple) and len(value) == 2 and all(map(checks.is_number, value))
-    if not pair or not 0.001 <= value[0] < value[1] <= 1000.0:
-        checks.refuse(name, value, "two temperatures from 0.001 to 1000, the lower one first, for example [0.5, 8.0]")
+    if not pair or not 0.05 <= value[0] < value[1] <= 100.0:  # those of the knowledge term soft_label
+        checks.refuse(name, value, "two temperatures from 0.05 to 100, the lower one first, for example [0.5, 8.0]")
 
 
 CHECKS: dict[str, checks.Check] = {

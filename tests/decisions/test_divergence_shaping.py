@@ -17,6 +17,7 @@ from kd_env.decisions.divergence_shaping.actions import SHAPES, DivergenceShapin
 from kd_env.decisions.options import env_config
 from kd_env.evaluation.judging.interventions import interventions_of
 from kd_env.knowledge.labels import soft_label_divergence
+from kd_env.knowledge.options import TEMPERATURES
 from kd_env.testing import check_environment
 
 CASES = [("native", "batch"), ("box", "batch"), ("discrete", "batch"), ("native", "sample"), ("box", "sample")]
@@ -91,9 +92,9 @@ def test_encode_is_the_inverse_of_decode(view: str, rows: int | None) -> None:
     ("view", "values", "message"),
     [
         ("native", {"soft_temperature": 9.0, "reverse_share": 0.0}, r"outside temperature_range=\[0.5, 8\]"),
-        ("native", {"soft_temperature": 0.0, "reverse_share": 0.0}, "above 0 and finite"),
+        ("native", {"soft_temperature": 0.0, "reverse_share": 0.0}, "from 0.05 to 100"),
         ("native", {"soft_temperature": float("nan"), "reverse_share": 0.0}, "nan"),
-        ("native", {"soft_temperature": 2.0, "reverse_share": 1.5}, r"in \[0, 1\]"),
+        ("native", {"soft_temperature": 2.0, "reverse_share": 1.5}, "from 0 to 1"),
         ("native", {"soft_temperature": 2.0}, "reverse_share is missing"),
         ("native", {"temperature": 2.0, "reverse_share": 0.0}, "soft_temperature"),
         ("native", {"soft_temperature": [2.0, 3.0], "reverse_share": 0.0}, "one number"),
@@ -112,10 +113,20 @@ def test_effects_are_checked() -> None:
     for values, message in (
         ({"soft_temperature": [[1.0]], "reverse_share": [0.0]}, "shape"),
         ({"soft_temperature": [-1.0], "reverse_share": [0.0]}, "-1.0"),
+        ({"soft_temperature": [101.0], "reverse_share": [0.0]}, "from 0.05 to 100"),
         ({"soft_temperature": [np.inf], "reverse_share": [0.0]}, "inf"),
     ):
         with pytest.raises(ValueError, match=message):
             model("native").effect(values)
+
+
+def test_the_widest_range_of_actions_is_that_of_the_term(tiny: dict[str, Any]) -> None:
+    """Beyond it an action would say what the term's own option refuses."""
+    low, high = TEMPERATURES
+    assert env_config(**options(tiny, temperature_range=[low, high])).temperature_range == (low, high)
+    for wider in ([0.99 * low, high], [low, 1.01 * high]):
+        with pytest.raises(ValueError, match=f"from {low:g} to {high:g}"):
+            env_config(**options(tiny, temperature_range=wider))
 
 
 # -- the term
@@ -264,7 +275,7 @@ def test_forced_rows_have_the_mean_of_the_batch(problem: Any) -> None:
         ({"shapes": []}, "shapes is empty"),
         ({"temperature_range": [2.0, 1.0]}, "the lower one first"),
         ({"shapes": ["reverse_share"], "temperature_range": [1.0, 4.0]}, "is never read, since shapes"),
-        ({"temperature_range": [0.0, 1.0]}, "from 0.001 to 1000"),
+        ({"temperature_range": [0.0, 1.0]}, "from 0.05 to 100"),
         ({"terms": ["hard_label", "logit_mse"]}, "no action would change anything"),
         ({"terms": [{"name": "soft_label", "temperature": 4.0}]}, "soft_label.temperature=4.0 is never read"),
         ({"terms": [{"name": "soft_label", "kind": "reverse"}]}, "soft_label.kind='reverse' is never read"),

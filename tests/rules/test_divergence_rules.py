@@ -154,17 +154,27 @@ def test_two_classes_leave_nothing_to_choose(problem: Any) -> None:
 # -- refusals, storage
 
 
+@pytest.mark.parametrize("name", ["ctkd", "akl"])
+def test_other_observations_than_those_of_the_env_are_refused(name: str, problem: Any) -> None:
+    """They would be answered by the one student of the env."""
+    env = DistillEnv(problem=problem)
+    observation, _ = env.reset(seed=0)
+    with pytest.raises(ValueError, match="which has 1 replicas; it got 3 observations"):
+        make_rule(name, env).predict(np.stack([observation] * 3))
+
+
 def test_what_a_rule_chooses_has_to_be_said(tiny: dict[str, Any], problem: Any) -> None:
     other = DistillEnv(problem=build(tiny, shapes=["reverse_share"]))
     with pytest.raises(ValueError, match=r"chooses soft_temperature.*shapes=\[soft_temperature\] or both"):
         make_rule("ctkd", other)
     for name, options, message in (
-        ("plain_kd", {"temperature": 0.0}, "above 0"),
+        ("plain_kd", {"temperature": 0.01}, "from 0.05 to 100"),
         ("plain_kd", {"reverse_share": 2.0}, r"in \[0, 1\]"),
         ("akl", {"mu": 1.0}, r"in \(0, 1\)"),
         ("ctkd", {"momentum": 1.0}, r"in \[0, 1\)"),
         ("ctkd", {"ramp": 0.0}, r"in \(0, 1\]"),
-        ("temperature_annealing", {"end": float("inf")}, "finite"),
+        ("temperature_annealing", {"end": float("inf")}, "end=inf.*from 0.05 to 100"),
+        ("ctkd", {"width": 200.0}, r"low \+ width=201.0.*to 100"),
     ):
         with pytest.raises(ValueError, match=message):
             make_rule(name, DistillEnv(problem=problem), **options)

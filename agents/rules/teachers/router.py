@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,7 +49,8 @@ class Router(TeacherRule):
             raise ValueError(
                 "The rule 'router' reads probabilities of classes, which regression has not; use 'best_teacher'."
             )
-        if getattr(self.base, "teacher_answers", None) is None:
+        self._answers: Any = getattr(self.base, "teacher_answers", None)  # kept: made anew at every asking
+        if self._answers is None:
             raise ValueError(
                 "The rule 'router' needs an env that tells what teachers say about labelled rows (teacher_answers); "
                 f"{env} does not (objective='text' has no such labels). Use 'average'."
@@ -57,7 +60,7 @@ class Router(TeacherRule):
     def routes(self) -> Floats:
         """Weights ``[R, T]`` of all train rows."""
         if self._routes is None:
-            answers, count = self.base.teacher_answers, len(self.teacher_names)
+            answers, count = self._answers, len(self.teacher_names)
             best = losses(answers.feedback, answers.feedback_labels).argmin(axis=0)
             fitted = fit_logistic(described(answers.feedback), best, count, self.options["ridge"])
             predicted = fitted.probabilities(described(answers.train))
@@ -65,17 +68,9 @@ class Router(TeacherRule):
         return self._routes
 
     def weights(self, observations: NDArray[np.float32]) -> Floats:
-        """Those of the rows of the next batch, from the state of the environment.
-
-        Raises:
-            ValueError: the env has another number of replicas than there are observations.
-        """
-        rows = self.base.teacher_answers.next_rows()
-        if len(rows) != len(observations):
-            raise ValueError(
-                f"The rule 'router' reads the state of its env, which has {len(rows)} replicas; it got "
-                f"{len(observations)} observations."
-            )
+        """Those of the rows of the next batch, from the state of the environment."""
+        rows = self._answers.next_rows()
+        self.refuse_other_replicas(len(rows), observations)
         found: Floats = self.routes()[rows]
         return found
 

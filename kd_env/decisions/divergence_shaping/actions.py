@@ -15,6 +15,7 @@ from kd_env.core.registry import unknown_name
 from kd_env.core.types import Floats
 from kd_env.decisions.gate import decode_gate, encode_gate
 from kd_env.knowledge.labels import REVERSE_SHARE, SOFT_TEMPERATURE
+from kd_env.knowledge.options import TEMPERATURES
 from kd_env.mdp.state import Effect
 
 SHAPES = (SOFT_TEMPERATURE, REVERSE_SHARE)
@@ -102,7 +103,7 @@ class DivergenceShapingActions:
 
         Args:
             values: by name, all that are shaped: ``[N]``, or ``[N, B]`` with ``weighting=sample``. Temperatures are
-                above 0 and may lie outside the limits of actions, shares in [0, 1].
+                those of the term (0.05 to 100) and may lie outside the limits of actions, shares in [0, 1].
 
         Raises:
             ValueError: a name that is missing or not shaped, another shape, or a value that is not allowed.
@@ -170,9 +171,8 @@ class DivergenceShapingActions:
             raise ValueError(f"{missing[0]} is missing in {dict(values)}; give {', '.join(self.shapes)}.")
         numbers = {name: np.array(values[name], dtype=np.float64) for name in self.shapes}
         for name, value in numbers.items():
-            warm = name == SOFT_TEMPERATURE
-            good = (value > 0) & (value <= np.finfo(np.float32).max) if warm else (value >= 0) & (value <= 1)
+            low, high = TEMPERATURES if name == SOFT_TEMPERATURE else (0.0, 1.0)
+            good = (value >= low) & (value <= high)
             if not good.all():  # NaN is neither
-                allowed = "above 0 and finite" if warm else "in [0, 1]"
-                raise ValueError(f"A {name} is {value[~good].flat[0]}; it must be {allowed}.")
+                raise ValueError(f"A {name} is {value[~good].flat[0]}; it must be from {low:g} to {high:g}.")
         return numbers

@@ -16,13 +16,12 @@ from kd_env.decisions.divergence_shaping.actions import SHAPES, DivergenceShapin
 from kd_env.decisions.divergence_shaping.measures import MeanGiven
 from kd_env.knowledge import term_entries
 from kd_env.knowledge.labels import REVERSE_SHARE, SOFT_TEMPERATURE
+from kd_env.knowledge.options import TEMPERATURES
 from kd_env.mdp.observations.base import View
 from kd_env.mdp.problem import Problem
 from kd_env.mdp.state import DistillState, Effect
 
 TERM = "soft_label"
-LARGEST = 1000.0
-"""Bound of mean temperatures in reports; those of actions have limits of their own."""
 _TITLES = {SOFT_TEMPERATURE: "soft temperature", REVERSE_SHARE: "share of reverse KL"}
 ROW_FEATURES = (
     "progress",
@@ -73,6 +72,8 @@ class DivergenceShaping(Decision):
         "teacher_losses",
     )
     sets_weights = False
+    temperatures = TEMPERATURES
+    """Least and largest temperature of an effect; those of actions are within ``temperature_range``."""
     attributes = MappingProxyType({"next_logits": next_logits})
 
     actions: DivergenceShapingActions
@@ -154,7 +155,7 @@ class DivergenceShaping(Decision):
 
     def measures(self, problem: Problem, count: int) -> Sequence[Measure]:
         """The means of what actions say."""
-        bounds = {SOFT_TEMPERATURE: (0.0, LARGEST), REVERSE_SHARE: (0.0, 1.0)}
+        bounds = {SOFT_TEMPERATURE: TEMPERATURES, REVERSE_SHARE: (0.0, 1.0)}
         return [MeanGiven(name, _TITLES[name], bounds[name]) for name in self.given_names]
 
 
