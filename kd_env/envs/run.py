@@ -103,7 +103,7 @@ class Run(Replicas[DistillState]):
         """The state after a step, its rewards, and whether they were clipped."""
         # A rule may say its effect itself, where no action expresses it (MT-BERT's weights do not sum to one).
         effect = actions if isinstance(actions, Effect) else self._effect(before, actions)
-        said = (effect.weights, effect.update_scale) if effect is actions else (np.asarray(actions),)
+        said = _numbers(effect) if effect is actions else [np.asarray(actions)]
         self.problem.ranks.check_same("actions or losses", *(part.tobytes() for part in (before.loss, *said)))
         check_replicas(effect, self.num_replicas)
         after = transition.transition(self.problem, before, effect, self._scratch)
@@ -274,6 +274,12 @@ def warn_floor(problem: Problem, loss_reset: float) -> None:
         UserWarning,
         stacklevel=3,
     )
+
+
+def _numbers(effect: Effect) -> list[np.ndarray]:
+    """All numbers that an effect says: ranks may differ in what terms and teachers read beside the weights, too."""
+    taught = [] if effect.teacher is None else [effect.teacher.weights, effect.teacher.influence]
+    return [effect.weights, effect.update_scale, *(effect.given or {}).values(), *taught]
 
 
 def check_replicas(effect: Effect, count: int) -> None:

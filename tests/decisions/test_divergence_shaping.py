@@ -18,6 +18,7 @@ from kd_env.decisions.options import env_config
 from kd_env.evaluation.judging.interventions import interventions_of
 from kd_env.knowledge.labels import soft_label_divergence
 from kd_env.knowledge.options import TEMPERATURES
+from kd_env.numerics.ranks import Ranks
 from kd_env.testing import check_environment
 
 CASES = [("native", "batch"), ("box", "batch"), ("discrete", "batch"), ("native", "sample"), ("box", "sample")]
@@ -236,6 +237,18 @@ def test_vector_equals_singles(view: str, weighting: str, problem: Any) -> None:
             assert over == terminated[place]
             if not over:
                 np.testing.assert_allclose(infos["soft_temperature"][place], info["soft_temperature"])
+
+
+def test_ranks_compare_all_that_an_effect_says(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are always the same: ranks whose temperatures differ would train different students unseen."""
+    compared: list[bytes] = []
+    monkeypatch.setattr(Ranks, "check_same", lambda _, what, *values: compared.append(b"".join(values)))
+    for temperature in (2.0, 2.0, 3.0):
+        env = DistillEnv(problem=problem)
+        env.reset(seed=0)
+        values = {"soft_temperature": np.full((1, 4), temperature), "reverse_share": np.zeros((1, 4))}
+        env.step(env.decision.effect(values))
+    assert compared[0] == compared[1] != compared[2]
 
 
 def test_numbers_of_rows_go_with_their_piece_of_the_batch(tiny: dict[str, Any]) -> None:
