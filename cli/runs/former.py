@@ -48,6 +48,8 @@ def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     task, teacher = ({**new, **config[key]} for key, new in (("task", _NOISE), ("teacher", _OF_TEACHERS)))
     found = {"agent_device": "cpu", **_LOGGERS, **config, "task": task, "teacher": teacher, "student": student}
     env, influence = {**_OF_THE_MACHINE, **config["env"]}, config["env"].get("influence")
+    if "weighs" in env:
+        env = {"fills": None, **env}
     if isinstance(env.get("learning_teacher"), Mapping):
         env["learning_teacher"] = {"zero_head": False, "dropout": 0.0, **env["learning_teacher"]}
     # Earlier influence was without clipping; where nothing learned from it, that is no difference.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from gymnasium.spaces import Space
 from torch import Tensor
 
+from kd_env.config.environment import EnvConfig
 from kd_env.data.tables import Table
 from kd_env.decisions.base import Decision
 from kd_env.decisions.options import env_config
@@ -133,13 +135,14 @@ class Run(Replicas[DistillState]):
             ValueError: no whole state, or one of another problem (what differs is named).
         """
         there, here = stored.read_about(folder), self._plain_about()
+        there["options"] = {**_defaults(here["options"]), **there.get("options", {})}  # earlier versions had fewer
         if there != here:
             differences = ", ".join(_differences(there, here))
             raise ValueError(f"The state in {folder} is of another problem: {differences}.")
         if self.state is None:
             self.reset(np.arange(self.num_replicas), None)  # a state of this problem says of which types a state is
         saved, finished = stored.read_state(folder, (self.get_state(), {}))
-        self.set_state(saved)
+        self.set_state(saved._replace(spec=self.spec))  # a hash of what was compared above
         self.finished = {int(replica): params for replica, params in finished.items()}
 
     def _plain_about(self) -> dict[str, Any]:
@@ -237,6 +240,12 @@ class Run(Replicas[DistillState]):
             f"{gap:.3f} "
             f"return {s.returns[replica]:.3f}{flag}"
         )
+
+
+def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of the options that have some, as JSON has them."""
+    found = {field.name: field.default for field in fields(EnvConfig) if field.name in options}
+    return dict(json.loads(json.dumps({name: value for name, value in found.items() if value is not MISSING})))
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -211,6 +211,9 @@ def test_runs_of_earlier_versions_are_what_they_were() -> None:
     before["env"]["influence"] = {k: v for k, v in (now["env"].get("influence") or {}).items() if k != "clip"}
     composed = {**now, "env": {"learning_teacher": {}, "influence": {}, **now["env"]}}
     assert differences(with_former_defaults(before), with_former_defaults(composed)) == ["env.gap"]
+    teachers = compose("config", ["task=toy", "env=teacher_weighting"])
+    unfilled = {key: value for key, value in teachers["env"].items() if key != "fills"}
+    assert not differences(with_former_defaults({**teachers, "env": unfilled}), with_former_defaults(teachers))
     words = ["task=toy"]
     for given, gap in ([], "labels"), (["env.gap=calibrated"], "calibrated"):
         judged, _ = rejudged(before, words, given, composed_again(before, words, given))

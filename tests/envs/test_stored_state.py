@@ -15,6 +15,7 @@ from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.core import trees
 from kd_env.core.locks import owned
 from kd_env.decisions.options import env_config
+from kd_env.envs.run import Run
 from kd_env.envs.shells.stored import NUMBERS, STATE, write_state
 
 Make = Callable[[], Any]
@@ -128,3 +129,24 @@ def test_a_second_writer_of_a_state_is_refused(tiny_problem: Any, tmp_path: Path
     env.save_state(folder)
     env.load_state(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_states_of_earlier_versions_go_on(tiny_problem: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options that there were not have their defaults; any other value of them is another problem."""
+    about = Run._about
+
+    def earlier(run: Run) -> dict[str, Any]:
+        found = about(run)
+        options = {
+            name: value for name, value in found["options"].items() if name not in ("fills", "max_episode_steps")
+        }
+        return {**found, "options": options}
+
+    env = DistillEnv(problem=tiny_problem)
+    env.reset(seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_about", earlier)
+        env.save_state(tmp_path / "state")
+    DistillEnv(problem=tiny_problem).load_state(tmp_path / "state")
+    with pytest.raises(ValueError, match=r"options\.max_episode_steps None there, 3 here"):
+        DistillEnv(problem=tiny_problem, max_episode_steps=3).load_state(tmp_path / "state")
