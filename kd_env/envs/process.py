@@ -31,6 +31,8 @@ PROCESS_OPTIONS = frozenset(
         "weighting",
         "weighs",
         "fills",
+        "shapes",
+        "temperature_range",
         "score",
         "features",
         "influence",

@@ -266,6 +266,8 @@ def test_options_of_the_decision_process_share_the_rest(tiny_problem: Any) -> No
     assert other.assets is tiny_problem.assets and other.config.budget == 4
     unclipped = with_options(tiny_problem, optimizer={"max_grad_norm": None}).config.optimizer_config
     assert unclipped.max_grad_norm is None and unclipped.learning_rate == 0.01
+    shaping = with_options(tiny_problem, decision="divergence_shaping", shapes=["soft_temperature"])
+    assert with_options(shaping, temperature_range=[1.0, 4.0]).assets is tiny_problem.assets
     with pytest.raises(ValueError, match="'task' needs another problem"):
         with_options(tiny_problem, task="toy")
     with pytest.raises(ValueError, match="teacher_cls"):
