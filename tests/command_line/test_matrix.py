@@ -17,7 +17,8 @@ from cli.settings.kinds.base import PolicySpec, Settings
 from cli.settings.kinds.learning import check_learns
 from cli.settings.kinds.token_probe import TokenProbe
 from cli.settings.probe import ProbeEnv
-from kd_env.decisions.catalog import DECISIONS
+from kd_env.config.environment import EnvConfig
+from kd_env.decisions.catalog import DECISIONS, check_decision, in_view
 from kd_env.decisions.options import env_config
 from kd_env.decisions.tutor_token.decision import TutorToken
 
@@ -56,8 +57,17 @@ def probes(env: str) -> dict[str, Any]:
     # The knowledge selector's preset adds what it reads.
     wider = dataclasses.replace(config, features=(*config.features, "teacher_cls", "student_cls"))
     names = ("a", "b") if config.decision == "teacher_weighting" else ("a",)
-    views = DECISIONS[config.decision].view_names()
-    return {view: ProbeEnv(dataclasses.replace(wider, action_view=view), 2, names) for view in views}
+    viewed = {view: in_view(wider, view) for view in DECISIONS[config.decision].view_names()}
+    return {view: ProbeEnv(own, 2, names) for view, own in viewed.items() if _exists(own)}
+
+
+def _exists(config: EnvConfig) -> bool:
+    """Whether there is such an environment; one of single rows has no discrete view."""
+    try:
+        check_decision(config)
+    except ValueError:
+        return False
+    return True
 
 
 def views_of(name: str, env: str, **options: Any) -> tuple[list[str], list[str]]:
