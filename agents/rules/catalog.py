@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from numbers import Real
 from typing import Any
 
-from agents.common.base import AnyEnv, unknown_name
+from agents.common.base import AnyEnv, require, unknown_name
 from agents.rules.base import Rule
 from agents.rules.divergence_shaping import DIVERGENCE_RULES
 from agents.rules.influence import INFLUENCE_RULES
@@ -44,7 +45,8 @@ def make_rule(name: str, env: AnyEnv, seed: int = 0, **options: Any) -> Rule:
     """A rule by name.
 
     Raises:
-        ValueError: an unknown rule or option (with near matches), a missing option, or an env that does not fit.
+        ValueError: an unknown rule or option (with near matches), a missing option or one of another kind, or an env
+            that does not fit.
     """
     chosen = rule_class(name)
     parameters = inspect.signature(chosen.__init__).parameters
@@ -52,7 +54,17 @@ def make_rule(name: str, env: AnyEnv, seed: int = 0, **options: Any) -> Rule:
     for option in options:
         if option not in known:
             raise ValueError(unknown_name(f"option of the rule {name!r}", option, known))
+        _check_kind(option, options[option], known[option].annotation)
     missing = [k for k, p in known.items() if p.default is p.empty and k not in options]
     if missing:
         raise ValueError(f"The rule {name!r} needs the option {', '.join(missing)}.")
     return chosen(env, seed=seed, **options)
+
+
+def _check_kind(option: str, value: Any, annotation: Any) -> None:
+    """Refuse text and the like where a rule would compare numbers."""
+    kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if kind == "float":
+        require(isinstance(value, Real) and not isinstance(value, bool), option, value, "a number")
+    elif kind == "bool":
+        require(isinstance(value, bool), option, value, "true or false")

@@ -170,6 +170,8 @@ def test_what_a_rule_chooses_has_to_be_said(tiny: dict[str, Any], problem: Any) 
     for name, options, message in (
         ("plain_kd", {"temperature": 0.01}, "from 0.05 to 100"),
         ("plain_kd", {"reverse_share": 2.0}, r"in \[0, 1\]"),
+        ("plain_kd", {"temperature": "hot"}, "temperature='hot' is not allowed; it must be a number"),
+        ("plain_kd", {"temperature": True}, "temperature=True is not allowed; it must be a number"),
         ("akl", {"mu": 1.0}, r"in \(0, 1\)"),
         ("ctkd", {"momentum": 1.0}, r"in \[0, 1\)"),
         ("ctkd", {"ramp": 0.0}, r"in \(0, 1\]"),
