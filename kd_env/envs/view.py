@@ -14,6 +14,7 @@ from kd_env.envs.run import Run
 from kd_env.envs.shells.replicas import EnvState
 from kd_env.mdp.influence.rows import row_influence
 from kd_env.mdp.problem import Problem
+from kd_env.mdp.state import DistillState
 
 
 class RunView:
@@ -25,8 +26,12 @@ class RunView:
         """What the decision shows beside what every environment has (``Decision.attributes``)."""
         run = self.__dict__.get("run")
         if run is not None and name in run.decision.attributes:
-            return run.decision.attributes[name](run.problem, run.started)
+            return run.decision.attributes[name](run.problem, self._present)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _present(self) -> DistillState:
+        """The state that these attributes are functions of."""
+        return self.run.started()
 
     @property
     def problem(self) -> Problem:

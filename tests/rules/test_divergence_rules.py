@@ -13,6 +13,8 @@ from agents import load_agent, make_rule
 from agents.rules.divergence_shaping import DIVERGENCE_RULES, loss_slope, tail_share
 from kd_env import DistillEnv, DistillVectorEnv, build_problem
 from kd_env.decisions.options import env_config
+from kd_env.envs.remote.elsewhere import ReplicasElsewhere
+from kd_env.envs.run import Run
 from kd_env.knowledge.labels import soft_label_divergence
 
 NAMES = [rule.name for rule in DIVERGENCE_RULES]
@@ -180,6 +182,14 @@ def test_what_a_rule_chooses_has_to_be_said(tiny: dict[str, Any], problem: Any) 
     ):
         with pytest.raises(ValueError, match=message):
             make_rule(name, DistillEnv(problem=problem), **options)
+
+
+def test_students_of_other_processes_are_not_read(problem: Any) -> None:
+    """Their environment holds a run that is never reset, which would say to reset it."""
+    env = ReplicasElsewhere()
+    env.run = Run(problem, 1)
+    with pytest.raises(ValueError, match="use vectorization=stacked"):
+        env.next_logits()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from kd_env.envs.env import DistillEnv
 from kd_env.envs.run import check_replicas
 from kd_env.envs.shells.replicas import EnvState
 from kd_env.envs.view import RunView
-from kd_env.mdp.state import Effect
+from kd_env.mdp.state import DistillState, Effect
 from kd_files.writing import new_folder
 
 
@@ -32,6 +32,10 @@ class ReplicasElsewhere(RunView):
     def row_influence(self) -> np.ndarray:
         """Drop of the feedback loss per unit of weight of each row of the next batch, ``[N, B]``, by all processes."""
         return np.concatenate(self.call("row_influence"))
+
+    def _present(self) -> DistillState:
+        """Refused, since the state is in other processes."""
+        raise ValueError("States of worker processes cannot be read; use vectorization=stacked.")
 
     def get_state(self) -> EnvState:
         """Refused, since the state is in other processes."""
