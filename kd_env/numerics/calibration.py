@@ -83,10 +83,7 @@ def reliability(logits: NDArray[np.floating], labels: NDArray[np.generic]) -> Fl
     Rows in each bin of the largest probability, the sum of that probability over them, and how many of them are right
     (Guo et al. 2017, figure 4).
     """
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    confidence = 1.0 / np.exp(shifted).sum(axis=-1)
-    right = logits.argmax(axis=-1) == labels
-    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    place, confidence, right = _binned(logits, labels)
     counted = [np.bincount(place, weights, BINS) for weights in (None, confidence, right.astype(np.float64))]
     return np.stack(counted).astype(np.float64)
 
@@ -96,13 +93,19 @@ def expected_calibration_error(logits: NDArray[np.floating], labels: NDArray[np.
 
     Guo et al. 2017, equation 3: bins of the largest probability, weighted by the rows in them.
     """
-    return float(error_of_bins(reliability(logits, labels)))
+    place, confidence, right = _binned(logits, labels)
+    gaps = np.bincount(place, weights=right - confidence, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
-def error_of_bins(bins: Floats) -> Floats:
-    """Expected calibration errors ``[...]`` of bins ``[..., 3, 15]``, see :func:`reliability`."""
-    rows, confidence, right = np.moveaxis(bins, -2, 0)
-    return np.asarray(np.abs(right - confidence).sum(-1) / rows.sum(-1))
+def _binned(
+    logits: NDArray[np.floating], labels: NDArray[np.generic]
+) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
+    """Of each row ``[R]`` its bin, the largest probability and whether it is right."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    confidence = 1.0 / np.exp(shifted).sum(axis=-1)
+    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    return place, confidence, logits.argmax(axis=-1) == labels
 
 
 def _slopes(logits: NDArray[np.floating], labels: NDArray[np.generic]) -> _Slopes:

@@ -19,7 +19,7 @@ from kd_env.mdp.problem import Problem
 from kd_env.mdp.rewards import gap_scale
 from kd_env.models.checks import check_positions
 from kd_env.models.encoder import Encoder
-from kd_env.numerics.calibration import error_of_bins, fit_temperatures, reliability
+from kd_env.numerics.calibration import expected_calibration_error, fit_temperatures, reliability
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,9 @@ def end_scores(
         raw_scale, _ = gap_scale(split.raw_reset_loss, split.raw_teacher_loss)
         raw_loss = np.where(broken, split.raw_reset_loss + raw_scale, raw_loss)
         raw_gap = (split.raw_reset_loss - raw_loss) / raw_scale
-    bins, guesses = None, problem.objective.predictions(problem, safe)
+    errors, bins, guesses = None, None, problem.objective.predictions(problem, safe)
     if guesses is not None and not problem.task.regression:
+        errors = np.array([expected_calibration_error(student_logits, labels) for student_logits in safe])
         bins = np.stack([reliability(student_logits, labels) for student_logits in safe])
     scores = [split_metrics(problem, student_logits, split.table) for student_logits in safe]
     return SplitScores(
@@ -134,7 +135,7 @@ def end_scores(
         floored=floored,
         raw_loss=raw_loss,
         raw_gap_closed=raw_gap,
-        calibration_error=None if bins is None else error_of_bins(bins),
+        calibration_error=errors,
         predictions=guesses,
         reliability=bins,
     )
