@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -21,25 +21,38 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parents[1]
 
 
-def run(code: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Python where the other distribution is installed, too."""
+class Played(NamedTuple):
+    """What a process said, and the folder of its run."""
+
+    lines: list[str]
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def played(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """The main job and then environments, in one process where the other distribution is installed, too."""
+    folder = tmp_path_factory.mktemp("played")
     installed = folder / "outside_decision-1.0.dist-info"
-    installed.mkdir(exist_ok=True)
+    installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-decision\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text(ENTRY_POINTS)
     path = os.pathsep.join([str(ROOT), str(folder), str(HERE)])
     env = {**os.environ, "PYTHONPATH": path, "KD_ENV_RUNS": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *(("-c", code) if code else (str(ROOT / "train_agent.py"), *words))]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-
-
-def test_it_has_an_id_single_and_vector_environments_and_a_rule(tiny: dict[str, Any], tmp_path: Path) -> None:
     options = {key: value for key, value in tiny.items() if key not in ("terms", "features")}
-    code = f"""
+    command = [sys.executable, "-c", CODE, repr(options), *WORDS.split()]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Played(done.stdout.splitlines(), folder / "runs" / "outside")
+
+
+CODE = """
+import ast, sys
+from cli.main import run
+assert run("train", sys.argv[2:], "train_agent.py") == 0
 import gymnasium as gym, numpy as np, kd_env
 from agents import make_rule
 from gymnasium.utils.env_checker import check_env
-options = {options!r}
+options = ast.literal_eval(sys.argv[1])
 env = gym.make("kd_env/LabelTemperature-v0", **options)
 check_env(env.unwrapped, skip_render_check=True)
 envs = gym.make_vec("kd_env/LabelTemperature-v0", num_envs=2, **options)
@@ -50,22 +63,21 @@ for _ in range(3):
     told.append(info["label_temperature"].tolist())
 print(told)
 """
-    done = run(code, tmp_path)
-    assert done.returncode == 0, done.stderr
-    first, *_, last = json.loads(done.stdout)
+WORDS = (
+    "env.id=kd_env/LabelTemperature-v0 env.terms=[hard_label,tempered_label] env.budget=4 env.evaluation_rows=16 "
+    "task.max_train_rows=64 agent.action_view=native agent.options.n_steps=2 num_envs=2 total_timesteps=8 "
+    "evaluation.seeds=2 evaluation.jobs=1 evaluation.rules=[cooling] threads=1 progress=false name=outside"
+)
+
+
+def test_it_has_an_id_single_and_vector_environments_and_a_rule(played: Played) -> None:
+    first, *_, last = json.loads(played.lines[-1])
     assert first == pytest.approx([HIGHEST, HIGHEST]) and last[0] < HIGHEST and last[0] == last[1]
 
 
-def test_its_actions_reach_the_students_and_its_report(tmp_path: Path) -> None:
-    words = (
-        "env.id=kd_env/LabelTemperature-v0 env.terms=[hard_label,tempered_label] env.budget=4 env.evaluation_rows=16 "
-        "task.max_train_rows=64 agent.action_view=native agent.options.n_steps=2 num_envs=2 total_timesteps=8 "
-        "evaluation.seeds=2 evaluation.jobs=1 evaluation.rules=[cooling] threads=1 progress=false name=outside"
-    )
-    done = run("", tmp_path, *words.split())
-    assert done.returncode == 0, done.stderr
-    assert "mean temperature" in (tmp_path / "runs/outside/results.md").read_text()
-    results = json.loads((tmp_path / "runs/outside/results.json").read_text())
+def test_its_actions_reach_the_students_and_its_report(played: Played) -> None:
+    assert "mean temperature" in (played.run / "results.md").read_text()
+    results = json.loads((played.run / "results.json").read_text())
     rows = {row["policy"]: row for row in results["policies"]}
     assert 1.0 < rows["cooling"]["mean_label_temperature"]["mean"] < HIGHEST
     low, high = (results["measures"]["mean_label_temperature"]["bounds"][place] for place in (0, 1))
