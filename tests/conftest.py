@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ def pytest_configure(config: pytest.Config) -> None:
     # A deadline would fail on a machine that is busy; what takes long is a benchmark's question.
     settings.register_profile("suite", deadline=None)
     settings.load_profile("suite")
+
+
+@pytest.fixture
+def undrawn() -> Iterator[pytest.MonkeyPatch]:
+    """Figures are not drawn, which takes half of the time of a tiny training; ``undrawn.undo()`` has them drawn."""
+    from tests.here import undrawn_figures
+
+    with undrawn_figures() as patch:
+        yield patch
 
 
 @pytest.fixture(scope="session")

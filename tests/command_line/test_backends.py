@@ -30,6 +30,7 @@ from kd_env.core.clusters import connection as clusters
 from kd_env.decisions.options import env_config
 from kd_env.envs import make_vector
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 MEMORY = 80 * 2**20
 """Bytes of a node's object store, the least that Ray takes."""
 QUICKLY = {

@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from cli.main import main, run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 QUICK = ["repeats=2", "progress=false"]
 
 

@@ -22,6 +22,8 @@ from kd_env.evaluation.judging import protocol
 from kd_env.evaluation.judging.keeping.kept import KeptResults
 from kd_env.evaluation.judging.results import Measured, PolicyResult, SplitScores, TaughtBeside
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def words(tiny: dict[str, Any], tmp_path: Path) -> list[str]:

@@ -17,6 +17,8 @@ from cli.runs import folder as runs
 from cli.runs.watch import read_history
 from cli.settings.options import split_options
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def words(tiny: dict[str, Any], tmp_path: Path) -> list[str]:

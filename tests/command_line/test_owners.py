@@ -17,6 +17,7 @@ from cli.main import main
 from cli.settings.options import split_options
 from kd_env.core import locks
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 ROOT = Path(__file__).resolve().parents[2]
 ME = f"process {os.getpid()} on {socket.gethostname()}"
 

@@ -17,6 +17,7 @@ from cli.runs.paths import with_absolute_paths
 from cli.settings.compose import compose
 from cli.settings.read import read_settings
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 RUN = [
     *("task=custom", "task.data_dir=data", "teacher.path=teacher", "runs_dir=runs", "name=run", "cache_dir=cache"),
     *("student=toy_small", "student.hidden_size=8", "task.feedback_rows=32", "task.selection_rows=32"),

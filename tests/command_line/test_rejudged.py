@@ -19,6 +19,7 @@ from kd_files import tensors
 from kd_files.manifest import MANIFEST
 from kd_files.reading import DamagedFile
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 WORDS = ["task=toy", "env.budget=24"]
 
 

@@ -13,6 +13,7 @@ from cli.settings.compose import compose
 from cli.settings.read import check, read_settings
 from kd_env.data.toy import masked_lm_folder
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 FOLDER = masked_lm_folder("toy")
 SMALL = [
     *("objective=text", "task.max_train_rows=64", "task.feedback_rows=24", "task.selection_rows=24"),

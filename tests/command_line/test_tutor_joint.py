@@ -23,6 +23,8 @@ from kd_env.evaluation.judging.tables import judged_tables
 from kd_env.numerics.traces import Trace
 from kd_files.manifest import digests
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file

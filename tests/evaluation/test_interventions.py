@@ -38,6 +38,8 @@ from kd_env.evaluation.reports import report_files, words
 from kd_env.evaluation.reports.report import summarize
 from kd_env.evaluation.statistics.crossed import policy_difference
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Drawn:
     """Random actions of a space, which are kept; the same for everybody and in every step if ``still``."""

@@ -31,6 +31,7 @@ from kd_env.finetuning.classifier import TeacherConfig, teacher_record
 from kd_env.mdp import passes
 from kd_env.mdp.problem import Problem
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = 12
 FEEDBACK_FEATURES = ("gap", "student_entropy", "agreement", "feedback_metric")
 
