@@ -229,7 +229,7 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
     env_preset = ["env=teacher_weighting"] if about_teachers else ["env=sample_weighting"] if about_rows else []
     env_preset += ["env=divergence_shaping"] if about_labels else []
     env_preset += ["task.label_noise=0.4"] if getattr(rule, "bound", False) else []  # which wrong labels it knows
-    found = settings_of("experiment=none", f"agent={agent}", "num_envs=2", *env_preset)
+    found = settings_of("experiment=none", "student=toy_small", f"agent={agent}", "num_envs=2", *env_preset)
     probe.check(found)
     view = found.env.action_view
     assert view == found.resolved["agent"]["action_view"]
@@ -341,7 +341,8 @@ def test_experiments(experiment: str, tmp_path: Path) -> None:
     # Of tutors tests/command_line/test_tutor_job.py runs one.
     if found.env.task in EMBEDDED and found.env.decision != "tutor_token":
         env = with_hardly_trained_set(found, tmp_path / "set")
-        small = dataclasses.replace(env, budget=4, cache_dir=str(tmp_path), show_progress=False)
+        few = {"max_train_rows": env.max_train_rows or 256, "selection_rows": 64}  # sooner read
+        small = dataclasses.replace(env, budget=4, cache_dir=str(tmp_path), show_progress=False, **few)
         run_two_steps(build_problem(small))
 
 

@@ -16,6 +16,10 @@ from cli.settings.controls import CONTROLS, RewardShuffle, agent_options
 from cli.settings.read import read_settings
 from kd_env import DistillVectorEnv
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+FEW = ("task.max_train_rows=64", "task.selection_rows=32")
+"""Rows of the embedded task that are sooner read than all."""
+
 
 def settings_of(*overrides: str) -> Any:
     return probe.check(read_settings(compose("config", overrides)))
@@ -63,7 +67,7 @@ def test_feedback_is_shuffled_for_agents_and_rules(agent: str) -> None:
 
 
 def test_a_student_that_teaches_itself_learns_nothing() -> None:
-    found = settings_of("task=toy", "control=teacher_is_student", "env.budget=12")
+    found = settings_of("task=toy", "control=teacher_is_student", "env.budget=12", *FEW)
     assert found.env.reward == "loss_drop" and "hard_label" not in found.env.terms
     # In float64 and without running scales rounding errors lie below AdamW's eps; else it makes ordinary steps of them.
     env = DistillVectorEnv(2, **{**found.env.to_dict(), "cache_dir": None, "precision": "fp64", "term_scale": "none"})
@@ -75,7 +79,8 @@ def test_a_student_that_teaches_itself_learns_nothing() -> None:
     after = env.get_state().run.params.values()
     for a, b in zip(after, before, strict=True):  # weight decay alone
         assert float(((a - b).abs() - 7e-3 * 0.01 * 10 * b.abs()).max()) < 1e-6
-    taught = DistillVectorEnv(2, budget=12, terms=found.env.terms, reward="loss_drop")
+    few = {"max_train_rows": found.env.max_train_rows, "selection_rows": found.env.selection_rows}
+    taught = DistillVectorEnv(2, budget=12, terms=found.env.terms, reward="loss_drop", **few)
     taught.reset(seed=0)
     taught.step(np.ones((2, 3), np.int8))
     assert (taught.step(np.ones((2, 3), np.int8))[4]["raw_losses"] > 1e-4).all()
@@ -84,6 +89,7 @@ def test_a_student_that_teaches_itself_learns_nothing() -> None:
 def test_untrained_networks_are_saved_as_they_were_drawn(tmp_path: Path) -> None:
     overrides = [
         "experiment=quick",
+        *FEW,
         "control=untrained",
         f"runs_dir={tmp_path}",
         f"cache_dir={tmp_path / 'cache'}",

@@ -138,8 +138,8 @@ def test_conformance_with_every_feature_of_rows(view: str, tiny: dict[str, Any])
 
 
 def test_without_arguments_it_is_the_embedded_task() -> None:
-    """With its packaged teacher, offline; the reward is the drop of the loss."""
-    env = DistillEnv(decision="sample_weighting", budget=3)
+    """With its packaged teacher, offline, here on few of its rows; the reward is the drop of the loss."""
+    env = DistillEnv(decision="sample_weighting", budget=3, max_train_rows=64, selection_rows=32)
     assert env.decision.name == "sample_weighting" and env.weighting == "sample" and env.teacher_names == ("toy",)
     assert {"row_student", "row_seen"} <= set(env.row_features) and env.action_space.shape == (16,)
     before = env.reset(seed=0)[1]["loss"]

@@ -158,8 +158,8 @@ def test_conformance(view: str, weighting: str, tiny_set: dict[str, Any]) -> Non
 
 
 def test_without_arguments_it_is_the_embedded_set() -> None:
-    """Three packaged teachers, offline."""
-    env = gym.make("kd_env/TeacherWeighting-v0", budget=4)
+    """Three packaged teachers, offline; here on few of its rows."""
+    env = gym.make("kd_env/TeacherWeighting-v0", budget=4, max_train_rows=64, selection_rows=32)
     assert env.unwrapped.teacher_names == ("full", "narrow", "shallow")
     env.reset(seed=0)
     assert np.isfinite(env.step(env.action_space.sample())[1])

@@ -114,7 +114,7 @@ def test_bad_input(tiny: dict[str, Any]) -> None:
 
 def test_the_size_of_logits_closes_no_gap() -> None:
     """Twice the logits of a student: nothing but its temperature and its raw loss are others."""
-    env = DistillEnv(terms=["hard_label", "soft_label"])
+    env = DistillEnv(terms=["hard_label", "soft_label"], max_train_rows=512, selection_rows=32)
     env.reset(seed=0)
     for _ in range(15):
         env.step(env.decision.encode(dict.fromkeys(env.term_names, 1.0)))
