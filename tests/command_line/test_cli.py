@@ -29,7 +29,9 @@ from cli.settings.read import read_settings
 from kd_env import DistillVectorEnv
 from kd_env.decisions.options import env_config
 from kd_files.manifest import digests
+from tests.here import in_turn
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 ROOT = Path(__file__).resolve().parents[2]
 Run = Any
 
@@ -371,7 +373,7 @@ def weighing(base: list[str], tiny_set: dict[str, Any]) -> list[str]:
 
 
 def test_a_policy_with_a_replay_buffer_is_judged_again(
-    weighing: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weighing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The buffer fits the replicas of the training only; judging needs none. Ready teachers are of one task."""
     pytest.importorskip("stable_baselines3")
@@ -379,6 +381,7 @@ def test_a_policy_with_a_replay_buffer_is_judged_again(
     words += ["evaluation.rules=[average,mt_bert]", f"runs_dir={tmp_path}", "name=sac"]
     assert run("train", words, "kd-env train") == 0
     folder = tmp_path / "sac"
+    monkeypatch.setattr("cli.jobs.contenders.side_by_side", in_turn)
     for jobs in (1, 2):  # mt_bert gives effects in place of actions
         assert run("evaluate", [f"run={folder}", f"evaluation.jobs={jobs}", f"name=jobs{jobs}"], "kd-env") == 0
         assert results(folder / "evaluations" / f"jobs{jobs}")["policies"] == results(folder)["policies"]
@@ -391,12 +394,13 @@ def test_a_policy_with_a_replay_buffer_is_judged_again(
 
 
 def test_a_policy_that_rows_share_is_judged_at_another_batch_size(
-    weighing: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weighing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*weighing, "agent=teacher_selector", "agent.options.episodes_per_update=2", "env.weighting=sample"]
     words += ["evaluation.rules=[average]", f"runs_dir={tmp_path}", "name=rows"]
     assert run("train", words, "kd-env train") == 0
     folder = tmp_path / "rows"
+    monkeypatch.setattr("cli.jobs.contenders.side_by_side", in_turn)
     for jobs in (1, 2):
         other = [f"run={folder}", "env.batch_size=6", f"evaluation.jobs={jobs}", f"name=jobs{jobs}"]
         assert run("evaluate", other, "kd-env") == 0

@@ -20,7 +20,9 @@ from kd_env.decisions.options import env_config
 from kd_env.envs import DistillVectorEnv
 from kd_env.envs.build import build_problem
 from kd_files.manifest import digests
+from tests.here import Here
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 RECORDED: dict[str, dict[str, tuple[list[float], list[float]]]] = {
     "frozen": {
         "tutor": ([1.1100237, 1.0415966, 1.1096338], [0.5896326, 0.66293, 0.6095506]),
@@ -91,7 +93,8 @@ def frozen(words: list[str], *more: str) -> list[str]:
     ]
 
 
-def test_a_training_writes_what_every_run_has(words: list[str], tmp_path: Path) -> None:
+def test_a_training_writes_what_every_run_has(words: list[str], tmp_path: Path, undrawn: pytest.MonkeyPatch) -> None:
+    undrawn.undo()
     assert run("train", frozen(words, "agent=tutor", "name=run"), "train_agent.py ...") == 0
     folder = tmp_path / "run"
     names = {"config.yaml", "command.txt", "overrides.json", "versions.json", "rows.json", "logs"}
@@ -261,13 +264,16 @@ def test_rows_of_a_task_are_edited_and_judged_by_its_labels(
     assert student.config.num_labels == 2
 
 
-def study(words: list[str], *more: str) -> int:
+def study(monkeypatch: pytest.MonkeyPatch, words: list[str], *more: str) -> int:
+    monkeypatch.setattr("cli.jobs.study.opened", lambda *_: Here())
     return run("study", [*words, "trainings=2", "jobs=2", "name=study", *more], "kd-env study ...")
 
 
-def test_a_joint_study_pairs_students(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_joint_study_pairs_students(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     agents = "agents=[tutor,{name: tutor, label: k, options: {kl_coef: 0.1}, env: {mode: sequential}}]"
-    assert study(words, agents) == 0
+    assert study(monkeypatch, words, agents) == 0
     data = json.loads((tmp_path / "study" / "comparison.json").read_text())
     assert data["joint"] and data["seeds"] == [0, 100]
     assert [entry["policy"] for entry in data["entries"]] == ["tutor", "k", "teacher_samples", "keep_masked"]
@@ -293,8 +299,10 @@ def test_a_joint_study_pairs_students(words: list[str], tmp_path: Path, capsys: 
 RULE = ("tutor", "keep_masked")
 
 
-def test_a_frozen_study_crosses_trainings_and_students(words: list[str], tmp_path: Path) -> None:
-    assert study(frozen(words), "agents=[tutor]", "evaluation.rules=[keep_masked]") == 0
+def test_a_frozen_study_crosses_trainings_and_students(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert study(monkeypatch, frozen(words), "agents=[tutor]", "evaluation.rules=[keep_masked]") == 0
     data = json.loads((tmp_path / "study" / "comparison.json").read_text())
     assert not data["joint"] and [entry["units"] for entry in data["entries"]] == [2, 3]
     assert data["entries"][0]["measures"]["reward"]["seeds"] == 3
