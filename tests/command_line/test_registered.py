@@ -19,7 +19,9 @@ from cli.jobs.study import study
 from cli.runs import folder as runs
 from cli.settings.presets import studies
 from cli.settings.read import agent_label
+from tests.here import Here, undrawn_figures
 
+OPENED = "cli.jobs.studies.registered.opened"
 SOURCE = "rows-toy-noisy_labels"
 FIXED: dict[str, Any] = {
     "name": "fixed",
@@ -75,7 +77,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     blocks = [{**FIXED["blocks"][0], "tasks": ["toy"]}, {**transferred, "agents": [{**entry, "steps": 0}]}]
     hypotheses = [*FIXED["hypotheses"], {**FIXED["hypotheses"][0], "name": "H2", "agent": "moved", "block": "other"}]
     words = [written(place, blocks=blocks, hypotheses=hypotheses), f"runs_dir={place}", "jobs=2", "progress=false"]
-    folder = study([*words, f"cache_dir={place}/cache"], "kd-env study ...")
+    with pytest.MonkeyPatch.context() as patch, undrawn_figures():
+        patch.setattr(OPENED, lambda *_: Here())
+        folder = study([*words, f"cache_dir={place}/cache"], "kd-env study ...")
     (place / "words.json").write_text(json.dumps([*words, f"cache_dir={place}/cache"]))
     return folder
 
@@ -104,7 +108,8 @@ def test_a_policy_of_another_problem_is_judged_as_it_is(finished: Path) -> None:
     assert (moved / networks).read_bytes() == (source / networks).read_bytes()
 
 
-def test_a_deleted_cell_comes_back_with_the_same_bits(finished: Path) -> None:
+def test_a_deleted_cell_comes_back_with_the_same_bits(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OPENED, lambda *_: Here())
     (cell,) = (finished / SOURCE).glob("*-seed0")
     before = json.loads((cell / "results.json").read_text())["policies"]
     kept = {path: path.stat().st_mtime_ns for path in finished.glob("other-*/*/results.json")}
