@@ -73,7 +73,9 @@ def test_torchrl_specs(tiny: dict[str, Any]) -> None:
 def test_id_with_module_prefix_imports_the_package() -> None:
     """A tool that knows only an id needs no import of kd_env; the embedded task needs no files."""
     code = (
-        "import gymnasium as gym; env = gym.make('kd_env:kd_env/KnowledgeSelectionDiscrete-v0');"
+        "import gymnasium as gym;"
+        "rows = dict(max_train_rows=64, feedback_rows=32, selection_rows=32, evaluation_rows=32);"
+        "env = gym.make('kd_env:kd_env/KnowledgeSelectionDiscrete-v0', **rows);"
         "print(env.reset(seed=0)[0].shape, env.action_space.n)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
