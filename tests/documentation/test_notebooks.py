@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 from docs.house import ROOT
 from docs.site.notebooks import as_page, cells
+from tests.here import Here
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
 IN_A_KERNEL = "own_decision"
@@ -42,14 +44,16 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that a notebook is played in."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # fonts are not looked for again
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("path", [path for path in TUTORIALS if path.stem != IN_A_KERNEL], ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, there: Path) -> None:
-    """Its cells as a kernel takes them, one after the other in one namespace, without the start of a kernel."""
+def test_a_notebook_runs(path: Path, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells as a kernel takes them, in one namespace, without the start of a kernel or of a study's process."""
+    monkeypatch.setattr("cli.jobs.study.opened", lambda *_: Here())
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
         if cell.cell_type == "code":

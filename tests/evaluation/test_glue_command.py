@@ -28,6 +28,7 @@ from kd_env.evaluation.downstream.grid import Point, choose, edges, grid_of
 from kd_env.evaluation.downstream.printed import PRINTED
 from kd_env.evaluation.statistics.crossed import policy_interval
 from kd_files.manifest import MANIFEST
+from tests.here import Here
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,7 @@ def test_the_grid_is_chosen_on_selection_rows_alone(
 def test_processes_give_the_same_bits_and_a_stopped_command_goes_on(
     students: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cli.jobs.downstream.glue.opened", lambda *_: Here(started=1))
     assert main(["glue", *words(students, tmp_path, "jobs=2", "name=two", "progress=true")]) == 0
     shown = capsys.readouterr()
     assert "cells 2/2" in shown.err and "none on toy (learning rate" in shown.err
