@@ -109,7 +109,7 @@ def test_a_policy_of_another_problem_is_judged_as_it_is(finished: Path) -> None:
 
 
 def test_a_deleted_cell_comes_back_with_the_same_bits(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OPENED, lambda *_: Here())
+    monkeypatch.setattr(OPENED, lambda *_: Here(started=1))
     (cell,) = (finished / SOURCE).glob("*-seed0")
     before = json.loads((cell / "results.json").read_text())["policies"]
     kept = {path: path.stat().st_mtime_ns for path in finished.glob("other-*/*/results.json")}
