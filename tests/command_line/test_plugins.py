@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import gymnasium as gym
+import matplotlib
 import pytest
 
 from agents import catalog as agents_catalog
@@ -68,6 +69,7 @@ def test_it_is_installed_and_works_by_its_names(tmp_path: Path) -> None:
     install_broken(target)
     path = os.pathsep.join([str(ROOT), str(target)])
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    env |= {"MPLCONFIGDIR": matplotlib.get_cachedir()}  # fonts are not looked for again
     play = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", "-x"]
     done = subprocess.run(
         [*play, str(ROOT / "tests" / "with_plugins.py"), f"--basetemp={tmp_path / 'temp'}"],

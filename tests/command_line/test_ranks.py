@@ -16,6 +16,7 @@ from tests.launched import two_ranks
 
 RUN = [
     *("experiment=quick", "agent=reinforce", "env.budget=8", "num_envs=2", "total_timesteps=64", "checkpoint_every=16"),
+    *("task.max_train_rows=64", "task.feedback_rows=32", "task.selection_rows=32", "env.evaluation_rows=32"),
     *("evaluation.seeds=1", "evaluation.rules=[all]", "progress=false", "name=run"),
 ]
 
@@ -23,14 +24,15 @@ RUN = [
 def test_ranks_train_and_judge_in_one_run_folder_and_go_on_there(tmp_path: Path) -> None:
     runs, temporary = tmp_path / "runs", tmp_path / "temporary"
     temporary.mkdir()
-    places = {"KD_ENV_RUNS": str(runs), "TMPDIR": str(temporary), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    first = two_ranks(["cli.main", "train", *RUN, "pause.at=24", "pause.seeds=1"], **places)
+    places = {"KD_ENV_RUNS": str(runs), "TMPDIR": str(temporary)}
+    words = ["cli.main", "train", *RUN, f"cache_dir={tmp_path / 'cache'}"]
+    first = two_ranks([*words, "pause.at=24", "pause.seeds=1"], **places)
     assert [status for status, _ in first] == [0, 0], first
     assert "2 ranks train each student together" in first[0][1]
     assert "Task toy" in first[0][1] and "Task toy" not in first[1][1]  # what the leader says is said once
     paused = json.loads((runs / "run" / "pause" / "result.json").read_text())
     assert paused["steps"] >= 24 and not (runs / "run" / "policy").exists()
-    second = two_ranks(["cli.main", "train", *RUN, "resume=true"], **places)
+    second = two_ranks([*words, "resume=true"], **places)
     assert [status for status, _ in second] == [0, 0], second
     results = json.loads((runs / "run" / "results.json").read_text())
     assert {policy["policy"] for policy in results["policies"]} >= {"reinforce", "all"}
