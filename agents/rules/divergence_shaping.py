@@ -241,6 +241,7 @@ class AKL(DivergenceRule):
     student's absolute error in the tail, over that in both. In two classes both errors are the same, so that it is
     1/2 there: the rule has a say from three classes on. As in the authors' code the head ends before the class that
     would exceed ``mu``. With ``weighting=batch``, ours, r is the mean of the rows. The paper has temperature 1.
+    Of several teachers the mean of their logits is read.
 
     Args:
         env: the environment.

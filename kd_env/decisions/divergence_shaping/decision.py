@@ -12,6 +12,7 @@ from kd_env.config.environment import EnvConfig
 from kd_env.core.types import Floats
 from kd_env.data.tasks import is_regression
 from kd_env.decisions.base import BOX, DISCRETE, Decision, Measure, Parts
+from kd_env.decisions.by_row import ONE_A_BATCH, VIEW_HINTS, check_by_row
 from kd_env.decisions.divergence_shaping.actions import SHAPES, DivergenceShapingActions
 from kd_env.decisions.divergence_shaping.measures import MeanGiven
 from kd_env.knowledge import term_entries
@@ -100,18 +101,7 @@ class DivergenceShaping(Decision):
                 "or another decision."
             )
         _check_terms(config)
-        if config.weighting == "batch":
-            return
-        if config.updates_per_step != 1:
-            raise ValueError(
-                f"updates_per_step={config.updates_per_step} does not fit weighting='sample': the action speaks of the "
-                "rows of one batch. Set updates_per_step=1 or weighting='batch'."
-            )
-        if config.action_view == "discrete":
-            raise ValueError(
-                "action_view='discrete' chooses for a whole batch; use weighting='batch', or the native or box view "
-                "with weighting='sample'."
-            )
+        check_by_row(config, "native or box")
 
     def make_actions(self, config: EnvConfig, parts: Parts) -> DivergenceShapingActions:
         """The action model."""
@@ -119,11 +109,9 @@ class DivergenceShaping(Decision):
         self.gives_rows = config.weighting == "sample"
         self.weights_per_row = int(self.gives_rows)
         if self.gives_rows:
-            self.view_hints = {"discrete": "weighting='batch'"}
+            self.view_hints = VIEW_HINTS
         else:
-            self.shared_refusal = (
-                "the env takes one action a batch (weighting='batch'); make it with weighting='sample'."
-            )
+            self.shared_refusal = ONE_A_BATCH
         low, high = map(float, config.temperature_range)
         return DivergenceShapingActions(
             self.given_names,

@@ -11,6 +11,7 @@ import numpy as np
 from kd_env.config.environment import EnvConfig
 from kd_env.core.registry import unknown_name
 from kd_env.decisions.base import BOX, DISCRETE, MULTI_BINARY, Decision, Measure, Parts
+from kd_env.decisions.by_row import ONE_A_BATCH, VIEW_HINTS, check_by_row
 from kd_env.decisions.teacher_weighting.actions import TeacherWeightingActions
 from kd_env.decisions.teacher_weighting.attributes import ATTRIBUTES
 from kd_env.decisions.teacher_weighting.measures import BestTeacherFollowed
@@ -81,18 +82,7 @@ class TeacherWeighting(Decision):
                 f"{config.action_view!r} their weights always sum to 1. Set action_view='box' (or 'subset', "
                 "'discrete'; agent.action_view in the main job), or leave fills out."
             )
-        if config.weighting == "batch":
-            return
-        if config.updates_per_step != 1:
-            raise ValueError(
-                f"updates_per_step={config.updates_per_step} does not fit weighting='sample': the action weighs the "
-                "rows of one batch. Set updates_per_step=1 or weighting='batch'."
-            )
-        if config.action_view == "discrete":
-            raise ValueError(
-                "action_view='discrete' chooses for a whole batch; use weighting='batch', or the subset, simplex "
-                "or box view with weighting='sample'."
-            )
+        check_by_row(config, "subset, simplex or box")
 
     def make_actions(self, config: EnvConfig, parts: Parts) -> TeacherWeightingActions:
         """The action model.
@@ -121,11 +111,9 @@ class TeacherWeighting(Decision):
         by_row = config.weighting == "sample"
         self.weights_per_row = len(parts.teacher_names) if by_row else 0
         if by_row:
-            self.view_hints = {"discrete": "weighting='batch'"}
+            self.view_hints = VIEW_HINTS
         else:
-            self.shared_refusal = (
-                "the env takes one action a batch (weighting='batch'); make it with weighting='sample'."
-            )
+            self.shared_refusal = ONE_A_BATCH
         rows = config.batch_size if by_row else None
         view, gate = config.action_view, config.gate
         return TeacherWeightingActions(parts.teacher_names, weighed, present, view, gate, rows, fills)
