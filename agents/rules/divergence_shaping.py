@@ -18,6 +18,8 @@ from agents.rules.base import Rule
 from agents.rules.teachers.base import Floats
 from agents.rules.teachers.by_loss import softmax
 
+Observations = NDArray[np.float32]
+Chosen = tuple[dict[str, Floats], Any]
 TEMPERATURE, REVERSE, PROGRESS = "soft_temperature", "reverse_share", "progress"
 
 
@@ -53,7 +55,7 @@ class DivergenceRule(Rule):
         for name, value in values.items():
             require(low <= value <= high, name, value, f"from {low:g} to {high:g}")
 
-    def next_logits(self, observations: NDArray[np.float32]) -> tuple[Floats, Floats]:
+    def next_logits(self, observations: Observations) -> tuple[Floats, Floats]:
         """Of students and teachers on the next batch, ``[N, B, C]``; refused where the env has another N."""
         student, teacher = self.base.next_logits()
         self.refuse_other_replicas(len(student), observations)
@@ -65,12 +67,10 @@ class DivergenceRule(Rule):
         return bool(self.base.weighting == "sample")
 
     @abstractmethod
-    def chosen(
-        self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]
-    ) -> tuple[dict[str, Floats], Any]:
+    def chosen(self, observations: Observations, memory: Any, starts: NDArray[np.bool_]) -> Chosen:
         """What the rule chooses, by name ``[N]`` or ``[N, B]``, and its memory."""
 
-    def act(self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]) -> tuple[Any, Any]:
+    def act(self, observations: Observations, memory: Any, starts: NDArray[np.bool_]) -> tuple[Any, Any]:
         """The effect of what is chosen, and of the plain values of the rest."""
         chosen, memory = self.chosen(observations, memory, starts)
         count = len(observations)
@@ -98,9 +98,7 @@ class PlainKD(DivergenceRule):
     def __init__(self, env: AnyEnv, *, seed: int = 0, temperature: float = 2.0, reverse_share: float = 0.0) -> None:
         super().__init__(env, seed=seed, temperature=temperature, reverse_share=reverse_share)
 
-    def chosen(
-        self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]
-    ) -> tuple[dict[str, Floats], Any]:
+    def chosen(self, observations: Observations, memory: Any, starts: NDArray[np.bool_]) -> Chosen:
         """Nothing."""
         return {}, None
 
@@ -114,9 +112,7 @@ class RandomDivergence(DivergenceRule):
     def __init__(self, env: AnyEnv, *, seed: int = 0) -> None:
         super().__init__(env, seed=seed)
 
-    def chosen(
-        self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]
-    ) -> tuple[dict[str, Floats], Any]:
+    def chosen(self, observations: Observations, memory: Any, starts: NDArray[np.bool_]) -> Chosen:
         """A draw a replica, each from its own generator."""
         count, rows = len(self.shapes), self.base.batch_size if self.by_row else 1
         raw = np.stack([self.generator(i).uniform(-1.0, 1.0, (rows, count)) for i in range(len(observations))])
@@ -149,9 +145,7 @@ class TemperatureAnnealing(DivergenceRule):
         super().__init__(env, seed=seed, start=start, end=end, reverse_share=reverse_share)
         self.require_temperatures(start=start, end=end)
 
-    def chosen(
-        self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]
-    ) -> tuple[dict[str, Floats], Any]:
+    def chosen(self, observations: Observations, memory: Any, starts: NDArray[np.bool_]) -> Chosen:
         """By progress."""
         start, end = self.options["start"], self.options["end"]
         return {TEMPERATURE: start + (end - start) * self.progress(observations).astype(np.float64)}, None
@@ -215,9 +209,7 @@ class CTKD(DivergenceRule):
         super().__init__(env, seed=seed, reverse_share=reverse_share, **own, **rest)
         self.require_temperatures(low=low, **{"low + width": low + width})
 
-    def chosen(
-        self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]
-    ) -> tuple[dict[str, Floats], Any]:
+    def chosen(self, observations: Observations, memory: Any, starts: NDArray[np.bool_]) -> Chosen:
         """The temperature as it is, and what its gradient on the next batch makes of it for the step after."""
         o, count = self.options, len(observations)
         fresh = _Learned(np.ones(count), np.zeros(count))
@@ -257,9 +249,7 @@ class AKL(DivergenceRule):
         require(0.0 < mu < 1.0, "mu", mu, "in (0, 1)")
         super().__init__(env, seed=seed, mu=mu, temperature=temperature)
 
-    def chosen(
-        self, observations: NDArray[np.float32], memory: Any, starts: NDArray[np.bool_]
-    ) -> tuple[dict[str, Floats], Any]:
+    def chosen(self, observations: Observations, memory: Any, starts: NDArray[np.bool_]) -> Chosen:
         """By the student's errors on the next batch."""
         student, teacher = self.next_logits(observations)
         share = tail_share(student, teacher, self.options["mu"])
