@@ -17,6 +17,7 @@ from cli.runs.backends.base import Backend, Child
 from cli.settings.options import split_options, split_place
 
 SEARCH = "search={learning_rate: {low: 1e-4, high: 1e-1, log: true}, value_learning_rate: [0.001, 0.01]}"
+AS_IT_IS = 0.05
 
 
 class Processes:
@@ -32,7 +33,7 @@ class Processes:
             child.log.touch()
             given = dict(word.partition("=")[::2] for word in child.words if "=" in word)
             at, seed = int(given["pause.at"]), int(given["seed"])
-            worth = -float(given["agent.options.learning_rate"]) + at / 1000 + seed / 1e6
+            worth = -float(given.get("agent.options.learning_rate", AS_IT_IS)) + at / 1000 + seed / 1e6
             if child.name not in self.fails:
                 seeds = (1000000, 1000001)
                 write_paused(child.log.with_suffix(""), Paused(at, at, seeds, (worth - 0.1, worth + 0.1)))
@@ -60,11 +61,13 @@ def test_a_search_prunes_goes_on_and_keeps_what_it_knows(
     assert processes.calls[0][:2] == ["trial0-seed0", "trial0-seed100"]
     assert [trial["state"] for trial in trials] == ["complete"] * 8
     first = trials[0]
-    early = 0.02 + 5e-5 - first["options"]["learning_rate"]
+    assert first["options"] == {} and all(trial["options"] for trial in trials[1:])
+    early = 0.02 + 5e-5 - AS_IT_IS
     assert first["values"] == pytest.approx([early, early + 0.019])
     best = max(trials, key=lambda trial: trial["values"][-1])
     said = capsys.readouterr().out
     assert f"The best is number {trials.index(best)}, {best['options']}" in said
+    assert f"({first['values'][-1]:.3f} as it is)" in said
     # What it says is a study that can be planned.
     (training,) = study.plan(*split_options("study", [*words[:7], said.split("'")[-2], "trainings=1"]))
     assert training.settings.agent.options == best["options"]
@@ -75,8 +78,8 @@ def test_a_search_prunes_goes_on_and_keeps_what_it_knows(
     assert after[:8] == trials and len(after) == 14
     pruned = [trial for trial in after if trial["state"] == "pruned"]
     assert pruned and all(len(trial["values"]) == 1 for trial in pruned)
-    rates = [trial["options"]["learning_rate"] for trial in after]
-    assert sum(rate < 0.01 for rate in rates[8:]) / 6 > sum(rate < 0.01 for rate in rates[:8]) / 8
+    rates = [trial["options"]["learning_rate"] for trial in after[1:]]
+    assert sum(rate < 0.01 for rate in rates[7:]) / 6 > sum(rate < 0.01 for rate in rates[:7]) / 7
 
     # A search that is stopped in the middle of a stage judges again only what is not known.
     values = json.loads((folder / FILE).read_text())
@@ -88,6 +91,16 @@ def test_a_search_prunes_goes_on_and_keeps_what_it_knows(
     assert len(processes.calls) == calls + 1
     with pytest.raises(ValueError, match=r"holds a search of other stages"):
         tune.tune([*more, "stages=[0.2,1.0]"], "")
+
+
+def test_a_search_that_finds_nothing_better_says_so(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tune, "run_all", Processes())
+    monkeypatch.setitem(globals(), "AS_IT_IS", 1e-5)
+    folder = tune.tune(words, "")
+    best = json.loads((folder / FILE).read_text())["trials"][0]["values"][-1]
+    assert f"None is better than the agent as it is, which closes {best:.3f}" in capsys.readouterr().out
 
 
 def test_trials_that_fail_are_told(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,13 +220,17 @@ def _words(found: Plan, trials: Sequence[Trial]) -> str:
         for state in (COMPLETE, PRUNED, FAILED)
         if (count := sum(trial.state == state for trial in trials))
     )
-    best = best_of(trials)
+    said = f"{len(trials)} trials: {counts}."
+    best, first = best_of(trials), trials[0]
     if best is None:
-        return f"{len(trials)} trials: {counts}."
+        return said
+    value = f"{best.values[-1]:.3f} of the gap on the selection rows"
+    if not best.options:
+        return f"{said} None is better than the agent as it is, which closes {value}.\nWritten to {found.folder}"
+    as_it_is = f" ({first.values[-1]:.3f} as it is)" if not first.options and first.state == COMPLETE else ""
     agent = {"name": found.base.resolved["presets"]["agent"], "options": best.options}
     return (
-        f"{len(trials)} trials: {counts}. The best is number {trials.index(best)}, {best.options}: it closes "
-        f"{best.values[-1]:.3f} of the gap on the selection rows, where it was chosen, so that this is too much. "
-        f"Judge it with trainings of other seeds: kd-env study ... 'agents=[{json.dumps(agent)}]' first_seed="
-        f"{found.search.seeds[-1] + SEED_STEP}\nWritten to {found.folder}"
+        f"{said} The best is number {trials.index(best)}, {best.options}: it closes {value}{as_it_is}, where it was "
+        "chosen, so that this is too much. Judge it with trainings of other seeds: kd-env study ... "
+        f"'agents=[{json.dumps(agent)}]' first_seed={found.search.seeds[-1] + SEED_STEP}\nWritten to {found.folder}"
     )

@@ -25,6 +25,7 @@ class Trial:
     """One set of options."""
 
     options: dict[str, Any]
+    """By name; none are set where there are none."""
     values: list[float] = field(default_factory=list)
     """Gap closed on the selection rows after each stage that it came to."""
     state: str = OPEN
@@ -73,6 +74,8 @@ def write_trials(folder: Path, search: Search, trials: Sequence[Trial]) -> None:
 def propose(search: Search, trials: Sequence[Trial], count: int) -> list[Trial]:
     """New trials by what those before were worth: the same ones for the same past.
 
+    The first of all is the agent as it is, with none of the options: a search says whether it found something better.
+
     Args:
         search: which.
         trials: before, none of them open.
@@ -90,12 +93,13 @@ def propose(search: Search, trials: Sequence[Trial], count: int) -> list[Trial]:
             optuna.create_trial(
                 state=optuna.trial.TrialState[states[trial.state]],
                 params=trial.options,
-                distributions=known,
+                distributions={name: known[name] for name in trial.options},
                 value=trial.values[-1] if trial.state == COMPLETE else None,
                 intermediate_values=dict(zip(search.stages, trial.values, strict=False)),
             )
         )
-    return [Trial(dict(study.ask(known).params)) for _ in range(count)]
+    first = [] if trials else [Trial({})]
+    return first + [Trial(dict(study.ask(known).params)) for _ in range(count - len(first))]
 
 
 def is_behind(trial: Trial, others: Sequence[Trial]) -> bool:
