@@ -242,10 +242,12 @@ def test_rules_alone_are_a_report(tmp_path: Path) -> None:
 def grid(folder: Path, **changes: Any) -> Path:
     study(folder / "toy-clean")
     study(folder / "toy-noisy", task={"name": "toy", "label_noise": 0.1})
-    problems = [
-        {"folder": name, "block": "b", "agents": [NASTY], "transfers": []}
-        for name in ("toy-clean", "toy-noisy", "late")
-    ]
+    return recorded(folder, "toy-clean", "toy-noisy", "late", **changes)
+
+
+def recorded(folder: Path, *names: str, **changes: Any) -> Path:
+    """A folder of problems with the record of a grid study."""
+    problems = [{"folder": name, "block": "b", "agents": [NASTY], "transfers": []} for name in names]
     values = {"name": "grid", "hash": "abc123", "registered": "2026-01-01", "problems": problems, "departures": []}
     values["registration"] = {"hypotheses": []}
     (folder / "study.json").write_text(json.dumps({**values, **changes}))
@@ -274,6 +276,22 @@ def test_a_grid_says_its_departures_first_and_keeps_problems_apart(tmp_path: Pat
     (folder / "study.json").write_text(json.dumps({**values, "problems": values["problems"][1:2], "departures": []}))
     page = Page(report([str(folder), f"out={tmp_path / 'kept'}"], "").read_text())
     assert "Pre-registration abc123 of 2026-01-01; no departure from it." in page.words
+
+
+def test_problems_without_an_agent_in_common_are_shown_each_by_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "grid"
+    for name in ("one", "two"):
+        agent, rule = f"agent of {name}", f"rule of {name}"
+        for index in range(5):
+            rows = [row(agent, [0.6 + 0.01 * index, 0.58], learned=True), *([row(rule, [0.4, 0.5])] * (index == 0))]
+            run(folder / name / f"ac-{index}", 100 * index, *rows, agent={"name": agent, "options": {}})
+    words = Page(report([str(recorded(folder, "one", "two"))], "").read_text()).words
+    assert "Each problem by itself: no agent was judged on all problems." in words
+    for place, name in ((1, "one"), (2, "two")):
+        assert (folder / f"figures/p{place}-profiles.svg").is_file()
+        chances = list(csv.DictReader(io.StringIO((folder / f"tables/p{place}-improvement.csv").read_text())))
+        assert [line["pair"] for line in chances] == [f"agent of {name} better than rule of {name}"]
+    assert not (folder / "tables/improvement.csv").exists()
 
 
 def test_a_registered_study_begins_with_its_hypotheses_and_shows_its_transfer(tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ from kd_env.evaluation.comparing.sheets import HOLM_LEVEL, intervals_of, split_m
 from kd_env.evaluation.comparing.words import plain_words
 from kd_env.evaluation.pages import collect, pooling
 from kd_env.evaluation.pages.contents import Picture, Problem, Section, Study
+from kd_env.evaluation.pages.distributions import NOTHING, distributions
 from kd_env.evaluation.pages.figures import courses, curves, forests, reliability
 from kd_env.evaluation.pages.hypotheses import registered
+from kd_env.evaluation.pages.places import all_places, each, places_of
 from kd_env.evaluation.pages.tables import Cell, Table
 from kd_env.evaluation.pages.verdict import seconds_words
 from kd_env.evaluation.reports.report import ECE_TITLE
-from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, Interval
+from kd_env.evaluation.statistics.intervals import Interval
 from kd_env.evaluation.statistics.verdicts import title_of
-
-_NOTHING = "There is nothing to compare: an agent that learned and a rule, or a second agent, are needed."
 
 
 def sections(study: Study, png: bool) -> list[Section]:
@@ -29,7 +29,7 @@ def sections(study: Study, png: bool) -> list[Section]:
         png: whether pictures are drawn as PNG, too.
     """
     together = pooling.pool(study)
-    first = [_differences(study, together, png), _policies(study, png), *_distributions(study, together, png)]
+    first = [_differences(study, together, png), _policies(study, png), *distributions(study, together, png)]
     return [
         *registered(study),
         *first,
@@ -41,7 +41,7 @@ def _differences(study: Study, together: pooling.Pool | None, png: bool) -> Sect
     pictures, tables = list[Picture](), list[Table]()
     if len(study.problems) > 1:
         pictures, tables = _overview(study, together, png)
-    for prefix, problem in _each(study):
+    for prefix, problem in each(study):
         c = problem.comparison
         contrasts = (*c.to_rules, *c.between_agents, *c.between_controls, *c.reactions, *c.to_bounds)
         if contrasts:
@@ -57,7 +57,7 @@ def _differences(study: Study, together: pooling.Pool | None, png: bool) -> Sect
         "Agents minus rules, agents minus agents, and agents minus themselves under controls and under interventions. "
         "A bound (^) knows what no agent may know, and is nobody's rival."
     )
-    return Section("differences", "Differences", lead if tables else _NOTHING, (), tuple(pictures), tuple(tables))
+    return Section("differences", "Differences", lead if tables else NOTHING, (), tuple(pictures), tuple(tables))
 
 
 def _overview(study: Study, together: pooling.Pool | None, png: bool) -> tuple[list[Picture], list[Table]]:
@@ -83,52 +83,13 @@ def _overview(study: Study, together: pooling.Pool | None, png: bool) -> tuple[l
         (f"{agent} - {other}", d.interval, d.design, d.detectable, d.p_value, "yes" if d.claim else "no")
         for agent, other, d in found
     ]
-    places = tuple(_all_places(study, agent, other) for agent, other, _ in found)
+    places = tuple(all_places(study, agent, other) for agent, other, _ in found)
     told = "Differences over all problems"
     return pictures, [Table("pooled", told, header, tuple(rows), places, signed=True)] if rows else []
 
 
 def _shown(one: Contrast) -> tuple[Interval, bool]:
     return one.difference.interval, one.difference.claim
-
-
-def _all_places(study: Study, *policies: str) -> tuple[str, ...]:
-    """Run folders of policies in all problems; of the best rule of each, too."""
-    found: list[str] = []
-    for problem in study.problems:
-        names = [str(problem.comparison.best_rule) if name == pooling.BEST else name for name in policies]
-        found += _places(problem.comparison, *names)
-    return tuple(dict.fromkeys(found))
-
-
-def _distributions(study: Study, together: pooling.Pool | None, png: bool) -> list[Section]:
-    """Performance profiles, and the probability of improvement."""
-    if together is None:
-        lead = "Some problems are judged by their gap and others by their loss: nothing is put together."
-        return [Section("profiles", "Performance profiles", lead), Section("improvement", "Improvement", lead)]
-    title = together.title if together.sign > 0 else f"- {together.title}"
-    shown = (curves.profile(pooling.profiles(together), title, png),)
-    pairs = [(a, b, interval) for a, by in pooling.improvements(together).items() for b, interval in by.items()]
-    lines = [forests.Line(f"{a} better than {b}", interval, _apart(interval)) for a, b, interval in pairs]
-    caption = (
-        "Probability that a new training of the first has a better student than the second from the same seed (ties "
-        "one half), with 95% intervals; filled where they exclude 0.5 and the design is large enough for a claim."
-    )
-    name = "probability of improvement"
-    drawn = (forests.differences(name, lines, "improvement", caption, png, zero=0.5),) if lines else ()
-    rows = tuple((f"{a} better than {b}", interval) for a, b, interval in pairs)
-    places = tuple(_all_places(study, a, b) for a, b, _ in pairs)
-    tables = (Table("improvement", "Probability of improvement", ("pair", name), rows, places),) if rows else ()
-    lead = "" if pairs else _NOTHING
-    return [
-        Section("profiles", "Performance profiles", "", (), shown),
-        Section("improvement", "Probability of improvement", lead, (), drawn, tables),
-    ]
-
-
-def _apart(interval: Interval) -> bool:
-    enough = interval.units >= MIN_UNITS_FOR_CLAIM and (interval.seeds or 0) >= MIN_SEEDS_FOR_CLAIM
-    return enough and math.isfinite(interval.low) and not interval.low <= 0.5 <= interval.high
 
 
 def _contrast_table(problem: Problem, contrasts: Sequence[Contrast], prefix: str) -> Table:
@@ -139,14 +100,14 @@ def _contrast_table(problem: Problem, contrasts: Sequence[Contrast], prefix: str
         d = one.difference
         claim = ("yes" if one.holm_p < HOLM_LEVEL else "not after Holm") if d.claim else "tie" if d.tie else "no"
         rows.append((_pair(c, one), d.interval, d.design, d.detectable, d.p_value, one.holm_p, claim))
-    places = tuple(_places(c, one.first, one.second) for one in contrasts)
+    places = tuple(places_of(c, one.first, one.second) for one in contrasts)
     title = f"Differences on {problem.name}"
     return Table(f"{prefix}differences", title, header, tuple(rows), places, signed=True)
 
 
 def _policies(study: Study, png: bool) -> Section:
-    tables = tuple(_policy_table(problem, prefix) for prefix, problem in _each(study))
-    pictures = tuple(forests.policies(problem, True, prefix) for prefix, problem in _each(study))
+    tables = tuple(_policy_table(problem, prefix) for prefix, problem in each(study))
+    pictures = tuple(forests.policies(problem, True, prefix) for prefix, problem in each(study))
     texts = tuple(plain_words(problem.comparison) for problem in study.problems)
     lead = "What was trained beside every rule, on the same students."
     return Section("policies", "Every policy on dev", lead, texts, pictures, tables)
@@ -176,7 +137,7 @@ def _policy_table(problem: Problem, prefix: str) -> Table:
 
 def _costs(study: Study, png: bool) -> Section:
     pictures, tables = list[Picture](), list[Table]()
-    for prefix, problem in _each(study):
+    for prefix, problem in each(study):
         pictures.append(curves.cost_against_score(problem, png, prefix))
         header = ("policy", "trainings", "updates of a training", "time of a training", "updates of a student", "score")
         found = collect.costs(problem)
@@ -199,7 +160,7 @@ def _costs(study: Study, png: bool) -> Section:
 
 
 def _learning(study: Study, png: bool) -> Section:
-    drawn = [curves.learning_curves(problem, png, prefix) for prefix, problem in _each(study)]
+    drawn = [curves.learning_curves(problem, png, prefix) for prefix, problem in each(study)]
     pictures = tuple(picture for picture in drawn if picture is not None)
     lead = "" if pictures else "No run has a log of a training: rules learn nothing."
     return Section("learning", "Learning curves", lead, (), pictures)
@@ -208,11 +169,11 @@ def _learning(study: Study, png: bool) -> Section:
 def _chosen(study: Study, png: bool) -> Section:
     drawn = [
         draw(problem, png, prefix)
-        for prefix, problem in _each(study)
+        for prefix, problem in each(study)
         for draw in (courses.chosen_over_time, courses.term_losses, courses.traces)
     ]
     pictures = tuple(picture for picture in drawn if picture is not None)
-    tables = tuple(table for prefix, problem in _each(study) if (table := _choice_table(problem, prefix)).header[1:])
+    tables = tuple(table for prefix, problem in each(study) if (table := _choice_table(problem, prefix)).header[1:])
     lead = (
         "" if pictures or tables else "These policies set no weights of terms, and nothing else of them was recorded."
     )
@@ -237,7 +198,7 @@ def _choice_table(problem: Problem, prefix: str) -> Table:
 
 def _calibration(study: Study, png: bool) -> Section:
     pictures, tables = list[Picture](), list[Table]()
-    for prefix, problem in _each(study):
+    for prefix, problem in each(study):
         c = problem.comparison
         split = c.dev_splits[0]
         known = [entry for entry in c.entries if entry.calibration_error is not None]
@@ -272,21 +233,8 @@ def _generated(study: Study, png: bool) -> Section:
     return Section("generated", "Generated text and remarks", "" if texts else "No run wrote any.", texts=texts)
 
 
-def _each(study: Study) -> list[tuple[str, Problem]]:
-    """Every problem, and what the names of its figures and tables begin with: nothing where there is one."""
-    if len(study.problems) == 1:
-        return [("", study.problems[0])]
-    return [(f"p{place}-", problem) for place, problem in enumerate(study.problems, 1)]
-
-
 def _pair(c: Comparison, one: Contrast) -> str:
     return f"{one.first} - {one.second}{split_mark(c, one.split)}"
-
-
-def _places(c: Comparison, *policies: str) -> tuple[str, ...]:
-    """Run folders of policies; those of an intervention are its agent's, which is named beside it."""
-    known = {entry.policy: entry.runs for entry in c.entries}
-    return tuple(dict.fromkeys(place for policy in policies for place in known.get(policy, ())))
 
 
 def _name(entry: Entry) -> str:

@@ -118,15 +118,16 @@ def _trained(curve: collect.Curve) -> str:
     return f"{curve.policy} ({curve.trainings} training{'' if curve.trainings == 1 else 's'})"
 
 
-def profile(found: Mapping[str, Profile], title: str, png: bool) -> Picture:
+def profile(found: Mapping[str, Profile], title: str, name: str, png: bool) -> Picture:
     """The share of runs above every score, by policy: who is higher everywhere is better everywhere.
 
     Args:
         found: by policy.
         title: of the score.
+        name: of the picture's files.
         png: whether the PNG is wanted.
     """
-    names = sorted(found, key=lambda name: -float(found[name].shares.sum()))[:MOST]
+    names = sorted(found, key=lambda policy: -float(found[policy].shares.sum()))[:MOST]
     thresholds = found[names[0]].thresholds
     problems = found[names[0]].problems
     over = f", a mean over {problems} problems" if problems > 1 else ""
@@ -135,14 +136,14 @@ def profile(found: Mapping[str, Profile], title: str, png: bool) -> Picture:
         f"higher is better. Bands: 95%. {f'The best {MOST} of {len(found)} policies.' if len(found) > MOST else ''}"
     )
     middle = len(thresholds) // 2
-    said = "; ".join(f"{name} {found[name].shares[middle]:.0%}" for name in names[:6])
+    said = "; ".join(f"{policy} {found[policy].shares[middle]:.0%}" for policy in names[:6])
     alt = f"Share of students that reach a {title} of {thresholds[middle]:.3f}: {said}."
 
     def draw(figure: Figure) -> None:
         [axes] = panels(figure, 1, below=below)
-        for index, name in enumerate(names):
-            one, style = found[name], look(index)
-            axes.plot(thresholds, one.shares, markevery=max(len(thresholds) // 7, 1), label=name, **style)
+        for index, policy in enumerate(names):
+            one, style = found[policy], look(index)
+            axes.plot(thresholds, one.shares, markevery=max(len(thresholds) // 7, 1), label=policy, **style)
             if np.isfinite(one.low).all():
                 axes.fill_between(thresholds, one.low, one.high, color=style["color"], alpha=0.15, linewidth=0)
         axes.set_xlabel(title)
@@ -151,7 +152,7 @@ def profile(found: Mapping[str, Profile], title: str, png: bool) -> Picture:
         legend(figure, axes)
 
     below = legend_height(names)
-    return picture("profiles", caption, alt, draw, 2.6 + below, png)
+    return picture(name, caption, alt, draw, 2.6 + below, png)
 
 
 def _fill(learned: bool) -> str:
