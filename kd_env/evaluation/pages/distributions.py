@@ -8,7 +8,7 @@ from dataclasses import replace
 from kd_env.evaluation.pages import pooling
 from kd_env.evaluation.pages.contents import Picture, Section, Study
 from kd_env.evaluation.pages.figures import curves, forests
-from kd_env.evaluation.pages.places import all_places, each
+from kd_env.evaluation.pages.pooling import all_places, each
 from kd_env.evaluation.pages.tables import Table
 from kd_env.evaluation.statistics.intervals import MIN_SEEDS_FOR_CLAIM, MIN_UNITS_FOR_CLAIM, Interval
 

@@ -1,4 +1,4 @@
-"""Several problems together: what is known of policies that were judged on all of them."""
+"""Several problems together: what is known of policies that were judged on all of them, and where numbers come from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_env.core.types import Floats
+from kd_env.evaluation.comparing.comparison import Comparison
 from kd_env.evaluation.pages import collect
 from kd_env.evaluation.pages.contents import Problem, Study
 from kd_env.evaluation.statistics.intervals import Difference, Interval
@@ -54,6 +55,28 @@ def pool(study: Study) -> Pool | None:
         measure=measures.pop(),
         title=first.comparison.title,
     )
+
+
+def each(study: Study) -> list[tuple[str, Problem]]:
+    """Every problem, and what the names of its figures and tables begin with: nothing where there is one."""
+    if len(study.problems) == 1:
+        return [("", study.problems[0])]
+    return [(f"p{place}-", problem) for place, problem in enumerate(study.problems, 1)]
+
+
+def places_of(c: Comparison, *policies: str) -> tuple[str, ...]:
+    """Run folders of policies; those of an intervention are its agent's, which is named beside it."""
+    known = {entry.policy: entry.runs for entry in c.entries}
+    return tuple(dict.fromkeys(place for policy in policies for place in known.get(policy, ())))
+
+
+def all_places(study: Study, *policies: str) -> tuple[str, ...]:
+    """Run folders of policies in all problems; of the best rule of each, too."""
+    found: list[str] = []
+    for problem in study.problems:
+        names = [str(problem.comparison.best_rule) if name == BEST else name for name in policies]
+        found += places_of(problem.comparison, *names)
+    return tuple(dict.fromkeys(found))
 
 
 def _learns(problem: Problem, name: str) -> bool:

@@ -13,7 +13,7 @@ from kd_env.evaluation.pages.contents import Picture, Problem, Section, Study
 from kd_env.evaluation.pages.distributions import NOTHING, distributions
 from kd_env.evaluation.pages.figures import courses, curves, forests, reliability
 from kd_env.evaluation.pages.hypotheses import registered
-from kd_env.evaluation.pages.places import all_places, each, places_of
+from kd_env.evaluation.pages.pooling import all_places, each, places_of
 from kd_env.evaluation.pages.tables import Cell, Table
 from kd_env.evaluation.pages.verdict import seconds_words
 from kd_env.evaluation.reports.report import ECE_TITLE
