@@ -278,15 +278,26 @@ def test_a_grid_says_its_departures_first_and_keeps_problems_apart(tmp_path: Pat
     assert "Pre-registration abc123 of 2026-01-01; no departure from it." in page.words
 
 
-def test_problems_without_an_agent_in_common_are_shown_each_by_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("measures", "apart"),
+    [
+        (("gap_closed", "gap_closed"), "no agent was judged on all"),
+        (("gap_closed", "loss"), "some are judged by their gap and others by their loss"),
+    ],
+)
+def test_problems_that_cannot_be_put_together_are_shown_each_by_itself(
+    measures: tuple[str, str], apart: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "grid"
-    for name in ("one", "two"):
+    for name, measure in zip(("one", "two"), measures, strict=True):
         agent, rule = f"agent of {name}", f"rule of {name}"
         for index in range(5):
             rows = [row(agent, [0.6 + 0.01 * index, 0.58], learned=True), *([row(rule, [0.4, 0.5])] * (index == 0))]
-            run(folder / name / f"ac-{index}", 100 * index, *rows, agent={"name": agent, "options": {}})
+            place = run(folder / name / f"ac-{index}", 100 * index, *rows, agent={"name": agent, "options": {}})
+            results = json.loads((place / run_files.RESULTS).read_text())
+            (place / run_files.RESULTS).write_text(json.dumps({**results, "measure": measure}))
     words = Page(report([str(recorded(folder, "one", "two"))], "").read_text()).words
-    assert "Each problem by itself: no agent was judged on all problems." in words
+    assert words.count(f"Each problem by itself: {apart}.") == 2
     for place, name in ((1, "one"), (2, "two")):
         assert (folder / f"figures/p{place}-profiles.svg").is_file()
         chances = list(csv.DictReader(io.StringIO((folder / f"tables/p{place}-improvement.csv").read_text())))

@@ -16,7 +16,7 @@ NOTHING = "There is nothing to compare: an agent that learned and a rule, or a s
 
 
 def distributions(study: Study, together: pooling.Pool | None, png: bool) -> list[Section]:
-    """Both sections; a study of several environments has no agent that all of its problems judged.
+    """Both sections; each problem by itself where measures differ or no agent, as of several environments, is on all.
 
     Args:
         study: what was read.
@@ -25,25 +25,24 @@ def distributions(study: Study, together: pooling.Pool | None, png: bool) -> lis
     """
     lead, parts = "", [("", "", study, together)]
     if len(study.problems) > 1 and (together is None or not together.agents):
-        why = (
-            "some problems are judged by their gap and others by their loss"
+        apart = (
+            "some are judged by their gap and others by their loss"
             if together is None
-            else ("no agent was judged on all problems")
+            else "no agent was judged on all"
         )
-        lead = f"Each problem by itself: {why}."
+        lead = f"Each problem by itself: {apart}."
         alone = [(prefix, problem.name, replace(study, problems=(problem,))) for prefix, problem in each(study)]
         parts = [(prefix, f" on {name}", one, pooling.pool(one)) for prefix, name, one in alone]
     profiles, drawn, tables = list[Picture](), list[Picture](), list[Table]()
     for prefix, where, part, pooled in parts:
         if pooled is None:
             continue
-        title = f"{pooled.title}{where}" if pooled.sign > 0 else f"- {pooled.title}{where}"
+        title = f"{'' if pooled.sign > 0 else '- '}{pooled.title}{where}"
         profiles.append(curves.profile(pooling.profiles(pooled), title, f"{prefix}profiles", png))
         picture, table = _improvement(part, pooled, prefix, where, png)
         drawn += picture
         tables += table
-    nothing = "" if tables else NOTHING
-    said = " ".join(filter(None, (lead, nothing)))
+    said = lead if tables else f"{lead} {NOTHING}".lstrip()
     return [
         Section("profiles", "Performance profiles", lead, (), tuple(profiles)),
         Section("improvement", "Probability of improvement", said, (), tuple(drawn), tuple(tables)),
