@@ -2,6 +2,9 @@
 
 A process cannot tell those that it started when it is killed. So each of them watches a pipe whose other end only the
 first one holds: the system closes it, and then they end, too.
+
+Workers of :mod:`multiprocessing` are forked from a server that has imported what they need: a new interpreter spends
+seconds of processor on torch and transformers before it does any work.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -24,16 +28,49 @@ Tell = Callable[[Any], None]
 Process = subprocess.Popen[Any]
 
 
-def end_with_parent() -> None:
+PRELOADED = ("torch._dynamo", "transformers.modeling_utils", "transformers.models.auto", "kd_env.envs")
+"""Modules that workers find imported: those of a student and of the optimiser that trains it."""
+
+
+def workers(*modules: str) -> ForkServerContext | SpawnContext:
+    """How workers are started: forked from a server of this process that has imported what they need, once for all.
+
+    Spawned where nothing is won (torch is not imported here) and where a fork after these imports is not safe: on other
+    systems than Linux, and with a torch that was built for devices, whose drivers do not outlive a fork.
+
+    Args:
+        *modules: names of more modules that they need, for a server that does not run yet.
+    """
+    torch = sys.modules.get("torch")
+    if sys.platform != "linux" or torch is None or torch.version.cuda or getattr(torch.version, "hip", None):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED, *modules])
+    return context
+
+
+def end_with_parent(environment: Mapping[str, str] | None = None) -> None:
     """In a worker of :mod:`multiprocessing`: end when the process that started it has ended.
 
     An interrupt from the terminal reaches every process of its group; workers leave it to the one that started them.
     In a process that nobody started so nothing happens.
+
+    Args:
+        environment: variables that it has in place of those of the server that it was forked from.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_when_ready(parent.sentinel)
+        if environment is not None:
+            replace_environment(environment)
+
+
+def replace_environment(environment: Mapping[str, str]) -> None:
+    """Give this process these variables in place of its own."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 def start(
@@ -88,7 +125,7 @@ def end(process: Process, patience: float) -> None:
 
 
 def side_by_side(work: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], told: Tell) -> list[Result]:
-    """Results of ``work(*task, tell)`` for every task, each in a spawned process of its own, all at once.
+    """Results of ``work(*task, tell)`` for every task, each in a process of its own, all at once.
 
     Whatever ends this function ends the processes: an error in one of them, an interrupt, or a kill from outside.
 
@@ -101,13 +138,13 @@ def side_by_side(work: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], 
         ChildProcessError: a process was ended from outside.
         Exception: what ``work`` raised, with the traceback of its process as a note.
     """
-    context = multiprocessing.get_context("spawn")
+    context = workers()
     processes: dict[Connection, tuple[int, Any]] = {}
     results: dict[int, Result] = {}
     try:
         for place, task in enumerate(tasks):
             here, there = context.Pipe(duplex=False)
-            process = context.Process(target=_worker, args=(work, task, there))
+            process = context.Process(target=_worker, args=(work, task, there, dict(os.environ)))
             process.start()
             there.close()
             processes[here] = place, process
@@ -143,8 +180,10 @@ def _received(connection: Connection, process: Any) -> tuple[str, Any]:
     return kind, value
 
 
-def _worker(work: Callable[..., Any], task: tuple[Any, ...], connection: Connection) -> None:
-    end_with_parent()
+def _worker(
+    work: Callable[..., Any], task: tuple[Any, ...], connection: Connection, environment: Mapping[str, str]
+) -> None:
+    end_with_parent(environment)
     try:
         connection.send(("result", work(*task, lambda value: connection.send(("told", value)))))
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from kd_env.config.environment import EnvConfig
-from kd_env.core.processes import end_with_parent
+from kd_env.core.processes import end_with_parent, workers
 from kd_env.core.registry import unknown_name
 from kd_env.envs.build import build_problem
 from kd_env.envs.remote.actors import DistillRayVectorEnv
@@ -52,13 +52,13 @@ def choose_vectorization(name: str, *, device: torch.device, arithmetic: float, 
 
 
 class DistillProcessVectorEnv(ReplicasElsewhere, AsyncVectorEnv):
-    """N single environments, each in a spawned process with one thread; the problem is also held here, to be read."""
+    """N single environments, each in a process with one thread; the problem is also held here, to be read."""
 
     def __init__(self, problem: Problem, num_envs: int, options: Mapping[str, Any]) -> None:
         self.run = Run(problem, 1)
         super().__init__(
-            [partial(_worker_env, dict(options), place) for place in range(num_envs)],
-            context="spawn",
+            [partial(_worker_env, dict(options), place, os.getpid(), dict(os.environ)) for place in range(num_envs)],
+            context=workers().get_start_method(),
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
 
@@ -104,10 +104,10 @@ def make_vector(
     return kind(problem, num_envs, options)
 
 
-def _worker_env(options: dict[str, Any], place: int) -> gym.Env[Any, Any]:
+def _worker_env(options: dict[str, Any], place: int, asked_by: int, environment: dict[str, str]) -> gym.Env[Any, Any]:
     # Two processes with two threads each run several times slower than with one. AsyncVectorEnv also makes one of these
     # in its own process, to read the spaces: threads must stay as they are there.
-    if multiprocessing.parent_process() is not None:
-        end_with_parent()
+    if os.getpid() != asked_by:
+        end_with_parent(environment)
         torch.set_num_threads(1)
     return ReplicaEnv(place, **options)

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import subprocess
+import atexit
+import os
+import runpy
+import sys
 import time
-from collections.abc import Sequence
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 
 from cli.runs.backends.base import Backend, Cell, Child, Ended
 from kd_env.core import processes
 
 PATIENCE = 10.0
 """Seconds that a process has to end by itself when it is stopped."""
+PRELOADED = (f"{__name__.split('.', maxsplit=1)[0]}.jobs.train", "hydra", "matplotlib.figure")
+"""Modules that every training needs, beside those of workers."""
 
 
 class LocalCell(Cell):
     """A process of this one."""
 
-    def __init__(self, child: Child, process: subprocess.Popen[Any], log: IO[bytes]) -> None:
+    def __init__(self, child: Child, process: BaseProcess) -> None:
         super().__init__(child)
-        self.process, self.log = process, log
+        self.process = process
 
     def ended(self) -> Ended | None:
         """How it ended; None where it has not."""
-        status = self.process.poll()
-        if status is None:
-            return None
-        self.log.close()
-        return Ended(status)
+        status = self.process.exitcode
+        return None if status is None else Ended(status)
 
 
 class Local(Backend):
@@ -43,23 +46,44 @@ class Local(Backend):
 
     def start(self, child: Child) -> LocalCell:
         """Start a process."""
-        log = child.log.open("ab")
-        # A session of its own: an interrupt from the terminal reaches it once, from here, and not its workers.
-        process = processes.start(
-            child.words,
-            environment={"OMP_NUM_THREADS": str(self._cpus)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        return LocalCell(child, process, log)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self._cpus)}
+        context = processes.workers(*PRELOADED)
+        process = context.Process(target=_run, args=(child, environment, self._cpus))
+        process.start()
+        return LocalCell(child, process)
 
     def stop(self, cells: Sequence[Cell]) -> None:
         """Terminate the processes, so that they close what they opened; kill those that stay, and so their workers."""
-        mine = [cell for cell in cells if isinstance(cell, LocalCell)]
-        for cell in mine:
-            cell.process.terminate()
+        mine = [cell.process for cell in cells if isinstance(cell, LocalCell)]
+        for process in mine:
+            process.terminate()
         end = time.monotonic() + PATIENCE
-        for cell in mine:
-            processes.end(cell.process, max(0.0, end - time.monotonic()))
-            cell.log.close()
+        for process in mine:
+            process.join(max(0.0, end - time.monotonic()))
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+
+
+def _run(child: Child, environment: Mapping[str, str], cpus: int) -> None:
+    """The module of a child, in a process that was forked or spawned for it, as ``python -m`` runs it."""
+    # A session of its own: an interrupt from the terminal reaches it once, from the process above, and not its workers.
+    if hasattr(os, "setsid"):
+        os.setsid()
+    above = parent_process()
+    assert above is not None
+    processes.end_when_ready(above.sentinel)
+    with child.log.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    processes.replace_environment(environment)
+    # Where torch was imported before the fork, the variable comes too late.
+    import torch
+
+    torch.set_num_threads(cpus)
+    sys.argv = list(child.words)
+    try:
+        runpy.run_module(child.words[0], run_name="__main__", alter_sys=True)
+    finally:
+        # Processes of multiprocessing end without it; loggers wait for it to send what they hold.
+        atexit._run_exitfuncs()
