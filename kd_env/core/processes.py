@@ -9,8 +9,10 @@ seconds of processor on torch and transformers before it does any work.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -71,6 +73,35 @@ def replace_environment(environment: Mapping[str, str]) -> None:
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
+
+
+def run_module(words: Sequence[str], log: Path, environment: Mapping[str, str], threads: int) -> None:
+    """In a worker: ``python -m <words>``, in a session of its own; it ends with the process that started it.
+
+    Args:
+        words: module and its arguments.
+        log: gets what it prints, after what is there.
+        environment: all its variables.
+        threads: of torch. Where torch was imported before the fork, ``OMP_NUM_THREADS`` comes too late.
+    """
+    if hasattr(os, "setsid"):  # an interrupt from the terminal reaches it once, from the process above
+        os.setsid()
+    above = multiprocessing.parent_process()
+    assert above is not None
+    end_when_ready(above.sentinel)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    replace_environment(environment)
+    import torch
+
+    torch.set_num_threads(threads)
+    sys.argv = list(words)
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    finally:
+        # Workers of multiprocessing end without it; loggers wait for it to send what they hold.
+        atexit._run_exitfuncs()
 
 
 def start(

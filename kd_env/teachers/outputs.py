@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -14,6 +14,11 @@ from kd_env.data.tables import Table
 from kd_env.models.encoder import Encoder
 from kd_env.teachers.cache import stored_arrays
 from kd_env.teachers.sources import LOGITS, autocast
+
+_RECENT: OrderedDict[Hashable, dict[Signal, np.ndarray]] = OrderedDict()
+"""Outputs that are kept in memory, so that the next environment of the same teacher and rows takes them as they are."""
+_RECENT_BYTES = 64 * 2**20
+"""Of all of them; larger ones want a ``cache_dir``."""
 
 
 def teacher_outputs(
@@ -37,7 +42,8 @@ def teacher_outputs(
         signals: what to keep beside the logits.
         precision: ``bf16`` runs the teacher under autocast.
         dtype: type of the stored values, ``float32`` or ``float16``.
-        cache_dir: folder of the disk cache (read memory-mapped afterwards); None keeps the arrays in memory.
+        cache_dir: folder of the disk cache (read memory-mapped afterwards); None keeps the arrays in memory, and small
+            ones for the next call about the same teacher and rows in this process, too.
         identity: hash of the teacher's weights (:func:`weights_hash`); part of the cache's key.
         rows_at_once: rows of one forward pass, a chunk of the cache.
         progress: whether to show a progress bar.
@@ -53,9 +59,16 @@ def teacher_outputs(
         return _fill(arrays, encoder, table, rows_at_once, precision, start, title)
 
     if cache_dir is None:
+        # Another device or number of threads rounds otherwise.
+        where = (str(table.input_ids.device), torch.get_num_threads(), rows_at_once)
+        key = (identity, table.content_hash(), precision, dtype, tuple(shapes), where)
+        if identity and key in _RECENT:
+            return dict(_RECENT[key])
         arrays = {signal: np.empty(shape, dtype=dtype) for signal, shape in shapes.items()}
         deque(fill(arrays, 0), maxlen=0)
-        return arrays
+        if identity:
+            _remember(key, arrays)
+        return dict(arrays)
     files = {_file(signal): signal for signal in shapes}
     stored = stored_arrays(
         cache_dir,
@@ -68,6 +81,13 @@ def teacher_outputs(
         progress=progress,
     )
     return {files[file]: array for file, array in stored.items()}
+
+
+def _remember(key: Hashable, arrays: dict[Signal, np.ndarray]) -> None:
+    """Keep the newest outputs, as many as there is room for."""
+    _RECENT[key] = arrays
+    while _RECENT and sum(array.nbytes for kept in _RECENT.values() for array in kept.values()) > _RECENT_BYTES:
+        _RECENT.popitem(last=False)
 
 
 def weights_hash(encoder: Encoder) -> str:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import runpy
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from multiprocessing import parent_process
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 
 from cli.runs.backends.base import Backend, Cell, Child, Ended
@@ -48,7 +44,7 @@ class Local(Backend):
         """Start a process."""
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._cpus)}
         context = processes.workers(*PRELOADED)
-        process = context.Process(target=_run, args=(child, environment, self._cpus))
+        process = context.Process(target=processes.run_module, args=(child.words, child.log, environment, self._cpus))
         process.start()
         return LocalCell(child, process)
 
@@ -63,27 +59,3 @@ class Local(Backend):
             if process.exitcode is None:
                 process.kill()
                 process.join()
-
-
-def _run(child: Child, environment: Mapping[str, str], cpus: int) -> None:
-    """The module of a child, in a process that was forked or spawned for it, as ``python -m`` runs it."""
-    # A session of its own: an interrupt from the terminal reaches it once, from the process above, and not its workers.
-    if hasattr(os, "setsid"):
-        os.setsid()
-    above = parent_process()
-    assert above is not None
-    processes.end_when_ready(above.sentinel)
-    with child.log.open("ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    processes.replace_environment(environment)
-    # Where torch was imported before the fork, the variable comes too late.
-    import torch
-
-    torch.set_num_threads(cpus)
-    sys.argv = list(child.words)
-    try:
-        runpy.run_module(child.words[0], run_name="__main__", alter_sys=True)
-    finally:
-        # Processes of multiprocessing end without it; loggers wait for it to send what they hold.
-        atexit._run_exitfuncs()
