@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -27,6 +28,20 @@ def die(tell: Tell) -> None:
     os.kill(os.getpid(), 9)
 
 
+def surroundings(tell: Tell) -> tuple[str | None, str | None, bool]:
+    """Two variables, and whether PyTorch was imported before anybody asked for it."""
+    return os.environ.get("KD_ENV_SAID"), os.environ.get("HF_HUB_OFFLINE"), "torch" in sys.modules
+
+
+def said(status: str) -> None:
+    """Print what a process has of its own, and end with a status."""
+    import torch
+
+    atexit.register(print, "left", flush=True)
+    print(sys.argv[1:], os.environ["KD_ENV_SAID"], torch.get_num_threads(), os.getpid(), os.getsid(0), flush=True)
+    sys.exit(int(status))
+
+
 def job() -> None:
     """Print the ids of all processes, and wait for them."""
     child = start(["timeit", "-n1", "-r1", "import time; time.sleep(100)"])
@@ -36,4 +51,6 @@ def job() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["said"]:
+        said(sys.argv[2])
     sys.exit(guarded(job, "sleepers", debug=False))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from kd_env.core import processes
 from tests import sleepers
@@ -74,3 +75,37 @@ def test_what_a_started_process_prints(tmp_path: Path) -> None:
     assert printed.startswith("here")
     with pytest.raises(RuntimeError, match=r"timeit.* failed:\n[\s\S]*no_such_name"):
         processes.output(["timeit", "-n1", "-r1", "no_such_name"])
+
+
+def test_workers_find_imported_what_they_need_and_have_the_variables_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    forked = sys.platform == "linux" and torch.version.cuda is None
+    assert processes.workers().get_start_method() == ("forkserver" if forked else "spawn")
+    monkeypatch.setenv("KD_ENV_SAID", "first")
+    processes.side_by_side(sleepers.sleep, [(0.0,)], lambda _: None)  # the server runs since then at the latest
+    monkeypatch.setenv("KD_ENV_SAID", "now")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert processes.side_by_side(sleepers.surroundings, [()], lambda _: None) == [("now", None, forked)]
+
+
+@pytest.mark.parametrize("built", ["cuda", "hip"])
+def test_nothing_is_forked_where_torch_may_drive_devices(built: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, built, "12.8", raising=False)
+    assert processes.workers().get_start_method() == "spawn"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are made on Linux alone")
+@pytest.mark.parametrize("built", [None, "12.8"])
+def test_a_module_runs_in_a_worker_as_on_its_own(
+    built: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", built)  # the second time spawned
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    words, variables = ["tests.sleepers", "said", "3"], {**os.environ, "KD_ENV_SAID": "here"}
+    worker = processes.workers().Process(target=processes.run_module, args=(words, log, variables, 2))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 3
+    before, said, last = log.read_text().splitlines()
+    assert before == "before" and last == "left"  # what it registered for its end was done
+    assert said == f"['said', '3'] here 2 {worker.pid} {worker.pid}"  # a session of its own
