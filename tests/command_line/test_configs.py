@@ -229,7 +229,8 @@ def test_agents(agent: str, tiny: dict[str, Any], tiny_problem: Problem, three_t
     env_preset = ["env=teacher_weighting"] if about_teachers else ["env=sample_weighting"] if about_rows else []
     env_preset += ["env=divergence_shaping"] if about_labels else []
     env_preset += ["task.label_noise=0.4"] if getattr(rule, "bound", False) else []  # which wrong labels it knows
-    found = settings_of("experiment=none", "student=toy_small", f"agent={agent}", "num_envs=2", *env_preset)
+    own = ["student=toy_small", f"agent={agent}", "num_envs=2", "evaluation.rules=[]"]
+    found = settings_of("experiment=none", *own, *env_preset)
     probe.check(found)
     view = found.env.action_view
     assert view == found.resolved["agent"]["action_view"]

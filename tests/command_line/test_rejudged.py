@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from agents.common.storage import HEADER
 from cli.jobs.rejudged import composed_again, rejudged
@@ -64,10 +65,12 @@ def test_what_follows_from_a_new_choice_is_chosen_anew(before: dict[str, Any]) -
         ("a: " + "[" * 40 + "]" * 40, "nested more than 30 deep"),
         ("a: [1\n", "no plain YAML"),
         ("- a\n- b\n", "no options by name"),
-        ("just text", "'env' is missing"),
-        ("", "'env' is missing"),
+        ("just text", "no options by name"),
+        ("", "no options by name"),
         ("a: " + "x" * 2**20, "more than 1048576 bytes"),
-        ("a: ${oc.env:HOME", "no plain YAML"),
+        ("a: ${oc.env:HOME", "'env' is missing"),
+        ("a: {b: 1, b: 2}", "line 1: a key stands twice"),
+        ("a: 1\nb: !!set {x}", "line 2 names a type"),
     ],
 )
 def test_yaml_of_another_form_is_refused(tmp_path: Path, text: str, fault: str) -> None:
@@ -75,6 +78,37 @@ def test_yaml_of_another_form_is_refused(tmp_path: Path, text: str, fault: str) 
     with pytest.raises(DamagedFile, match=r"config\.yaml is damaged") as told:
         read_config(tmp_path / "config.yaml", {"env": dict})
     assert fault in str(told.value) and "\n" not in str(told.value)
+
+
+def test_what_was_written_is_read_as_omegaconf_reads_it(tmp_path: Path) -> None:
+    words = [
+        "1e-3",
+        "2001-01-01",
+        "yes",
+        "null",
+        "~",
+        "",
+        "1_000",
+        "0x10",
+        "1:30",
+        "nan",
+        "${x}",
+        "???",
+        "<<",
+        "=",
+        " x ",
+        "ä",
+    ]
+    values = {
+        "words": words,
+        "numbers": [1e-5, 1e300, -0.0, 3, float("inf")],
+        "others": {"a": None, "b": True, "c": []},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(values))
+    assert repr(read_config(path)) == repr(values) == repr(OmegaConf.to_container(OmegaConf.load(path)))
+    path.write_text("a: 1e-3\nb: 2001-01-01\nc: on\n")  # by hand
+    assert read_config(path) == {"a": 0.001, "b": "2001-01-01", "c": True}
 
 
 def test_a_bomb_costs_nothing(tmp_path: Path) -> None:
