@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def words(tmp_path: Path) -> list[str]:
     return [
         *("task=toy", "env.budget=8", "num_envs=2", "total_timesteps=40", "pause.seeds=2", "evaluation.seeds=1"),
         *("progress=false", f"cache_dir={tmp_path}/cache", f"runs_dir={tmp_path}", "name=found", SEARCH),
-        *("trials=8", "round=4", "trainings=2", "jobs=2"),
+        *("trials=8", "round=4", "trainings=2", "jobs=2", "agent.options.ent_coef=0.02"),
     ]
 
 
@@ -68,9 +69,12 @@ def test_a_search_prunes_goes_on_and_keeps_what_it_knows(
     said = capsys.readouterr().out
     assert f"The best is number {trials.index(best)}, {best['options']}" in said
     assert f"({first['values'][-1]:.3f} as it is)" in said
-    # What it says is a study that can be planned.
-    (training,) = study.plan(*split_options("study", [*words[:7], said.split("'")[-2], "trainings=1"]))
-    assert training.settings.agent.options == best["options"]
+    # What it says is a study that can be planned: the agent as it is beside what was found, with other trainings.
+    plan = study.plan(*split_options("study", shlex.split(said.split("kd-env study ")[1].splitlines()[0])))
+    options = {training.settings.agent.label: training.settings.agent.options for training in plan}
+    assert options == {"as_it_is": {"ent_coef": 0.02}, "tuned": {"ent_coef": 0.02, **best["options"]}}
+    assert len(plan) == 10 and {training.settings.resolved["seed"] for training in plan} == {200, 300, 400, 500, 600}
+    assert all(training.settings.env.budget == 8 and len(training.settings.evaluation_seeds) == 30 for training in plan)
 
     more = [word for word in words if word != "trials=8"]
     tune.tune([*more, "trials=14"], "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -228,9 +229,24 @@ def _words(found: Plan, trials: Sequence[Trial]) -> str:
     if not best.options:
         return f"{said} None is better than the agent as it is, which closes {value}.\nWritten to {found.folder}"
     as_it_is = f" ({first.values[-1]:.3f} as it is)" if not first.options and first.state == COMPLETE else ""
-    agent = {"name": found.base.resolved["presets"]["agent"], "options": best.options}
     return (
         f"{said} The best is number {trials.index(best)}, {best.options}: it closes {value}{as_it_is}, where it was "
-        "chosen, so that this is too much. Judge it with trainings of other seeds: kd-env study ... "
-        f"'agents=[{json.dumps(agent)}]' first_seed={found.search.seeds[-1] + SEED_STEP}\nWritten to {found.folder}"
+        "chosen, so that this is too much. Judge it beside the agent as it is, with trainings of other seeds: "
+        f"kd-env study {_study(found, best)}\nWritten to {found.folder}"
     )
+
+
+def _study(found: Plan, best: Trial) -> str:
+    """Words of a study that sets the agent with what was found beside the agent as it is, as evidence is made."""
+    keys = [word.partition("=")[0].lstrip("+") for word in found.words]
+    fixed = {key.removeprefix("agent.options.") for key in keys if key.startswith("agent.options.")}
+    given = {key: value for key, value in found.base.resolved["agent"]["options"].items() if key in fixed}
+    name = found.base.resolved["presets"]["agent"]
+    agents = [
+        {"name": name, "label": label, "options": {**given, **options}}
+        for label, options in (("as_it_is", {}), ("tuned", best.options))
+    ]
+    others = zip(keys, found.words, strict=True)
+    kept = [word for key, word in others if key != "evaluation.seeds" and key.split(".")[0] != "agent"]
+    seeds = ["trainings=5", "evaluation.seeds=30", f"first_seed={found.search.seeds[-1] + SEED_STEP}"]
+    return shlex.join([*kept, f"agents={json.dumps(agents)}", *seeds])
