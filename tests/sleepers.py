@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 
 from cli.errors import going_on, guarded
@@ -28,9 +31,12 @@ def die(tell: Tell) -> None:
     os.kill(os.getpid(), 9)
 
 
-def surroundings(tell: Tell) -> tuple[str | None, str | None, bool]:
-    """Two variables, and whether PyTorch was imported before anybody asked for it."""
-    return os.environ.get("KD_ENV_SAID"), os.environ.get("HF_HUB_OFFLINE"), "torch" in sys.modules
+def surroundings(tell: Tell) -> tuple[str | None, str | None, bool, float]:
+    """Two variables, whether PyTorch was imported before anybody asked for it, and a random number of numpy's own."""
+    import_was_made = "torch" in sys.modules
+    import numpy as np
+
+    return os.environ.get("KD_ENV_SAID"), os.environ.get("HF_HUB_OFFLINE"), import_was_made, np.random.rand()
 
 
 def said(status: str) -> None:
@@ -38,8 +44,21 @@ def said(status: str) -> None:
     import torch
 
     atexit.register(print, "left", flush=True)
-    print(sys.argv[1:], os.environ["KD_ENV_SAID"], torch.get_num_threads(), os.getpid(), os.getsid(0), flush=True)
+    threading.Thread(target=lambda: (time.sleep(0.2), print("a thread has ended", flush=True))).start()
+    own = os.getpid() == os.getsid(0), multiprocessing.get_start_method(), sys.stdin.read(), os.read(0, 1)
+    print(sys.argv[1:], os.environ["KD_ENV_SAID"], torch.get_num_threads(), *own, flush=True)
     sys.exit(int(status))
+
+
+def slow(status: str) -> None:
+    """Take long to close what is open."""
+    try:
+        print("works", flush=True)
+        time.sleep(100)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(float(status))
+        print("closed", flush=True)
 
 
 def job() -> None:
@@ -53,4 +72,6 @@ def job() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["said"]:
         said(sys.argv[2])
+    if sys.argv[1:2] == ["slow"]:
+        sys.exit(guarded(lambda: slow(sys.argv[2]), "sleepers", debug=False))
     sys.exit(guarded(job, "sleepers", debug=False))

@@ -62,13 +62,13 @@ def teacher_outputs(
         # Another device or number of threads rounds otherwise.
         where = (str(table.input_ids.device), torch.get_num_threads(), rows_at_once)
         key = (identity, table.content_hash(), precision, dtype, tuple(shapes), where)
-        if identity and key in _RECENT:
-            return dict(_RECENT[key])
-        arrays = {signal: np.empty(shape, dtype=dtype) for signal, shape in shapes.items()}
-        deque(fill(arrays, 0), maxlen=0)
-        if identity:
-            _remember(key, arrays)
-        return dict(arrays)
+        arrays = _RECENT.get(key) if identity else None
+        if arrays is None:
+            arrays = {signal: np.empty(shape, dtype=dtype) for signal, shape in shapes.items()}
+            deque(fill(arrays, 0), maxlen=0)
+            if identity:
+                _remember(key, arrays)
+        return {**arrays, LOGITS: arrays[LOGITS].copy()}  # problems show their logits, and each has its own
     files = {_file(signal): signal for signal in shapes}
     stored = stored_arrays(
         cache_dir,
@@ -85,9 +85,16 @@ def teacher_outputs(
 
 def _remember(key: Hashable, arrays: dict[Signal, np.ndarray]) -> None:
     """Keep the newest outputs, as many as there is room for."""
-    _RECENT[key] = arrays
-    while _RECENT and sum(array.nbytes for kept in _RECENT.values() for array in kept.values()) > _RECENT_BYTES:
+    room = _RECENT_BYTES - _size(arrays)
+    if room < 0:
+        return
+    while sum(map(_size, list(_RECENT.values()))) > room:
         _RECENT.popitem(last=False)
+    _RECENT[key] = arrays
+
+
+def _size(arrays: Mapping[Signal, np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays.values())
 
 
 def weights_hash(encoder: Encoder) -> str:

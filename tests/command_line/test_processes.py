@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,7 +86,9 @@ def test_workers_find_imported_what_they_need_and_have_the_variables_of_now(monk
     processes.side_by_side(sleepers.sleep, [(0.0,)], lambda _: None)  # the server runs since then at the latest
     monkeypatch.setenv("KD_ENV_SAID", "now")
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    assert processes.side_by_side(sleepers.surroundings, [()], lambda _: None) == [("now", None, forked)]
+    found = processes.side_by_side(sleepers.surroundings, [(), ()], lambda _: None)
+    assert [each[:3] for each in found] == [("now", None, forked)] * 2
+    assert found[0][3] != found[1][3]  # a fork copies the state of what draws
 
 
 @pytest.mark.parametrize("built", ["cuda", "hip"])
@@ -106,6 +110,38 @@ def test_a_module_runs_in_a_worker_as_on_its_own(
     worker.start()
     worker.join(60)
     assert worker.exitcode == 3
-    before, said, last = log.read_text().splitlines()
-    assert before == "before" and last == "left"  # what it registered for its end was done
-    assert said == f"['said', '3'] here 2 {worker.pid} {worker.pid}"  # a session of its own
+    before, said, *last = log.read_text().splitlines()
+    assert before == "before" and last == ["a thread has ended", "left"]  # what it registered for its end was done
+    # A session and an empty input of its own, and the way to start processes that everybody has.
+    assert said == f"['said', '3'] here 2 True {multiprocessing.get_context().get_start_method()}  b''"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are made on Linux alone")
+@pytest.mark.parametrize("again", [False, True])
+def test_trainings_close_what_they_opened_or_are_killed(again: bool, tmp_path: Path) -> None:
+    """A signal to the whole group, as of ``timeout``, leaves them their time; a second one ends all at once."""
+    log = tmp_path / "log"
+    code = (
+        "import pathlib, torch; from cli.errors import guarded; from cli.runs.backends.base import Child\n"
+        "from cli.runs.backends.local import Local; from cli.runs.pool import run_all\n"
+        f"child = Child('one', ('tests.sleepers', 'slow', '{60 if again else 1}'), pathlib.Path({str(log)!r}))\n"
+        "raise SystemExit(guarded(lambda: run_all([child], Local(1), shown=False), 'job', debug=False))"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE)
+    wait_for(lambda: log.exists() and "works" in log.read_text())
+    os.killpg(job.pid, signal.SIGTERM)
+    if again:
+        time.sleep(1)
+        os.kill(job.pid, signal.SIGINT)
+    begun = time.monotonic()
+    job.communicate(timeout=60)
+    assert time.monotonic() - begun < 10  # within PATIENCE, though a training would take a minute
+    assert ("closed" in log.read_text()) is not again
+
+
+def wait_for(found: Callable[[], bool]) -> None:
+    """Until something is there, for a minute at most."""
+    end = time.monotonic() + 60
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.05)

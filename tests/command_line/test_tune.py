@@ -46,7 +46,7 @@ def words(tmp_path: Path) -> list[str]:
     return [
         *("task=toy", "env.budget=8", "num_envs=2", "total_timesteps=40", "pause.seeds=2", "evaluation.seeds=1"),
         *("progress=false", f"cache_dir={tmp_path}/cache", f"runs_dir={tmp_path}", "name=found", SEARCH),
-        *("trials=8", "round=4", "trainings=2", "jobs=2", "agent.options.ent_coef=0.02"),
+        *("trials=8", "round=4", "trainings=2", "jobs=2", "agent.options={ent_coef: 0.02}", "agent.action_view=box"),
     ]
 
 
@@ -73,6 +73,7 @@ def test_a_search_prunes_goes_on_and_keeps_what_it_knows(
     plan = study.plan(*split_options("study", shlex.split(said.split("kd-env study ")[1].splitlines()[0])))
     options = {training.settings.agent.label: training.settings.agent.options for training in plan}
     assert options == {"as_it_is": {"ent_coef": 0.02}, "tuned": {"ent_coef": 0.02, **best["options"]}}
+    assert {training.settings.env.action_view for training in plan} == {"box"}
     assert len(plan) == 10 and {training.settings.resolved["seed"] for training in plan} == {200, 300, 400, 500, 600}
     assert all(training.settings.env.budget == 8 and len(training.settings.evaluation_seeds) == 30 for training in plan)
 

@@ -71,6 +71,8 @@ class Plan:
     trials: int
     round: int
     threads: int
+    next_seed: int
+    """Of a training that shares no student with those of the search."""
 
     def child(self, number: int, trial: Trial, seed: int) -> Child:
         """The process that brings a training of a trial to its next stage."""
@@ -146,6 +148,7 @@ def plan(options: Mapping[str, Any], place: Mapping[str, Any], main: Sequence[st
         trials=options["trials"],
         round=options["round"] or max(1, (jobs or ELSEWHERE) // len(seeds)),
         threads=place["cpus"],
+        next_seed=seeds[-1] + step,
     )
 
 
@@ -239,14 +242,16 @@ def _words(found: Plan, trials: Sequence[Trial]) -> str:
 def _study(found: Plan, best: Trial) -> str:
     """Words of a study that sets the agent with what was found beside the agent as it is, as evidence is made."""
     keys = [word.partition("=")[0].lstrip("+") for word in found.words]
-    fixed = {key.removeprefix("agent.options.") for key in keys if key.startswith("agent.options.")}
-    given = {key: value for key, value in found.base.resolved["agent"]["options"].items() if key in fixed}
-    name = found.base.resolved["presets"]["agent"]
+    agent, searched = found.base.resolved["agent"], found.search.search
+    given = {key: value for key, value in agent["options"].items() if key not in searched}
+    entry = {"name": found.base.resolved["presets"]["agent"]}
+    entry |= {"env": {"action_view": agent["action_view"]}} if "agent.action_view" in keys else {}
+    entry |= {"from": agent["from"]} if agent.get("from") else {}
     agents = [
-        {"name": name, "label": label, "options": {**given, **options}}
+        {**entry, "label": label, "options": {**given, **options}}
         for label, options in (("as_it_is", {}), ("tuned", best.options))
     ]
     others = zip(keys, found.words, strict=True)
     kept = [word for key, word in others if key != "evaluation.seeds" and key.split(".")[0] != "agent"]
-    seeds = ["trainings=5", "evaluation.seeds=30", f"first_seed={found.search.seeds[-1] + SEED_STEP}"]
+    seeds = ["trainings=5", "evaluation.seeds=30", f"first_seed={found.next_seed}"]
     return shlex.join([*kept, f"agents={json.dumps(agents)}", *seeds])

@@ -42,10 +42,13 @@ class Local(Backend):
 
     def start(self, child: Child) -> LocalCell:
         """Start a process."""
+        child.log.open("ab").close()  # where it cannot be written, that is said here
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._cpus)}
-        context = processes.workers(*PRELOADED)
-        process = context.Process(target=processes.run_module, args=(child.words, child.log, environment, self._cpus))
-        process.start()
+        context = processes.workers(*PRELOADED, threads=self._cpus)
+        words = child.words, child.log, environment, self._cpus
+        with processes.without_main():
+            process = context.Process(target=processes.run_module, args=words)
+            process.start()
         return LocalCell(child, process)
 
     def stop(self, cells: Sequence[Cell]) -> None:
@@ -54,8 +57,11 @@ class Local(Backend):
         for process in mine:
             process.terminate()
         end = time.monotonic() + PATIENCE
-        for process in mine:
-            process.join(max(0.0, end - time.monotonic()))
-            if process.exitcode is None:
-                process.kill()
-                process.join()
+        try:
+            for process in mine:
+                process.join(max(0.0, end - time.monotonic()))
+        finally:  # also when it is interrupted once more: this process would wait for them at its end
+            for process in mine:
+                if process.exitcode is None:
+                    process.kill()
+                    process.join()

@@ -18,23 +18,29 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn, TypeVar
+
+from kd_env.core.processes import server
 
 Result = TypeVar("Result")
 Tell = Callable[[Any], None]
 Process = subprocess.Popen[Any]
+_DEVICES = ("cuda", "hip", "xpu")
+"""Versions that torch names where it was built for devices."""
 
 
 PRELOADED = ("torch._dynamo", "transformers.modeling_utils", "transformers.models.auto", "kd_env.envs")
 """Modules that workers find imported: those of a student and of the optimiser that trains it."""
 
 
-def workers(*modules: str) -> ForkServerContext | SpawnContext:
+def workers(*modules: str, threads: int = 1) -> ForkServerContext | SpawnContext:
     """How workers are started: forked from a server of this process that has imported what they need, once for all.
 
     Spawned where nothing is won (torch is not imported here) and where a fork after these imports is not safe: on other
@@ -42,13 +48,31 @@ def workers(*modules: str) -> ForkServerContext | SpawnContext:
 
     Args:
         *modules: names of more modules that they need, for a server that does not run yet.
+        threads: of the arithmetic of numpy and scipy, for a server that does not run yet.
     """
     torch = sys.modules.get("torch")
-    if sys.platform != "linux" or torch is None or torch.version.cuda or getattr(torch.version, "hip", None):
+    if sys.platform != "linux" or torch is None or any(getattr(torch.version, kind, None) for kind in _DEVICES):
         return multiprocessing.get_context("spawn")
+    from multiprocessing.forkserver import ensure_running
+
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, *modules])
+    context.set_forkserver_preload([server.__name__, *PRELOADED, *modules])
+    own = {server.MARK: "1", "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    # It finds our packages before those of the folder in which the command is given.
+    with _environment({**os.environ, **own, "PYTHONPATH": _path(), "PYTHONSAFEPATH": "1"}):
+        ensure_running()
     return context
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Workers that are started meanwhile do not run the script of this process, which may do work without asking."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def end_with_parent(environment: Mapping[str, str] | None = None) -> None:
@@ -65,14 +89,7 @@ def end_with_parent(environment: Mapping[str, str] | None = None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_when_ready(parent.sentinel)
         if environment is not None:
-            replace_environment(environment)
-
-
-def replace_environment(environment: Mapping[str, str]) -> None:
-    """Give this process these variables in place of its own."""
-    for name in os.environ.keys() - environment.keys():
-        del os.environ[name]
-    os.environ.update(environment)
+            _settle(environment)
 
 
 def run_module(words: Sequence[str], log: Path, environment: Mapping[str, str], threads: int) -> None:
@@ -89,19 +106,53 @@ def run_module(words: Sequence[str], log: Path, environment: Mapping[str, str], 
     above = multiprocessing.parent_process()
     assert above is not None
     end_when_ready(above.sentinel)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    replace_environment(environment)
+    with log.open("ab") as file, open(os.devnull, "rb") as nothing:
+        for source, target in ((nothing, 0), (file, 1), (file, 2)):
+            os.dup2(source.fileno(), target)
+    _settle(environment)
     import torch
 
     torch.set_num_threads(threads)
+    multiprocessing.set_start_method(None, force=True)  # what the module starts, it starts as on its own
     sys.argv = list(words)
     try:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     finally:
-        # Workers of multiprocessing end without it; loggers wait for it to send what they hold.
+        # Workers of multiprocessing end without these; loggers wait for them to send what they hold.
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
         atexit._run_exitfuncs()
+
+
+def _settle(environment: Mapping[str, str]) -> None:
+    """Give a forked process variables and random numbers of its own, in place of the server's."""
+    _replace(environment)
+    import numpy as np
+
+    np.random.seed(None)  # it is this state that a fork copies
+
+
+def _replace(environment: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+
+
+@contextmanager
+def _environment(environment: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    _replace(environment)
+    try:
+        yield
+    finally:
+        _replace(before)
+
+
+def _path() -> str:
+    """``PYTHONPATH`` with the folder of our packages in front."""
+    root = str(Path(__file__).resolve().parents[3])
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def start(
@@ -114,12 +165,10 @@ def start(
         environment: variables that it has beside, or in place of, those of this process.
         **options: of :class:`subprocess.Popen`.
     """
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     lifeline = _lifeline()
     return subprocess.Popen(
-        [sys.executable, "-m", "kd_env.core.started", str(lifeline), *words],
-        env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+        [sys.executable, "-m", "kd_env.core.processes.started", str(lifeline), *words],
+        env={**os.environ, "PYTHONPATH": _path(), **(environment or {})},
         pass_fds=(lifeline,),
         stdin=subprocess.DEVNULL,
         **options,

@@ -1,4 +1,4 @@
-"""``python -m kd_env.core.started <pipe> <module> <words>``: the module, in a process that ends with its parent."""
+"""``python -m`` this, a pipe, a module and its words: the module, in a process that ends with its parent."""
 
 from __future__ import annotations
 
