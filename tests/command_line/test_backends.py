@@ -36,9 +36,10 @@ MEMORY = 80 * 2**20
 QUICKLY = {
     "health_check_initial_delay_ms": 500,
     "health_check_period_ms": 200,
-    "health_check_failure_threshold": 2,
-    "health_check_timeout_ms": 500,
+    "health_check_failure_threshold": 5,
+    "health_check_timeout_ms": 5000,
 }
+"""How soon a node counts as lost: one that was killed answers no call, and one of a busy machine answers late."""
 
 
 class TwoNodes:
