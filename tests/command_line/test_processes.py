@@ -91,7 +91,7 @@ def test_workers_find_imported_what_they_need_and_have_the_variables_of_now(monk
     assert found[0][3] != found[1][3]  # a fork copies the state of what draws
 
 
-@pytest.mark.parametrize("built", ["cuda", "hip"])
+@pytest.mark.parametrize("built", ["cuda", "hip", "xpu"])
 def test_nothing_is_forked_where_torch_may_drive_devices(built: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, built, "12.8", raising=False)
     assert processes.workers().get_start_method() == "spawn"

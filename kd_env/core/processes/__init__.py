@@ -34,8 +34,6 @@ Tell = Callable[[Any], None]
 Process = subprocess.Popen[Any]
 _DEVICES = ("cuda", "hip", "xpu")
 """Versions that torch names where it was built for devices."""
-
-
 PRELOADED = ("torch._dynamo", "transformers.modeling_utils", "transformers.models.auto", "kd_env.envs")
 """Modules that workers find imported: those of a student and of the optimiser that trains it."""
 
