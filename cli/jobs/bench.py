@@ -22,7 +22,7 @@ from kd_env.core.registry import unknown_name
 NAMES = (
     *("env_step", "cached", "teacher_set", "field", "vector", "growth", "tutor_step", "influence_step", "gap"),
     *("profile_step", "precision_course", "students", "sampled_rewards", "large_data", "corpus", "gpu", "backends"),
-    *("ranks", "states", "statistics", "coverage"),
+    *("ranks", "states", "statistics", "coverage", "flows"),
 )
 PACKAGE = "benchmarks"
 FOLDER = Path(__file__).resolve().parents[2] / PACKAGE

@@ -44,6 +44,7 @@ TINY = {
         *("teacher_layers=1", "teacher_hidden=16", "layers=1", "hidden=16", "vocab=50", "batch=4", "length=8"),
         *("updates=2", "repeats=1"),
     ),
+    "flows": ("widths=[16,200]", "lengths=4", "batch=2", "replicas=2", "repeats=1"),
     "gap": ("replicas=[1,2]", "repeats=2"),
     "profile_step": (
         *("replicas=[2]", "hidden=16", "steps=1", "evaluation_rows=16", "repeats=1"),

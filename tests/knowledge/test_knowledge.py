@@ -16,7 +16,7 @@ from kd_env.knowledge import TERMS, Term, TermInputs, TermSpec, build_terms, ter
 from kd_env.knowledge.attentions import attention_distance, relation_divergence, resplit_heads
 from kd_env.knowledge.features import cls_distance, hidden_state_distance
 from kd_env.knowledge.labels import cross_entropy, dist_loss, soft_label_divergence
-from kd_env.knowledge.relations import fsp_matrix, relational_distance
+from kd_env.knowledge.relations import by_tokens, fsp_distance, fsp_matrix, relational_distance
 from kd_env.models.layermap import layer_pairs
 
 LENGTHS = (5, 3, 4, 2)
@@ -470,6 +470,45 @@ def test_relation_against_a_loop() -> None:
         teacher = fsp_matrix(inputs.taught.hidden_states[t1], inputs.taught.hidden_states[t2], mask)
         slow_loss += ((student - teacher) ** 2).mean((1, 2)) / (len(spec.pairs) - 1)
     assert torch.allclose(term.loss(inputs), slow_loss)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float64, 1e-8)])
+@pytest.mark.parametrize("apart", [1.0, 1e-3], ids=["far", "near"])
+def test_flows_of_wide_layers_are_compared_without_their_matrices(
+    dtype: torch.dtype, rounding: float, apart: float
+) -> None:
+    """Losses and derivatives are those of the matrices in float64, also where student and teacher nearly agree."""
+    mask, width = make_batch().attention_mask, 200
+    assert by_tokens(width, width, LONG) and not by_tokens(64, 64, LONG) and not by_tokens(width, width, 64)
+
+    def pair(phase: float) -> tuple[Tensor, Tensor]:
+        return wave(4, LONG, width, phase=phase).to(dtype), wave(4, LONG, width, phase=phase + 1.0).to(dtype)
+
+    teacher = pair(0.0)
+    student = teacher[0] + apart * pair(2.0)[0], teacher[1] + apart * pair(2.0)[1]
+    exact_teacher = teacher[0].double(), teacher[1].double()
+
+    def slow(low: Tensor, high: Tensor) -> Tensor:
+        return (fsp_matrix(low, high, mask) - fsp_matrix(*exact_teacher, mask)).square().mean((-1, -2))
+
+    def fast(low: Tensor, high: Tensor) -> Tensor:
+        return fsp_distance((low, high), teacher, mask)
+
+    loss, exact_student = fast(*student), (student[0].double(), student[1].double())
+    assert loss.dtype == dtype
+    assert torch.allclose(loss.double(), slow(*exact_student), rtol=rounding, atol=0.0)
+    found = torch.func.vjp(fast, *student)[1](torch.ones(4, dtype=dtype))
+    expected = torch.func.vjp(slow, *exact_student)[1](torch.ones(4, dtype=torch.float64))
+    for gradient, other in zip(found, expected, strict=True):
+        assert torch.allclose(gradient.double(), other, rtol=rounding, atol=rounding * float(other.abs().max()))
+        assert (gradient[~mask] == 0).all()
+    direction = pair(4.0)
+    along = torch.func.jvp(fast, student, direction)[1].double()
+    exact_along = torch.func.jvp(slow, exact_student, (direction[0].double(), direction[1].double()))[1]
+    assert torch.allclose(along, exact_along, rtol=rounding, atol=rounding * float(exact_along.abs().max()))
+    assert torch.allclose(torch.func.vmap(fast)(student[0][None], student[1][None])[0], loss, rtol=rounding)
+    same = fsp_distance(teacher, teacher, mask)
+    assert (same >= 0).all() and float(same.max()) < 1e-15
 
 
 def huber(x: float) -> float:
