@@ -714,12 +714,19 @@ def test_a_sweep_makes_a_run_for_every_value(
 
 
 def test_a_sweeper_that_optimises_is_told_of_the_selection_split_alone(finished: Path, tmp_path: Path) -> None:
-    from cli.runs.objective import objective_of
+    from cli.runs.objective import gap_closed_together, objective_of
 
     agent = results(finished)["policies"][0]
-    gaps = agent["seeds"]["splits"]["selection"]["gap_closed"]
-    assert objective_of(finished) == pytest.approx(np.mean(gaps)) != agent["gap_closed"]["validation"]["mean"]
+    scores = agent["seeds"]["splits"]["selection"]
+    gaps, sizes = scores["gap_closed"], scores["gap_size"]
+    assert objective_of(finished) == pytest.approx(np.average(gaps, weights=sizes))
+    assert objective_of(finished) != agent["gap_closed"]["validation"]["mean"]
     assert objective_of(tmp_path) is None
+    # A student that was nearly as good as the teacher from the start has little say.
+    assert gap_closed_together([0.5, -20.0], [0.6, 0.01]) == pytest.approx((0.3 - 0.2) / 0.61)
+    del scores["gap_size"]  # of a former version
+    (tmp_path / "results.json").write_text(json.dumps({"policies": [agent]}))
+    assert objective_of(tmp_path) == pytest.approx(np.mean(gaps))
 
 
 def test_a_job_of_a_sweep_returns_what_was_reached(
@@ -742,4 +749,5 @@ def test_a_job_of_a_sweep_returns_what_was_reached(
     monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: asked)
     sweep(words, "kd-env train")
     [folder] = (path for path in tmp_path.iterdir() if path.is_dir())
-    assert returned == [pytest.approx(results(folder)["policies"][0]["gap_closed"]["selection"]["mean"])]
+    scores = results(folder)["policies"][0]["seeds"]["splits"]["selection"]
+    assert returned == [pytest.approx(np.average(scores["gap_closed"], weights=scores["gap_size"]))]

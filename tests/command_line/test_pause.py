@@ -11,13 +11,14 @@ import pytest
 from cli.jobs import train as main_job
 from cli.jobs.estimates.run import count
 from cli.jobs.kinds.catalog import job_of
-from cli.jobs.kinds.paused import read_paused
+from cli.jobs.kinds.paused import PAUSE, RESULT, Paused, read_paused, write_paused
 from cli.runs import folder as runs
 from cli.settings.compose import compose
 from cli.settings.read import check_pause, read_settings
 from kd_env.evaluation.judging import tables
 from kd_env.evaluation.judging.results import SELECTION
 from kd_files.manifest import digests
+from kd_files.writing import new_folder, write_json
 
 SEEDS = (1000000, 1000001)
 
@@ -44,7 +45,8 @@ def test_a_training_that_paused_ends_with_the_bits_of_one_that_never_did(
         folder = main_job.train([], "")
     assert not (folder / runs.POLICY).exists() and not (folder / runs.RESULTS).exists()
     paused = read_paused(folder, 5, SEEDS)
-    assert paused is not None and paused.steps == 6 and len(paused.gap_closed) == 2
+    assert paused is not None and paused.steps == 6 and len(paused.gap_closed) == len(paused.gap_size) == 2
+    assert min(paused.gap_size) > 0 and min(paused.gap_closed) < paused.value < max(paused.gap_closed)
     assert read_paused(folder, 5, (1, 2)) is None and read_paused(folder, 4, SEEDS) is None
 
     job = job_of(read_settings(composed))
@@ -61,6 +63,16 @@ def test_a_training_that_paused_ends_with_the_bits_of_one_that_never_did(
     assert agents[0] == agents[1] and "networks.safetensors" in agents[0]
     with pytest.raises(ValueError, match=r"pause\.at=5, but the training of .* has come to its end at step 18"):
         main_job.train(["resume=true"], "")
+
+
+def test_what_a_former_version_judged_is_judged_again(tmp_path: Path) -> None:
+    paused = Paused(5, 6, SEEDS, (0.5, -20.0), (0.6, 0.01))
+    write_paused(tmp_path, paused)
+    assert read_paused(tmp_path, 5, SEEDS) == paused and paused.value == pytest.approx(0.1 / 0.61)
+    former = {key: value for key, value in dataclasses.asdict(paused).items() if key != "gap_size"}
+    with new_folder(tmp_path / PAUSE) as folder:
+        write_json(folder / RESULT, former)
+    assert read_paused(tmp_path, 5, SEEDS) is None
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ class Processes:
                 training = self.trainings[child.name].with_values("pause", at=6)
                 begin(training)
                 value = VALUES[training.settings.agent.label][training.settings.resolved["seed"] // 100]
-                write_paused(training.folder, Paused(6, 6, SEEDS, (value - 0.1, value + 0.1)))
+                write_paused(training.folder, Paused(6, 6, SEEDS, (value - 0.1, value + 0.1), (1.0, 1.0)))
         return [child for child in children if child.name in self.fails]
 
 
@@ -120,7 +120,7 @@ def test_whole_agents_are_pruned_and_the_decision_stays(
     assert found == [("actor_critic", True, (6, 6)), ("slow", False, (6, 6)), ("reinforce", False, (6, 6))]
 
     # Stopped and started again: what was decided holds, whatever the pauses say now.
-    write_paused(failing.folder, Paused(6, 6, SEEDS, (-1.0, -1.0)))
+    write_paused(failing.folder, Paused(6, 6, SEEDS, (-1.0, -1.0), (1.0, 1.0)))
     study.study(STUDY, "")
     assert processes.calls[3:] == [going] and read_pruning(folder) == decision
     paused = pruning.pausing(trainings, OPTIONS)

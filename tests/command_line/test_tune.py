@@ -37,7 +37,7 @@ class Processes:
             worth = -float(given.get("agent.options.learning_rate", AS_IT_IS)) + at / 1000 + seed / 1e6
             if child.name not in self.fails:
                 seeds = (1000000, 1000001)
-                write_paused(child.log.with_suffix(""), Paused(at, at, seeds, (worth - 0.1, worth + 0.1)))
+                write_paused(child.log.with_suffix(""), Paused(at, at, seeds, (worth - 0.1, worth + 0.1), (1.0, 1.0)))
         return [child for child in children if child.name in self.fails]
 
 

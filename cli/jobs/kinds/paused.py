@@ -10,6 +10,7 @@ from typing import Any
 from agents.common.storage import read_header
 from cli.jobs.kinds.base import Job
 from cli.jobs.progress import show_progress
+from cli.runs.objective import gap_closed_together
 from kd_files.manifest import check_manifest
 from kd_files.reading import read_json
 from kd_files.writing import new_folder, write_json
@@ -30,11 +31,13 @@ class Paused:
     """Of the students, other ones than those of the report."""
     gap_closed: tuple[float, ...]
     """Of each student on the selection rows; -1 where it diverged."""
+    gap_size: tuple[float, ...]
+    """``D`` of each student there."""
 
     @property
     def value(self) -> float:
-        """Mean over the students."""
-        return sum(self.gap_closed) / len(self.gap_closed)
+        """Gap closed by all students together."""
+        return gap_closed_together(self.gap_closed, self.gap_size)
 
 
 def pause_seeds(pause: Any) -> tuple[int, ...]:
@@ -56,11 +59,14 @@ def judge_pause(job: Job[Any, Any], problem: Any, checkpoint: Path) -> None:
         deterministic=c["evaluation"]["deterministic"],
         progress=show_progress(1) if c["progress"] else None,
     )
+    scores = result.splits[SELECTION]
+    assert scores.gap_size is not None, "it was judged just now"
     paused = Paused(
         at=c["pause"]["at"],
         steps=int(read_header(checkpoint)["num_timesteps"]),
         seeds=pause_seeds(c["pause"]),
-        gap_closed=tuple(result.splits[SELECTION].gap_closed.tolist()),
+        gap_closed=tuple(scores.gap_closed.tolist()),
+        gap_size=tuple(scores.gap_size.tolist()),
     )
     write_paused(job.settings.run_folder, paused)
     print(
@@ -87,7 +93,9 @@ def read_paused(run: Path, at: int, seeds: Sequence[int]) -> Paused | None:
         return None
     remedy = f"delete {folder}, and the policy is judged again"
     check_manifest(folder, remedy)
-    schema = {"at": int, "steps": int, "seeds": list, "gap_closed": list}
-    values = read_json(folder / RESULT, remedy, schema)
-    paused = Paused(values["at"], values["steps"], tuple(values["seeds"]), tuple(values["gap_closed"]))
+    values = read_json(folder / RESULT, remedy, {"at": int, "steps": int, "seeds": list, "gap_closed": list})
+    if "gap_size" not in values:  # of a former version, which weighed all students alike: it is judged again
+        return None
+    numbers = (tuple(values[key]) for key in ("seeds", "gap_closed", "gap_size"))
+    paused = Paused(values["at"], values["steps"], *numbers)
     return paused if (paused.at, paused.seeds) == (at, tuple(seeds)) else None

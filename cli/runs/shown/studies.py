@@ -12,13 +12,13 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from cli.runs.folder import CONFIG, LOGS, METRICS, POLICY, RESULTS
+from cli.runs.objective import selection_gap
 from cli.runs.shown.cells import ENDED, FAILED, RUNNING, WAITING, read_record
 from kd_env.core.locks import is_owned
 
 STUDY = "study.json"
 """Of a study over several problems."""
 DONE, STOPPED, PRUNED = "done", "stopped", "pruned"
-_SELECTION = "selection"
 _JUDGING = 0.2
 """The share of a run's work that its evaluation is taken for."""
 _TAIL = 4096
@@ -53,7 +53,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Best:
-    """A policy by its mean gap closed on the selection rows, over the trainings that have finished."""
+    """A policy by the gap closed on the selection rows, a mean over the trainings that have finished."""
 
     policy: str
     gap: float
@@ -230,13 +230,13 @@ def _runs(folder: Path) -> list[str]:
 
 
 def _gaps(path: Path) -> list[tuple[str, bool, float]]:
-    """Policy, whether it learned, and its mean gap closed on the selection rows, from ``results.json``."""
+    """Policy, whether it learned, and the gap that its students closed on the selection rows, from ``results.json``."""
     values = json.loads(path.read_text(encoding="utf-8"))
     found = []
     for row in values["policies"]:
-        gap = row["gap_closed"][_SELECTION]["mean"]
-        if not row.get("bound") and not row.get("intervention") and isinstance(gap, float | int) and math.isfinite(gap):
-            found.append((str(row["policy"]), bool(row["learned"]), float(gap)))
+        gap = selection_gap(row)
+        if not row.get("bound") and not row.get("intervention") and gap is not None and math.isfinite(gap):
+            found.append((str(row["policy"]), bool(row["learned"]), gap))
     return found
 
 

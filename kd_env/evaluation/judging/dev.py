@@ -138,6 +138,7 @@ def end_scores(
         calibration_error=errors,
         predictions=guesses,
         reliability=bins,
+        gap_size=scale,
     )
 
 

@@ -41,6 +41,8 @@ class SplitScores:
     reliability: Floats | None = None
     """``[N, 3, 15]``: rows, summed confidence and right rows in bins of confidence, of the student as it is; None in
     regression."""
+    gap_size: Floats | None = None
+    """``D`` of each student; None in what was judged by a version that did not keep it."""
 
 
 @dataclass(frozen=True)

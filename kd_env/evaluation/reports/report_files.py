@@ -104,7 +104,7 @@ def to_json(report: Report) -> dict[str, Any]:
                     **({} if scores.reliability is None else {"reliability": _bins(scores.reliability)}),
                     **{
                         key: values.tolist()
-                        for key in ("raw_loss", "raw_gap_closed", "calibration_error")
+                        for key in ("gap_size", "raw_loss", "raw_gap_closed", "calibration_error")
                         if (values := getattr(scores, key)) is not None
                     },
                 }
