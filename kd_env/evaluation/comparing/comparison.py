@@ -72,7 +72,7 @@ class PausedAgent:
 
     agent: str
     value: float
-    """Gap closed on the selection split, a mean over trainings and their students."""
+    """Gap closed on the selection split, a mean over trainings of what their students closed together."""
     trainings: tuple[float, ...]
     """Of each training, a mean over its students."""
     steps: tuple[int, ...]
