@@ -29,7 +29,7 @@ class Options(common.Options):
 
     widths: tuple[int, ...] = (64, 384, 768)
     """Widths of the teacher."""
-    lengths: tuple[int, ...] = (13, 32, 64, 128)
+    lengths: tuple[int, ...] = (13, 32, 64, 96, 128)
     """Tokens of every row."""
     replicas: int = 1
     """Stacked students."""

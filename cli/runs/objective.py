@@ -32,7 +32,9 @@ def selection_gap(policy: Mapping[str, Any]) -> float | None:
     """
     scores = policy.get("seeds", {}).get("splits", {}).get(_SELECTION, {})
     if "gap_size" in scores:
-        return gap_closed_together(scores["gap_closed"], scores["gap_size"])
+        gaps, sizes = scores["gap_closed"], scores["gap_size"]
+        known = None not in gaps and None not in sizes and fsum(sizes) > 0  # what is not finite is null in the file
+        return gap_closed_together(gaps, sizes) if known else None
     mean = policy["gap_closed"].get(_SELECTION, {}).get("mean")
     return None if mean is None else float(mean)
 

@@ -727,6 +727,10 @@ def test_a_sweeper_that_optimises_is_told_of_the_selection_split_alone(finished:
     del scores["gap_size"]  # of a former version
     (tmp_path / "results.json").write_text(json.dumps({"policies": [agent]}))
     assert objective_of(tmp_path) == pytest.approx(np.mean(gaps))
+    for sizes in ([None] * len(gaps), [0.0] * len(gaps)):
+        scores["gap_size"] = sizes
+        (tmp_path / "results.json").write_text(json.dumps({"policies": [agent]}))
+        assert objective_of(tmp_path) is None
 
 
 def test_a_job_of_a_sweep_returns_what_was_reached(

@@ -96,6 +96,10 @@ def test_a_search_prunes_goes_on_and_keeps_what_it_knows(
     assert len(processes.calls) == calls + 1
     with pytest.raises(ValueError, match=r"holds a search of other stages"):
         tune.tune([*more, "stages=[0.2,1.0]"], "")
+    del values["search"]["value"]
+    (folder / FILE).write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"of a former version, which compared plain means"):
+        tune.tune([*more, "trials=14"], "")
 
 
 def test_a_search_that_finds_nothing_better_says_so(

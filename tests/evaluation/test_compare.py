@@ -20,6 +20,7 @@ from cli.runs.config import to_yaml
 from kd_env.evaluation.comparing import report as r
 from kd_env.evaluation.comparing.compare import compare
 from kd_env.evaluation.comparing.comparison import Comparison, PausedAgent, Pruning
+from kd_env.evaluation.comparing.joint import _row
 from kd_env.evaluation.comparing.plots import trainings_and_rules
 from kd_env.evaluation.comparing.runs import Run
 from kd_env.evaluation.comparing.sheets import sheets
@@ -376,6 +377,17 @@ def test_pruned_agents_are_told_without_dev_numbers(five: Comparison) -> None:
     assert r.to_json(found, "")["prunings"][0]["agents"][0]["pruned"] is True
     none = replace(five, prunings=(Pruning("mine", 0.25, 600, 0.5, (7, 8), (better,)),))
     assert "No agent was pruned at the pause of mine" in plain_words(none)
+    assert "(means over trainings of 2 students together, of other seeds" in words
+    former = replace(five, prunings=(replace(found.prunings[0], together=False),))
+    assert "(means over trainings and 2 students, of other seeds" in plain_words(former)
+
+
+@pytest.mark.parametrize("former", [0, 1])
+def test_students_of_a_former_version_stand_beside_others_without_what_it_did_not_keep(former: int) -> None:
+    splits = [{"loss": [0.5], "gap_size": [0.2]}, {"loss": [0.4], "gap_size": [0.3]}]
+    del splits[former]["gap_size"]
+    rows = [{"policy": "agent", "diverged": 0, "seeds": {"splits": {"selection": split}}} for split in splits]
+    assert _row(rows)["seeds"]["splits"]["selection"] == {"loss": [0.5, 0.4]}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def read_pruning(study: Path) -> Pruning | None:
         lists = {key: tuple(each[key]) for key in ("trainings", "steps", "runs")}
         agents.append(PausedAgent(agent=each["agent"], value=each["value"], pruned=each["pruned"], **lists))
     numbers = {key: values[key] for key in ("share", "at", "median")}
-    return Pruning(study=study.name, seeds=tuple(values["seeds"]), agents=tuple(agents), **numbers)
+    together = bool(values.get("together", False))
+    return Pruning(study=study.name, seeds=tuple(values["seeds"]), agents=tuple(agents), together=together, **numbers)
 
 
 def prunings_of(runs: Iterable[Path]) -> tuple[Pruning, ...]:

@@ -27,7 +27,7 @@ class Trial:
     options: dict[str, Any]
     """By name; none are set where there are none."""
     values: list[float] = field(default_factory=list)
-    """Gap closed on the selection rows after each stage that it came to."""
+    """Gap closed on the selection rows by all students together, after each stage that it came to."""
     state: str = OPEN
 
 
@@ -41,6 +41,8 @@ class Search:
     seeds: tuple[int, ...]
     """Of the trainings of a trial."""
     search_seed: int
+    value: str = "gap_closed_together"
+    """What trials are compared by: a former version compared others, which cannot stand beside these."""
 
 
 def read_trials(folder: Path, search: Search) -> list[Trial]:
@@ -55,6 +57,10 @@ def read_trials(folder: Path, search: Search) -> list[Trial]:
         return []
     values = read_json(path, _REMEDY, {"search": dict, "trials": list})
     now = plain(search)
+    if "value" not in values["search"]:
+        raise ValueError(
+            f"{folder} holds a search of a former version, which compared plain means over students: {_REMEDY}."
+        )
     changed = [key for key in now if values["search"].get(key) != now[key]]
     if changed:
         raise ValueError(

@@ -74,7 +74,7 @@ class PausedAgent:
     value: float
     """Gap closed on the selection split, a mean over trainings of what their students closed together."""
     trainings: tuple[float, ...]
-    """Of each training, a mean over its students."""
+    """Of each training."""
     steps: tuple[int, ...]
     """At which each came to its pause."""
     runs: tuple[str, ...]
@@ -98,6 +98,8 @@ class Pruning:
     seeds: tuple[int, ...]
     """Of the students, other ones than those of the report."""
     agents: tuple[PausedAgent, ...]
+    together: bool = True
+    """Whether values are of all students together, and not plain means over them as a former version had them."""
 
 
 @dataclass(frozen=True)

@@ -76,10 +76,13 @@ def pruning_words(pruning: Pruning) -> str:
     pruned = [paused for paused in pruning.agents if paused.pruned]
     kept = [paused for paused in pruning.agents if not paused.pruned]
     which = "No agent was" if not pruned else f"{', '.join(map(_worth, pruned))} {_were(pruned)}"
+    students = (
+        f"of {len(pruning.seeds)} students together" if pruning.together else f"and {len(pruning.seeds)} students"
+    )
     return (
         f"{which} pruned at the pause of {pruning.study} at step {pruning.at}: the median of the {len(pruning.agents)} "
-        f"agents' gap closed on the selection rows was {pruning.median:.3f} (means over trainings, of "
-        f"{len(pruning.seeds)} students together, of other seeds than those here; no dev row had a say). "
+        f"agents' gap closed on the selection rows was {pruning.median:.3f} (means over trainings "
+        f"{students}, of other seeds than those here; no dev row had a say). "
         f"{'Pruned agents have no dev numbers. ' if pruned else ''}{', '.join(map(_worth, kept))} went on with all "
         "trainings, for what these were worth at the pause, which may flatter an agent near the median."
     )
