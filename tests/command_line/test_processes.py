@@ -135,7 +135,7 @@ def test_trainings_close_what_they_opened_or_are_killed(again: bool, tmp_path: P
         os.kill(job.pid, signal.SIGINT)
     begun = time.monotonic()
     job.communicate(timeout=60)
-    assert time.monotonic() - begun < 10  # within PATIENCE, though a training would take a minute
+    assert time.monotonic() - begun < 30  # a training would take a minute
     assert ("closed" in log.read_text()) is not again
 
 
