@@ -46,6 +46,12 @@ class Options(common.Options):
         "batch": checks.whole(1),
     }
 
+    def check(self) -> None:
+        """As of every benchmark; raises ``ValueError``, also for a precision that flows do not have."""
+        super().check()
+        if self.precision != "fp32":
+            raise ValueError(f"precision={self.precision!r}: flows are compared in fp32 at least; leave it out.")
+
 
 def run(options: Options) -> common.Result:
     """Measure every width with every length."""
@@ -113,6 +119,6 @@ def _cell(options: Options, width: int, length: int) -> dict[str, Any]:
     low, middle, high = np.quantile([each["matrices"] / each["tokens"] for each in rounds], [0.25, 0.5, 0.75])
     medians = {way: float(np.median([each[way] for each in rounds])) for way in WAYS}
     spread = max(common.spread([each[way] for each in rounds]) for way in WAYS)
-    taken = "tokens" if relations.by_tokens(width, width, length) else "matrices"
+    taken = "tokens" if device.type == "cpu" and relations.by_tokens(width, width, length) else "matrices"
     cell = {"width": width, "length": length, **medians, "taken": taken}
     return {**cell, "ratio": middle, "low": low, "high": high, "spread": spread}

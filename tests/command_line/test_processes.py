@@ -122,6 +122,8 @@ def test_trainings_close_what_they_opened_or_are_killed(again: bool, tmp_path: P
     """A signal to the whole group, as of ``timeout``, leaves them their time; a second one ends all at once."""
     log = tmp_path / "log"
     code = (
+        # Where the tests run in the background of a shell, SIGINT is ignored, by all that they start, too.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import pathlib, torch; from cli.errors import guarded; from cli.runs.backends.base import Child\n"
         "from cli.runs.backends.local import Local; from cli.runs.pool import run_all\n"
         f"child = Child('one', ('tests.sleepers', 'slow', '{60 if again else 1}'), pathlib.Path({str(log)!r}))\n"
@@ -135,7 +137,7 @@ def test_trainings_close_what_they_opened_or_are_killed(again: bool, tmp_path: P
         os.kill(job.pid, signal.SIGINT)
     begun = time.monotonic()
     job.communicate(timeout=60)
-    assert time.monotonic() - begun < 30  # a training would take a minute
+    assert time.monotonic() - begun < 10  # within PATIENCE, though a training would take a minute
     assert ("closed" in log.read_text()) is not again
 
 
